@@ -1,0 +1,1 @@
+drop table decision_rules;

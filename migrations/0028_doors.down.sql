@@ -1,0 +1,2 @@
+drop function app.viewer(text);
+drop function app.enter_tenant(text, uuid, text, text);

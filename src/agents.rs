@@ -1,0 +1,164 @@
+//! AI agents: their configurations and the rules by which they decide.
+
+use std::sync::Arc;
+
+use async_graphql::Context;
+use chrono::{DateTime, Utc};
+
+use crate::error::{Error, Result};
+use crate::graphql::listing::{BooleanFilter, DateTimeFilter, IntFilter};
+use crate::graphql::session::Session;
+use crate::id::Id;
+use crate::{connections, entity, listing, pg_enum};
+
+pg_enum! {
+    /// What an agent does.
+    pub enum AgentType("agent_type", AgentTypeFilter) {
+        /// Sorts tickets.
+        Triage = "TRIAGE",
+        /// Answers them.
+        Support = "SUPPORT",
+        /// Decides about refunds.
+        Refund = "REFUND",
+        /// Looks at answers.
+        Quality = "QUALITY",
+    }
+}
+
+pg_enum! {
+    /// The state of an agent.
+    pub enum AgentStatus("agent_status", AgentStatusFilter) {
+        /// Being written.
+        Draft = "DRAFT",
+        /// At work.
+        Active = "ACTIVE",
+        /// Stopped for now.
+        Paused = "PAUSED",
+        /// Stopped for good.
+        Retired = "RETIRED",
+    }
+}
+
+pg_enum! {
+    /// What a rule decides.
+    pub enum DecisionAction("decision_action", DecisionActionFilter) {
+        /// Granted without a person.
+        AutoApprove = "AUTO_APPROVE",
+        /// A person must decide.
+        RequireApproval = "REQUIRE_APPROVAL",
+        /// Someone of higher rank must decide.
+        Escalate = "ESCALATE",
+        /// Not granted.
+        Deny = "DENY",
+    }
+}
+
+entity! {
+    /// How an AI agent works.
+    #[graphql(complex)]
+    pub struct AgentConfiguration("agt", "agent_configurations", tenant: true, listed when "true", read by AgentRead) {
+        /// The id.
+        pub id: Id<AgentConfiguration>,
+        /// The name.
+        pub name: String,
+        /// What it is for.
+        pub description: Option<String>,
+        /// What it does.
+        #[graphql(name = "type")]
+        pub kind: AgentType = "type",
+        /// The state.
+        pub status: AgentStatus,
+        /// The model and its settings.
+        pub model_settings: serde_json::Value,
+        /// From which values on it acts.
+        pub thresholds: serde_json::Value,
+        /// What it may read.
+        pub data_sources: serde_json::Value,
+        /// Grows by one with every change.
+        pub version: i32,
+        /// When it was made.
+        pub created_at: DateTime<Utc>,
+        /// When it last changed.
+        pub updated_at: DateTime<Utc>,
+    }
+}
+
+listing! {
+    AgentConfiguration,
+    filter AgentConfigurationFilter {
+        /// By what it does.
+        #[graphql(name = "type")]
+        kind: AgentTypeFilter = "t.type",
+        /// By state.
+        status: AgentStatusFilter = "t.status",
+        /// By the moment it was made.
+        created_at: DateTimeFilter = "t.created_at",
+    },
+    order AgentConfigurationOrder by AgentConfigurationOrderField {
+        /// When it was made.
+        CreatedAt = "t.created_at", |row| row.created_at;
+    },
+    default CreatedAt Asc
+}
+
+connections! {
+    AgentConfiguration {
+        /// The rules by which it decides, in the order in which they are tried.
+        decision_rules -> DecisionRule(DecisionRuleFilter, DecisionRuleOrder) by "t.agent_id";
+    }
+}
+
+entity! {
+    /// A rule by which an agent decides; the first that holds, in order of rank, decides.
+    #[graphql(complex)]
+    pub struct DecisionRule("rul", "decision_rules", tenant: true, listed when "true", read by AgentRead) {
+        /// The id.
+        pub id: Id<DecisionRule>,
+        /// The agent.
+        #[graphql(skip)]
+        pub agent_id: Id<AgentConfiguration>,
+        /// The name.
+        pub name: String,
+        /// Its place in the order; smaller is tried first.
+        pub rank: i32,
+        /// When it holds: JsonLogic.
+        pub conditions: serde_json::Value,
+        /// What it decides.
+        pub action: DecisionAction,
+        /// Whether it is tried at all.
+        pub enabled: bool,
+        /// Grows by one with every change.
+        pub version: i32,
+        /// When it was made.
+        pub created_at: DateTime<Utc>,
+        /// When it last changed.
+        pub updated_at: DateTime<Utc>,
+    }
+}
+
+listing! {
+    DecisionRule,
+    filter DecisionRuleFilter {
+        /// By what it decides.
+        action: DecisionActionFilter = "t.action",
+        /// By whether it is tried.
+        enabled: BooleanFilter = "t.enabled",
+        /// By place in the order.
+        rank: IntFilter = "t.rank",
+    },
+    order DecisionRuleOrder by DecisionRuleOrderField {
+        /// Its place in the order.
+        Rank = "t.rank", |row| row.rank;
+        /// When it was made.
+        CreatedAt = "t.created_at", |row| row.created_at;
+    },
+    default Rank Asc
+}
+
+#[async_graphql::ComplexObject]
+impl DecisionRule {
+    /// The agent.
+    async fn agent(&self, ctx: &Context<'_>) -> Result<Arc<AgentConfiguration>> {
+        Session::of(ctx)?.load(self.agent_id).await?.ok_or_else(|| Error::internal("a rule without its agent"))
+    }
+}

@@ -1,0 +1,55 @@
+//! Who is calling, as far as a verified credential tells. Membership and role are the database's to say.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::members::OrganizationSummary;
+
+/// What a verified token says about its bearer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `sub`: the identity provider's user id (Clerk: `user_…`), stored in `users.clerk_id`.
+    pub subject: String,
+    /// The organization the token was issued for, when it names one.
+    pub organization: Option<TokenOrganization>,
+    /// `exp`: after this moment the token, and any socket opened with it, is refused.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// The organization claim of a token. The role it carries is not trusted: roles come from the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenOrganization {
+    /// The identity provider's organization id (Clerk: `org_…`), stored in `organizations.clerk_org_id`.
+    pub id: String,
+    /// The slug, when the token carries it.
+    pub slug: Option<String>,
+}
+
+impl TokenOrganization {
+    /// The claim of a development token for this organization.
+    #[must_use]
+    pub fn of(organization: &OrganizationSummary) -> Self {
+        Self {
+            // An organization that the identity provider does not know is named by our id.
+            id: organization.clerk_org_id.clone().unwrap_or_else(|| organization.id.uuid().to_string()),
+            slug: Some(organization.slug.clone()),
+        }
+    }
+
+    /// How to find the organization.
+    #[must_use]
+    pub fn reference(&self) -> OrganizationRef {
+        Uuid::try_parse(&self.id).map_or_else(|_| OrganizationRef::Clerk(self.id.clone()), OrganizationRef::Id)
+    }
+}
+
+/// How a request names its organization.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum OrganizationRef {
+    /// Our id.
+    Id(Uuid),
+    /// The identity provider's id (`org_…`).
+    Clerk(String),
+    /// The slug.
+    Slug(String),
+}

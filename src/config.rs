@@ -1,0 +1,341 @@
+//! Configuration: environment variables, read here and nowhere else.
+//!
+//! [`VARIABLES`] is the one list: `tenantry serve --help` prints it and a test compares README with it. Development has
+//! a working default for everything; production refuses to start on a missing or unsafe value and names all of them at
+//! once.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use sqlx::postgres::PgConnectOptions;
+
+use crate::db::PoolLimits;
+
+/// A variable: its name, its default and what it means.
+pub struct Variable {
+    /// The name.
+    pub name: &'static str,
+    /// The default, for people.
+    pub default: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default, meaning }
+}
+
+/// Every variable.
+pub const VARIABLES: &[Variable] = &[
+    variable("TENANTRY_ENV", "development", "`development` or `production`"),
+    variable("HOST", "127.0.0.1", "address to listen on; production: `::`"),
+    variable("PORT", "8080", "port to listen on"),
+    variable("DATABASE_URL", "a local server", "PostgreSQL as a member of `tenantry_app`, bound by row-level security"),
+    variable(
+        "SUPERADMIN_DATABASE_URL",
+        "a local server",
+        "PostgreSQL as a member of `tenantry_superadmin`: webhooks, workers, commands",
+    ),
+    variable(
+        "MIGRATION_DATABASE_URL",
+        "a local server",
+        "PostgreSQL as the owner of the tables: `tenantry migrate` only",
+    ),
+    variable("DATABASE_MAX_CONNECTIONS", "20", "connections of one instance for the API; a quarter more for the rest"),
+    variable("AUTH_JWKS_URL", "the development issuer", "https address of the identity provider's signing keys"),
+    variable("AUTH_JWKS_FILE", "–", "the same as a file, instead of the address"),
+    variable("AUTH_ISSUER", "the development issuer", "required `iss` of tokens"),
+    variable("AUTH_AUDIENCE", "–", "accepted `aud` of tokens, comma separated"),
+    variable("AUTH_AUTHORIZED_PARTIES", "–", "accepted `azp` of tokens (origins of your web clients), comma separated"),
+    variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
+    variable("CORS_ORIGINS", "–", "origins whose pages may call the API, comma separated"),
+    variable("GRAPHIQL", "on; production: off", "`on` or `off`: the explorer at `/`"),
+    variable("INTROSPECTION", "on; production: off", "`on` or `off`: introspection, the SDL and suggestions in errors"),
+    variable("LOG_FORMAT", "text; production: json", "`text` or `json`"),
+    variable("RUST_LOG", "info,sqlx=warn", "what to log (tracing-subscriber's EnvFilter)"),
+];
+
+/// The environment the server runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Environment {
+    /// On somebody's desk: everything has a default, tokens are made here.
+    Development,
+    /// For real: nothing unsafe.
+    Production,
+}
+
+/// Where PostgreSQL is.
+#[derive(Clone, Debug)]
+pub enum DatabaseConfig {
+    /// One that this program starts.
+    Local,
+    /// One that is there.
+    Remote {
+        /// As the role bound by row-level security.
+        app: Box<PgConnectOptions>,
+        /// As the superadmin role; commands that do not need it do without.
+        superadmin: Option<Box<PgConnectOptions>>,
+        /// As the owner; only for migrations.
+        migration: Option<Box<PgConnectOptions>>,
+    },
+}
+
+/// Where the signing keys of tokens are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeysConfig {
+    /// The development issuer's.
+    Development,
+    /// At this address.
+    Url(String),
+    /// In this file.
+    File(PathBuf),
+}
+
+/// The configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The environment.
+    pub environment: Environment,
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on.
+    pub port: u16,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// Limits of the pools.
+    pub pool: PoolLimits,
+    /// The signing keys.
+    pub keys: KeysConfig,
+    /// Required issuer.
+    pub issuer: Option<String>,
+    /// Accepted audiences.
+    pub audience: Vec<String>,
+    /// Accepted parties.
+    pub authorized_parties: Vec<String>,
+    /// The data folder, when one is named.
+    pub data_dir: Option<PathBuf>,
+    /// Origins that may call the API.
+    pub cors_origins: Vec<String>,
+    /// Whether the explorer is served.
+    pub graphiql: bool,
+    /// Whether the schema can be asked for.
+    pub introspection: bool,
+    /// Whether to log JSON.
+    pub log_json: bool,
+}
+
+/// What is wrong with the environment, all of it.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot be used:\n{}", .0.iter().map(|problem| format!("  - {problem}")).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+impl Config {
+    /// Reads the process's environment.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::read(|name| std::env::var(name).ok())
+    }
+
+    /// Reads the variables from wherever `get` finds them. An empty value counts as none.
+    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut reader = Reader { get: &get, problems: Vec::new() };
+        let environment = match reader.text("TENANTRY_ENV").as_deref() {
+            None | Some("development") => Environment::Development,
+            Some("production") => Environment::Production,
+            Some(other) => {
+                reader.problem(format!("TENANTRY_ENV is \"{other}\"; it takes development or production"));
+                // The stricter rules apply to what nobody understands.
+                Environment::Production
+            }
+        };
+        let production = environment == Environment::Production;
+        let config = Self {
+            environment,
+            host: reader.text("HOST").unwrap_or_else(|| if production { "::" } else { "127.0.0.1" }.to_owned()),
+            port: reader.parsed("PORT", "a port, 0 to 65535").unwrap_or(8080),
+            database: reader.database(production),
+            pool: PoolLimits {
+                max_connections: reader
+                    .parsed::<u32>("DATABASE_MAX_CONNECTIONS", "a number from 1 to 1000")
+                    .unwrap_or(PoolLimits::default().max_connections)
+                    .clamp(1, 1000),
+                ..PoolLimits::default()
+            },
+            keys: reader.keys(production),
+            issuer: reader.text("AUTH_ISSUER"),
+            audience: reader.list("AUTH_AUDIENCE"),
+            authorized_parties: reader.list("AUTH_AUTHORIZED_PARTIES"),
+            data_dir: reader.text("TENANTRY_DATA_DIR").map(PathBuf::from),
+            cors_origins: reader.list("CORS_ORIGINS"),
+            graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
+            introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
+            log_json: match reader.text("LOG_FORMAT").as_deref() {
+                None => production,
+                Some("json") => true,
+                Some("text") => false,
+                Some(other) => {
+                    reader.problem(format!("LOG_FORMAT is \"{other}\"; it takes text or json"));
+                    production
+                }
+            },
+        };
+        if production {
+            if config.issuer.is_none() {
+                reader.problem("AUTH_ISSUER is missing: the `iss` that your identity provider writes into tokens");
+            }
+            if config.cors_origins.iter().any(|origin| origin == "*") {
+                reader.problem("CORS_ORIGINS is *: name the origins of your web clients");
+            }
+        }
+        if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
+    }
+
+    /// Whether this is development.
+    #[must_use]
+    pub fn is_development(&self) -> bool {
+        self.environment == Environment::Development
+    }
+}
+
+struct Reader<'a> {
+    get: &'a dyn Fn(&str) -> Option<String>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, text: impl Into<String>) {
+        self.problems.push(text.into());
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        (self.get)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    fn parsed<T: FromStr>(&mut self, name: &str, wanted: &str) -> Option<T> {
+        let value = self.text(name)?;
+        let parsed = value.parse().ok();
+        if parsed.is_none() {
+            self.problem(format!("{name} is \"{value}\"; it takes {wanted}"));
+        }
+        parsed
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        let text = self.text(name).unwrap_or_default();
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn switch(&mut self, name: &str) -> Option<bool> {
+        match self.text(name)?.as_str() {
+            "on" | "true" | "1" => Some(true),
+            "off" | "false" | "0" => Some(false),
+            other => {
+                let problem = format!("{name} is \"{other}\"; it takes on or off");
+                self.problem(problem);
+                None
+            }
+        }
+    }
+
+    fn url(&mut self, name: &str) -> Option<Box<PgConnectOptions>> {
+        let value = self.text(name)?;
+        match PgConnectOptions::from_str(&value) {
+            Ok(options) => Some(Box::new(options)),
+            // The value holds a password: it is not repeated.
+            Err(_) => {
+                self.problem(format!("{name} is not a PostgreSQL address (postgres://user:password@host/database)"));
+                None
+            }
+        }
+    }
+
+    fn database(&mut self, production: bool) -> DatabaseConfig {
+        let (app, superadmin, migration) =
+            (self.url("DATABASE_URL"), self.url("SUPERADMIN_DATABASE_URL"), self.url("MIGRATION_DATABASE_URL"));
+        match app {
+            Some(app) => DatabaseConfig::Remote { app, superadmin, migration },
+            // The release step has the owner's address only.
+            None if migration.is_some() => {
+                DatabaseConfig::Remote { app: migration.clone().unwrap_or_default(), superadmin, migration }
+            }
+            None => {
+                if production && self.text("DATABASE_URL").is_none() {
+                    self.problem("DATABASE_URL is missing: PostgreSQL as a member of tenantry_app");
+                }
+                DatabaseConfig::Local
+            }
+        }
+    }
+
+    fn keys(&mut self, production: bool) -> KeysConfig {
+        match (self.text("AUTH_JWKS_URL"), self.text("AUTH_JWKS_FILE")) {
+            (Some(url), None) => KeysConfig::Url(url),
+            (None, Some(file)) => KeysConfig::File(PathBuf::from(file)),
+            (Some(_), Some(_)) => {
+                self.problem("AUTH_JWKS_URL and AUTH_JWKS_FILE are both set: choose one");
+                KeysConfig::Development
+            }
+            (None, None) => {
+                if production {
+                    self.problem(
+                        "AUTH_JWKS_URL (or AUTH_JWKS_FILE) is missing: where your identity provider's signing keys are",
+                    );
+                }
+                KeysConfig::Development
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn development_needs_nothing() {
+        let config = read(&[]).expect("defaults");
+        assert!(config.is_development() && config.graphiql && config.introspection);
+        assert!(matches!(config.database, DatabaseConfig::Local));
+        assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 8080));
+    }
+
+    #[test]
+    fn production_names_everything_that_is_missing() {
+        let problems = read(&[("TENANTRY_ENV", "production")]).expect_err("unsafe").0.join("\n");
+        for name in ["DATABASE_URL", "AUTH_JWKS_URL", "AUTH_ISSUER"] {
+            assert!(problems.contains(name), "{problems}");
+        }
+    }
+
+    #[test]
+    fn production_is_closed_unless_opened() {
+        let config = read(&[
+            ("TENANTRY_ENV", "production"),
+            ("DATABASE_URL", "postgres://app:secret@db/tenantry"),
+            ("AUTH_JWKS_URL", "https://issuer.example/jwks"),
+            ("AUTH_ISSUER", "https://issuer.example"),
+        ])
+        .expect("complete");
+        assert!(!config.graphiql && !config.introspection && config.log_json);
+    }
+
+    #[test]
+    fn bad_values_are_named_and_passwords_are_not_repeated() {
+        let error = read(&[
+            ("PORT", "99999"),
+            ("GRAPHIQL", "maybe"),
+            ("TENANTRY_ENV", "prod"),
+            ("DATABASE_URL", "mysql://user:hunter2@host/db?port=x"),
+            ("CORS_ORIGINS", "*"),
+        ])
+        .expect_err("bad")
+        .to_string();
+        for name in ["PORT", "GRAPHIQL", "TENANTRY_ENV", "DATABASE_URL"] {
+            assert!(error.contains(name), "{error}");
+        }
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,135 @@
+//! The database: pools, the two kinds of transaction, migrations and the local server of development.
+//!
+//! API code sees [`TenantTx`] only, webhooks, workers and commands [`SystemTx`] only. Neither can be turned into the
+//! other, and neither can be made without saying for whom.
+
+pub mod local;
+pub mod migrations;
+mod roles;
+mod system_tx;
+mod tenant_tx;
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+pub use roles::{RoleFinding, check_roles};
+pub use system_tx::SystemTx;
+pub use tenant_tx::{Access, Tenant, TenantTx};
+
+/// The pools of a running server.
+#[derive(Clone, Debug)]
+pub struct Db {
+    /// The RLS-bound role: everything the API does.
+    app: PgPool,
+    /// The superadmin role: webhooks, workers, commands.
+    system: PgPool,
+}
+
+/// Limits of the pools.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolLimits {
+    /// `DATABASE_MAX_CONNECTIONS`: the API's connections; the system pool has a quarter of them, at least two.
+    pub max_connections: u32,
+    /// How long a request waits for a connection before it is refused as `UNAVAILABLE`.
+    pub acquire_timeout: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self { max_connections: 20, acquire_timeout: Duration::from_secs(5) }
+    }
+}
+
+impl Db {
+    /// Makes the pools; connections are opened when first needed, so this succeeds while the database is down.
+    #[must_use]
+    pub fn new(app: PgConnectOptions, system: PgConnectOptions, limits: PoolLimits) -> Self {
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(limits.acquire_timeout)
+                // `TenantTx::begin` is the test: it goes to the server anyway and retries on a connection that died.
+                .test_before_acquire(false)
+        };
+        let app =
+            pool(limits.max_connections).connect_lazy_with(session_settings(app, "tenantry-api", "15s").options([
+                // Row-level security makes every statement depend on a setting, not on a constant: a generic plan is as
+                // good as a custom one and saves planning (PERFORMANCE.md: −11…−30 % of PostgreSQL's CPU).
+                ("plan_cache_mode", "force_generic_plan"),
+            ]));
+        let system = pool((limits.max_connections / 4).max(2)).connect_lazy_with(session_settings(
+            system,
+            "tenantry-system",
+            "60s",
+        ));
+        Self { app, system }
+    }
+
+    /// The API's pool, for [`TenantTx`] and the door functions.
+    pub(crate) fn app(&self) -> &PgPool {
+        &self.app
+    }
+
+    /// Runs a statement outside of a transaction as the app role. See [`Db::retrying`].
+    pub(crate) async fn app_statement<T, F: Future<Output = sqlx::Result<T>>>(
+        &self,
+        work: impl Fn(PgPool) -> F,
+    ) -> sqlx::Result<T> {
+        Self::retrying(&self.app, work).await
+    }
+
+    /// Repeats `work`, which must do nothing before it has a connection that lives, on another connection when the one
+    /// it got had died with the server: as many times as there were idle ones.
+    async fn retrying<T, F: Future<Output = sqlx::Result<T>>>(
+        pool: &PgPool,
+        work: impl Fn(PgPool) -> F,
+    ) -> sqlx::Result<T> {
+        let mut dead_connections_left = pool.num_idle();
+        loop {
+            match work(pool.clone()).await {
+                Err(error) if dead_connections_left > 0 && connection_died(&error) => dead_connections_left -= 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// The newest migration in the database, as the app role sees it.
+    pub async fn migration_version(&self) -> Result<i64, sqlx::Error> {
+        const NEWEST: &str = "select coalesce(max(version), 0) from _sqlx_migrations where success";
+        self.app_statement(|pool| async move { sqlx::query_scalar(NEWEST).fetch_one(&pool).await }).await
+    }
+
+    /// Closes both pools after the work under way is done.
+    pub async fn close(&self) {
+        self.app.close().await;
+        self.system.close().await;
+    }
+
+    /// Connections of the API's pool: open, and of these idle.
+    #[must_use]
+    pub fn usage(&self) -> (u32, usize) {
+        (self.app.size(), self.app.num_idle())
+    }
+}
+
+/// Whether the connection was dead before the statement could begin: closed by the other side, or by a server that
+/// stops or stopped (SQLSTATE 57P01 to 57P03).
+fn connection_died(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P0")),
+        _ => false,
+    }
+}
+
+/// The settings every session gets: names in `pg_stat_activity`, and bounds so that nothing hangs forever.
+fn session_settings(options: PgConnectOptions, name: &str, statement_timeout: &str) -> PgConnectOptions {
+    options.application_name(name).statement_cache_capacity(512).options([
+        ("statement_timeout", statement_timeout),
+        ("idle_in_transaction_session_timeout", "60s"),
+        ("lock_timeout", "10s"),
+        ("jit", "off"),
+        ("timezone", "UTC"),
+    ])
+}

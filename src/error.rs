@@ -1,0 +1,171 @@
+//! The one error type of the API and the commands.
+//!
+//! Every variant has a stable [`code`](Error::code) that clients may match on and an HTTP status that
+//! is used when the whole request fails with it. [`Error::Internal`] is the only variant whose cause is not shown to the
+//! caller: it is logged once, with the request id, and the caller sees that id.
+
+use std::sync::Arc;
+
+use async_graphql::ServerError;
+use axum::http::StatusCode;
+
+/// What can go wrong, from the caller's point of view.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No credential was sent with a request that needs one.
+    #[error(
+        "Sign in first: send the header `Authorization: Bearer <token>` (WebSocket: `authorization` in the connection_init payload)."
+    )]
+    Unauthenticated,
+    /// A credential was sent and it is not valid; the text says why, without repeating the credential.
+    #[error("The token was refused: {0}")]
+    InvalidToken(String),
+    /// The identity provider's signing keys could not be fetched yet, so no token can be checked.
+    #[error("The identity provider's signing keys cannot be fetched at the moment. Try again in a few seconds.")]
+    KeysUnavailable,
+    /// The credential names no organization and the request has no `X-Organization-Id`.
+    #[error(
+        "Choose an organization: send its id or slug in the header `X-Organization-Id`, or a token issued for it. `viewer {{ memberships {{ organization {{ id slug }} }} }}` lists yours."
+    )]
+    OrganizationRequired,
+    /// The organization does not exist, or the viewer is not a member: the two are never told apart.
+    #[error("There is no such organization among your memberships.")]
+    OrganizationNotFound,
+    /// The header names another organization than the token was issued for.
+    #[error("The token was issued for another organization than `X-Organization-Id` names: get a token for that one.")]
+    OrganizationMismatch,
+    /// The viewer's role does not allow the action.
+    #[error("Your role {role} does not allow {action}.")]
+    Forbidden {
+        /// The viewer's role in the organization.
+        role: String,
+        /// The refused action, as in `viewer.permissions`.
+        action: String,
+    },
+    /// An argument is wrong.
+    #[error("{message}")]
+    Invalid {
+        /// The path of the argument, as the caller wrote it: `input.subject`.
+        field: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// A cursor that was not made by this list, in this order, for this organization.
+    #[error(
+        "The cursor in `{0}` was not made by this list in this order: start again without it, or repeat the `orderBy` it was made with."
+    )]
+    InvalidCursor(&'static str),
+    /// A limit of the GraphQL layer was exceeded.
+    #[error("{message}")]
+    Limit {
+        /// The stable code: `QUERY_TOO_DEEP`, `TOO_MANY_FIELDS` and so on.
+        code: &'static str,
+        /// The limit, what the request had, and how to get below it.
+        message: String,
+    },
+    /// The database cannot be reached or is too busy; trying again later is right.
+    #[error("The database cannot be reached at the moment. Try again in a few seconds.")]
+    Unavailable,
+    /// The statement or the request took too long.
+    #[error("The request took too long and was stopped. Ask for less at once.")]
+    Timeout,
+    /// A bug or a broken part; the cause is in the log under the request id.
+    #[error("Something went wrong on our side. Tell us the requestId.")]
+    Internal(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// Result with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An [`Error::Invalid`] for the argument at `field`.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), message: message.into() }
+    }
+
+    /// An [`Error::Internal`] with the given cause.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(Arc::from(cause.into()))
+    }
+
+    /// The stable code that stands in `errors[].extensions.code`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::InvalidToken(_) => "INVALID_TOKEN",
+            Self::KeysUnavailable => "KEYS_UNAVAILABLE",
+            Self::OrganizationRequired => "ORGANIZATION_REQUIRED",
+            Self::OrganizationNotFound => "ORGANIZATION_NOT_FOUND",
+            Self::OrganizationMismatch => "ORGANIZATION_MISMATCH",
+            Self::Forbidden { .. } => "FORBIDDEN",
+            Self::Invalid { .. } => "INVALID_ARGUMENT",
+            Self::InvalidCursor(_) => "INVALID_CURSOR",
+            Self::Limit { code, .. } => code,
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Timeout => "TIMEOUT",
+            Self::Internal(_) => "INTERNAL",
+        }
+    }
+
+    /// The HTTP status of a request that fails with this error before anything was executed.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthenticated | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
+            Self::OrganizationRequired
+            | Self::OrganizationMismatch
+            | Self::Invalid { .. }
+            | Self::InvalidCursor(_)
+            | Self::Limit { .. } => StatusCode::BAD_REQUEST,
+            Self::OrganizationNotFound | Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::Unavailable | Self::Timeout | Self::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl Error {
+    /// Completes a GraphQL error that came from one of ours: `extensions.code` and, for arguments, `extensions.field`.
+    ///
+    /// A resolver's [`Error`] travels through the engine as the error's source. Returns it, so that the edge can log what
+    /// is internal.
+    pub fn annotate(graphql: &mut ServerError) -> Option<Self> {
+        let error = graphql.source::<Self>()?.clone();
+        let extensions = graphql.extensions.get_or_insert_default();
+        extensions.set("code", error.code());
+        if let Self::Invalid { field, .. } = &error {
+            extensions.set("field", field.as_str());
+        }
+        Some(error)
+    }
+}
+
+/// Classifies what the database reports: unreachable and timed out are the caller's to retry, the rest is internal.
+///
+/// SQLSTATE codes: PostgreSQL documentation, appendix A (57014 `query_canceled`, class 08 connection exception,
+/// class 53 insufficient resources, 57P01–57P03 shutdown and start-up).
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+                tracing::warn!(%error, "the database cannot be reached");
+                Self::Unavailable
+            }
+            sqlx::Error::Database(db) => match db.code().as_deref() {
+                Some("57014") => Self::Timeout,
+                Some(code) if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
+                    tracing::warn!(%error, "the database refuses work");
+                    Self::Unavailable
+                }
+                // Class 22, data exception: a value that no check of ours foresaw is still the caller's.
+                Some(code) if code.starts_with("22") => {
+                    tracing::warn!(%error, "a value passed our checks and was refused by the database");
+                    Self::invalid("arguments", "A value is outside of what its type can hold.")
+                }
+                _ => Self::internal(error),
+            },
+            _ => Self::internal(error),
+        }
+    }
+}

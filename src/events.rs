@@ -1,0 +1,140 @@
+//! Events from one instance to the subscribers of all: PostgreSQL's NOTIFY.
+//!
+//! A change notifies inside its transaction, so an event arrives exactly when the change is visible, and never for one
+//! that was rolled back. The payload names rows, it does not hold them: each subscriber reads them again under its own
+//! rights. A subscriber that falls behind loses the oldest events of its queue, never the server's memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::sync::{broadcast, watch};
+use uuid::Uuid;
+
+use crate::db::TenantTx;
+use crate::error::{Error, Result};
+use crate::id::Id;
+use crate::organizations::Organization;
+use crate::tickets::Ticket;
+
+/// The channel of NOTIFY.
+const CHANNEL: &str = "tenantry_events";
+/// Events kept for a subscriber that is slow to take them.
+const QUEUE: usize = 1024;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// A ticket was opened or changed, or got a message.
+    Ticket {
+        /// The ticket.
+        #[serde(with = "uuid_of_id")]
+        id: Id<Ticket>,
+    },
+    /// The organization itself changed.
+    Organization,
+    /// Something that a newer instance knows of.
+    #[serde(other)]
+    Unknown,
+}
+
+/// An event and whose it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Envelope {
+    organization: Uuid,
+    event: Event,
+}
+
+/// Tells all instances, when the transaction commits.
+pub async fn notify(tx: &mut TenantTx, event: &Event) -> Result<()> {
+    let envelope = Envelope { organization: tx.tenant().organization_id.uuid(), event: event.clone() };
+    let payload = serde_json::to_string(&envelope).map_err(Error::internal)?;
+    sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// The events of all organizations, as they arrive at this instance.
+#[derive(Clone, Debug)]
+pub struct Events(broadcast::Sender<Arc<Envelope>>);
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(broadcast::channel(QUEUE).0)
+    }
+}
+
+impl Events {
+    /// The events of one organization from now on.
+    pub fn subscribe(&self, organization: Id<Organization>) -> impl Stream<Item = Event> + Send + use<> {
+        let receiver = self.0.subscribe();
+        futures_util::stream::unfold(receiver, |mut receiver| async move {
+            loop {
+                match receiver.recv().await {
+                    Ok(envelope) => return Some((envelope, receiver)),
+                    Err(broadcast::error::RecvError::Lagged(lost)) => {
+                        tracing::warn!(lost, "a subscriber is too slow and lost events");
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        })
+        .filter_map(move |envelope| {
+            let event = (envelope.organization == organization.uuid()).then(|| envelope.event.clone());
+            std::future::ready(event)
+        })
+    }
+
+    /// Listens until shutdown, on a connection of its own; comes back by itself when the database does.
+    pub async fn listen(self, options: PgConnectOptions, mut shutdown: watch::Receiver<bool>) {
+        let options = options.application_name("tenantry-events");
+        loop {
+            tokio::select! {
+                () = self.receive(&options) => {}
+                _ = shutdown.wait_for(|stop| *stop) => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                _ = shutdown.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    async fn receive(&self, options: &PgConnectOptions) {
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
+        let result: Result<(), sqlx::Error> = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen(CHANNEL).await?;
+            loop {
+                let notification = listener.recv().await?;
+                match serde_json::from_str::<Envelope>(notification.payload()) {
+                    // Nobody listening is no error.
+                    Ok(envelope) => drop(self.0.send(Arc::new(envelope))),
+                    Err(error) => tracing::warn!(%error, "an event that this build does not understand"),
+                }
+            }
+        }
+        .await;
+        if let Err(error) = result {
+            tracing::warn!(%error, "listening for events failed; trying again");
+        }
+    }
+}
+
+/// Ids travel as UUIDs here.
+mod uuid_of_id {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+    use uuid::Uuid;
+
+    use crate::id::Id;
+
+    pub(super) fn serialize<T, S: Serializer>(id: &Id<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        id.uuid().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T, D: Deserializer<'de>>(deserializer: D) -> Result<Id<T>, D::Error> {
+        Uuid::deserialize(deserializer).map(Id::from_uuid)
+    }
+}

@@ -1,0 +1,338 @@
+//! What one GraphQL operation carries: who asks, the tenant's transaction, the loaders.
+//!
+//! A query runs in one read-only transaction that is opened when the first resolver needs it and is shared by all
+//! loaders. A mutation field opens its own ([`Session::write`]), commits it, and its payload is then resolved in a fresh
+//! read-only one. [`Session::close`] ends the reading after an operation or after one event of a subscription, so that
+//! no connection waits for a client.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use async_graphql::Context;
+use chrono::{DateTime, Utc};
+use tokio::sync::{MappedMutexGuard, MutexGuard};
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::auth::{Identity, OrganizationRef, parse_authorization};
+use crate::db::{Access, Tenant, TenantTx};
+use crate::error::{Error, Result};
+use crate::graphql::connection::{Page, Plan, Scope};
+use crate::graphql::entity::Entity;
+use crate::graphql::listing::Listed;
+use crate::graphql::loader::{ById, Counts, Loader, PageKey, Pages};
+use crate::id::Id;
+use crate::members::Action;
+
+/// The credentials of a request, as its headers (or the payload of `connection_init`) gave them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Credentials<'a> {
+    /// The `Authorization` header.
+    pub authorization: Option<&'a str>,
+    /// The `X-Organization-Id` header: an id or a slug.
+    pub organization: Option<&'a str>,
+    /// The id of the request, for logs and audit rows.
+    pub request_id: &'a str,
+    /// The address of the client, for audit rows.
+    pub ip: Option<IpAddr>,
+}
+
+/// One operation of one viewer.
+pub struct Session {
+    me: Weak<Session>,
+    app: Arc<App>,
+    identity: Option<Arc<Identity>>,
+    organization: Option<Chosen>,
+    request_id: String,
+    ip: Option<IpAddr>,
+    read: tokio::sync::Mutex<Option<TenantTx>>,
+    tenant: Mutex<Option<Tenant>>,
+    loaders: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
+    statements: Arc<AtomicU32>,
+}
+
+impl Session {
+    /// Verifies the credentials. Without a token the session is anonymous and every field that needs a viewer refuses.
+    ///
+    /// # Errors
+    /// [`Error::InvalidToken`], [`Error::KeysUnavailable`], [`Error::OrganizationMismatch`].
+    pub async fn open(app: &Arc<App>, credentials: Credentials<'_>) -> Result<Arc<Self>> {
+        let identity = match credentials.authorization {
+            None => None,
+            Some(header) => Some(app.verifier.verify(parse_authorization(header)?).await?),
+        };
+        let organization = match &identity {
+            Some(identity) => choose_organization(identity, credentials.organization)?,
+            None => None,
+        };
+        Ok(Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            app: Arc::clone(app),
+            identity,
+            organization,
+            request_id: credentials.request_id.to_owned(),
+            ip: credentials.ip,
+            read: tokio::sync::Mutex::new(None),
+            tenant: Mutex::new(None),
+            loaders: Mutex::new(HashMap::new()),
+            statements: Arc::new(AtomicU32::new(0)),
+        }))
+    }
+
+    /// The session of a resolver's context.
+    pub fn of<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Self>> {
+        ctx.data::<Arc<Self>>().map_err(|_| Error::internal("the request has no session"))
+    }
+
+    /// Whether no token was sent.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.identity.is_none()
+    }
+
+    /// When the token ends; sockets and streams end with it.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
+        self.identity.as_ref().map(|identity| identity.expires_at)
+    }
+
+    /// Round trips to the database so far.
+    #[must_use]
+    pub fn statements(&self) -> u32 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    /// The application.
+    #[must_use]
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// The request's id.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// The client's address.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.ip
+    }
+
+    /// The verified identity.
+    pub fn identity(&self) -> Result<&Identity> {
+        self.identity.as_deref().ok_or(Error::Unauthenticated)
+    }
+
+    /// The viewer's organization and role, as the database has them now.
+    pub async fn tenant(&self) -> Result<Tenant> {
+        let known = *self.tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        match known {
+            Some(tenant) => Ok(tenant),
+            None => Ok(self.read().await?.tenant()),
+        }
+    }
+
+    /// Refuses unless the viewer's role allows the action.
+    pub async fn require(&self, action: Action) -> Result<Tenant> {
+        let tenant = self.tenant().await?;
+        action.check(tenant.role)?;
+        Ok(tenant)
+    }
+
+    /// The transaction all reading of this operation shares, opened when first needed. Held for one statement at a time.
+    pub async fn read(&self) -> Result<MappedMutexGuard<'_, TenantTx>> {
+        let mut guard = self.read.lock().await;
+        if guard.is_none() {
+            let tx = self.begin(Access::Read).await?;
+            *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = Some(tx.tenant());
+            *guard = Some(tx);
+        }
+        MutexGuard::try_map(guard, Option::as_mut).map_err(|_| Error::internal("the transaction was not opened"))
+    }
+
+    /// A transaction for one mutation field, if the viewer's role allows the action.
+    pub async fn write(&self, action: Action) -> Result<TenantTx> {
+        // What was read before is not what the payload is to show.
+        self.close().await;
+        let tx = self.begin(Access::Write).await?;
+        action.check(tx.tenant().role)?;
+        Ok(tx)
+    }
+
+    async fn begin(&self, access: Access) -> Result<TenantTx> {
+        let identity = self.identity()?;
+        let chosen = self.organization.as_ref().ok_or(Error::OrganizationRequired)?;
+        let statements = Arc::clone(&self.statements);
+        let tx = TenantTx::begin(&self.app.db, access, &identity.subject, &chosen.reference, statements).await?;
+        match chosen.must_be {
+            Some(id) if id != tx.tenant().organization_id.uuid() => Err(Error::OrganizationMismatch),
+            _ => Ok(tx),
+        }
+    }
+
+    /// Ends the reading: gives the connection back and forgets what was loaded.
+    pub async fn close(&self) {
+        *self.read.lock().await = None;
+        *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.loaders.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The row with this id, if the tenant has it; `None` also for an id of another tenant.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] when the viewer's role may not see such rows at all.
+    pub async fn load<E: Entity>(&self, id: Id<E>) -> Result<Option<Arc<E>>> {
+        self.require(E::READ).await?;
+        let loader = self.loader::<Uuid, Option<Arc<E>>, ById<E>>(ById::new);
+        loader.try_load(id.uuid()).await.map_err(Error::internal)?
+    }
+
+    /// [`Session::load`] for a column that may be empty.
+    pub async fn load_opt<E: Entity>(&self, id: Option<Id<E>>) -> Result<Option<Arc<E>>> {
+        match id {
+            Some(id) => self.load(id).await,
+            None => Ok(None),
+        }
+    }
+
+    /// A page of a list.
+    pub async fn page<E: Listed>(&self, scope: Scope, plan: Arc<Plan>) -> Result<Arc<Page<E>>> {
+        let loader = self.loader::<PageKey, Arc<Page<E>>, Pages<E>>(Pages::new);
+        loader.try_load(PageKey { scope, plan }).await.map_err(Error::internal)?
+    }
+
+    /// How many rows a list has.
+    pub async fn count<E: Listed>(&self, scope: Scope, plan: &Plan) -> Result<i64> {
+        let loader = self.loader::<PageKey, i64, Counts<E>>(Counts::new);
+        // The count does not depend on the page: equal lists on different pages share one.
+        let plan = Arc::new(Plan {
+            keyset: None,
+            order: String::new(),
+            limit: 0,
+            backward: false,
+            binds: plan.binds[..plan.filter_binds].to_vec(),
+            ..plan.clone()
+        });
+        loader.try_load(PageKey { scope, plan }).await.map_err(Error::internal)?
+    }
+
+    /// This operation's loader over the batch function `B`, made when first asked for.
+    ///
+    /// Batches gather by yielding twice instead of waiting a fixed time (PERFORMANCE.md, "Loaders").
+    pub fn loader<K, V, B>(&self, batch: impl FnOnce(Weak<Self>) -> B) -> Loader<K, V, B>
+    where
+        K: Clone + Eq + std::hash::Hash + std::fmt::Debug + Send + Sync + 'static,
+        V: Clone + Send + Sync + 'static,
+        B: dataloader::BatchFn<K, Result<V>> + Send + Sync + 'static,
+    {
+        let mut loaders = self.loaders.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = loaders
+            .get(&TypeId::of::<Loader<K, V, B>>())
+            .and_then(|loader| loader.downcast_ref::<Loader<K, V, B>>())
+            .cloned();
+        known.unwrap_or_else(|| {
+            let loader: Loader<K, V, B> =
+                ::dataloader::cached::Loader::new(batch(self.me.clone())).with_yield_count(2).with_max_batch_size(1000);
+            loaders.insert(TypeId::of::<Loader<K, V, B>>(), Box::new(loader.clone()));
+            loader
+        })
+    }
+}
+
+/// The organization a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Chosen {
+    /// How to find it.
+    reference: OrganizationRef,
+    /// Our id, where the header gave it beside a token that names the organization in the provider's way: only the
+    /// database can tell whether they are the same.
+    must_be: Option<Uuid>,
+}
+
+/// The organization of a request: the token's, or among the viewer's memberships the one the header names.
+///
+/// A token that was issued for one organization is good for that one only: whoever holds a token for A cannot use it
+/// on B, even when its user is a member of both.
+fn choose_organization(identity: &Identity, header: Option<&str>) -> Result<Option<Chosen>> {
+    let header = header.map(str::trim).filter(|header| !header.is_empty());
+    let header = header.map(|header| parse_organization(header).map(|reference| (header, reference))).transpose()?;
+    Ok(match (&identity.organization, header) {
+        (None, None) => None,
+        (None, Some((_, reference))) => Some(Chosen { reference, must_be: None }),
+        (Some(claim), None) => Some(Chosen { reference: claim.reference(), must_be: None }),
+        (Some(claim), Some((_, OrganizationRef::Id(id)))) => {
+            Some(Chosen { reference: claim.reference(), must_be: Some(id) })
+        }
+        (Some(claim), Some((header, _))) if header == claim.id || Some(header) == claim.slug.as_deref() => {
+            Some(Chosen { reference: claim.reference(), must_be: None })
+        }
+        (Some(_), Some(_)) => return Err(Error::OrganizationMismatch),
+    })
+}
+
+/// Reads `X-Organization-Id`: our id, a bare UUID, the identity provider's id or a slug.
+fn parse_organization(text: &str) -> Result<OrganizationRef> {
+    if text.len() > 255 || text.chars().any(char::is_control) {
+        return Err(Error::OrganizationNotFound);
+    }
+    if let Ok(id) = Id::<crate::organizations::Organization>::parse(text) {
+        return Ok(OrganizationRef::Id(id.uuid()));
+    }
+    if let Ok(id) = Uuid::try_parse(text) {
+        return Ok(OrganizationRef::Id(id));
+    }
+    Ok(if text.starts_with("org_") {
+        OrganizationRef::Clerk(text.to_owned())
+    } else {
+        OrganizationRef::Slug(text.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::TokenOrganization;
+
+    fn identity(organization: Option<(&str, Option<&str>)>) -> Identity {
+        Identity {
+            subject: "user_1".into(),
+            organization: organization
+                .map(|(id, slug)| TokenOrganization { id: id.into(), slug: slug.map(str::to_owned) }),
+            expires_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn chosen(identity: &Identity, header: Option<&str>) -> Option<OrganizationRef> {
+        choose_organization(identity, header).ok().flatten().map(|chosen| chosen.reference)
+    }
+
+    #[test]
+    fn a_token_for_one_organization_cannot_be_used_for_another() {
+        let token = identity(Some(("org_a", Some("acme"))));
+        let clerk = Some(OrganizationRef::Clerk("org_a".into()));
+        assert_eq!(chosen(&token, None), clerk);
+        assert_eq!(chosen(&token, Some("acme")), clerk);
+        assert_eq!(chosen(&token, Some("org_a")), clerk);
+        assert!(matches!(choose_organization(&token, Some("other")), Err(Error::OrganizationMismatch)));
+        // Our id beside the provider's: the database compares.
+        let id = Uuid::from_u128(7);
+        let both = choose_organization(&token, Some(&id.to_string())).ok().flatten();
+        assert_eq!(both, Some(Chosen { reference: OrganizationRef::Clerk("org_a".into()), must_be: Some(id) }));
+    }
+
+    #[test]
+    fn without_an_organization_in_the_token_the_header_chooses() {
+        let token = identity(None);
+        assert_eq!(chosen(&token, None), None);
+        assert_eq!(chosen(&token, Some("acme")), Some(OrganizationRef::Slug("acme".into())));
+        assert_eq!(chosen(&token, Some("org_x")), Some(OrganizationRef::Clerk("org_x".into())));
+        let id = Uuid::from_u128(0x0199_c0ff_ee00_7000_8000_0000_0000_0001);
+        assert_eq!(chosen(&token, Some(&format!("org_{}", id.simple()))), Some(OrganizationRef::Id(id)));
+        assert!(choose_organization(&token, Some("a\0b")).is_err());
+    }
+}

@@ -1,0 +1,276 @@
+//! From an operation that passed its checks to its answers, the same for every transport.
+
+use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_graphql::parser::types::OperationType;
+use async_graphql::{Response, ServerError};
+use axum::extract::ConnectInfo;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use futures_util::FutureExt as _;
+use futures_util::stream::{BoxStream, StreamExt as _};
+
+use super::document::{Operation, Prepared};
+use super::errors;
+use super::failure::Failure;
+use super::request::Params;
+use crate::app::App;
+use crate::error::Error;
+use crate::graphql::{Credentials, Session};
+use crate::http::request_id::RequestId;
+
+/// How long a query or a mutation may take.
+const EXECUTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Who sent a request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Caller {
+    /// The header `Authorization`.
+    pub(super) authorization: Option<String>,
+    /// The header `X-Organization-Id`.
+    pub(super) organization: Option<String>,
+    /// The request's id.
+    pub(super) request_id: String,
+    /// The client's address.
+    pub(super) ip: Option<IpAddr>,
+}
+
+impl Caller {
+    /// From the head of a request.
+    pub(super) fn of(parts: &Parts) -> Self {
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        let ip = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+        Self {
+            authorization: text(&parts.headers, AUTHORIZATION.as_str()),
+            organization: text(&parts.headers, "x-organization-id"),
+            request_id,
+            ip,
+        }
+    }
+
+    /// Verifies the credentials.
+    pub(super) async fn open(&self, app: &Arc<App>) -> Result<Arc<Session>, Error> {
+        let credentials = Credentials {
+            authorization: self.authorization.as_deref(),
+            organization: self.organization.as_deref(),
+            request_id: &self.request_id,
+            ip: self.ip,
+        };
+        Session::open(app, credentials).await
+    }
+}
+
+/// A header's text. What is not text is passed on damaged, so that it is refused and not taken for absent.
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// An operation that may be executed.
+pub(super) struct Admitted {
+    /// The operation.
+    pub(super) operation: Arc<Operation>,
+    /// Whose it is.
+    pub(super) session: Arc<Session>,
+    prepared: Prepared,
+}
+
+/// Checks the document: what it is, not yet who sent it.
+pub(super) fn prepare(app: &App, params: Params) -> Result<Prepared, Failure> {
+    let Params { query, operation_name, variables } = params;
+    let prepared = app.documents.prepare(&app.schemas.strict, &query, operation_name.as_deref(), variables)?;
+    if prepared.operation.introspects && !app.config.introspection {
+        let message = "Introspection is switched off here: use the published schema.graphql.";
+        return Err(Failure::document("INTROSPECTION_DISABLED", message, None));
+    }
+    Ok(prepared)
+}
+
+/// Checks the credentials, and that only introspection goes without.
+pub(super) async fn authorize(app: &Arc<App>, caller: &Caller, prepared: Prepared) -> Result<Admitted, Failure> {
+    let session = caller.open(app).await?;
+    if prepared.operation.needs_viewer && session.is_anonymous() {
+        return Err(Error::Unauthenticated.into());
+    }
+    Ok(Admitted { operation: Arc::clone(&prepared.operation), session, prepared })
+}
+
+/// Executes a query or a mutation.
+pub(super) async fn once(app: &App, admitted: Admitted, record: &mut Record) -> Result<Response, Failure> {
+    let Admitted { session, prepared, .. } = admitted;
+    record.session = Some(Arc::clone(&session));
+    let request = prepared.into_request().data(Arc::clone(&session));
+    let execution = AssertUnwindSafe(app.schemas.fast.execute(request)).catch_unwind();
+    let outcome = tokio::time::timeout(EXECUTION_TIMEOUT, execution).await;
+    session.close().await;
+    match outcome {
+        Ok(Ok(mut response)) => {
+            errors::finish(&mut response.errors, &record.request_id);
+            record.errors += response.errors.len();
+            Ok(response)
+        }
+        Ok(Err(_)) => Err(panicked().into()),
+        Err(_) => Err(Error::Timeout.into()),
+    }
+}
+
+/// Executes any operation as a stream of answers: one for queries and mutations, events for subscriptions.
+///
+/// The stream ends, with an error that says so, when the token expires. Dropping it stops the execution.
+pub(super) fn stream(app: &Arc<App>, admitted: Admitted, mut record: Record) -> BoxStream<'static, Response> {
+    record.status = StatusCode::OK;
+    if admitted.operation.ty != OperationType::Subscription {
+        let app = Arc::clone(app);
+        let answer = async move {
+            let result = once(&app, admitted, &mut record).await;
+            result.unwrap_or_else(|failure| Response::from_errors(record.settle(failure)))
+        };
+        return futures_util::stream::once(answer).boxed();
+    }
+    let Admitted { session, prepared, .. } = admitted;
+    record.session = Some(Arc::clone(&session));
+    let request = prepared.into_request().data(Arc::clone(&session));
+    let events = AssertUnwindSafe(app.schemas.fast.execute_stream(request)).catch_unwind().boxed();
+    let expiry = Box::pin(until_expiry(app, &session));
+    let subscribed = Subscribed { events, expiry, session, record, ended: false };
+    futures_util::stream::unfold(subscribed, Subscribed::next).boxed()
+}
+
+struct Subscribed<E> {
+    events: BoxStream<'static, std::thread::Result<Response>>,
+    expiry: Pin<Box<E>>,
+    session: Arc<Session>,
+    record: Record,
+    ended: bool,
+}
+
+impl<E: Future<Output = ()>> Subscribed<E> {
+    async fn next(mut self) -> Option<(Response, Self)> {
+        if self.ended {
+            return None;
+        }
+        let event = tokio::select! {
+            biased;
+            () = &mut self.expiry => Some(Err(Error::InvalidToken("it expired".to_owned()))),
+            event = self.events.next() => event.map(|event| event.map_err(|_| panicked())),
+        };
+        // Nothing of the database is held while the next event is waited for.
+        self.session.close().await;
+        let response = match event? {
+            Ok(mut response) => {
+                errors::finish(&mut response.errors, &self.record.request_id);
+                self.record.errors += response.errors.len();
+                response
+            }
+            Err(error) => {
+                self.ended = true;
+                Response::from_errors(self.record.settle(error.into()))
+            }
+        };
+        Some((response, self))
+    }
+}
+
+/// Ends when the token does; never for the anonymous.
+pub(super) fn until_expiry(app: &App, session: &Session) -> impl Future<Output = ()> + Send + use<> {
+    let left = session.expires_at().map(|at| (at - app.clock.now()).to_std().unwrap_or_default());
+    async move {
+        match left {
+            Some(left) => tokio::time::sleep(left).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Ends when the server is to stop.
+pub(super) fn until_shutdown(app: &App) -> impl Future<Output = ()> + Send + use<> {
+    let mut shutdown = app.shutdown.clone();
+    async move {
+        // Without a sender nobody can ask for a stop any more.
+        if shutdown.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn panicked() -> Error {
+    Error::internal("the execution panicked")
+}
+
+/// What is logged about an operation: one line when it ends, also when its client goes away before that.
+///
+/// Neither variables nor tokens are in it.
+pub(super) struct Record {
+    /// The request's id.
+    pub(super) request_id: String,
+    /// The status of the answer.
+    pub(super) status: StatusCode,
+    /// The session, for its statements.
+    session: Option<Arc<Session>>,
+    operation: Option<Arc<Operation>>,
+    transport: &'static str,
+    errors: usize,
+    started: Instant,
+}
+
+impl Record {
+    /// From now.
+    pub(super) fn start(request_id: &str, transport: &'static str) -> Self {
+        Self {
+            request_id: request_id.to_owned(),
+            // Nginx's status for a client that went away, which is what happened if no other is put here.
+            status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            session: None,
+            operation: None,
+            transport,
+            errors: 0,
+            started: Instant::now(),
+        }
+    }
+
+    /// Which operation it is.
+    pub(super) fn is(&mut self, operation: &Arc<Operation>) {
+        self.operation = Some(Arc::clone(operation));
+    }
+
+    /// The errors of a failure, ready to be sent.
+    pub(super) fn settle(&mut self, failure: Failure) -> Vec<ServerError> {
+        self.status = failure.status();
+        let mut errors = failure.into_errors();
+        errors::finish(&mut errors, &self.request_id);
+        self.errors += errors.len();
+        errors
+    }
+
+    /// Milliseconds so far.
+    pub(super) fn milliseconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64() * 1000.0
+    }
+
+    /// SQL statements so far.
+    pub(super) fn statements(&self) -> u32 {
+        self.session.as_ref().map_or(0, |session| session.statements())
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let operation = self.operation.as_deref();
+        tracing::info!(
+            request_id = self.request_id,
+            transport = self.transport,
+            operation = operation.and_then(|operation| operation.name.as_deref()).unwrap_or_default(),
+            r#type = operation.map(|operation| operation.ty.to_string()).unwrap_or_default(),
+            document = operation.map(|operation| &*operation.hash).unwrap_or_default(),
+            status = self.status.as_u16(),
+            errors = self.errors,
+            ms = (self.milliseconds() * 100.0).round() / 100.0,
+            statements = self.statements(),
+            "graphql"
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! Requests that end before execution: GraphQL specification, section 7.1.2 "Request Errors", and the status codes of
+//! GraphQL over HTTP, section 6.4.
+
+use async_graphql::{ErrorExtensionValues, Pos, ServerError};
+use axum::http::StatusCode;
+
+use crate::error::Error;
+
+/// What stopped the request.
+#[derive(Debug)]
+pub struct Failure {
+    status: StatusCode,
+    errors: Vec<ServerError>,
+    /// The request was well-formed HTTP and the document, the operation or the variables are at fault: clients that
+    /// read `application/json` are answered with 200 then.
+    in_document: bool,
+    allow: Option<&'static str>,
+}
+
+impl Failure {
+    /// The HTTP request is wrong.
+    pub(super) fn request(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, errors: vec![coded(code, message, None)], in_document: false, allow: None }
+    }
+
+    /// The method is wrong; `allow` are the right ones.
+    pub(super) fn method(allow: &'static str, message: &str) -> Self {
+        let failure = Self::request(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message);
+        Self { allow: Some(allow), ..failure }
+    }
+
+    /// The document, the choice of the operation or a variable is wrong.
+    pub(super) fn document(code: &str, message: impl Into<String>, pos: Option<Pos>) -> Self {
+        Self::documents(vec![coded(code, message, pos)])
+    }
+
+    /// The document does not fit the schema.
+    pub(super) fn invalid(message: impl Into<String>, pos: Option<Pos>) -> Self {
+        Self::document("GRAPHQL_VALIDATION_FAILED", message, pos)
+    }
+
+    /// The document cannot be read.
+    pub(super) fn syntax(what: &str, pos: Option<Pos>) -> Self {
+        let place = pos.map(|pos| format!(" at line {}, column {}", pos.line, pos.column)).unwrap_or_default();
+        Self::document("GRAPHQL_PARSE_FAILED", format!("The document cannot be parsed{place}: {what}."), pos)
+    }
+
+    /// A limit is exceeded.
+    pub(super) fn limit(code: &'static str, message: String) -> Self {
+        Self::from(Error::Limit { code, message })
+    }
+
+    /// Several errors in one document.
+    pub(super) fn documents(errors: Vec<ServerError>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, errors, in_document: true, allow: None }
+    }
+
+    /// The status for clients that read `application/graphql-response+json`.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Whether the document, and not the HTTP request or the caller, is at fault.
+    #[must_use]
+    pub fn is_in_document(&self) -> bool {
+        self.in_document
+    }
+
+    /// The header `Allow`, for wrong methods.
+    pub(super) fn allow(&self) -> Option<&'static str> {
+        self.allow
+    }
+
+    /// The errors.
+    #[must_use]
+    pub fn errors(&self) -> &[ServerError] {
+        &self.errors
+    }
+
+    /// The errors, to be sent.
+    pub(super) fn into_errors(self) -> Vec<ServerError> {
+        self.errors
+    }
+
+    /// The code of the first error.
+    #[must_use]
+    pub fn code(&self) -> String {
+        let code = self.errors.first().and_then(|error| error.extensions.as_ref()?.get("code"));
+        match code {
+            Some(async_graphql::Value::String(code)) => code.clone(),
+            _ => String::new(),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let in_document = matches!(error, Error::Limit { .. } | Error::Invalid { .. } | Error::InvalidCursor(_));
+        let status = error.status();
+        let error = async_graphql::Error::from(error).into_server_error(Pos::default());
+        let mut error = ServerError { locations: Vec::new(), ..error };
+        Error::annotate(&mut error);
+        Self { status, errors: vec![error], in_document, allow: None }
+    }
+}
+
+/// An error with a code.
+pub(super) fn coded(code: &str, message: impl Into<String>, pos: Option<Pos>) -> ServerError {
+    let mut extensions = ErrorExtensionValues::default();
+    extensions.set("code", code);
+    ServerError { extensions: Some(extensions), ..ServerError::new(message, pos) }
+}

@@ -1,0 +1,78 @@
+//! The GraphQL layer before execution: GraphQL over HTTP, graphql-sse and graphql-transport-ws.
+//!
+//! A request goes through `negotiate` and `request` (is it a request?), `lexer`, `limits`, the engine's validation,
+//! `complexity` and `variables` (all in `document`: may the document be executed?), `execute` (who asks, and may they?)
+//! and leaves through `handler`, `sse` or `ws`. Errors leave through `errors`, which gives each a code and the request's
+//! id and keeps causes in the log.
+//!
+//! Nothing of this is in async-graphql's own integration for axum: that executes mutations over GET and as `text/plain`,
+//! answers 200 to everything, takes batches of any length and has no limits before the parser.
+
+mod catalog;
+mod complexity;
+mod cors;
+mod document;
+mod errors;
+mod execute;
+mod failure;
+mod handler;
+mod lexer;
+mod limits;
+mod negotiate;
+mod request;
+mod sse;
+mod validate;
+mod variables;
+mod ws;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get};
+
+pub use cors::cors;
+pub use document::{Documents, Prepared};
+pub use failure::Failure;
+pub use limits::Limits;
+
+use crate::app::App;
+
+/// The routes of the API.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/graphql", any(handler::handle))
+        .route("/graphql/ws", get(ws::upgrade))
+        .route("/graphql/schema.graphql", get(schema))
+        .route_layer(from_fn_with_state(Arc::clone(&app), cors))
+        .with_state(app)
+}
+
+/// The SDL, where introspection is allowed.
+async fn schema(State(app): State<Arc<App>>, request: Request) -> Response {
+    if !app.config.introspection {
+        let mut record = execute::Record::start(&execute::Caller::of(&request.into_parts().0).request_id, "http");
+        let message = "The schema is not published here.";
+        let failure = Failure::request(StatusCode::NOT_FOUND, "NOT_FOUND", message);
+        return handler::failed(negotiate::Media::Json, failure, &mut record);
+    }
+    let sdl = app.schemas.sdl.clone();
+    let etag = format!("\"{}\"", document::hash_prefix(&sdl));
+    let known = request.headers().get_all(IF_NONE_MATCH).iter().any(|known| {
+        let known = known.to_str().unwrap_or_default();
+        known.split(',').any(|known| known.trim().trim_start_matches("W/") == etag || known.trim() == "*")
+    });
+    let body = if known { (StatusCode::NOT_MODIFIED, String::new()) } else { (StatusCode::OK, sdl) };
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        headers.insert(ETAG, etag);
+    }
+    response
+}

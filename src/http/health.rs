@@ -1,0 +1,39 @@
+//! `GET /healthz`: the process lives. `GET /readyz`: it can work, that is the database answers and its migrations are
+//! those of this build or newer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Router, routing::get};
+
+use crate::app::App;
+use crate::db::migrations;
+
+/// Both routes.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(app)
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let version = tokio::time::timeout(Duration::from_secs(2), app.db.migration_version()).await;
+    let (status, database, detail) = match version {
+        Ok(Ok(version)) if *app.shutdown.borrow() => {
+            (StatusCode::SERVICE_UNAVAILABLE, true, format!("stopping; migrations at {version}"))
+        }
+        Ok(Ok(version)) if version >= migrations::newest() => {
+            (StatusCode::OK, true, format!("migrations at {version}"))
+        }
+        Ok(Ok(version)) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            true,
+            format!("migrations at {version}, this build needs {}: run `tenantry migrate up`", migrations::newest()),
+        ),
+        Ok(Err(_)) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, false, "the database does not answer".to_owned()),
+    };
+    let body = serde_json::json!({ "ready": status == StatusCode::OK, "database": database, "detail": detail });
+    (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body.to_string())
+        .into_response()
+}

@@ -1,0 +1,82 @@
+//! The HTTP edge: routes, request ids, and what stands before execution.
+
+pub mod dev;
+pub mod graphiql;
+pub mod graphql;
+pub mod health;
+pub mod request_id;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::app::App;
+
+/// How long requests under way may take after a stop was asked for.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// All routes.
+pub fn router(app: &Arc<App>) -> Router {
+    let mut router = Router::new().merge(graphql::router(Arc::clone(app))).merge(health::router(Arc::clone(app)));
+    if app.config.graphiql {
+        router = router.merge(graphiql::router(graphiql::Page { personas: app.dev_issuer.is_some() }));
+    }
+    if app.dev_issuer.is_some() {
+        router = router.merge(dev::router(Arc::clone(app)));
+    }
+    finish(router)
+}
+
+/// The routes of a process that serves no API.
+pub fn worker_router(app: &Arc<App>) -> Router {
+    finish(health::router(Arc::clone(app)))
+}
+
+/// What stands around every route.
+fn finish(router: Router) -> Router {
+    router
+        .fallback(not_found)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(axum::middleware::from_fn(request_id::assign))
+}
+
+async fn not_found() -> Response {
+    error(StatusCode::NOT_FOUND, "NOT_FOUND", "There is nothing here. The API is at POST /graphql.")
+}
+
+/// An error outside of GraphQL, in GraphQL's form, so that a client needs one way to read errors.
+pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    let body = serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code } }] }).to_string();
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    (status, [(header::CONTENT_TYPE, json)], body).into_response()
+}
+
+/// A bug: the cause is in the log, where the panic hook put it.
+fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    tracing::error!("a request panicked");
+    error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "Something went wrong on our side. Tell us the x-request-id.")
+}
+
+/// Serves until `stop` turns true; then takes no new connections and lets requests under way end, for at most 20 s.
+pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+    let mut stop_again = stop.clone();
+    let served = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async move { drop(stop.wait_for(|stop| *stop).await) });
+    tokio::select! {
+        result = served => result,
+        () = async {
+            drop(stop_again.wait_for(|stop| *stop).await);
+            tokio::time::sleep(GRACE).await;
+        } => {
+            tracing::warn!("some requests did not end in time and were cut off");
+            Ok(())
+        }
+    }
+}

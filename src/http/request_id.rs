@@ -1,0 +1,48 @@
+//! Request ids: one for every request, in the response header `x-request-id`, in errors, logs and audit rows.
+
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::Instrument as _;
+
+use crate::clock::Clock;
+use crate::id::Id;
+
+/// The header.
+pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The id of a request.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
+/// Takes the caller's id where it is harmless, else makes one.
+pub async fn assign(mut request: Request, next: Next) -> Response {
+    let id = request.headers().get(HEADER).and_then(|value| value.to_str().ok()).filter(|id| acceptable(id));
+    let id = id.map_or_else(|| Id::<()>::new(&Clock::System).uuid().simple().to_string(), str::to_owned);
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let span = tracing::info_span!("request", id = %id);
+    let mut response = next.run(request).instrument(span).await;
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(HEADER, value);
+    }
+    response
+}
+
+/// Ids go into logs and rows: letters, digits and `-_.` only, at most 128 of them.
+fn acceptable(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::acceptable;
+
+    #[test]
+    fn only_harmless_ids_are_taken_over() {
+        assert!(acceptable("0199c0ff-ee00_7000.a"));
+        for bad in ["", "a b", "a\"b", "é", &"x".repeat(129)] {
+            assert!(!acceptable(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Typed ids: `Id<Ticket>` can neither be mixed up with another id in Rust nor in GraphQL.
+//!
+//! In the database an id is a UUID, version 7 (RFC 9562: ordered by time, so that indexes grow at one end). To
+//! clients it is an opaque string: the prefix of its type and 32 hex digits, `tic_0199c0ffee…`. The prefix makes an id of
+//! another type an error instead of a row that is never found, and lets `node(id:)` know the table.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+
+use async_graphql::{ID, InputType, InputValueError, InputValueResult, OutputType, Value, registry::Registry};
+use sqlx::Postgres;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};
+use uuid::{NoContext, Timestamp, Uuid};
+
+use crate::clock::Clock;
+
+/// A type whose rows have ids.
+pub trait Identified {
+    /// Three letters that stand before every id of this type; unique, a test says so.
+    const PREFIX: &'static str;
+    /// The name that error messages use: the GraphQL type.
+    const NAME: &'static str;
+}
+
+/// The id of a `T`.
+pub struct Id<T>(Uuid, PhantomData<fn() -> T>);
+
+impl<T> Id<T> {
+    /// The id of nothing: no row has it.
+    pub const NIL: Self = Self(Uuid::nil(), PhantomData);
+
+    /// A new id: version 7, with the clock's time.
+    #[must_use]
+    pub fn new(clock: &Clock) -> Self {
+        let now = clock.now();
+        let seconds = u64::try_from(now.timestamp()).unwrap_or(0);
+        Self::from_uuid(Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, now.timestamp_subsec_nanos())))
+    }
+
+    /// The id with this UUID.
+    #[must_use]
+    pub fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid, PhantomData)
+    }
+
+    /// The UUID, as the database has it.
+    #[must_use]
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl<T: Identified> Id<T> {
+    /// Reads what a client sent.
+    ///
+    /// # Errors
+    /// The text names what is wrong: no id at all, or the id of another type.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (prefix, uuid) = split(text)?;
+        if prefix == T::PREFIX {
+            Ok(Self::from_uuid(uuid))
+        } else {
+            Err(format!("\"{text}\" is not the id of a {}: those begin with `{}_`", T::NAME, T::PREFIX))
+        }
+    }
+}
+
+/// Splits an id into prefix and UUID, without asking which types exist.
+///
+/// # Errors
+/// When the text has not the form of an id.
+pub fn split(text: &str) -> Result<(&str, Uuid), String> {
+    text.split_once('_')
+        .filter(|(prefix, hex)| prefix.len() == 3 && hex.len() == 32)
+        .and_then(|(prefix, hex)| Some((prefix, Uuid::try_parse(hex).ok()?)))
+        .ok_or_else(|| {
+            let shown: String = text.chars().take(60).filter(|c| !c.is_control()).collect();
+            format!("\"{shown}\" is not an id: use ids as the API returned them")
+        })
+}
+
+impl<T> Clone for Id<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Id<T> {}
+impl<T> PartialEq for Id<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+impl<T> Eq for Id<T> {}
+impl<T> Hash for Id<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+impl<T: Identified> fmt::Display for Id<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}", T::PREFIX, self.0.simple())
+    }
+}
+impl<T> fmt::Debug for Id<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl<T> sqlx::Type<Postgres> for Id<T> {
+    fn type_info() -> PgTypeInfo {
+        <Uuid as sqlx::Type<Postgres>>::type_info()
+    }
+}
+impl<T> sqlx::postgres::PgHasArrayType for Id<T> {
+    fn array_type_info() -> PgTypeInfo {
+        <Uuid as sqlx::postgres::PgHasArrayType>::array_type_info()
+    }
+}
+impl<T> sqlx::Encode<'_, Postgres> for Id<T> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        <Uuid as sqlx::Encode<Postgres>>::encode_by_ref(&self.0, buffer)
+    }
+}
+impl<T> sqlx::Decode<'_, Postgres> for Id<T> {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        <Uuid as sqlx::Decode<Postgres>>::decode(value).map(Self::from_uuid)
+    }
+}
+
+// In the schema every id is the built-in scalar `ID`.
+impl<T: Identified + 'static> InputType for Id<T> {
+    type RawValueType = Self;
+    fn type_name() -> Cow<'static, str> {
+        Cow::Borrowed("ID")
+    }
+    fn create_type_info(registry: &mut Registry) -> String {
+        <ID as InputType>::create_type_info(registry)
+    }
+    fn parse(value: Option<Value>) -> InputValueResult<Self> {
+        match value {
+            Some(Value::String(text)) => Self::parse(&text).map_err(InputValueError::custom),
+            other => Err(InputValueError::expected_type(other.unwrap_or_default())),
+        }
+    }
+    fn to_value(&self) -> Value {
+        Value::String(self.to_string())
+    }
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+}
+impl<T: Identified + 'static> OutputType for Id<T> {
+    fn type_name() -> Cow<'static, str> {
+        Cow::Borrowed("ID")
+    }
+    fn create_type_info(registry: &mut Registry) -> String {
+        <ID as OutputType>::create_type_info(registry)
+    }
+    async fn resolve(
+        &self,
+        _: &async_graphql::context::ContextSelectionSet<'_>,
+        _: &async_graphql::Positioned<async_graphql::parser::types::Field>,
+    ) -> async_graphql::ServerResult<Value> {
+        Ok(Value::String(self.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Ticket;
+    impl Identified for Ticket {
+        const PREFIX: &'static str = "tic";
+        const NAME: &'static str = "Ticket";
+    }
+
+    #[test]
+    fn an_id_survives_the_way_to_the_client_and_back() {
+        let id = Id::<Ticket>::new(&Clock::System);
+        assert_eq!(Id::<Ticket>::parse(&id.to_string()), Ok(id));
+        assert_eq!(id.uuid().get_version_num(), 7);
+    }
+
+    #[test]
+    fn foreign_and_broken_ids_are_refused() {
+        let hex = "0199c0ffee0070008000000000000001";
+        for bad in [
+            String::new(),
+            "tic".into(),
+            "tic_".into(),
+            format!("usr_{hex}"),
+            format!("tic-{hex}"),
+            format!("tic_{hex}0"),
+            format!("tic_{}", "g".repeat(32)),
+            "tic_\0".into(),
+            "ü".repeat(36),
+            "x".repeat(1 << 20),
+        ] {
+            let error = Id::<Ticket>::parse(&bad).expect_err(&bad);
+            assert!(error.len() < 200, "the message repeats at most a little of the input: {error}");
+        }
+    }
+}

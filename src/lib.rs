@@ -1,0 +1,35 @@
+//! Tenantry: a multi-tenant GraphQL backend on PostgreSQL.
+//!
+//! A request travels through these rooms: [`http`] (limits, negotiation, the session) → [`graphql`] (the schema merged
+//! from the slices) → a slice such as [`tickets`] → [`db::TenantTx`], where row-level security decides what is there.
+//! A slice owns everything about its subject; README shows how to add one.
+
+pub mod agents;
+pub mod api_keys;
+pub mod app;
+pub mod audit;
+pub mod auth;
+pub mod billing;
+pub mod budgets;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod customers;
+pub mod db;
+pub mod error;
+pub mod escalations;
+pub mod events;
+pub mod flags;
+pub mod graphql;
+pub mod http;
+pub mod id;
+pub mod members;
+pub mod metrics;
+pub mod organizations;
+pub mod refunds;
+pub mod representatives;
+pub mod seed;
+pub mod telemetry;
+pub mod tickets;
+pub mod verify;
+pub mod webhooks;

@@ -1,0 +1,90 @@
+//! `viewer`, and the relations of users and members.
+
+use std::sync::Arc;
+
+use async_graphql::{ComplexObject, Context, Object};
+
+use crate::error::{Error, Result};
+use crate::graphql::session::Session;
+use crate::members::{Action, Invitation, MemberRole, OrganizationMember, User, ViewerMembership, ViewerRow, viewer};
+
+/// The root field of the slice.
+#[derive(Debug, Default)]
+pub struct MembersQuery;
+
+#[Object]
+impl MembersQuery {
+    /// The user behind the token. Works before an organization is chosen.
+    async fn viewer(&self, ctx: &Context<'_>) -> Result<Viewer> {
+        let session = Session::of(ctx)?;
+        let row = viewer(&session.app().db, &session.identity()?.subject).await?;
+        // A verified token of a user we have not heard of: the identity provider's webhook is not here yet.
+        row.map(Viewer).ok_or_else(|| {
+            Error::InvalidToken(
+                "its user is not known here yet; try again when the account has been synchronized".into(),
+            )
+        })
+    }
+}
+
+/// The user behind the token.
+#[derive(Debug)]
+pub struct Viewer(ViewerRow);
+
+/// The user behind the token.
+#[Object]
+impl Viewer {
+    /// The user.
+    async fn user(&self) -> &User {
+        &self.0.user
+    }
+
+    /// The viewer's role in the organization of the request; null before one is chosen.
+    async fn role(&self, ctx: &Context<'_>) -> Result<Option<MemberRole>> {
+        match Session::of(ctx)?.tenant().await {
+            Ok(tenant) => Ok(Some(tenant.role)),
+            Err(Error::OrganizationRequired) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the viewer may do in the organization of the request; empty before one is chosen.
+    async fn permissions(&self, ctx: &Context<'_>) -> Result<Vec<Action>> {
+        let role = self.role(ctx).await?;
+        Ok(Action::ALL.iter().copied().filter(|action| role.is_some_and(|role| action.allows(role))).collect())
+    }
+
+    /// Whether the viewer is a superadmin of the platform.
+    async fn is_superadmin(&self) -> bool {
+        self.0.is_superadmin
+    }
+
+    /// The organizations the viewer is a member of: what `X-Organization-Id` may name.
+    async fn memberships(&self) -> &[ViewerMembership] {
+        &self.0.memberships
+    }
+}
+
+#[ComplexObject]
+impl User {
+    /// What the user is in the organization of the request; null when nothing any more.
+    async fn role(&self, ctx: &Context<'_>) -> Result<Option<crate::members::UserRole>> {
+        Session::of(ctx)?.loader(super::roles::UserRoles::new).try_load(self.id).await.map_err(Error::internal)?
+    }
+}
+
+#[ComplexObject]
+impl OrganizationMember {
+    /// Whose membership this is.
+    async fn user(&self, ctx: &Context<'_>) -> Result<Arc<User>> {
+        Session::of(ctx)?.load(self.user_id).await?.ok_or_else(|| Error::internal("a member without a visible user"))
+    }
+}
+
+#[ComplexObject]
+impl Invitation {
+    /// Who sent it.
+    async fn invited_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
+        Session::of(ctx)?.load_opt(self.invited_by).await
+    }
+}

@@ -1,0 +1,152 @@
+//! The organization: the tenant itself.
+//!
+//! Invariants: its slug is unique among all organizations; only name, contact and settings are the members' to change,
+//! status and billing follow from elsewhere.
+
+mod graphql;
+
+use chrono::{DateTime, Utc};
+
+pub use graphql::{OrganizationMutation, OrganizationQuery, OrganizationUpdateInput};
+
+use crate::audit;
+use crate::db::TenantTx;
+use crate::events::{self, Event};
+use crate::graphql::mutation::{Checks, Outcome, UserErrorCode, check_version};
+use crate::id::Id;
+use crate::{entity, pg_enum};
+
+pg_enum! {
+    /// What an organization may use.
+    pub enum OrganizationPlan("organization_plan", OrganizationPlanFilter) {
+        /// Without a subscription.
+        Free = "FREE",
+        /// The smallest paid plan.
+        Starter = "STARTER",
+        /// For growing teams.
+        Pro = "PRO",
+        /// Everything.
+        Enterprise = "ENTERPRISE",
+    }
+}
+
+pg_enum! {
+    /// The state of an organization.
+    pub enum OrganizationStatus("organization_status", OrganizationStatusFilter) {
+        /// In good order.
+        Active = "ACTIVE",
+        /// In its trial.
+        Trialing = "TRIALING",
+        /// A payment is overdue.
+        PastDue = "PAST_DUE",
+        /// Stopped until the matter is settled.
+        Suspended = "SUSPENDED",
+        /// Has left.
+        Churned = "CHURNED",
+    }
+}
+
+entity! {
+    /// An organization: the tenant that everything else belongs to.
+    #[graphql(complex)]
+    pub struct Organization("org", "organizations", tenant: false, listed when "t.deleted_at is null", read by OrganizationRead) {
+        /// The id.
+        pub id: Id<Organization>,
+        /// The name.
+        pub name: String,
+        /// The name in addresses: lower case letters, digits and hyphens.
+        pub slug: String,
+        /// The state.
+        pub status: OrganizationStatus,
+        /// Whether this is one person's own workspace.
+        pub is_personal: bool,
+        /// What the organization does.
+        pub industry: Option<String>,
+        /// Where its customers write to.
+        pub support_email: Option<String>,
+        /// Settings of the clients; their keys are the clients' own.
+        pub settings: serde_json::Value,
+        /// Grows by one with every change: give it as `expectedVersion`.
+        pub version: i32,
+        /// When it was made.
+        pub created_at: DateTime<Utc>,
+        /// When it last changed.
+        pub updated_at: DateTime<Utc>,
+    }
+}
+
+/// Most bytes of `settings` as JSON.
+const MAX_SETTINGS_BYTES: usize = 65_536;
+
+/// Changes what the input names; leaves the rest.
+pub async fn update_organization(
+    tx: &mut TenantTx,
+    ctx: &audit::Actor<'_>,
+    input: OrganizationUpdateInput,
+) -> Outcome<()> {
+    let mut checks = Checks::default();
+    let name = input.name.as_deref().map(|name| checks.required("name", name, 200));
+    let industry = input.industry.map_value(|text| checks.text("industry", text.trim(), 100));
+    let support_email = input.support_email.map_value(|text| {
+        let text = checks.text("supportEmail", text.trim(), 320);
+        if !text.contains('@') || text.len() < 3 {
+            checks.refuse("supportEmail", UserErrorCode::Invalid, "`supportEmail` must be an e-mail address.");
+        }
+        text
+    });
+    if let Some(settings) = &input.settings {
+        if !settings.is_object() {
+            checks.refuse("settings", UserErrorCode::Invalid, "`settings` must be a JSON object.");
+        }
+        let text = settings.to_string();
+        if text.len() > MAX_SETTINGS_BYTES {
+            checks.refuse(
+                "settings",
+                UserErrorCode::TooLong,
+                format!("`settings` takes at most {MAX_SETTINGS_BYTES} bytes of JSON."),
+            );
+        }
+        if text.contains("\\u0000") {
+            checks.refuse("settings", UserErrorCode::Invalid, "`settings` must not hold the character NUL (U+0000).");
+        }
+    }
+    checks.finish()?;
+
+    let organization = tx.tenant().organization_id;
+    let before = sqlx::query!(
+        "select name, industry, support_email, version from organizations where id = $1 for update",
+        organization as _
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    check_version(input.expected_version, before.version)?;
+    sqlx::query!(
+        "update organizations
+            set name = coalesce($2, name),
+                industry = case when $3 then $4 else industry end,
+                support_email = case when $5 then $6 else support_email end,
+                settings = coalesce($7, settings),
+                version = version + 1
+          where id = $1",
+        organization as _,
+        name,
+        !industry.is_undefined(),
+        industry.value().filter(|text| !text.is_empty()),
+        !support_email.is_undefined(),
+        support_email.value(),
+        input.settings,
+    )
+    .execute(tx.conn())
+    .await?;
+    audit::record(
+        tx,
+        ctx,
+        "organization.update",
+        "Organization",
+        organization.uuid(),
+        serde_json::json!({ "before": { "name": before.name, "industry": before.industry, "supportEmail": before.support_email } }),
+    )
+    .await?;
+    events::notify(tx, &Event::Organization).await?;
+    Ok(())
+}

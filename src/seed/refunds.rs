@@ -1,0 +1,194 @@
+//! Agents, the rules they decide by, and the refunds that came of it, with the budget they are paid from.
+
+use uuid::Uuid;
+
+use super::people::People;
+use super::support::Desk;
+use super::{Writer, total_budgets};
+use crate::error::Result;
+
+/// The rules that refunds refer to.
+pub(super) struct Rules {
+    small: Uuid,
+    large: Uuid,
+    rest: Uuid,
+}
+
+/// Three agents; the one for refunds has four rules.
+pub(super) async fn agents(w: &mut Writer<'_>, acme: Uuid) -> Result<Rules> {
+    let [triage, support, refund] = w.ids();
+    let query = sqlx::query(
+        r#"insert into agent_configurations (organization_id, id, name, description, type, status, model_settings, thresholds, data_sources, created_at, updated_at)
+           values ($1, $2, 'Ticket triage', 'Sets category, priority and tags of new tickets.', 'TRIAGE', 'ACTIVE',
+                   '{"model": "small", "temperature": 0, "maxTokens": 300}', '{"confidence": 0.8}', '["tickets"]',
+                   $5 - interval '70 days', $5 - interval '20 days'),
+                  ($1, $3, 'First answers', 'Drafts an answer for the representative.', 'SUPPORT', 'PAUSED',
+                   '{"model": "large", "temperature": 0.3, "maxTokens": 1200}', '{"confidence": 0.9, "handOver": 0.6}',
+                   '["tickets", "help-centre", "customers"]', $5 - interval '65 days', $5 - interval '10 days'),
+                  ($1, $4, 'Refund decisions', 'Decides about refunds by the rules below; a person sees what it may not.', 'REFUND', 'ACTIVE',
+                   '{"model": "small", "temperature": 0, "maxTokens": 500}', '{"confidence": 0.95}',
+                   '["refunds", "customers", "budgets"]', $5 - interval '60 days', $5 - interval '60 days')"#,
+    )
+    .bind(acme)
+    .bind(triage)
+    .bind(support)
+    .bind(refund)
+    .bind(w.now);
+    w.insert("agent_configurations", query).await?;
+
+    let [blocked, small, large, rest] = w.ids();
+    let query = sqlx::query(
+        r#"insert into decision_rules (organization_id, id, agent_id, name, rank, conditions, action, created_at, updated_at)
+           select $1, r.id, $2, r.name, r.rank, r.conditions::jsonb, r.action::decision_action, $3 - interval '60 days', $3 - interval '60 days'
+             from (values ($4::uuid, 'Nothing for blocked customers', 10,
+                           '{"in": [{"var": "customer.standing"}, ["RESTRICTED", "BLOCKED"]]}', 'DENY'),
+                          ($5, 'Small amounts of customers in good standing', 20,
+                           '{"and": [{"<=": [{"var": "refund.amountMinor"}, 5000]}, {"==": [{"var": "customer.standing"}, "GOOD"]}]}', 'AUTO_APPROVE'),
+                          ($6, 'Large amounts', 30,
+                           '{">": [{"var": "refund.amountMinor"}, 50000]}', 'ESCALATE'),
+                          ($7, 'Everything else', 40, 'true', 'REQUIRE_APPROVAL')) as r(id, name, rank, conditions, action)"#,
+    )
+    .bind(acme)
+    .bind(refund)
+    .bind(w.now)
+    .bind(blocked)
+    .bind(small)
+    .bind(large)
+    .bind(rest);
+    w.insert("decision_rules", query).await?;
+    Ok(Rules { small, large, rest })
+}
+
+/// The budget of this month, three refunds from it (paid, waiting for a person, denied) and a voucher.
+pub(super) async fn budget_and_refunds(
+    w: &mut Writer<'_>,
+    acme: Uuid,
+    people: &People,
+    desk: &Desk,
+    rules: &Rules,
+) -> Result<()> {
+    let budget = w.id();
+    let query = sqlx::query(
+        "insert into budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, created_at, updated_at)
+         select $1, $2, 'REFUND', 'Refunds', 'MONTH', m.start, m.start + interval '1 month', 500000, 'USD', m.start, $3
+           from (values (date_trunc('month', $3, 'UTC'))) as m(start)",
+    )
+    .bind(acme)
+    .bind(budget)
+    .bind(w.now);
+    w.insert("budgets", query).await?;
+
+    let refunds = w.ids();
+    self::refunds(w, acme, budget, refunds, people, desk, rules).await?;
+    usage(w, acme, budget, refunds).await?;
+    total_budgets(&mut w.tx, acme).await
+}
+
+async fn refunds(
+    w: &mut Writer<'_>,
+    acme: Uuid,
+    budget: Uuid,
+    [paid, waiting, denied]: [Uuid; 3],
+    people: &People,
+    desk: &Desk,
+    rules: &Rules,
+) -> Result<()> {
+    let [first, second, third] = desk.tickets;
+    let query = sqlx::query(
+        r#"insert into refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by,
+                                decision, decision_rule_id, decision_explanation, decided_at, budget_id, idempotency_key,
+                                stripe_payment_intent_id, stripe_refund_id, settled_at, version, created_at, updated_at)
+           values ($1, $2, $4, $5, 2500, 'USD', 'DUPLICATE_CHARGE', 'Order 7655 was charged twice.', 'SETTLED', $6,
+                   'AUTO_APPROVE', $7,
+                   '{"tried": [{"rank": 10, "rule": "Nothing for blocked customers", "holds": false},
+                               {"rank": 20, "rule": "Small amounts of customers in good standing", "holds": true}], "action": "AUTO_APPROVE"}',
+                   $8 - interval '4 days 23 hours', $3, 'sample-refund-1',
+                   'pi_sample_7655', 're_sample_7655', $8 - interval '4 days 5 hours', 3, $8 - interval '4 days 23 hours', $8 - interval '4 days 5 hours')"#,
+    )
+    .bind(acme)
+    .bind(paid)
+    .bind(budget)
+    .bind(first)
+    .bind(desk.ivan)
+    .bind(people.dave)
+    .bind(rules.small)
+    .bind(w.now);
+    w.insert("refunds", query).await?;
+
+    let query = sqlx::query(
+        r#"insert into refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by,
+                                decision, decision_rule_id, decision_explanation, decided_at, budget_id, idempotency_key,
+                                stripe_payment_intent_id, version, created_at, updated_at)
+           values ($1, $2, $4, $5, 18000, 'USD', 'DEFECTIVE_PRODUCT', 'The lamp of order 7730 is broken.', 'PENDING_APPROVAL', $6,
+                   'REQUIRE_APPROVAL', $7,
+                   '{"tried": [{"rank": 10, "rule": "Nothing for blocked customers", "holds": false},
+                               {"rank": 20, "rule": "Small amounts of customers in good standing", "holds": false},
+                               {"rank": 30, "rule": "Large amounts", "holds": false},
+                               {"rank": 40, "rule": "Everything else", "holds": true}], "action": "REQUIRE_APPROVAL"}',
+                   $8 - interval '2 days', $3, 'sample-refund-2',
+                   'pi_sample_7730', 2, $8 - interval '2 days', $8 - interval '2 days')"#,
+    )
+    .bind(acme)
+    .bind(waiting)
+    .bind(budget)
+    .bind(second)
+    .bind(desk.heidi)
+    .bind(people.erin)
+    .bind(rules.rest)
+    .bind(w.now);
+    w.insert("refunds", query).await?;
+
+    let query = sqlx::query(
+        r#"insert into refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status,
+                                decision, decision_rule_id, decided_by, decision_explanation, decided_at, budget_id, idempotency_key,
+                                stripe_payment_intent_id, version, created_at, updated_at)
+           values ($1, $2, $4, $5, 95000, 'USD', 'SERVICE_ISSUE', 'The fee of this month, for a day without single sign-on.', 'DENIED',
+                   'ESCALATE', $7, $6,
+                   '{"tried": [{"rank": 10, "rule": "Nothing for blocked customers", "holds": false},
+                               {"rank": 20, "rule": "Small amounts of customers in good standing", "holds": false},
+                               {"rank": 30, "rule": "Large amounts", "holds": true}], "action": "ESCALATE",
+                     "decision": "Denied: the cause was the certificate of the customer''s own identity provider."}',
+                   $8 - interval '14 hours', $3, 'sample-refund-3',
+                   'pi_sample_7012', 3, $8 - interval '22 hours', $8 - interval '14 hours')"#,
+    )
+    .bind(acme)
+    .bind(denied)
+    .bind(budget)
+    .bind(third)
+    .bind(desk.grace)
+    .bind(people.carol)
+    .bind(rules.large)
+    .bind(w.now);
+    w.insert("refunds", query).await
+}
+
+/// Every movement of the budget. Early in a month, what the story puts before it happens at its very beginning.
+async fn usage(w: &mut Writer<'_>, acme: Uuid, budget: Uuid, [paid, waiting, denied]: [Uuid; 3]) -> Result<()> {
+    let records = [
+        ("RESERVE", 2_500_i64, "refund", Some(paid), 119),
+        ("SETTLE", 2_500, "refund", Some(paid), 101),
+        ("SPEND", 4_000, "voucher", None, 72),
+        ("RESERVE", 18_000, "refund", Some(waiting), 48),
+        ("RESERVE", 95_000, "refund", Some(denied), 22),
+        ("RELEASE", 95_000, "refund", Some(denied), 14),
+    ];
+    for (n, (kind, amount, source, resource, hours)) in (1_i32..).zip(records) {
+        let query = sqlx::query(
+            "insert into budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, resource_id, idempotency_key, created_at)
+             values ($1, $2, $3, $4, 'USD', $5::budget_usage_kind, $6, $7, 'sample-usage-' || $8::int,
+                     greatest($9 - make_interval(hours => $10), date_trunc('month', $9, 'UTC') + make_interval(secs => $8 / 1000.0)))",
+        )
+        .bind(acme)
+        .bind(w.id())
+        .bind(budget)
+        .bind(amount)
+        .bind(kind)
+        .bind(source)
+        .bind(resource)
+        .bind(n)
+        .bind(w.now)
+        .bind(hours);
+        w.insert("budget_usage_records", query).await?;
+    }
+    Ok(())
+}

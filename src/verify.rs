@@ -1,0 +1,120 @@
+//! `tenantry verify`: is this database as isolated and as whole as this build believes?
+
+use serde::Serialize;
+
+use crate::db::{Db, SystemTx, check_roles};
+use crate::error::Result;
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// Which check found it.
+    pub check: &'static str,
+    /// What it is about.
+    pub subject: String,
+    /// What is wrong and what to do.
+    pub problem: String,
+}
+
+/// A check: its name, a query that answers one row (subject, problem) for each finding.
+type Check = (&'static str, &'static str);
+
+/// Checks of the catalogue: row-level security on everything that belongs to a tenant.
+pub const CATALOGUE_CHECKS: &[Check] = &[
+    (
+        "row-level-security",
+        "select c.oid::regclass::text,
+                case when not c.relrowsecurity then 'row-level security is not enabled: `alter table … enable row level security`'
+                     when not c.relforcerowsecurity then 'row-level security is not forced: `alter table … force row level security`'
+                     else 'no policy binds tenantry_app: rows of all tenants are hidden or shown alike' end
+           from pg_class c
+          where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
+            and (exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped)
+                 or c.relname in ('organizations', 'users'))
+            and not (c.relrowsecurity and c.relforcerowsecurity
+                     and exists (select from pg_policy p where p.polrelid = c.oid
+                                    and p.polroles @> array[(select oid from pg_roles where rolname = 'tenantry_app')]))",
+    ),
+    (
+        "open-policy",
+        "select p.polrelid::regclass::text, format('policy %s lets tenantry_app see rows whatever the organization is', p.polname)
+           from pg_policy p join pg_attribute a on a.attrelid = p.polrelid and a.attname = 'organization_id' and not a.attisdropped
+          where (p.polroles @> array[(select oid from pg_roles where rolname = 'tenantry_app')] or p.polroles = '{0}')
+            and coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') !~ 'organization_id = '",
+    ),
+    (
+        "tenant-index",
+        "select c.oid::regclass::text, 'no index begins with organization_id: every list reads the whole table'
+           from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
+          where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
+            and not exists (select from pg_index i where i.indrelid = c.oid and i.indkey[0] = a.attnum)",
+    ),
+    (
+        "composite-foreign-key",
+        "select f.conrelid::regclass::text, format('foreign key %s does not carry organization_id: a row could point into another tenant', f.conname)
+           from pg_constraint f
+           join pg_attribute a on a.attrelid = f.conrelid and a.attname = 'organization_id' and not a.attisdropped
+           join pg_attribute b on b.attrelid = f.confrelid and b.attname = 'organization_id' and not b.attisdropped
+          where f.contype = 'f' and not (f.conkey @> array[a.attnum] and f.confkey @> array[b.attnum])",
+    ),
+];
+
+/// Checks of the rows.
+const DATA_CHECKS: &[Check] = &[
+    (
+        "organization-without-owner",
+        "select o.slug, 'nobody is OWNER: nobody can pay or delete; make a member OWNER'
+           from organizations o
+          where o.deleted_at is null
+            and not exists (select from organization_members m
+                             where m.organization_id = o.id and m.role = 'OWNER' and m.deleted_at is null)
+          order by 1 limit 100",
+    ),
+    (
+        "user-without-organization",
+        "select u.id::text, 'is a member of no organization: invite the user or give a personal workspace'
+           from users u
+          where u.deleted_at is null and not u.is_superadmin
+            and not exists (select from organization_members m where m.user_id = u.id and m.deleted_at is null)
+          order by 1 limit 100",
+    ),
+    (
+        "duplicate-slug",
+        "select lower(slug), format('%s organizations share it', count(*)) from organizations group by 1 having count(*) > 1 limit 100",
+    ),
+    (
+        "current-organization",
+        "select u.id::text, 'the current organization is one the user is not a member of'
+           from users u
+          where u.current_organization_id is not null and u.deleted_at is null
+            and not exists (select from organization_members m
+                             where m.user_id = u.id and m.organization_id = u.current_organization_id and m.deleted_at is null)
+          order by 1 limit 100",
+    ),
+    (
+        "ticket-counter",
+        "select t.organization_id::text, format('the highest ticket number is %s, the counter stands at %s', max(t.number), coalesce(max(c.last_number), 0))
+           from tickets t left join ticket_counters c using (organization_id)
+          group by 1 having max(t.number) > coalesce(max(c.last_number), 0) limit 100",
+    ),
+    (
+        "budget-limit",
+        "select b.id::text, 'spent and reserved exceed a hard limit'
+           from budgets b where b.is_hard_limit and b.spent_minor + b.reserved_minor > b.limit_minor limit 100",
+    ),
+];
+
+/// Runs every check. An empty list is good.
+pub async fn verify(db: &Db) -> Result<Vec<Finding>> {
+    let mut findings: Vec<Finding> = check_roles(db)
+        .await?
+        .into_iter()
+        .map(|finding| Finding { check: "role", subject: finding.role, problem: finding.problem })
+        .collect();
+    let mut tx = SystemTx::begin(db).await?;
+    for (check, sql) in CATALOGUE_CHECKS.iter().chain(DATA_CHECKS) {
+        let rows: Vec<(String, String)> = sqlx::query_as(*sql).fetch_all(tx.conn()).await?;
+        findings.extend(rows.into_iter().map(|(subject, problem)| Finding { check, subject, problem }));
+    }
+    Ok(findings)
+}

@@ -1,0 +1,87 @@
+//! The webhook inbox, as the tenant's administrators see it: their events, never the raw bodies.
+
+use chrono::{DateTime, Utc};
+
+use crate::graphql::listing::{DateTimeFilter, IntFilter, StringFilter};
+use crate::id::Id;
+use crate::{entity, listing, pg_enum};
+
+pg_enum! {
+    /// Who sent a webhook.
+    pub enum WebhookSource("webhook_source", WebhookSourceFilter) {
+        /// The identity provider.
+        Clerk = "CLERK",
+        /// The payment provider.
+        Stripe = "STRIPE",
+    }
+}
+
+pg_enum! {
+    /// What became of a webhook event.
+    pub enum WebhookStatus("webhook_status", WebhookStatusFilter) {
+        /// Stored, not yet looked at.
+        Received = "RECEIVED",
+        /// Its effect is in the database.
+        Applied = "APPLIED",
+        /// Nothing to do: an unknown type, or older than what is known.
+        Ignored = "IGNORED",
+        /// Failed, and will be tried again.
+        Failed = "FAILED",
+        /// Failed too often; waits for a person.
+        Dead = "DEAD",
+    }
+}
+
+entity! {
+    /// An event that a provider told of.
+    pub struct WebhookEvent("whe", "webhook_events", tenant: true, listed when "true", read by WebhookRead) {
+        /// The id.
+        pub id: Id<WebhookEvent>,
+        /// Who sent it.
+        pub source: WebhookSource,
+        /// The sender's id of the event.
+        pub event_id: String,
+        /// The sender's type of the event.
+        #[graphql(name = "type")]
+        pub event_type: String,
+        /// The sender's id of what the event is about.
+        pub object_id: Option<String>,
+        /// What became of it.
+        pub status: WebhookStatus,
+        /// How often it was tried.
+        pub attempts: i32,
+        /// Why the last try failed.
+        #[graphql(name = "error")]
+        pub last_error: Option<String>,
+        /// When it was received.
+        pub received_at: DateTime<Utc>,
+        /// When its effect was in the database.
+        pub processed_at: Option<DateTime<Utc>>,
+        /// When it last failed.
+        pub failed_at: Option<DateTime<Utc>>,
+    }
+}
+
+listing! {
+    WebhookEvent,
+    filter WebhookEventFilter {
+        /// By sender.
+        source: WebhookSourceFilter = "t.source",
+        /// By the sender's type.
+        #[graphql(name = "type")]
+        event_type: StringFilter = "t.event_type",
+        /// By what became of it.
+        status: WebhookStatusFilter = "t.status",
+        /// By the sender's id of what it is about.
+        object_id: StringFilter = "t.object_id",
+        /// By number of tries.
+        attempts: IntFilter = "t.attempts",
+        /// By the moment it was received.
+        received_at: DateTimeFilter = "t.received_at",
+    },
+    order WebhookEventOrder by WebhookEventOrderField {
+        /// When it was received.
+        ReceivedAt = "t.received_at", |row| row.received_at;
+    },
+    default ReceivedAt Desc
+}

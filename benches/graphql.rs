@@ -1,0 +1,446 @@
+//! Throughput of the API beside its limit: the same SQL in the same transactions, without GraphQL.
+//!
+//! `cargo bench --bench graphql [-- --seconds 10 --connections 32 --organizations 50 --tickets 1000]`
+//!
+//! Starts a PostgreSQL of its own (fsync on, kept between runs), fills it, starts the release binary on it, and
+//! measures each query twice in one run: over HTTP, and by pgbench with the statements that PostgreSQL logged while the
+//! server answered that very query, pipelined. Machines are noisy; the ratio is the figure. Everything stays on this
+//! machine, is bounded in time and ends what it started.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
+use tenantry::auth::TokenOrganization;
+use tenantry::auth::dev::{DevIssuer, IssueRequest};
+use tenantry::clock::Clock;
+use tenantry::db::local::{self, LocalPostgres};
+use tenantry::db::{Db, PoolLimits, migrations};
+use tenantry::{members, seed};
+
+const DATABASE: &str = "bench";
+/// Organizations whose statements are captured; requests are spread over them.
+const SAMPLED: usize = 20;
+
+/// The nested query of PERFORMANCE.md.
+const Q1: &str = "query Q1 { organization { id name
+  members(first: 20) { nodes { id role user { id name email } } }
+  tickets(first: 20) { nodes { id number subject status priority assignee { id user { name } } customer { id name tier } } }
+  budgets(first: 3) { nodes { id type limit { amount currencyCode } spent { amount } usageRecords(first: 10) { nodes { id kind amount { amount } } } } }
+  featureFlags { key enabled }
+  subscription { plan status seatCount currentPeriodEnd } } }";
+const Q2: &str =
+    "query Q2 { organization { tickets(first: 20) { nodes { id number subject status assignee { id role } } } } }";
+const Q3: &str = "query Q3($id: ID!) { node(id: $id) { ... on Ticket { id number subject status priority version } } }";
+
+struct Options {
+    seconds: u64,
+    connections: usize,
+    organizations: u32,
+    tickets: u32,
+}
+
+type Anything<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Anything<()> {
+    let options = options()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let bench = runtime.block_on(prepare(&options))?;
+    println!(
+        "{} organizations × {} tickets, {} connections, {} s each; PostgreSQL {}",
+        options.organizations,
+        options.tickets,
+        options.connections,
+        options.seconds,
+        bench.postgres.version()
+    );
+    println!("| query | statements | raw SQL, tx/s | server, req/s | ratio | p50 ms | p99 ms | server CPU µs/req |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for (name, requests) in &bench.queries {
+        let scripts = runtime.block_on(capture(&bench, requests))?;
+        let statements = scripts.first().map_or(0, |script| script.statements);
+        let raw_before = pgbench(&bench, &scripts, &options)?;
+        let server = load(&bench, requests, &options)?;
+        let raw_after = pgbench(&bench, &scripts, &options)?;
+        let raw = f64::midpoint(raw_before, raw_after);
+        println!(
+            "| {name} | {statements} | {raw:.0} ({raw_before:.0}, {raw_after:.0}) | {:.0} | {:.0} % | {:.2} | {:.2} | {:.0} |",
+            server.per_second,
+            100.0 * server.per_second / raw,
+            server.p50,
+            server.p99,
+            server.cpu_micros,
+        );
+    }
+    Ok(())
+}
+
+fn options() -> Anything<Options> {
+    let mut options = Options { seconds: 10, connections: 32, organizations: 50, tickets: 1000 };
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
+        match name.as_str() {
+            "--seconds" => options.seconds = value.parse::<u64>()?.clamp(1, 120),
+            "--connections" => options.connections = value.parse::<usize>()?.clamp(1, 256),
+            "--organizations" => options.organizations = value.parse::<u32>()?.clamp(1, 10_000),
+            "--tickets" => options.tickets = value.parse()?,
+            other => return Err(format!("unknown option {other}").into()),
+        }
+    }
+    Ok(options)
+}
+
+/// The server under test; ended with the value.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Ended already is as good.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+struct Bench {
+    postgres: LocalPostgres,
+    data_dir: PathBuf,
+    server: Server,
+    queries: Vec<(&'static str, Vec<Request>)>,
+}
+
+/// One prepared HTTP request.
+struct Request {
+    bytes: Vec<u8>,
+}
+
+async fn prepare(options: &Options) -> Anything<Bench> {
+    let data_dir = local::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench"));
+    let postgres = LocalPostgres::start(local::Options { data_dir: data_dir.clone(), durable: true }).await?;
+    postgres.ensure_database(DATABASE).await?;
+    migrations::up(&postgres.connect_options(local::OWNER_ROLE, DATABASE)).await?;
+    let app = postgres.connect_options(local::APP_ROLE, DATABASE);
+    let superadmin = postgres.connect_options(local::SUPERADMIN_ROLE, DATABASE);
+    let db = Db::new(app, superadmin, PoolLimits::default());
+    seed::sample_data(&db, &Clock::System).await?;
+    let mut admin = postgres.connect_options(local::SUPERUSER, DATABASE).connect().await?;
+    let known: i64 = sqlx::query_scalar("select count(*) from organizations where slug like 'scale-%'")
+        .fetch_one(&mut admin)
+        .await?;
+    let missing = i64::from(options.organizations) - known;
+    if let Ok(missing @ 1..) = u32::try_from(missing) {
+        println!("making {missing} organizations …");
+        seed::scale(&db, &Clock::System, seed::Scale { organizations: missing, tickets: options.tickets }, |_| ())
+            .await?;
+    }
+    sqlx::raw_sql("vacuum analyze").execute(&mut admin).await?;
+    for statement in ["alter system set log_line_prefix = '%d|'", "select pg_reload_conf()"] {
+        sqlx::raw_sql(statement).execute(&mut admin).await?;
+    }
+
+    let issuer = DevIssuer::open(&data_dir)?;
+    let slugs: Vec<(String,)> =
+        sqlx::query_as("select slug from organizations where slug like 'scale-%' order by 1 limit $1")
+            .bind(i64::try_from(SAMPLED)?)
+            .fetch_all(&mut admin)
+            .await?;
+    let mut requests: BTreeMap<&'static str, Vec<Request>> = BTreeMap::new();
+    for (slug,) in slugs {
+        let subject: String = sqlx::query_scalar(
+            "select u.clerk_id from users u join organization_members m on m.user_id = u.id
+               join organizations o on o.id = m.organization_id where o.slug = $1 and m.role = 'OWNER' limit 1",
+        )
+        .bind(&slug)
+        .fetch_one(&mut admin)
+        .await?;
+        let viewer = members::viewer(&db, &subject).await?.ok_or("no viewer")?;
+        let membership = viewer.memberships.iter().find(|m| m.organization.slug == slug).ok_or("no membership")?;
+        let organization = Some(TokenOrganization::of(&membership.organization));
+        let ttl = Some(chrono::Duration::hours(24));
+        let token = issuer.issue(&IssueRequest { subject, organization, ttl, now: Clock::System.now() })?;
+        let ticket: uuid::Uuid = sqlx::query_scalar(
+            "select t.id from tickets t join organizations o on o.id = t.organization_id where o.slug = $1 order by t.number limit 1 offset 500",
+        )
+        .bind(&slug)
+        .fetch_one(&mut admin)
+        .await?;
+        let ticket = tenantry::id::Id::<tenantry::tickets::Ticket>::from_uuid(ticket).to_string();
+        for (name, query, variables) in
+            [("Q1", Q1, json!({})), ("Q2", Q2, json!({})), ("Q3", Q3, json!({ "id": ticket }))]
+        {
+            let body = json!({ "query": query, "variables": variables }).to_string();
+            let bytes = format!(
+                "POST /graphql HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nAccept: application/graphql-response+json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .into_bytes();
+            requests.entry(name).or_default().push(Request { bytes });
+        }
+    }
+    db.close().await;
+    let server = start_server(&postgres, &data_dir)?;
+    Ok(Bench { postgres, data_dir, server, queries: requests.into_iter().collect() })
+}
+
+fn start_server(postgres: &LocalPostgres, data_dir: &Path) -> Anything<Server> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let child = Command::new(env!("CARGO_BIN_EXE_tenantry"))
+        .arg("serve")
+        .env("PORT", port.to_string())
+        .env("DATABASE_URL", postgres.url(local::APP_ROLE, DATABASE))
+        .env("SUPERADMIN_DATABASE_URL", postgres.url(local::SUPERADMIN_ROLE, DATABASE))
+        .env("TENANTRY_DATA_DIR", data_dir)
+        .env("DATABASE_MAX_CONNECTIONS", "20")
+        .env("RUST_LOG", "warn")
+        .stdout(Stdio::null())
+        .spawn()?;
+    let server = Server { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while TcpStream::connect(server.address).is_err() {
+        if Instant::now() > deadline {
+            return Err("the server did not start".into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(server)
+}
+
+/// The statements of one request as a pgbench script.
+struct Script {
+    text: String,
+    statements: usize,
+}
+
+/// Runs each request once and turns what PostgreSQL logged meanwhile into a script.
+async fn capture(bench: &Bench, requests: &[Request]) -> Anything<Vec<Script>> {
+    let mut admin = bench.postgres.connect_options(local::SUPERUSER, DATABASE).connect().await?;
+    let logging =
+        |value: &str| format!("alter role {} in database {DATABASE} set log_statement = '{value}'", local::APP_ROLE);
+    let reconnect =
+        format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'", local::APP_ROLE);
+    sqlx::raw_sql(AssertSqlSafe(logging("all"))).execute(&mut admin).await?;
+    sqlx::raw_sql(AssertSqlSafe(reconnect.as_str())).execute(&mut admin).await?;
+    let log = bench.data_dir.join("postgres.log");
+    let mut scripts = Vec::new();
+    for (index, request) in requests.iter().enumerate() {
+        if index == 0 {
+            // What a new connection asks once is not part of the request.
+            exchange(&mut BufReader::new(TcpStream::connect(bench.server.address)?), &request.bytes)?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        let from = std::fs::metadata(&log)?.len();
+        let response = exchange(&mut BufReader::new(TcpStream::connect(bench.server.address)?), &request.bytes)?;
+        let response: Value = serde_json::from_slice(&response)?;
+        if response.get("errors").is_some() || response["data"].is_null() {
+            return Err(format!("the query failed: {response}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let mut text = String::new();
+        let mut file = std::fs::File::open(&log)?;
+        io::Seek::seek(&mut file, io::SeekFrom::Start(from))?;
+        file.read_to_string(&mut text)?;
+        scripts.push(script(&text)?);
+    }
+    sqlx::raw_sql(AssertSqlSafe(logging("none"))).execute(&mut admin).await?;
+    sqlx::raw_sql(AssertSqlSafe(reconnect)).execute(&mut admin).await?;
+    Ok(scripts)
+}
+
+/// Turns a piece of the server's log into a pgbench script: parameters become literals, the statements between the
+/// transaction's begin and end one pipeline.
+fn script(log: &str) -> Anything<Script> {
+    let prefix = format!("{DATABASE}|");
+    let mut entries: Vec<String> = Vec::new();
+    for line in log.lines() {
+        match line.strip_prefix(&prefix) {
+            Some(entry) => entries.push(entry.to_owned()),
+            // A statement of several lines goes on.
+            None => {
+                if let Some(last) = entries.last_mut() {
+                    last.push(' ');
+                    last.push_str(line.trim());
+                }
+            }
+        }
+    }
+    let mut statements: Vec<String> = Vec::new();
+    for entry in entries {
+        if let Some(text) = entry.strip_prefix("LOG:  statement: ") {
+            statements.extend(text.split("; ").map(str::to_owned));
+        } else if let Some(text) = entry.strip_prefix("LOG:  execute ") {
+            statements.push(text.split_once(": ").ok_or("a statement without text")?.1.to_owned());
+        } else if let Some(parameters) =
+            entry.strip_prefix("DETAIL:  parameters: ").or_else(|| entry.strip_prefix("DETAIL:  Parameters: "))
+        {
+            let last = statements.last_mut().ok_or("parameters without a statement")?;
+            // From the last on, so that $1 is not found in $10.
+            let mut values: Vec<(&str, &str)> =
+                parameters.split(", $").map(|p| p.split_once(" = ").unwrap_or((p, "null"))).collect();
+            values.reverse();
+            for (name, value) in values {
+                *last = last.replace(&format!("${}", name.trim_start_matches('$')), value);
+            }
+        }
+    }
+    let begin =
+        statements.iter().position(|statement| statement.starts_with("begin")).ok_or("no transaction in the log")?;
+    let end = statements
+        .iter()
+        .rposition(|statement| statement == "rollback" || statement == "commit")
+        .ok_or("the transaction did not end")?;
+    let statements = &statements[begin..=end];
+    // The opening and the statements are what the server sends one after the other; a pipeline is the least they can cost.
+    let mut text = String::from("\\startpipeline\n");
+    for statement in statements {
+        text.push_str(statement);
+        text.push_str(";\n");
+    }
+    text.push_str("\\endpipeline\n");
+    Ok(Script { text, statements: statements.len() })
+}
+
+fn pgbench(bench: &Bench, scripts: &[Script], options: &Options) -> Anything<f64> {
+    let dir = tempdir(&bench.data_dir)?;
+    let app: PgConnectOptions = bench.postgres.connect_options(local::APP_ROLE, DATABASE);
+    let program = bench.postgres.bin_dir().map_or_else(|| PathBuf::from("pgbench"), |dir| dir.join("pgbench"));
+    let mut command = Command::new(program);
+    command.args(["-n", "-M", "prepared", "-j", "2"]);
+    command.args(["-c", &options.connections.to_string(), "-T", &options.seconds.to_string()]);
+    for (index, script) in scripts.iter().enumerate() {
+        let file = dir.join(format!("{index}.sql"));
+        std::fs::write(&file, &script.text)?;
+        command.arg("-f").arg(file);
+    }
+    let socket = app.get_socket().ok_or("no socket")?;
+    command.arg("-h").arg(socket).args(["-U", local::APP_ROLE, DATABASE]);
+    command.env("PGOPTIONS", "-c plan_cache_mode=force_generic_plan -c jit=off -c timezone=UTC");
+    let output =
+        command.output().map_err(|error| format!("pgbench (part of the PostgreSQL server packages): {error}"))?;
+    std::fs::remove_dir_all(&dir)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines()
+        .find_map(|line| line.strip_prefix("tps = ")?.split_whitespace().next()?.parse().ok())
+        .ok_or_else(|| format!("pgbench failed: {text}{}", String::from_utf8_lossy(&output.stderr)).into())
+}
+
+fn tempdir(data_dir: &Path) -> io::Result<PathBuf> {
+    let dir = data_dir.join(format!("scripts-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+struct Measured {
+    per_second: f64,
+    p50: f64,
+    p99: f64,
+    cpu_micros: f64,
+}
+
+/// Sends requests over keep-alive connections from as few threads as do it, and measures.
+fn load(bench: &Bench, requests: &[Request], options: &Options) -> Anything<Measured> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let counting = Arc::new(AtomicBool::new(false));
+    let done = Arc::new(AtomicU64::new(0));
+    let latencies = Arc::new(Mutex::new(Vec::new()));
+    std::thread::scope(|scope| -> Anything<Measured> {
+        let mut workers = Vec::new();
+        for worker in 0..options.connections {
+            let (stop, counting, done, latencies) = (&stop, &counting, &done, &latencies);
+            workers.push(scope.spawn(move || -> io::Result<()> {
+                let stream = TcpStream::connect(bench.server.address)?;
+                stream.set_nodelay(true)?;
+                let mut stream = BufReader::with_capacity(64 * 1024, stream);
+                let mut own = Vec::new();
+                let mut next = worker;
+                while !stop.load(Ordering::Relaxed) {
+                    let start = Instant::now();
+                    exchange(&mut stream, &requests[next % requests.len()].bytes)?;
+                    next += 7;
+                    if counting.load(Ordering::Relaxed) {
+                        own.push(start.elapsed().as_secs_f64() * 1000.0);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                latencies.lock().map_err(|_| io::Error::other("a worker panicked"))?.extend(own);
+                Ok(())
+            }));
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        let cpu_before = cpu_seconds(bench.server.child.id());
+        let start = Instant::now();
+        counting.store(true, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_secs(options.seconds));
+        counting.store(false, Ordering::Relaxed);
+        let elapsed = start.elapsed().as_secs_f64();
+        let cpu = cpu_seconds(bench.server.child.id()) - cpu_before;
+        stop.store(true, Ordering::Relaxed);
+        for worker in workers {
+            worker.join().map_err(|_| "a worker panicked")??;
+        }
+        let mut latencies = latencies.lock().map_err(|_| "a worker panicked")?.clone();
+        latencies.sort_by(f64::total_cmp);
+        let at = |share: usize| latencies.get(latencies.len() * share / 100).copied().unwrap_or(f64::NAN);
+        let done = u32::try_from(done.load(Ordering::Relaxed))?;
+        Ok(Measured {
+            per_second: f64::from(done) / elapsed,
+            p50: at(50),
+            p99: at(99),
+            cpu_micros: 1e6 * cpu / f64::from(done),
+        })
+    })
+}
+
+/// User and system time of a process so far, in seconds (Linux; elsewhere 0).
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<f64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|f| f.parse().ok())
+        .collect();
+    fields.iter().sum::<f64>() / 100.0
+}
+
+/// One request and its response's body.
+fn exchange(stream: &mut BufReader<TcpStream>, request: &[u8]) -> io::Result<Vec<u8>> {
+    stream.get_mut().write_all(request)?;
+    let mut length = 0;
+    let mut line = String::new();
+    let mut status = None;
+    loop {
+        line.clear();
+        if stream.read_line(&mut line)? == 0 {
+            return Err(io::Error::other("the server closed the connection"));
+        }
+        let text = line.trim_end();
+        if status.is_none() {
+            status = Some(text.contains(" 200 "));
+        }
+        if text.is_empty() {
+            break;
+        }
+        if let Some((name, value)) = text.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    if status == Some(true) { Ok(body) } else { Err(io::Error::other(String::from_utf8_lossy(&body).into_owned())) }
+}

@@ -1,0 +1,379 @@
+//! The gates: what the catalogue, the schema and the sources must always be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use async_graphql::parser::types::{TypeKind, TypeSystemDefinition};
+use sqlx::{AssertSqlSafe, Row as _};
+use tenantry::config::VARIABLES;
+use tenantry::db::{check_roles, local, migrations};
+use tenantry::graphql::{PREFIXES, Schemas};
+use tenantry::verify::{self, CATALOGUE_CHECKS};
+
+use crate::support::TestDb;
+use crate::tenancy::DENIED;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+#[tokio::test]
+async fn the_catalogue_is_isolated() {
+    let database = TestDb::seeded().await;
+    let mut system = database.system().await;
+    for (check, sql) in CATALOGUE_CHECKS {
+        let findings: Vec<(String, String)> = sqlx::query_as(*sql).fetch_all(&mut system).await.expect(check);
+        assert!(findings.is_empty(), "{check}: {findings:?}");
+    }
+    assert_eq!(verify::verify(&database.db()).await.expect("verify").len(), 0, "and the sample data is whole");
+}
+
+/// Each gate finds the table that was made without care.
+#[tokio::test]
+async fn a_careless_table_is_found() {
+    let database = TestDb::seeded().await;
+    let mut owner = database.owner().await;
+    sqlx::raw_sql(
+        "create table careless (id uuid primary key, organization_id uuid not null);
+         create table child (organization_id uuid not null, id uuid, careless_id uuid references careless (id), primary key (organization_id, id));
+         create table open_door (organization_id uuid not null, id uuid not null, primary key (organization_id, id));
+         alter table open_door enable row level security;
+         alter table open_door force row level security;
+         create policy tenant on open_door to tenantry_app using (organization_id = app.current_org() or true);
+         create policy wide on open_door to tenantry_app using (true)",
+    )
+    .execute(&mut owner)
+    .await
+    .expect("two tables");
+    let findings = verify::verify(&database.db()).await.expect("verify");
+    let found: BTreeSet<(&str, &str)> = findings.iter().map(|f| (f.check, f.subject.as_str())).collect();
+    assert!(found.contains(&("row-level-security", "careless")), "{findings:?}");
+    assert!(found.contains(&("tenant-index", "careless")), "{findings:?}");
+    assert!(found.contains(&("open-policy", "open_door")), "{findings:?}");
+    assert!(found.contains(&("composite-foreign-key", "child")), "{findings:?}");
+}
+
+#[tokio::test]
+async fn the_server_refuses_roles_that_see_around_isolation() {
+    let database = TestDb::seeded().await;
+    let limits = tenantry::db::PoolLimits { max_connections: 2, ..Default::default() };
+    for (role, word) in [
+        (local::SUPERUSER, "superuser"),
+        (local::OWNER_ROLE, "owns tables"),
+        (local::SUPERADMIN_ROLE, "member of tenantry_superadmin"),
+    ] {
+        let db = tenantry::db::Db::new(database.options(role), database.options(local::SUPERADMIN_ROLE), limits);
+        let findings = check_roles(&db).await.expect("a check");
+        assert!(findings.iter().any(|finding| finding.problem.contains(word)), "{role}: {findings:?}");
+    }
+    let swapped = tenantry::db::Db::new(database.options(local::APP_ROLE), database.options(local::APP_ROLE), limits);
+    assert_eq!(check_roles(&swapped).await.expect("a check").len(), 1, "the system needs the superadmin role");
+}
+
+/// Every enum of the database is one of the schema, with the same values.
+#[tokio::test]
+async fn enums_are_the_same_in_sql_and_graphql() {
+    let database = TestDb::seeded().await;
+    let rows = sqlx::query(
+        "select t.typname::text, array_agg(e.enumlabel::text order by e.enumsortorder) from pg_type t
+           join pg_enum e on e.enumtypid = t.oid where t.typnamespace = 'public'::regnamespace group by 1",
+    )
+    .fetch_all(&mut database.system().await)
+    .await
+    .expect("the enums");
+    let document = async_graphql::parser::parse_schema(Schemas::build(true).sdl).expect("an SDL");
+    let graphql: BTreeMap<String, BTreeSet<String>> = document
+        .definitions
+        .iter()
+        .filter_map(|definition| match definition {
+            TypeSystemDefinition::Type(definition) => match &definition.node.kind {
+                TypeKind::Enum(kind) => Some((
+                    definition.node.name.node.to_string(),
+                    kind.values.iter().map(|value| value.node.value.node.to_string()).collect(),
+                )),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    assert!(rows.len() >= 28, "{} enums", rows.len());
+    for row in rows {
+        let (sql, labels): (String, Vec<String>) = (row.get(0), row.get(1));
+        let name: String = sql.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+        if sql == "flag_rollout_unit" {
+            // Shown with the definitions of flags, which the platform's fields bring.
+            continue;
+        }
+        let values = graphql.get(&name).unwrap_or_else(|| panic!("{sql} has no GraphQL enum {name}"));
+        assert_eq!(values, &labels.iter().cloned().collect::<BTreeSet<_>>(), "{sql}");
+    }
+}
+
+/// The Rust enums decode every label: a row of each is read by the API's own listing in other tests; here the lists.
+#[tokio::test]
+async fn enums_are_the_same_in_sql_and_rust() {
+    macro_rules! check {
+        ($system:ident, $($sql:literal => $rust:ty),+ $(,)?) => { $(
+            let labels: Vec<String> = sqlx::query_scalar(concat!("select unnest(enum_range(null::", $sql, "))::text"))
+                .fetch_all(&mut $system).await.expect($sql);
+            let rust: Vec<&str> = <$rust>::ALL.iter().map(|value| value.label()).collect();
+            assert_eq!(rust, labels, $sql);
+            let decoded: Vec<$rust> = sqlx::query_scalar(concat!("select unnest(enum_range(null::", $sql, "))"))
+                .fetch_all(&mut $system).await.expect($sql);
+            assert_eq!(decoded, <$rust>::ALL, $sql);
+        )+ };
+    }
+    let database = TestDb::seeded().await;
+    let mut system = database.system().await;
+    check!(system,
+        "organization_plan" => tenantry::organizations::OrganizationPlan,
+        "organization_status" => tenantry::organizations::OrganizationStatus,
+        "member_role" => tenantry::members::MemberRole,
+        "user_role" => tenantry::members::UserRole,
+        "representative_role" => tenantry::representatives::RepresentativeRole,
+        "representative_status" => tenantry::representatives::RepresentativeStatus,
+        "account_tier" => tenantry::customers::AccountTier,
+        "account_standing" => tenantry::customers::AccountStanding,
+        "ticket_status" => tenantry::tickets::TicketStatus,
+        "ticket_priority" => tenantry::tickets::TicketPriority,
+        "ticket_category" => tenantry::tickets::TicketCategory,
+        "escalation_priority" => tenantry::escalations::EscalationPriority,
+        "escalation_status" => tenantry::escalations::EscalationStatus,
+        "escalation_reason" => tenantry::escalations::EscalationReason,
+        "refund_reason" => tenantry::refunds::RefundReason,
+        "refund_status" => tenantry::refunds::RefundStatus,
+        "budget_type" => tenantry::budgets::BudgetType,
+        "budget_period" => tenantry::budgets::BudgetPeriod,
+        "budget_usage_kind" => tenantry::budgets::BudgetUsageKind,
+        "agent_type" => tenantry::agents::AgentType,
+        "agent_status" => tenantry::agents::AgentStatus,
+        "decision_action" => tenantry::agents::DecisionAction,
+        "metric_period" => tenantry::metrics::MetricPeriod,
+        "performance_trend" => tenantry::metrics::PerformanceTrend,
+        "subscription_status" => tenantry::billing::SubscriptionStatus,
+        "flag_kind" => tenantry::flags::FlagKind,
+        "flag_rollout_unit" => tenantry::flags::FlagRolloutUnit,
+        "webhook_source" => tenantry::webhooks::WebhookSource,
+        "webhook_status" => tenantry::webhooks::WebhookStatus,
+    );
+}
+
+#[test]
+fn every_root_field_has_its_denial_test() {
+    let document = async_graphql::parser::parse_schema(Schemas::build(true).sdl).expect("an SDL");
+    let mut fields = BTreeSet::new();
+    for definition in &document.definitions {
+        if let TypeSystemDefinition::Type(definition) = definition
+            && ["Query", "Mutation", "SubscriptionRoot"].contains(&definition.node.name.node.as_str())
+            && let TypeKind::Object(object) = &definition.node.kind
+        {
+            fields.extend(object.fields.iter().map(|field| field.node.name.node.to_string()));
+        }
+    }
+    assert_eq!(fields, DENIED.iter().map(|field| (*field).to_owned()).collect());
+    let tests = std::fs::read_to_string(root("tests/it/tenancy.rs")).expect("the tests");
+    for field in fields {
+        let uses = tests.matches(&field).count();
+        assert!(uses >= 2, "{field} is listed in tenancy.rs and not tested there");
+    }
+}
+
+#[test]
+fn everything_in_the_schema_is_described() {
+    let document = async_graphql::parser::parse_schema(Schemas::build(true).sdl).expect("an SDL");
+    let mut missing = Vec::new();
+    for definition in &document.definitions {
+        let TypeSystemDefinition::Type(definition) = definition else { continue };
+        let definition = &definition.node;
+        let name = definition.name.node.as_str();
+        let mut need = |what: String, there: bool| {
+            if !there {
+                missing.push(what);
+            }
+        };
+        let built_in = ["String", "Int", "Float", "Boolean", "ID"].contains(&name);
+        need(name.to_owned(), definition.description.is_some() || built_in);
+        match &definition.kind {
+            TypeKind::Object(object) => {
+                for field in &object.fields {
+                    need(format!("{name}.{}", field.node.name.node), field.node.description.is_some());
+                    for argument in &field.node.arguments {
+                        // The one input of a mutation is described by its type.
+                        let described = argument.node.description.is_some() || argument.node.name.node == "input";
+                        need(format!("{name}.{}({})", field.node.name.node, argument.node.name.node), described);
+                    }
+                }
+            }
+            TypeKind::Enum(kind) => {
+                for value in &kind.values {
+                    need(format!("{name}.{}", value.node.value.node), value.node.description.is_some());
+                }
+            }
+            TypeKind::InputObject(input) => {
+                for field in &input.fields {
+                    need(format!("{name}.{}", field.node.name.node), field.node.description.is_some());
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(missing.is_empty(), "without a description: {missing:#?}");
+}
+
+#[test]
+fn the_committed_schema_is_that_of_the_code() {
+    let committed = std::fs::read_to_string(root("schema.graphql")).expect("schema.graphql");
+    assert!(committed == Schemas::build(true).sdl, "run `cargo run -- schema > schema.graphql`");
+    assert_eq!(Schemas::build(true).sdl, Schemas::build(false).sdl);
+}
+
+#[test]
+fn prefixes_of_ids_are_unique() {
+    let prefixes: BTreeSet<&str> = PREFIXES.iter().map(|(prefix, _)| *prefix).collect();
+    assert_eq!(prefixes.len(), PREFIXES.len());
+    assert!(prefixes.iter().all(|prefix| prefix.len() == 3 && prefix.bytes().all(|b| b.is_ascii_lowercase())));
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Who may see all tenants: commands, and what will come with webhooks. Never a resolver.
+#[test]
+fn only_these_modules_open_a_system_transaction() {
+    const ALLOWED: &[&str] = &["members/sql.rs", "seed/mod.rs", "seed/scale.rs", "verify.rs"];
+    let mut files = Vec::new();
+    sources(&root("src"), &mut files);
+    let users: BTreeSet<String> = files
+        .iter()
+        .filter(|file| std::fs::read_to_string(file).expect("a source").contains("SystemTx::begin"))
+        .map(|file| file.strip_prefix(root("src")).expect("below src").display().to_string())
+        .collect();
+    assert_eq!(users, ALLOWED.iter().map(|file| (*file).to_owned()).collect());
+}
+
+/// `TenantTx` and the door function of `viewer` are the API's only ways to the database.
+#[test]
+fn only_the_database_module_and_the_door_use_the_pool_of_the_api() {
+    const ALLOWED: &[&str] = &["db/mod.rs", "db/roles.rs", "db/tenant_tx.rs", "members/sql.rs"];
+    const WAYS: &[&str] = &["db.app()", ".app_statement(", "&db.app", "fn app(&self) -> &PgPool"];
+    let mut files = Vec::new();
+    sources(&root("src"), &mut files);
+    let users: BTreeSet<String> = files
+        .iter()
+        .filter(|file| {
+            let source = std::fs::read_to_string(file).expect("a source");
+            WAYS.iter().any(|way| source.contains(way))
+        })
+        .map(|file| file.strip_prefix(root("src")).expect("below src").display().to_string())
+        .collect();
+    assert_eq!(users, ALLOWED.iter().map(|file| (*file).to_owned()).collect());
+}
+
+#[test]
+fn readme_lists_every_variable() {
+    let readme = std::fs::read_to_string(root("README.md")).expect("README.md");
+    let listed: BTreeSet<&str> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name))
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+        .filter(|name| {
+            VARIABLES.iter().any(|variable| variable.name == *name) || name.contains('_') && !name.starts_with("QUERY_")
+        })
+        .collect();
+    for variable in VARIABLES {
+        assert!(listed.contains(variable.name), "{} is missing in README.md", variable.name);
+    }
+}
+
+#[tokio::test]
+async fn migrations_go_up_and_down_and_up_again() {
+    let database = TestDb::empty().await;
+    let owner = database.options(local::OWNER_ROLE);
+    let catalogue = || async {
+        let mut connection = database.system().await;
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "select format('%s %s %s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod)) from pg_class c join pg_attribute a on a.attrelid = c.oid
+              where c.relnamespace in ('public'::regnamespace, coalesce(to_regnamespace('app')::oid, 0)) and a.attnum > 0 and not a.attisdropped
+             union all select format('policy %s %s %s', polrelid::regclass, polname, pg_get_expr(polqual, polrelid)) from pg_policy
+             union all select format('constraint %s %s', conrelid::regclass, pg_get_constraintdef(oid)) from pg_constraint where connamespace = 'public'::regnamespace
+             union all select format('function %s', p.oid::regprocedure) from pg_proc p where p.pronamespace = coalesce(to_regnamespace('app')::oid, 0)
+             order by 1",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .expect("the catalogue");
+        rows
+    };
+    let count = migrations::up(&owner).await.expect("up");
+    assert_eq!(i64::try_from(count).expect("few"), migrations::newest());
+    let first = catalogue().await;
+    assert_eq!(migrations::up(&owner).await.expect("nothing to do"), 0);
+    assert_eq!(migrations::down(&owner, count).await.expect("down"), 0);
+    assert!(catalogue().await.iter().all(|(row,)| row.contains("_sqlx_migrations")), "the downs leave nothing behind");
+    assert_eq!(migrations::up(&owner).await.expect("up again"), count);
+    assert_eq!(catalogue().await, first);
+    // Many instances at once.
+    migrations::down(&owner, 2).await.expect("two down");
+    let many = futures_util::future::join_all((0..4).map(|_| migrations::up(&owner))).await;
+    assert_eq!(many.into_iter().map(|applied| applied.expect("up")).max(), Some(2));
+    // An edited migration is noticed.
+    sqlx::raw_sql("update _sqlx_migrations set checksum = '\\x00' where version = 2")
+        .execute(&mut database.owner().await)
+        .await
+        .expect("an edit");
+    let states: Vec<_> = migrations::status(&owner)
+        .await
+        .expect("status")
+        .into_iter()
+        .filter(|m| m.state != migrations::MigrationState::Applied)
+        .collect();
+    assert_eq!((states.len(), states[0].version, states[0].state), (1, 2, migrations::MigrationState::Drifted));
+    assert!(migrations::up(&owner).await.is_err(), "and nothing is built upon it");
+}
+
+#[tokio::test]
+async fn every_entity_reads_its_columns() {
+    let database = TestDb::seeded().await;
+    let mut system = database.system().await;
+    macro_rules! check {
+        ($($entity:ty),+ $(,)?) => { $( {
+            use tenantry::graphql::entity::Entity;
+            let sql = format!("select {} from {} t where {} limit 50", <$entity>::COLUMNS, <$entity>::TABLE, <$entity>::LISTED_WHEN);
+            let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut system).await.expect(<$entity>::TABLE);
+            assert!(!rows.is_empty(), "{}", <$entity>::TABLE);
+            for row in rows {
+                <$entity>::decode(&row, 0).expect(<$entity>::TABLE);
+            }
+        } )+ };
+    }
+    check!(
+        tenantry::agents::AgentConfiguration,
+        tenantry::agents::DecisionRule,
+        tenantry::api_keys::ApiKey,
+        tenantry::audit::AuditLog,
+        tenantry::billing::Subscription,
+        tenantry::budgets::Budget,
+        tenantry::budgets::BudgetUsageRecord,
+        tenantry::customers::Customer,
+        tenantry::escalations::Escalation,
+        tenantry::members::Invitation,
+        tenantry::members::OrganizationMember,
+        tenantry::members::User,
+        tenantry::metrics::PerformanceMetric,
+        tenantry::metrics::TeamPerformance,
+        tenantry::organizations::Organization,
+        tenantry::refunds::Refund,
+        tenantry::representatives::Representative,
+        tenantry::tickets::Ticket,
+        tenantry::tickets::TicketMessage,
+        tenantry::webhooks::WebhookEvent,
+    );
+}

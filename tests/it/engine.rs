@@ -1,0 +1,62 @@
+//! The two rules of the GraphQL specification that other versions of the engine break: the reason for the exact pin.
+
+use async_graphql::{EmptyMutation, EmptySubscription, Object, Schema, SimpleObject};
+
+struct Query;
+
+#[derive(SimpleObject)]
+struct Leaf {
+    name: String,
+}
+
+struct Failing;
+
+#[Object]
+impl Failing {
+    async fn required(&self) -> async_graphql::Result<String> {
+        Err("no".into())
+    }
+    async fn optional(&self) -> Option<String> {
+        None
+    }
+}
+
+#[Object]
+impl Query {
+    async fn slow(&self) -> i32 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        1
+    }
+    async fn quick(&self) -> i32 {
+        2
+    }
+    async fn leaf(&self) -> Leaf {
+        tokio::task::yield_now().await;
+        Leaf { name: "leaf".into() }
+    }
+    async fn parent(&self) -> Option<Failing> {
+        Some(Failing)
+    }
+    async fn list(&self) -> Vec<Option<Failing>> {
+        vec![Some(Failing), Some(Failing)]
+    }
+}
+
+/// Specification (September 2025) 6.3.2: the entries of the response are in the order of the selection.
+#[tokio::test]
+async fn fields_come_in_the_order_of_the_query() {
+    let schema = Schema::new(Query, EmptyMutation, EmptySubscription);
+    let response = schema.execute("{ slow leaf { name } b: quick a: slow quick }").await;
+    let json = serde_json::to_string(&response.data).expect("JSON");
+    assert_eq!(json, r#"{"slow":1,"leaf":{"name":"leaf"},"b":2,"a":1,"quick":2}"#);
+}
+
+/// Specification 6.4.4: a non-null field that fails makes its parent null, not absent and not partial.
+#[tokio::test]
+async fn a_failing_required_field_nulls_its_parent() {
+    let schema = Schema::new(Query, EmptyMutation, EmptySubscription);
+    let response = schema.execute("{ parent { optional required } quick list { required } }").await;
+    let json = serde_json::to_string(&response.data).expect("JSON");
+    assert_eq!(json, r#"{"parent":null,"quick":2,"list":[null,null]}"#);
+    assert_eq!(response.errors.len(), 3);
+}

@@ -1,0 +1,13 @@
+//! The integration tests: one binary, one PostgreSQL, one database per test.
+
+mod audits;
+mod browser;
+mod coverage;
+mod engine;
+mod http_layer;
+mod listing;
+mod process;
+mod support;
+mod tenancy;
+mod tickets;
+mod ws;

@@ -1,0 +1,370 @@
+//! What every test stands on: a PostgreSQL of the tests' own, a database of the test's own, a server on a real port.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tenantry::app::{App, AppParts};
+use tenantry::auth::dev::{DEV_ISSUER, DevIssuer, IssueRequest};
+use tenantry::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
+use tenantry::clock::Clock;
+use tenantry::config::Config;
+use tenantry::db::local::{self, LocalPostgres};
+use tenantry::db::{Db, PoolLimits, migrations};
+use tenantry::{members, seed};
+use tokio::net::TcpListener;
+use tokio::sync::{OnceCell, watch};
+
+/// The bootstrap superuser of the tests' PostgreSQL: makes databases and reads the catalogue, proves nothing about RLS.
+const SUPERUSER: &str = "postgres";
+
+/// The server all tests of this process share, and the name of the migrated and seeded database they copy.
+pub struct Cluster {
+    pub server: LocalPostgres,
+    pub data_dir: PathBuf,
+    template: String,
+}
+
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+
+/// Where the tests' server lives; the tests of two checkouts never share one.
+fn data_dir() -> PathBuf {
+    local::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pg"))
+}
+
+pub async fn cluster() -> &'static Cluster {
+    CLUSTER
+        .get_or_init(|| async {
+            let data_dir = data_dir();
+            let server = LocalPostgres::start(local::Options { data_dir: data_dir.clone(), durable: false })
+                .await
+                .expect("a PostgreSQL for the tests");
+            let template = template(&server).await;
+            Cluster { server, data_dir, template }
+        })
+        .await
+}
+
+/// The template is made anew when the sample data changes.
+const SEED_SOURCES: &[&[u8]] = &[
+    include_bytes!("../../src/seed/mod.rs"),
+    include_bytes!("../../src/seed/neighbour.rs"),
+    include_bytes!("../../src/seed/people.rs"),
+    include_bytes!("../../src/seed/platform.rs"),
+    include_bytes!("../../src/seed/refunds.rs"),
+    include_bytes!("../../src/seed/support.rs"),
+];
+
+/// Makes the template once for each version of the migrations and of the sample data's day (it is made relative to now).
+async fn template(server: &LocalPostgres) -> String {
+    let mut admin = server.connect_options(SUPERUSER, "postgres").connect().await.expect("the superuser");
+    // Several processes may start at once: one makes the template, the others wait for it.
+    sqlx::raw_sql("select pg_advisory_lock(7)").execute(&mut admin).await.expect("a lock");
+    for statement in ["alter system set log_line_prefix = '%d|'", "select pg_reload_conf()"] {
+        sqlx::raw_sql(statement).execute(&mut admin).await.expect("settings of the log");
+    }
+    let fingerprint = migrations::MIGRATOR
+        .iter()
+        .flat_map(|migration| migration.checksum.iter())
+        .chain(SEED_SOURCES.iter().flat_map(|source| source.iter()))
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let name = format!("template_{fingerprint:016x}_{}", Clock::System.now().format("%Y%m%d"));
+    let exists: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+        .bind(&name)
+        .fetch_one(&mut admin)
+        .await
+        .expect("a look at the databases");
+    if !exists {
+        let making = format!("{name}_making");
+        sqlx::raw_sql(AssertSqlSafe(format!("drop database if exists {making} with (force)")))
+            .execute(&mut admin)
+            .await
+            .expect("drop");
+        server.ensure_database(&making).await.expect("a database");
+        migrations::up(&server.connect_options(local::OWNER_ROLE, &making)).await.expect("the migrations");
+        let db = db(server, &making);
+        seed::sample_data(&db, &Clock::System).await.expect("the sample data");
+        db.close().await;
+        sqlx::raw_sql(AssertSqlSafe(format!("alter database {making} rename to {name}")))
+            .execute(&mut admin)
+            .await
+            .expect("rename");
+    }
+    admin.close().await.expect("close");
+    name
+}
+
+fn db(server: &LocalPostgres, name: &str) -> Db {
+    Db::new(
+        server.connect_options(local::APP_ROLE, name),
+        server.connect_options(local::SUPERADMIN_ROLE, name),
+        PoolLimits { max_connections: 8, ..PoolLimits::default() },
+    )
+}
+
+/// A database of the test's own; dropped with the value.
+pub struct TestDb {
+    pub name: String,
+    server: &'static LocalPostgres,
+}
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+fn unique_name() -> String {
+    format!("t_{}_{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+impl TestDb {
+    /// With migrations and sample data.
+    pub async fn seeded() -> Self {
+        let cluster = cluster().await;
+        let name = unique_name();
+        let mut admin = cluster.server.connect_options(SUPERUSER, "postgres").connect().await.expect("the superuser");
+        let create = format!(
+            "create database {name} template {} owner {} strategy file_copy",
+            cluster.template,
+            local::OWNER_ROLE
+        );
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut admin).await.expect("a copy of the template");
+        Self { name, server: &cluster.server }
+    }
+
+    /// With nothing in it.
+    pub async fn empty() -> Self {
+        let cluster = cluster().await;
+        let name = unique_name();
+        cluster.server.ensure_database(&name).await.expect("a database");
+        Self { name, server: &cluster.server }
+    }
+
+    pub fn options(&self, role: &str) -> PgConnectOptions {
+        self.server.connect_options(role, &self.name)
+    }
+
+    pub fn db(&self) -> Db {
+        db(self.server, &self.name)
+    }
+
+    /// A connection as the role that row-level security binds.
+    pub async fn app(&self) -> PgConnection {
+        self.options(local::APP_ROLE).connect().await.expect("the app role")
+    }
+
+    /// A connection as the superadmin role, to prepare and to look.
+    pub async fn system(&self) -> PgConnection {
+        self.options(local::SUPERADMIN_ROLE).connect().await.expect("the superadmin role")
+    }
+
+    /// A connection as the owner of the tables.
+    pub async fn owner(&self) -> PgConnection {
+        self.options(local::OWNER_ROLE).connect().await.expect("the owner")
+    }
+
+    /// A connection as the superuser, for what only it may: settings of the server.
+    pub async fn superuser(&self) -> PgConnection {
+        self.options(SUPERUSER).connect().await.expect("the superuser")
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        // The test's runtime may be gone: a thread with its own.
+        let options = self.server.connect_options(SUPERUSER, "postgres");
+        let drop_it = format!("drop database if exists {} with (force)", self.name);
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut admin = options.connect().await.map_err(std::io::Error::other)?;
+                sqlx::raw_sql(AssertSqlSafe(drop_it)).execute(&mut admin).await.map_err(std::io::Error::other)
+            })
+        });
+        // A database that stays behind is no failure of the test.
+        drop(dropping.join());
+    }
+}
+
+/// A server on a real port over a database of its own.
+pub struct TestApp {
+    pub app: Arc<App>,
+    pub database: TestDb,
+    pub clock: Clock,
+    address: SocketAddr,
+    client: reqwest::Client,
+    stop: watch::Sender<bool>,
+}
+
+/// How a [`TestApp`] differs from the usual.
+pub struct Setup {
+    pub environment: Vec<(&'static str, String)>,
+    pub clock: Clock,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { environment: Vec::new(), clock: Clock::System }
+    }
+}
+
+impl TestApp {
+    /// In development mode, over the sample data.
+    pub async fn start() -> Self {
+        Self::start_with(Setup::default()).await
+    }
+
+    pub async fn start_with(setup: Setup) -> Self {
+        let database = TestDb::seeded().await;
+        let config = Config::read(|name| {
+            setup.environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+        })
+        .expect("a configuration");
+        let issuer = DevIssuer::open(&keys_dir()).expect("the development issuer");
+        let settings = AuthSettings {
+            source: KeySource::Keys(issuer.jwk_set()),
+            issuer: Some(DEV_ISSUER.to_owned()),
+            audience: config.audience.clone(),
+            authorized_parties: config.authorized_parties.clone(),
+        };
+        let verifier = Verifier::new(settings, setup.clock.clone()).expect("a verifier");
+        let (stop, stopping) = watch::channel(false);
+        let dev_issuer = config.is_development().then_some(issuer);
+        let app = App::new(AppParts {
+            config,
+            db: database.db(),
+            clock: setup.clock.clone(),
+            verifier,
+            dev_issuer,
+            shutdown: stopping.clone(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(app.events.clone().listen(database.options(local::APP_ROLE), stopping.clone()));
+        tokio::spawn(tenantry::http::serve(listener, tenantry::http::router(&app), stopping));
+        Self { app, database, clock: setup.clock, address, client: reqwest::Client::new(), stop }
+    }
+
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}/graphql/ws", self.address)
+    }
+
+    /// Asks the server to stop, as SIGTERM does.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// A token of this user of the sample data, for an organization of theirs or for none.
+    pub async fn token(&self, email: &str, organization: Option<&str>) -> String {
+        self.token_for(email, organization, chrono::Duration::hours(1)).await
+    }
+
+    pub async fn token_for(&self, email: &str, organization: Option<&str>, ttl: chrono::Duration) -> String {
+        let subject = members::subject_of(&self.app.db, email).await.expect("a look").expect("a known user");
+        let organization = match organization {
+            None => None,
+            Some(slug) => {
+                let row = members::viewer(&self.app.db, &subject).await.expect("a look").expect("a known user");
+                let membership = row.memberships.iter().find(|m| m.organization.slug == slug).expect("a membership");
+                Some(TokenOrganization::of(&membership.organization))
+            }
+        };
+        issue(subject, organization, ttl, &self.clock)
+    }
+
+    /// Runs a document and returns the whole response.
+    pub async fn run(&self, token: &str, query: &str, variables: Value) -> Value {
+        let response = self
+            .client
+            .post(format!("{}/graphql", self.base_url()))
+            .bearer_auth(token)
+            .json(&json!({ "query": query, "variables": variables }))
+            .send()
+            .await
+            .expect("a response");
+        response.json().await.expect("JSON")
+    }
+
+    /// Runs a document that must succeed; returns `data`.
+    pub async fn data(&self, token: &str, query: &str, variables: Value) -> Value {
+        let response = self.run(token, query, variables).await;
+        assert!(response.get("errors").is_none(), "{response:#}");
+        response["data"].clone()
+    }
+
+    /// Runs a document that must fail; returns the code of its first error.
+    pub async fn error_code(&self, token: &str, query: &str, variables: Value) -> String {
+        let response = self.run(token, query, variables).await;
+        let error = &response["errors"][0];
+        assert!(error["extensions"]["requestId"].is_string(), "every error names its request: {response:#}");
+        error["extensions"]["code"].as_str().unwrap_or_else(|| panic!("an error with a code: {response:#}")).to_owned()
+    }
+
+    /// Statements that this app's database logged while `work` ran, counted by PostgreSQL itself.
+    pub async fn statements<T>(&self, work: impl Future<Output = T>) -> (T, usize) {
+        let mut superuser = self.database.superuser().await;
+        for statement in [
+            format!("alter database {} set log_statement = 'all'", self.database.name),
+            // The setting is read when a connection opens.
+            format!(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()",
+                self.database.name
+            ),
+        ] {
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut superuser).await.expect("a setting");
+        }
+        // Opens and warms a connection, so that what a connection asks once is not counted.
+        let token = self.token("alice@example.com", Some("acme-corp")).await;
+        let count = || {
+            let log = std::fs::read_to_string(cluster_log()).expect("the server's log");
+            let prefix = format!("{}|", self.database.name);
+            log.lines()
+                .filter(|line| line.starts_with(&prefix) && (line.contains("execute ") || line.contains("statement: ")))
+                .count()
+        };
+        self.data(&token, "{ organization { id } }", json!({})).await;
+        settle().await;
+        let before = count();
+        let result = work.await;
+        settle().await;
+        (result, count() - before)
+    }
+}
+
+/// The rollback of a read-only transaction happens behind the response.
+async fn settle() {
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+}
+
+fn cluster_log() -> PathBuf {
+    CLUSTER.get().expect("a running server").data_dir.join("postgres.log")
+}
+
+/// Makes a token of the development issuer.
+pub fn issue(subject: String, organization: Option<TokenOrganization>, ttl: chrono::Duration, clock: &Clock) -> String {
+    DevIssuer::open(&keys_dir())
+        .expect("the development issuer")
+        .issue(&IssueRequest { subject, organization, ttl: Some(ttl), now: clock.now() })
+        .expect("a token")
+}
+
+fn keys_dir() -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("keys");
+    std::fs::create_dir_all(&dir).expect("a folder for the keys");
+    dir
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,303 @@
+//! Nobody sees or touches another tenant's rows, by whatever way they try.
+//!
+//! Alice belongs to Acme Corp only; Tech Startup Inc has rows of every kind for her to steal.
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Row as _};
+use tenantry::graphql::PREFIXES;
+
+use crate::support::{TestApp, TestDb};
+
+/// The root fields whose denial is tested here; `coverage.rs` compares this with the schema.
+pub const DENIED: &[&str] = &[
+    "viewer",
+    "organization",
+    "node",
+    "nodes",
+    "organizationUpdate",
+    "ticketCreate",
+    "ticketUpdate",
+    "ticketMessageAdd",
+    "ticketChanged",
+];
+
+/// The tables behind node types.
+const TABLES: &[(&str, &str)] = &[
+    ("AgentConfiguration", "agent_configurations"),
+    ("ApiKey", "api_keys"),
+    ("AuditLog", "audit_logs"),
+    ("Budget", "budgets"),
+    ("BudgetUsageRecord", "budget_usage_records"),
+    ("Customer", "customer_profiles"),
+    ("DecisionRule", "decision_rules"),
+    ("Escalation", "escalations"),
+    ("Invitation", "invitations"),
+    ("OrganizationMember", "organization_members"),
+    ("PerformanceMetric", "performance_metrics"),
+    ("Refund", "refunds"),
+    ("Representative", "representatives"),
+    ("Subscription", "subscriptions"),
+    ("TeamPerformance", "team_performance"),
+    ("Ticket", "tickets"),
+    ("TicketMessage", "ticket_messages"),
+    ("WebhookEvent", "webhook_events"),
+];
+
+fn global_id(type_name: &str, uuid: uuid::Uuid) -> String {
+    let (prefix, _) = PREFIXES.iter().find(|(_, name)| *name == type_name).expect("a node type");
+    format!("{prefix}_{}", uuid.simple())
+}
+
+async fn ids_of(app: &TestApp, slug: &str, table: &str) -> Vec<uuid::Uuid> {
+    let sql = format!("select t.id from {table} t join organizations o on o.id = t.organization_id where o.slug = $1");
+    let rows =
+        sqlx::query(AssertSqlSafe(sql)).bind(slug).fetch_all(&mut app.database.system().await).await.expect("ids");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn the_app_role_sees_nothing_before_it_entered_a_tenant() {
+    let database = TestDb::seeded().await;
+    let mut app = database.app().await;
+    let mut system = database.system().await;
+    for (_, table) in
+        TABLES.iter().chain([("", "organizations"), ("", "users"), ("", "organization_feature_flags")].iter())
+    {
+        let count = format!("select count(*) from {table}");
+        let all: i64 = sqlx::query_scalar(AssertSqlSafe(count.clone())).fetch_one(&mut system).await.expect(table);
+        assert!(all > 0, "{table}: the sample data has something to hide");
+        let seen: i64 = sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut app).await.expect(table);
+        assert_eq!(seen, 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn no_id_of_another_tenant_opens_anything() {
+    let app = TestApp::start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    const NODE: &str = "query($id: ID!, $ids: [ID!]!) { node(id: $id) { __typename id } nodes(ids: $ids) { id } }";
+    for (type_name, table) in TABLES {
+        let own = ids_of(&app, "acme-corp", table).await;
+        let id = global_id(type_name, *own.first().unwrap_or_else(|| panic!("{table} has sample rows")));
+        let found = app.data(&alice, NODE, json!({ "id": id, "ids": [id] })).await;
+        assert_eq!(found["node"], json!({ "__typename": type_name, "id": id }), "her own {type_name}");
+
+        let foreign = ids_of(&app, "tech-startup", table).await;
+        assert!(!foreign.is_empty(), "{table}: the sample data has something to steal");
+        for uuid in foreign {
+            let id = global_id(type_name, uuid);
+            let found = app.data(&alice, NODE, json!({ "id": id, "ids": [id] })).await;
+            assert_eq!(found, json!({ "node": null, "nodes": [null] }), "another tenant's {type_name}");
+        }
+    }
+    // The organization itself, and a person of the other organization only.
+    let mut system = app.database.system().await;
+    let (organization, person): (uuid::Uuid, uuid::Uuid) = sqlx::query_as(
+        "select o.id, (select u.id from users u where u.clerk_id = 'user_admin') from organizations o where o.slug = 'tech-startup'",
+    )
+    .fetch_one(&mut system)
+    .await
+    .expect("ids");
+    for id in [global_id("Organization", organization), global_id("User", person)] {
+        assert_eq!(
+            app.data(&alice, NODE, json!({ "id": id, "ids": [id] })).await,
+            json!({ "node": null, "nodes": [null] })
+        );
+    }
+}
+
+#[tokio::test]
+async fn lists_and_filters_stay_inside() {
+    let app = TestApp::start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let lists = [
+        ("members", "organization_members"),
+        ("invitations", "invitations"),
+        ("representatives", "representatives"),
+        ("customers", "customer_profiles"),
+        ("tickets", "tickets"),
+        ("escalations", "escalations"),
+        ("refunds", "refunds"),
+        ("budgets", "budgets"),
+        ("agentConfigurations", "agent_configurations"),
+        ("performanceMetrics", "performance_metrics"),
+        ("teamPerformance", "team_performance"),
+        ("apiKeys", "api_keys"),
+        ("auditLogs", "audit_logs"),
+        ("webhookEvents", "webhook_events"),
+    ];
+    for (field, table) in lists {
+        let query = format!("{{ organization {{ {field}(first: 100) {{ totalCount nodes {{ id }} }} }} }}");
+        let list = app.data(&alice, &query, json!({})).await["organization"][field].clone();
+        let own = ids_of(&app, "acme-corp", table).await;
+        let shown: Vec<String> = list["nodes"]
+            .as_array()
+            .expect("nodes")
+            .iter()
+            .map(|node| node["id"].as_str().expect("an id")[4..].to_owned())
+            .collect();
+        assert_eq!(shown.len(), own.len(), "{field}");
+        assert_eq!(list["totalCount"], json!(own.len()), "{field}");
+        assert!(own.iter().all(|id| shown.contains(&id.simple().to_string())), "{field}");
+    }
+    let foreign = ids_of(&app, "tech-startup", "customer_profiles").await[0];
+    let query = "query($id: ID!) { organization { tickets(where: { or: [{ customerId: { eq: $id } }, { not: { customerId: { ne: $id } } }] }) { totalCount nodes { id } } } }";
+    let found = app.data(&alice, query, json!({ "id": global_id("Customer", foreign) })).await;
+    assert_eq!(found["organization"]["tickets"], json!({ "totalCount": 0, "nodes": [] }));
+}
+
+#[tokio::test]
+async fn writes_reach_nothing_of_another_tenant() {
+    let app = TestApp::start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let ticket = global_id("Ticket", ids_of(&app, "tech-startup", "tickets").await[0]);
+    let customer = global_id("Customer", ids_of(&app, "tech-startup", "customer_profiles").await[0]);
+    let representative = global_id("Representative", ids_of(&app, "tech-startup", "representatives").await[0]);
+    let snapshot = || async {
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "select row(t.*)::text from tickets t union all select row(m.*)::text from ticket_messages m
+             union all select row(a.id, a.action)::text from audit_logs a order by 1",
+        )
+        .fetch_all(&mut app.database.system().await)
+        .await
+        .expect("a look");
+        rows
+    };
+    let before = snapshot().await;
+    for (query, variables, field) in [
+        (
+            "mutation($input: TicketUpdateInput!) { r: ticketUpdate(input: $input) { ticket { id } userErrors { code field } } }",
+            json!({ "input": { "id": ticket, "status": "CLOSED" } }),
+            "id",
+        ),
+        (
+            "mutation($input: TicketMessageAddInput!) { r: ticketMessageAdd(input: $input) { ticket { id } userErrors { code field } } }",
+            json!({ "input": { "ticketId": ticket, "body": "let me in" } }),
+            "ticketId",
+        ),
+        (
+            "mutation($input: TicketCreateInput!) { r: ticketCreate(input: $input) { ticket { id } userErrors { code field } } }",
+            json!({ "input": { "subject": "x", "customerId": customer } }),
+            "customerId",
+        ),
+        (
+            "mutation($input: TicketCreateInput!) { r: ticketCreate(input: $input) { ticket { id } userErrors { code field } } }",
+            json!({ "input": { "subject": "x", "assigneeId": representative } }),
+            "assigneeId",
+        ),
+    ] {
+        let result = app.data(&alice, query, variables).await;
+        assert_eq!(
+            result["r"],
+            json!({ "ticket": null, "userErrors": [{ "code": "NOT_FOUND", "field": ["input", field] }] })
+        );
+    }
+    assert_eq!(snapshot().await, before, "nothing was written, no audit row either");
+    // A viewer of Acme who owns Tech Startup may write there and not here.
+    let bob = app.token("bob@example.com", Some("acme-corp")).await;
+    let update = "mutation { organizationUpdate(input: { name: \"Bob's\" }) { organization { name } } }";
+    assert_eq!(app.error_code(&bob, update, json!({})).await, "FORBIDDEN");
+}
+
+#[tokio::test]
+async fn an_organization_one_does_not_belong_to_is_like_one_that_does_not_exist() {
+    let app = TestApp::start().await;
+    let alice = app.token("alice@example.com", None).await;
+    let answer = |organization: &'static str| {
+        let request = app
+            .client()
+            .post(format!("{}/graphql", app.base_url()))
+            .bearer_auth(&alice)
+            .header("X-Organization-Id", organization)
+            .json(&json!({ "query": "{ organization { id } }" }));
+        async move {
+            let mut response: Value = request.send().await.expect("a response").json().await.expect("JSON");
+            if let Some(error) = response.pointer_mut("/errors/0/extensions/requestId") {
+                error.take();
+            }
+            response
+        }
+    };
+    assert!(answer("acme-corp").await["data"]["organization"]["id"].is_string());
+    let foreign = answer("tech-startup").await;
+    assert_eq!(foreign["errors"][0]["extensions"]["code"], "ORGANIZATION_NOT_FOUND");
+    for nowhere in ["no-such-organization", "org_nowhere", "0199c0ff-ee00-7000-8000-000000000001", "a'b"] {
+        assert_eq!(answer(nowhere).await, foreign, "{nowhere}");
+    }
+    // A token that was issued for one organization does not open another one of the same user.
+    let bob = app.token("bob@example.com", Some("tech-startup")).await;
+    let response = app
+        .client()
+        .post(format!("{}/graphql", app.base_url()))
+        .bearer_auth(&bob)
+        .header("X-Organization-Id", "acme-corp")
+        .json(&json!({ "query": "{ organization { id } }" }))
+        .send()
+        .await
+        .expect("a response");
+    let body: Value = response.json().await.expect("JSON");
+    assert_eq!(body["errors"][0]["extensions"]["code"], "ORGANIZATION_MISMATCH", "{body}");
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_tenant_or_list_is_refused() {
+    let app = TestApp::start().await;
+    let bob = app.token("bob@example.com", Some("tech-startup")).await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let first = "{ organization { tickets(first: 1) { pageInfo { endCursor } } budgets(first: 1) { pageInfo { endCursor } } } }";
+    let foreign = app.data(&bob, first, json!({})).await;
+    let own = app.data(&alice, first, json!({})).await;
+    let next = "query($after: String) { organization { tickets(first: 1, after: $after) { nodes { id } } } }";
+    let cursor = |data: &Value, list: &str| data["organization"][list]["pageInfo"]["endCursor"].clone();
+    assert_eq!(app.error_code(&alice, next, json!({ "after": cursor(&foreign, "tickets") })).await, "INVALID_CURSOR");
+    assert_eq!(app.error_code(&alice, next, json!({ "after": cursor(&own, "budgets") })).await, "INVALID_CURSOR");
+    app.data(&alice, next, json!({ "after": cursor(&own, "tickets") })).await;
+    let other_order = "query($after: String) { organization { tickets(first: 1, after: $after, orderBy: [{ field: NUMBER }]) { nodes { id } } } }";
+    assert_eq!(
+        app.error_code(&alice, other_order, json!({ "after": cursor(&own, "tickets") })).await,
+        "INVALID_CURSOR"
+    );
+    for garbage in ["", "x", "AAAA", "ÄÖÜ", "=====", &"A".repeat(100_000)] {
+        assert_eq!(app.error_code(&alice, next, json!({ "after": garbage })).await, "INVALID_CURSOR", "{garbage:.20}");
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_hears_its_own_tenant_only() {
+    let app = TestApp::start().await;
+    let bob = app.token("bob@example.com", Some("tech-startup")).await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let response = app
+        .client()
+        .post(format!("{}/graphql", app.base_url()))
+        .bearer_auth(&alice)
+        .header("Accept", "text/event-stream")
+        .json(&json!({ "query": "subscription { ticketChanged { ticket { subject } } }" }))
+        .send()
+        .await
+        .expect("a stream");
+    assert_eq!(response.status(), 200);
+    let mut stream = response.bytes_stream();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let create = "mutation($s: String!) { ticketCreate(input: { subject: $s }) { ticket { id } userErrors { code } } }";
+    app.data(&bob, create, json!({ "s": "a secret of Tech Startup" })).await;
+    app.data(&alice, create, json!({ "s": "heard by Acme" })).await;
+    let mut heard = String::new();
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !heard.contains("heard by Acme") {
+        let chunk =
+            tokio::time::timeout_at(deadline, stream.next()).await.expect("an event in time").expect("an open stream");
+        heard.push_str(&String::from_utf8_lossy(&chunk.expect("a chunk")));
+    }
+    assert!(!heard.contains("secret"), "{heard}");
+}
+
+#[tokio::test]
+async fn who_is_in_no_organization_gets_no_rows() {
+    let app = TestApp::start().await;
+    let admin = app.token("admin@example.com", None).await;
+    let viewer = app.data(&admin, "{ viewer { isSuperadmin role permissions memberships { role } } }", json!({})).await;
+    assert_eq!(viewer["viewer"], json!({ "isSuperadmin": true, "role": null, "permissions": [], "memberships": [] }));
+    assert_eq!(app.error_code(&admin, "{ organization { id } }", json!({})).await, "ORGANIZATION_REQUIRED");
+}

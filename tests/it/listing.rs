@@ -219,9 +219,12 @@ async fn the_number_of_statements_does_not_grow_with_the_rows() {
       tickets(first: $first) { totalCount nodes { number customer { name user { email } } assignee { user { name } }
         messages(first: 3) { totalCount nodes { body author { name } } } escalations(first: 2) { nodes { reason } } refunds(first: 2) { nodes { amount { amount } customer { name } } } } } } }";
     let (few, statements_for_few) = app.statements(app.data(&alice, query, json!({ "first": 2 }))).await;
-    let (many, statements_for_many) = app.statements(app.data(&alice, query, json!({ "first": 50 }))).await;
-    let rows = |data: &Value| data["organization"]["tickets"]["nodes"].as_array().expect("nodes").len();
-    assert_eq!((rows(&few), rows(&many)), (2, 50));
-    assert_eq!(statements_for_few, statements_for_many);
-    assert!(statements_for_many <= 18, "{statements_for_many} statements");
+    assert_eq!(few["organization"]["tickets"]["nodes"].as_array().map(Vec::len), Some(2));
+    assert!(statements_for_few.len() <= 18, "{statements_for_few:#?}");
+    for rows in [50, 50, 50, 100] {
+        let (many, statements) = app.statements(app.data(&alice, query, json!({ "first": rows }))).await;
+        assert!(many["organization"]["tickets"]["nodes"].as_array().is_some_and(|nodes| nodes.len() >= 50));
+        // More rows may need fewer: a user who was loaded as a member is not loaded again as an author.
+        assert!(statements.len() <= statements_for_few.len(), "{statements_for_few:#?}\n{rows} rows: {statements:#?}");
+    }
 }

@@ -309,8 +309,8 @@ impl TestApp {
         error["extensions"]["code"].as_str().unwrap_or_else(|| panic!("an error with a code: {response:#}")).to_owned()
     }
 
-    /// Statements that this app's database logged while `work` ran, counted by PostgreSQL itself.
-    pub async fn statements<T>(&self, work: impl Future<Output = T>) -> (T, usize) {
+    /// Statements that this app's database logged while `work` ran, from PostgreSQL itself.
+    pub async fn statements<T>(&self, work: impl Future<Output = T>) -> (T, Vec<String>) {
         let mut superuser = self.database.superuser().await;
         for statement in [
             format!("alter database {} set log_statement = 'all'", self.database.name),
@@ -324,19 +324,23 @@ impl TestApp {
         }
         // Opens and warms a connection, so that what a connection asks once is not counted.
         let token = self.token("alice@example.com", Some("acme-corp")).await;
-        let count = || {
+        let logged = || {
             let log = std::fs::read_to_string(cluster_log()).expect("the server's log");
             let prefix = format!("{}|", self.database.name);
-            log.lines()
-                .filter(|line| line.starts_with(&prefix) && (line.contains("execute ") || line.contains("statement: ")))
-                .count()
+            let of_this_test = log.lines().filter_map(|line| line.strip_prefix(&prefix));
+            of_this_test
+                .filter(|line| line.contains("execute ") || line.contains("statement: "))
+                // What the driver asks once per connection.
+                .filter(|line| !line.contains("SELECT pg_type."))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         self.data(&token, "{ organization { id } }", json!({})).await;
         settle().await;
-        let before = count();
+        let before = logged().len();
         let result = work.await;
         settle().await;
-        (result, count() - before)
+        (result, logged().split_off(before))
     }
 }
 

@@ -14,6 +14,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use futures_util::FutureExt as _;
 use futures_util::stream::{BoxStream, StreamExt as _};
+use tokio::task::coop::unconstrained;
 
 use super::document::{Operation, Prepared};
 use super::errors;
@@ -104,7 +105,9 @@ pub(super) async fn once(app: &App, admitted: Admitted, record: &mut Record) -> 
     let Admitted { session, prepared, .. } = admitted;
     record.session = Some(Arc::clone(&session));
     let request = prepared.into_request().data(Arc::clone(&session));
-    let execution = AssertUnwindSafe(app.schemas.fast.execute(request)).catch_unwind();
+    // Without tokio's budget of 128 operations per poll: it would interrupt a long list in the middle of handing its
+    // keys to a loader, and one batch would become several.
+    let execution = unconstrained(AssertUnwindSafe(app.schemas.fast.execute(request)).catch_unwind());
     let outcome = tokio::time::timeout(EXECUTION_TIMEOUT, execution).await;
     session.close().await;
     match outcome {
@@ -156,7 +159,7 @@ impl<E: Future<Output = ()>> Subscribed<E> {
         let event = tokio::select! {
             biased;
             () = &mut self.expiry => Some(Err(Error::InvalidToken("it expired".to_owned()))),
-            event = self.events.next() => event.map(|event| event.map_err(|_| panicked())),
+            event = unconstrained(self.events.next()) => event.map(|event| event.map_err(|_| panicked())),
         };
         // Nothing of the database is held while the next event is waited for.
         self.session.close().await;

@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench graphql [-- --seconds 10 --connections 32 --organizations 50 --tickets 1000]`
 //!
-//! Starts a PostgreSQL of its own (fsync on, kept between runs), fills it, starts the release binary on it, and
-//! measures each query twice in one run: over HTTP, and by pgbench with the statements that PostgreSQL logged while the
+//! Starts a `PostgreSQL` of its own (fsync on, kept between runs), fills it, starts the release binary on it, and
+//! measures each query twice in one run: over HTTP, and by pgbench with the statements that `PostgreSQL` logged while the
 //! server answered that very query, pipelined. Machines are noisy; the ratio is the figure. Everything stays on this
 //! machine, is bounded in time and ends what it started.
 
@@ -222,7 +222,7 @@ struct Script {
     statements: usize,
 }
 
-/// Runs each request once and turns what PostgreSQL logged meanwhile into a script.
+/// Runs each request once and turns what `PostgreSQL` logged meanwhile into a script.
 async fn capture(bench: &Bench, requests: &[Request]) -> Anything<Vec<Script>> {
     let mut admin = bench.postgres.connect_options(local::SUPERUSER, DATABASE).connect().await?;
     let logging =

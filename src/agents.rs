@@ -121,7 +121,7 @@ entity! {
         pub name: String,
         /// Its place in the order; smaller is tried first.
         pub rank: i32,
-        /// When it holds: JsonLogic.
+        /// When it holds: a rule of `JsonLogic`.
         pub conditions: serde_json::Value,
         /// What it decides.
         pub action: DecisionAction,

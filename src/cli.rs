@@ -12,7 +12,7 @@ use crate::app::{App, AppParts};
 use crate::auth::dev::{DEV_ISSUER, DevIssuer, IssueRequest};
 use crate::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
 use crate::clock::Clock;
-use crate::config::{Config, DatabaseConfig, KeysConfig, VARIABLES};
+use crate::config::{Config, DatabaseConfig, KeysConfig, Needs, VARIABLES};
 use crate::db::local::{self, LocalPostgres};
 use crate::db::migrations::{self, MigrationState};
 use crate::db::{Db, check_roles};
@@ -39,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the server. In development it starts its own PostgreSQL, migrates, and seeds an empty database.
+    /// Run the server. In development it starts its own `PostgreSQL`, migrates, and seeds an empty database.
     #[command(after_help = variables_help())]
     Serve(ServeArgs),
     /// Bring the database to this build's version, or back.
@@ -93,7 +93,7 @@ enum Role {
     /// Everything.
     #[default]
     All,
-    /// The API: GraphQL, GraphiQL, webhooks' reception.
+    /// The API: GraphQL, `GraphiQL`, webhooks' reception.
     Api,
     /// What happens behind the scenes; answers health checks only.
     Worker,
@@ -116,7 +116,7 @@ enum MigrateAction {
 fn variables_help() -> String {
     let mut text = String::from("Environment:\n");
     for variable in VARIABLES {
-        text.push_str(&format!("  {:<26} {} [default: {}]\n", variable.name, variable.meaning, variable.default));
+        text += &format!("  {:<26} {} [default: {}]\n", variable.name, variable.meaning, variable.default);
     }
     text
 }
@@ -185,7 +185,7 @@ impl From<sqlx::migrate::MigrateError> for Failure {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = match Config::from_env() {
+    let config = match Config::from_env(needs(&cli)) {
         Ok(config) => config,
         Err(error) => {
             complain(&error.to_string());
@@ -210,6 +210,14 @@ pub fn main() -> ExitCode {
             complain(&failure.message);
             ExitCode::from(failure.code)
         }
+    }
+}
+
+fn needs(cli: &Cli) -> Needs {
+    match &cli.command {
+        None | Some(Command::Serve(_)) => Needs::Server,
+        Some(Command::Schema { .. }) => Needs::Nothing,
+        Some(_) => Needs::Database,
     }
 }
 
@@ -377,11 +385,11 @@ fn announce(app: &App, database: &Database, address: std::net::SocketAddr) -> Re
     }
     let mut text = format!("\n  Tenantry is ready: http://{address}/ (GraphiQL), http://{address}/graphql (API)\n");
     if let Some(local) = &database.local {
-        text.push_str(&format!("  PostgreSQL:        psql '{}'\n", local.url(local::OWNER_ROLE, LOCAL_DATABASE)));
+        text += &format!("  PostgreSQL:        psql '{}'\n", local.url(local::OWNER_ROLE, LOCAL_DATABASE));
     }
     text.push_str("  Who you can be:\n");
     for persona in seed::PERSONAS {
-        text.push_str(&format!("    {:<20} {}\n", persona.email, persona.description));
+        text += &format!("    {:<20} {}\n", persona.email, persona.description);
     }
     text.push_str("  A token:           cargo run -- token --user alice@example.com --org acme-corp\n");
     say(&text)

@@ -64,7 +64,7 @@ pub enum Environment {
     Production,
 }
 
-/// Where PostgreSQL is.
+/// Where `PostgreSQL` is.
 #[derive(Clone, Debug)]
 pub enum DatabaseConfig {
     /// One that this program starts.
@@ -89,6 +89,17 @@ pub enum KeysConfig {
     Url(String),
     /// In this file.
     File(PathBuf),
+}
+
+/// What a command needs of the environment; what it does not need may be missing in production.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// No database.
+    Nothing,
+    /// An address of the database.
+    Database,
+    /// All that the server needs.
+    Server,
 }
 
 /// The configuration.
@@ -131,13 +142,16 @@ pub struct ConfigError(pub Vec<String>);
 
 impl Config {
     /// Reads the process's environment.
-    pub fn from_env() -> Result<Self, ConfigError> {
-        Self::read(|name| std::env::var(name).ok())
+    ///
+    /// # Errors
+    /// Everything that is wrong or missing, at once.
+    pub fn from_env(needs: Needs) -> Result<Self, ConfigError> {
+        Self::read(|name| std::env::var(name).ok(), needs)
     }
 
     /// Reads the variables from wherever `get` finds them. An empty value counts as none.
-    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut reader = Reader { get: &get, problems: Vec::new() };
+    pub fn read(get: impl Fn(&str) -> Option<String>, needs: Needs) -> Result<Self, ConfigError> {
+        let mut reader = Reader { get: &get, problems: Vec::new(), needs };
         let environment = match reader.text("TENANTRY_ENV").as_deref() {
             None | Some("development") => Environment::Development,
             Some("production") => Environment::Production,
@@ -178,7 +192,10 @@ impl Config {
                 }
             },
         };
-        if production {
+        if production && needs == Needs::Server {
+            if matches!(&config.database, DatabaseConfig::Remote { superadmin: None, .. }) {
+                reader.problem("SUPERADMIN_DATABASE_URL is missing: PostgreSQL as a member of tenantry_superadmin");
+            }
             if config.issuer.is_none() {
                 reader.problem("AUTH_ISSUER is missing: the `iss` that your identity provider writes into tokens");
             }
@@ -199,6 +216,7 @@ impl Config {
 struct Reader<'a> {
     get: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<String>,
+    needs: Needs,
 }
 
 impl Reader<'_> {
@@ -238,14 +256,12 @@ impl Reader<'_> {
 
     fn url(&mut self, name: &str) -> Option<Box<PgConnectOptions>> {
         let value = self.text(name)?;
-        match PgConnectOptions::from_str(&value) {
-            Ok(options) => Some(Box::new(options)),
+        let options = PgConnectOptions::from_str(&value).ok().map(Box::new);
+        if options.is_none() {
             // The value holds a password: it is not repeated.
-            Err(_) => {
-                self.problem(format!("{name} is not a PostgreSQL address (postgres://user:password@host/database)"));
-                None
-            }
+            self.problem(format!("{name} is not a PostgreSQL address (postgres://user:password@host/database)"));
         }
+        options
     }
 
     fn database(&mut self, production: bool) -> DatabaseConfig {
@@ -254,11 +270,11 @@ impl Reader<'_> {
         match app {
             Some(app) => DatabaseConfig::Remote { app, superadmin, migration },
             // The release step has the owner's address only.
-            None if migration.is_some() => {
+            None if migration.is_some() && self.needs < Needs::Server => {
                 DatabaseConfig::Remote { app: migration.clone().unwrap_or_default(), superadmin, migration }
             }
             None => {
-                if production && self.text("DATABASE_URL").is_none() {
+                if production && self.needs >= Needs::Database && self.text("DATABASE_URL").is_none() {
                     self.problem("DATABASE_URL is missing: PostgreSQL as a member of tenantry_app");
                 }
                 DatabaseConfig::Local
@@ -275,7 +291,7 @@ impl Reader<'_> {
                 KeysConfig::Development
             }
             (None, None) => {
-                if production {
+                if production && self.needs == Needs::Server {
                     self.problem(
                         "AUTH_JWKS_URL (or AUTH_JWKS_FILE) is missing: where your identity provider's signing keys are",
                     );
@@ -291,7 +307,8 @@ mod tests {
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::read(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        let get = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        Config::read(get, Needs::Server)
     }
 
     #[test]
@@ -311,10 +328,23 @@ mod tests {
     }
 
     #[test]
+    fn a_release_step_needs_the_owner_only() {
+        let get = |name: &str| match name {
+            "TENANTRY_ENV" => Some("production".to_owned()),
+            "MIGRATION_DATABASE_URL" => Some("postgres://owner:secret@db/tenantry".to_owned()),
+            _ => None,
+        };
+        assert!(Config::read(get, Needs::Database).is_ok());
+        assert!(Config::read(get, Needs::Server).is_err());
+        assert!(Config::read(|name| get(name).filter(|_| name == "TENANTRY_ENV"), Needs::Nothing).is_ok());
+    }
+
+    #[test]
     fn production_is_closed_unless_opened() {
         let config = read(&[
             ("TENANTRY_ENV", "production"),
             ("DATABASE_URL", "postgres://app:secret@db/tenantry"),
+            ("SUPERADMIN_DATABASE_URL", "postgres://system:secret@db/tenantry"),
             ("AUTH_JWKS_URL", "https://issuer.example/jwks"),
             ("AUTH_ISSUER", "https://issuer.example"),
         ])

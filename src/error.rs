@@ -143,7 +143,7 @@ impl Error {
 
 /// Classifies what the database reports: unreachable and timed out are the caller's to retry, the rest is internal.
 ///
-/// SQLSTATE codes: PostgreSQL documentation, appendix A (57014 `query_canceled`, class 08 connection exception,
+/// SQLSTATE codes: `PostgreSQL` documentation, appendix A (57014 `query_canceled`, class 08 connection exception,
 /// class 53 insufficient resources, 57P01–57P03 shutdown and start-up).
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {

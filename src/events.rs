@@ -1,4 +1,4 @@
-//! Events from one instance to the subscribers of all: PostgreSQL's NOTIFY.
+//! Events from one instance to the subscribers of all: `PostgreSQL`'s NOTIFY.
 //!
 //! A change notifies inside its transaction, so an event arrives exactly when the change is visible, and never for one
 //! that was rolled back. The payload names rows, it does not hold them: each subscriber reads them again under its own

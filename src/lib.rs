@@ -1,4 +1,4 @@
-//! Tenantry: a multi-tenant GraphQL backend on PostgreSQL.
+//! Tenantry: a multi-tenant GraphQL backend on `PostgreSQL`.
 //!
 //! A request travels through these rooms: [`http`] (limits, negotiation, the session) → [`graphql`] (the schema merged
 //! from the slices) → a slice such as [`tickets`] → [`db::TenantTx`], where row-level security decides what is there.

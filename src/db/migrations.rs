@@ -1,6 +1,6 @@
 //! The migrations, embedded in the binary.
 //!
-//! Every run takes PostgreSQL's advisory lock for the database, so that any number of instances may start at once.
+//! Every run takes `PostgreSQL`'s advisory lock for the database, so that any number of instances may start at once.
 
 use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};

@@ -154,7 +154,7 @@ impl Drop for TenantTx {
 }
 
 /// Both statements in one message. The simple protocol has no parameters, so the values are quoted here; a NUL, the one
-/// character a PostgreSQL string cannot hold, is refused.
+/// character a `PostgreSQL` string cannot hold, is refused.
 fn begin_statement(access: Access, subject: &str, organization: &OrganizationRef) -> Result<String> {
     let begin = match access {
         // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
@@ -172,7 +172,7 @@ fn begin_statement(access: Access, subject: &str, organization: &OrganizationRef
     ))
 }
 
-/// A string constant (PostgreSQL documentation, 4.1.2.1). The `E''` form means the same whatever
+/// A string constant (`PostgreSQL` documentation, 4.1.2.1). The `E''` form means the same whatever
 /// `standard_conforming_strings` is set to.
 fn quote(text: &str) -> Result<String> {
     if text.contains('\0') {

@@ -124,7 +124,7 @@ pub fn evaluate(
     (definition.default_enabled, FlagReason::Default)
 }
 
-/// `MurmurHash3_x86_32` with seed 0 (Austin Appleby's reference): OpenFeature's flagd uses it too, so shares agree.
+/// `MurmurHash3_x86_32` with seed 0 (Austin Appleby's reference): `OpenFeature`'s flagd uses it too, so shares agree.
 #[must_use]
 pub fn murmur3(data: &[u8]) -> u32 {
     const C1: u32 = 0xcc9e_2d51;

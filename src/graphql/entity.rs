@@ -2,7 +2,7 @@
 //!
 //! [`entity!`](crate::entity) makes a struct that is at the same time a row (its fields are the columns, in order) and a
 //! GraphQL object (its docs are the descriptions). [`pg_enum!`](crate::pg_enum) makes an enum whose labels are the same
-//! in PostgreSQL, in Rust and in the schema, with its filter input.
+//! in `PostgreSQL`, in Rust and in the schema, with its filter input.
 
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
@@ -107,8 +107,8 @@ macro_rules! columns {
     };
 }
 
-/// Declares an enum that exists in PostgreSQL (`ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
-/// UPPER_CASE labels, and its filter (`TicketStatusFilter`).
+/// Declares an enum that exists in `PostgreSQL` (`ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
+/// `UPPER_CASE` labels, and its filter (`TicketStatusFilter`).
 #[macro_export]
 macro_rules! pg_enum {
     (

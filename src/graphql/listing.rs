@@ -237,7 +237,7 @@ pub trait Comparator: Send + Sync {
 
 /// An enum made by [`pg_enum!`](crate::pg_enum).
 pub trait SqlEnum: Copy {
-    /// The type's name in PostgreSQL.
+    /// The type's name in `PostgreSQL`.
     const SQL_TYPE: &'static str;
     /// The label of the value.
     fn label(self) -> &'static str;
@@ -417,7 +417,7 @@ pub enum CursorKind {
     Float,
     /// A text, cast to this SQL type.
     Text(&'static str),
-    /// A moment, in microseconds since 1970, which is PostgreSQL's resolution.
+    /// A moment, in microseconds since 1970, which is `PostgreSQL`'s resolution.
     Time,
 }
 
@@ -610,7 +610,7 @@ pub fn order_by<E: Listed>(order: &Order<E>, backward: bool) -> String {
 ///
 /// Without missing values and with one direction it is a row comparison, which an index answers from the right place.
 /// Otherwise it is spelled out level by level, with the first column's bound repeated in front, so that an index on it
-/// still bounds the scan. PostgreSQL sorts missing values as greater than all others.
+/// still bounds the scan. `PostgreSQL` sorts missing values as greater than all others.
 pub fn keyset<E: Listed>(
     order: &Order<E>,
     values: &[CursorValue],

@@ -182,7 +182,8 @@ impl<E: Listed> Counts<E> {
 
 /// The lists that one statement can answer together: the same plan and the same parent column.
 fn by_plan(keys: &[PageKey]) -> Vec<(Arc<Plan>, Vec<Scope>)> {
-    let mut groups: HashMap<(&Plan, Option<&'static str>), (Arc<Plan>, Vec<Scope>)> = HashMap::new();
+    type Question<'a> = (&'a Plan, Option<&'static str>);
+    let mut groups: HashMap<Question<'_>, (Arc<Plan>, Vec<Scope>)> = HashMap::new();
     for key in keys {
         let column = match key.scope {
             Scope::Organization => None,

@@ -25,15 +25,15 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new().route("/dev/personas", get(personas)).route("/dev/token", get(token)).with_state(app)
 }
 
-fn refuse_strangers(headers: &HeaderMap) -> Result<(), Response> {
+fn stranger(headers: &HeaderMap) -> Option<Response> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host
         .rsplit_once(':')
         .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
     if matches!(name, "localhost" | "127.0.0.1" | "[::1]") {
-        Ok(())
+        None
     } else {
-        Err(error(
+        Some(error(
             StatusCode::FORBIDDEN,
             "FORBIDDEN",
             "Development tokens are given to this machine only: open the page as http://127.0.0.1.",
@@ -42,7 +42,7 @@ fn refuse_strangers(headers: &HeaderMap) -> Result<(), Response> {
 }
 
 async fn personas(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    if let Err(refusal) = refuse_strangers(&headers) {
+    if let Some(refusal) = stranger(&headers) {
         return refusal;
     }
     let mut list = Vec::with_capacity(PERSONAS.len());
@@ -67,7 +67,7 @@ struct TokenQuery {
 }
 
 async fn token(State(app): State<Arc<App>>, headers: HeaderMap, Query(query): Query<TokenQuery>) -> Response {
-    if let Err(refusal) = refuse_strangers(&headers) {
+    if let Some(refusal) = stranger(&headers) {
         return refusal;
     }
     let Some(persona) = PERSONAS.iter().find(|persona| persona.email == query.user) else {

@@ -169,7 +169,7 @@ listing! {
 const MAX_TAGS: usize = 50;
 const MAX_TAG_CHARS: usize = 50;
 
-fn check_tags(checks: &mut Checks, tags: Vec<String>) -> Vec<String> {
+fn check_tags(checks: &mut Checks, tags: &[String]) -> Vec<String> {
     if tags.len() > MAX_TAGS {
         checks.refuse(
             "tags",
@@ -200,7 +200,7 @@ pub async fn open_ticket(
     let mut checks = Checks::default();
     let subject = checks.required("subject", &input.subject, 300);
     let description = checks.text("description", input.description.as_deref().unwrap_or_default().trim(), 50_000);
-    let tags = check_tags(&mut checks, input.tags.unwrap_or_default());
+    let tags = check_tags(&mut checks, &input.tags.unwrap_or_default());
     checks.finish()?;
     check_references(tx, input.customer_id, input.assignee_id).await?;
 
@@ -250,7 +250,7 @@ pub async fn update_ticket(
     let mut checks = Checks::default();
     let subject = input.subject.as_deref().map(|subject| checks.required("subject", subject, 300));
     let description = input.description.as_deref().map(|text| checks.text("description", text.trim(), 50_000));
-    let tags = input.tags.map(|tags| check_tags(&mut checks, tags));
+    let tags = input.tags.map(|tags| check_tags(&mut checks, &tags));
     checks.finish()?;
     let customer_id = input.customer_id.value().copied();
     let assignee_id = input.assignee_id.value().copied();
@@ -294,8 +294,8 @@ pub async fn update_ticket(
         priority,
         category: input.category,
         tags,
-        customer: (!input.customer_id.is_undefined()).then_some(customer_id),
-        assignee: (!input.assignee_id.is_undefined()).then_some(assignee_id),
+        customer: input.customer_id,
+        assignee: input.assignee_id,
         clocks,
     };
     sql::update_ticket(tx, input.id, &change).await?;

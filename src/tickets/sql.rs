@@ -1,5 +1,6 @@
 //! The queries of the slice that change something; reading goes through the loaders.
 
+use async_graphql::MaybeUndefined;
 use chrono::{DateTime, Utc};
 
 use crate::customers::Customer;
@@ -141,10 +142,10 @@ pub struct TicketUpdate {
     pub category: Option<TicketCategory>,
     /// The labels.
     pub tags: Option<Vec<String>>,
-    /// Whose ticket; `Some(None)` takes the customer away.
-    pub customer: Option<Option<Id<Customer>>>,
-    /// Who works on it; `Some(None)` takes it from everybody.
-    pub assignee: Option<Option<Id<Representative>>>,
+    /// Whose ticket; `Null` takes the customer away.
+    pub customer: MaybeUndefined<Id<Customer>>,
+    /// Who works on it; `Null` takes it from everybody.
+    pub assignee: MaybeUndefined<Id<Representative>>,
     /// The times.
     pub clocks: Clocks,
 }
@@ -169,10 +170,10 @@ pub async fn update_ticket(tx: &mut TenantTx, id: Id<Ticket>, change: &TicketUpd
         change.priority as _,
         change.category as _,
         change.tags.as_deref(),
-        change.customer.is_some(),
-        change.customer.flatten() as _,
-        change.assignee.is_some(),
-        change.assignee.flatten() as _,
+        !change.customer.is_undefined(),
+        change.customer.value() as _,
+        !change.assignee.is_undefined(),
+        change.assignee.value() as _,
         change.clocks.first_response_due_at,
         change.clocks.resolution_due_at,
         change.clocks.sla_paused_at,

@@ -1,4 +1,5 @@
 //! The two rules of the GraphQL specification that other versions of the engine break: the reason for the exact pin.
+//! And what the engine's own HTTP extractor lets through: the reason for ours.
 
 use async_graphql::{EmptyMutation, EmptySubscription, Object, Schema, SimpleObject};
 
@@ -14,6 +15,7 @@ struct Failing;
 #[Object]
 impl Failing {
     async fn required(&self) -> async_graphql::Result<String> {
+        tokio::task::yield_now().await;
         Err("no".into())
     }
     async fn optional(&self) -> Option<String> {
@@ -59,4 +61,28 @@ async fn a_failing_required_field_nulls_its_parent() {
     let json = serde_json::to_string(&response.data).expect("JSON");
     assert_eq!(json, r#"{"parent":null,"quick":2,"list":[null,null]}"#);
     assert_eq!(response.errors.len(), 3);
+}
+
+struct Mutation;
+
+#[Object]
+impl Mutation {
+    async fn change(&self) -> bool {
+        true
+    }
+}
+
+/// The extractor of async-graphql-axum executes a mutation that comes by GET, which any page can make a browser send.
+/// Ours answers 405 to the same request (`http_layer`). When this fails, the extractor can be looked at again.
+#[tokio::test]
+async fn the_extractor_of_the_engine_runs_mutations_over_get() {
+    let schema = Schema::new(Query, Mutation, EmptySubscription);
+    let router = axum::Router::new().route("/", axum::routing::get_service(async_graphql_axum::GraphQL::new(schema)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let server = tokio::spawn(async move { axum::serve(listener, router).await });
+    let url = format!("http://{address}/?query=mutation%7Bchange%7D");
+    let answer = reqwest::get(url).await.expect("an answer").text().await.expect("text");
+    server.abort();
+    assert_eq!(answer, r#"{"data":{"change":true}}"#);
 }

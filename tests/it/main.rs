@@ -1,4 +1,4 @@
-//! The integration tests: one binary, one PostgreSQL, one database per test.
+//! The integration tests: one binary, one `PostgreSQL`, one database per test.
 
 mod audits;
 mod browser;

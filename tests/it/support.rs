@@ -1,4 +1,4 @@
-//! What every test stands on: a PostgreSQL of the tests' own, a database of the test's own, a server on a real port.
+//! What every test stands on: a `PostgreSQL` of the tests' own, a database of the test's own, a server on a real port.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,14 +12,14 @@ use tenantry::app::{App, AppParts};
 use tenantry::auth::dev::{DEV_ISSUER, DevIssuer, IssueRequest};
 use tenantry::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
 use tenantry::clock::Clock;
-use tenantry::config::Config;
+use tenantry::config::{Config, Needs};
 use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::{Db, PoolLimits, migrations};
 use tenantry::{members, seed};
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, watch};
 
-/// The bootstrap superuser of the tests' PostgreSQL: makes databases and reads the catalogue, proves nothing about RLS.
+/// The bootstrap superuser of the tests' `PostgreSQL`: makes databases and reads the catalogue, proves nothing about RLS.
 const SUPERUSER: &str = "postgres";
 
 /// The server all tests of this process share, and the name of the migrated and seeded database they copy.
@@ -217,10 +217,9 @@ impl TestApp {
 
     pub async fn start_with(setup: Setup) -> Self {
         let database = TestDb::seeded().await;
-        let config = Config::read(|name| {
-            setup.environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
-        })
-        .expect("a configuration");
+        let get =
+            |name: &str| setup.environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+        let config = Config::read(get, Needs::Nothing).expect("a configuration");
         let issuer = DevIssuer::open(&keys_dir()).expect("the development issuer");
         let settings = AuthSettings {
             source: KeySource::Keys(issuer.jwk_set()),
@@ -309,7 +308,7 @@ impl TestApp {
         error["extensions"]["code"].as_str().unwrap_or_else(|| panic!("an error with a code: {response:#}")).to_owned()
     }
 
-    /// Statements that this app's database logged while `work` ran, from PostgreSQL itself.
+    /// Statements that this app's database logged while `work` ran, from `PostgreSQL` itself.
     pub async fn statements<T>(&self, work: impl Future<Output = T>) -> (T, Vec<String>) {
         let mut superuser = self.database.superuser().await;
         for statement in [

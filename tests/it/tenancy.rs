@@ -72,11 +72,12 @@ async fn the_app_role_sees_nothing_before_it_entered_a_tenant() {
     }
 }
 
+const NODE: &str = "query($id: ID!, $ids: [ID!]!) { node(id: $id) { __typename id } nodes(ids: $ids) { id } }";
+
 #[tokio::test]
 async fn no_id_of_another_tenant_opens_anything() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
-    const NODE: &str = "query($id: ID!, $ids: [ID!]!) { node(id: $id) { __typename id } nodes(ids: $ids) { id } }";
     for (type_name, table) in TABLES {
         let own = ids_of(&app, "acme-corp", table).await;
         let id = global_id(type_name, *own.first().unwrap_or_else(|| panic!("{table} has sample rows")));

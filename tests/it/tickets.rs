@@ -232,12 +232,12 @@ async fn a_role_shows_and_allows_what_the_matrix_says() {
     let notes = |data: &Value| data.to_string().matches("\"isInternal\":true").count();
     assert_eq!(notes(&app.data(&alice, messages, json!({})).await), 1);
     assert_eq!(notes(&app.data(&bob, messages, json!({})).await), 0);
-    let note: uuid::Uuid = sqlx::query_scalar("select m.id from ticket_messages m join organizations o on o.id = m.organization_id where m.is_internal and o.slug = 'acme-corp'")
+    let hidden: uuid::Uuid = sqlx::query_scalar("select m.id from ticket_messages m join organizations o on o.id = m.organization_id where m.is_internal and o.slug = 'acme-corp'")
         .fetch_one(&mut app.database.system().await)
         .await
         .expect("a note");
     let node = "query($id: ID!) { node(id: $id) { id } }";
-    let id = json!({ "id": format!("msg_{}", note.simple()) });
+    let id = json!({ "id": format!("msg_{}", hidden.simple()) });
     assert!(app.data(&alice, node, id.clone()).await["node"].is_object());
     assert!(app.data(&bob, node, id).await["node"].is_null());
     for list in [

@@ -43,7 +43,7 @@ pub struct ListArgs<E: Listed> {
     /// Before this cursor.
     pub before: Option<String>,
     /// Which rows.
-    pub filter: Option<E::Filter>,
+    pub filter: Option<Box<E::Filter>>,
     /// In which order.
     pub order: Order<E>,
 }
@@ -216,7 +216,7 @@ pub async fn connection<E: Listed>(
     ctx: &Context<'_>,
     scope: Scope,
     (first, after, last, before): (Option<i64>, Option<String>, Option<i64>, Option<String>),
-    filter: Option<E::Filter>,
+    filter: Option<Box<E::Filter>>,
     order: Option<Vec<impl Into<(E::OrderField, Direction)>>>,
 ) -> Result<Connection<E>> {
     let session = Session::of(ctx)?;
@@ -353,12 +353,14 @@ macro_rules! connections {
                     #[graphql(desc = "Only rows before this cursor of the same list in the same order; goes with `last`.")]
                     before: Option<String>,
                     #[graphql(name = "where", desc = "Only rows for which all of this holds.")]
-                    filter: Option<$filter>,
+                    filter: Option<Box<$filter>>,
                     #[graphql(desc = "The order, most important first; at most 5 steps. Rows that are equal in all of them are ordered by id.")]
                     order_by: Option<Vec<$order>>,
                 ) -> $crate::error::Result<$crate::graphql::connection::Connection<$row>> {
                     let scope = $crate::connections!(@scope self $(, $column)?);
-                    $crate::graphql::connection::connection(ctx, scope, (first, after, last, before), filter, order_by).await
+                    let page = (first, after, last, before);
+                    // Boxed, and the filter as well: see `boxed` in `loader.rs`.
+                    Box::pin($crate::graphql::connection::connection(ctx, scope, page, filter, order_by)).await
                 }
             )*
 

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use dataloader::BatchFn;
@@ -63,7 +64,7 @@ pub struct PageKey {
 
 impl<E: Entity> BatchFn<Uuid, Result<Option<Arc<E>>>> for ById<E> {
     async fn load(&mut self, keys: &[Uuid]) -> HashMap<Uuid, Result<Option<Arc<E>>>> {
-        match self.fetch(keys).await {
+        match boxed(self.fetch(keys)).await {
             Ok(mut rows) => keys.iter().map(|key| (*key, Ok(rows.remove(key)))).collect(),
             Err(error) => keys.iter().map(|key| (*key, Err(error.clone()))).collect(),
         }
@@ -97,7 +98,7 @@ impl<E: Listed> BatchFn<PageKey, Result<Arc<Page<E>>>> for Pages<E> {
     async fn load(&mut self, keys: &[PageKey]) -> HashMap<PageKey, Result<Arc<Page<E>>>> {
         let mut result = HashMap::with_capacity(keys.len());
         for (plan, parents) in by_plan(keys) {
-            match self.fetch(&plan, &parents).await {
+            match boxed(self.fetch(&plan, &parents)).await {
                 Ok(mut pages) => result.extend(parents.into_iter().map(|scope| {
                     let rows = pages.remove(&parent_id(scope)).unwrap_or_default();
                     (PageKey { scope, plan: Arc::clone(&plan) }, Ok(Arc::new(cut(rows, &plan))))
@@ -148,7 +149,7 @@ impl<E: Listed> BatchFn<PageKey, Result<i64>> for Counts<E> {
     async fn load(&mut self, keys: &[PageKey]) -> HashMap<PageKey, Result<i64>> {
         let mut result = HashMap::with_capacity(keys.len());
         for (plan, parents) in by_plan(keys) {
-            let counts = self.fetch(&plan, &parents).await;
+            let counts = boxed(self.fetch(&plan, &parents)).await;
             result.extend(parents.into_iter().map(|scope| {
                 let count = match &counts {
                     Ok(counts) => Ok(counts.get(&parent_id(scope)).copied().unwrap_or(0)),
@@ -178,6 +179,12 @@ impl<E: Listed> Counts<E> {
         let rows = run(&mut tx, sql, parents, &plan.binds[..plan.filter_binds]).await?;
         rows.iter().map(|row| Ok((page_of(row, parents)?, row.try_get(1)?))).collect()
     }
+}
+
+/// Keeps what a statement needs out of the futures that wait for it. async-graphql allocates and copies, for every
+/// field it resolves, a future as large as the largest resolver of the field's type.
+fn boxed<F: Future>(future: F) -> Pin<Box<F>> {
+    Box::pin(future)
 }
 
 /// The lists that one statement can answer together: the same plan and the same parent column.

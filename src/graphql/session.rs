@@ -168,7 +168,9 @@ impl Session {
         let identity = self.identity()?;
         let chosen = self.organization.as_ref().ok_or(Error::OrganizationRequired)?;
         let statements = Arc::clone(&self.statements);
-        let tx = TenantTx::begin(&self.app.db, access, &identity.subject, &chosen.reference, statements).await?;
+        // Boxed, because this future is part of every resolver's (see `loader.rs`) and is run once or twice.
+        let begin = TenantTx::begin(&self.app.db, access, &identity.subject, &chosen.reference, statements);
+        let tx = Box::pin(begin).await?;
         match chosen.must_be {
             Some(id) if id != tx.tenant().organization_id.uuid() => Err(Error::OrganizationMismatch),
             _ => Ok(tx),

@@ -263,14 +263,18 @@ impl<'a> Checker<'a> {
         {
             self.single_key(info, &organizations.id);
             self.column(info, &organizations.name);
-            organizations.slug.iter().for_each(|column| drop(self.column(info, column)));
+            for column in &organizations.slug {
+                self.column(info, column);
+            }
         }
         if let Some(memberships) = &plan.memberships
             && let Some(info) = self.find(&memberships.table)
         {
             self.column(info, &memberships.user);
             self.column(info, &memberships.organization);
-            memberships.role.iter().for_each(|column| drop(self.column(info, column)));
+            for column in &memberships.role {
+                self.column(info, column);
+            }
             if let Some(primary) = &memberships.primary
                 && let Some(column) = self.column(info, primary)
                 && column.data_type != "boolean"
@@ -345,7 +349,9 @@ impl<'a> Checker<'a> {
 
     fn source(&mut self, plan: &Plan, info: &'a TableInfo, source: &Source) {
         match source {
-            Source::User { user } => drop(self.column(info, user)),
+            Source::User { user } => {
+                self.column(info, user);
+            }
             Source::Column { column } => {
                 if let Some(found) = self.column(info, column)
                     && plan.organizations.is_none()

@@ -37,6 +37,7 @@ pub enum AdoptAction {
     Run(RunArgs),
     /// Look for users and rows without an organization, orphans, duplicate slugs and references across organizations.
     Verify {
+        /// The plan.
         #[command(flatten)]
         plan: PlanArg,
         /// Write the mapping here: .csv or .json.
@@ -45,8 +46,10 @@ pub enum AdoptAction {
     },
     /// Enforce it: not null, foreign keys, indexes, row-level security.
     Finalize {
+        /// The plan.
         #[command(flatten)]
         plan: PlanArg,
+        /// How long to wait.
         #[command(flatten)]
         locks: LockArgs,
         /// The old application writes no more: take its triggers and its access away.
@@ -58,8 +61,10 @@ pub enum AdoptAction {
     },
     /// Take everything back, from the mapping that was kept.
     Rollback {
+        /// The plan.
         #[command(flatten)]
         plan: PlanArg,
+        /// How long to wait.
         #[command(flatten)]
         locks: LockArgs,
         /// A backup is made: do not ask.

@@ -151,11 +151,14 @@ fn all_grants() -> Vec<Grant> {
 /// A privilege on a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names of SQL")]
 pub enum Grant {
+    /// To read.
     Select,
+    /// To add.
     Insert,
+    /// To change.
     Update,
+    /// To remove.
     Delete,
 }
 
@@ -249,11 +252,14 @@ pub struct Memberships {
 /// A role in an organization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-#[expect(missing_docs, reason = "the labels of member_role")]
 pub enum Role {
+    /// May do everything.
     Owner,
+    /// May do all but own.
     Admin,
+    /// Works here.
     Member,
+    /// Looks.
     Viewer,
 }
 

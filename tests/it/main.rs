@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one `PostgreSQL`, one database per test.
 
+mod adopt;
 mod audits;
 mod browser;
 mod coverage;

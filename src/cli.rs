@@ -187,8 +187,8 @@ impl From<std::io::Error> for Failure {
 
 impl From<AdoptError> for Failure {
     fn from(error: AdoptError) -> Self {
-        let code = if matches!(error, AdoptError::Plan(_) | AdoptError::Refused(_)) { 2 } else { 1 };
-        Self { code, message: error.to_string() }
+        let code = if matches!(error, AdoptError::Plan(_) | AdoptError::Refused { .. }) { 2 } else { 1 };
+        Self { code, message: format!("{}: {error}", error.code()) }
     }
 }
 

@@ -121,19 +121,19 @@ pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
     .map_err(doing("looking at the database"))?;
     if !migrated {
         let collisions = collisions(session.conn()).await?;
-        return Err(AdoptError::refused(if collisions.is_empty() {
-            "Tenantry's tables are not in this database yet: run `tenantry migrate up` first".to_owned()
+        return Err(if collisions.is_empty() {
+            AdoptError::refused("NOT_MIGRATED", "Tenantry's tables are not in this database yet: run `tenantry migrate up` first")
         } else {
-            collision_remedy(&collisions)
-        }));
+            AdoptError::refused("TABLES_IN_THE_WAY", collision_remedy(&collisions))
+        });
     }
     if wanted == Wanted::Write && read_only {
-        return Err(AdoptError::refused(format!(
+        return Err(AdoptError::refused("READ_ONLY", format!(
             "{who} can only read here: this is a standby, or the role has default_transaction_read_only. Let MIGRATION_DATABASE_URL log in to the primary as the owner of the tables"
         )));
     }
     if !usable {
-        return Err(AdoptError::refused(format!(
+        return Err(AdoptError::refused("NOT_OWNER", format!(
             "{who} is not the owner of Tenantry's tables: let MIGRATION_DATABASE_URL log in as the role that ran `tenantry migrate up`"
         )));
     }
@@ -263,7 +263,7 @@ impl<'a> Checker<'a> {
         {
             self.single_key(info, &organizations.id);
             self.column(info, &organizations.name);
-            for column in &organizations.slug {
+            if let Some(column) = &organizations.slug {
                 self.column(info, column);
             }
         }
@@ -272,7 +272,7 @@ impl<'a> Checker<'a> {
         {
             self.column(info, &memberships.user);
             self.column(info, &memberships.organization);
-            for column in &memberships.role {
+            if let Some(column) = &memberships.role {
                 self.column(info, column);
             }
             if let Some(primary) = &memberships.primary

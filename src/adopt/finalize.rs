@@ -3,6 +3,7 @@
 //! What scans a table (`VALIDATE`, `CREATE INDEX CONCURRENTLY`) stops nobody from writing; what stops them is short, and
 //! waits for its lock with a limit. Every step is recorded with what takes it back, and is skipped when it is done.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -60,6 +61,7 @@ pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptio
     for table in &checked.tables {
         work.foreign_keys(table).await?;
     }
+    work.schemas().await?;
     for table in &checked.tables {
         work.row_security(table).await?;
     }
@@ -82,7 +84,7 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
     let mut problems = Vec::new();
     for table in &checked.tables {
         if !table.has_column() {
-            return Err(AdoptError::refused(format!("{}: has no {COLUMN} yet: `tenantry adopt run` comes first", table.label())));
+            return Err(AdoptError::refused("NOT_READY", format!("{}: has no {COLUMN} yet: `tenantry adopt run` comes first", table.label())));
         }
         let count = format!("select count(*) from {} where {} is null", table.relation().sql(), quote(COLUMN));
         let without: i64 =
@@ -116,7 +118,7 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
         let findings = verify::cross_references(session, checked).await?;
         problems.extend(findings.into_iter().take(20).map(|finding| format!("{}: {}", finding.subject, finding.problem)));
     }
-    if problems.is_empty() { Ok(()) } else { Err(AdoptError::Refused(problems.join("\n"))) }
+    if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused("NOT_READY", problems.join("\n"))) }
 }
 
 struct Work<'a> {
@@ -249,10 +251,28 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Our roles find the tables.
+    async fn schemas(&mut self) -> Result<()> {
+        let schemas: BTreeSet<&String> = self.checked.tables.iter().map(|table| &table.relation().schema).collect();
+        for schema in schemas {
+            let known: bool = sqlx::query_scalar("select has_schema_privilege('tenantry_app', $1, 'usage') and has_schema_privilege('tenantry_superadmin', $1, 'usage')")
+                .bind(schema)
+                .fetch_one(self.session.conn())
+                .await
+                .map_err(doing("looking at the schemas"))?;
+            if !known {
+                let schema = quote(schema);
+                let statements = vec![format!("grant usage on schema {schema} to tenantry_app, tenantry_superadmin")];
+                let undo = format!("revoke usage on schema {schema} from tenantry_app, tenantry_superadmin");
+                self.short(Change { what: format!("usage of schema {schema}"), statements, undo }).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn row_security(&mut self, table: &CheckedTable) -> Result<()> {
         let sql = table.relation().sql();
         let column = quote(COLUMN);
-        let schema = quote(&table.relation().schema);
         let plan = &self.checked.plan;
         let grants: Vec<&str> = plan.grants.iter().map(|grant| grant.sql()).collect();
         let mut statements = vec![
@@ -262,18 +282,21 @@ impl Work<'_> {
             format!("create policy superadmin on {sql} for all to tenantry_superadmin using (true) with check (true)"),
             format!("alter table {sql} enable row level security"),
             format!("alter table {sql} force row level security"),
-            format!("grant usage on schema {schema} to tenantry_app, tenantry_superadmin"),
             format!("grant all on {sql} to tenantry_superadmin"),
         ];
         if !grants.is_empty() {
             statements.push(format!("grant {} on {sql} to tenantry_app", grants.join(", ")));
         }
         // A serial column's default needs its sequence.
-        statements.push(format!(
-            "do $do$ declare s record; begin for s in select d.objid::regclass as name from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S' where d.refobjid = {}::regclass and d.deptype in ('a', 'i') loop execute format('grant usage on sequence %s to tenantry_app, tenantry_superadmin', s.name); end loop; end $do$",
-            literal(&sql)
-        ));
+        let on_sequences = |what: &str| {
+            format!(
+                "do $do$ declare s record; begin for s in select d.objid::regclass as name from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S' where d.refobjid = to_regclass({}) and d.deptype in ('a', 'i') loop execute format('{what} tenantry_app, tenantry_superadmin', s.name); end loop; end $do$",
+                literal(&sql)
+            )
+        };
+        statements.push(on_sequences("grant usage on sequence %s to"));
         let mut undo = vec![
+            on_sequences("revoke usage on sequence %s from"),
             format!("drop policy if exists tenant on {sql}"),
             format!("drop policy if exists superadmin on {sql}"),
             format!("revoke all on {sql} from tenantry_app, tenantry_superadmin"),

@@ -53,10 +53,15 @@ pub enum AdoptError {
     #[error("the plan cannot be used:\n{}", .0.iter().map(|problem| format!("  - {problem}")).collect::<Vec<_>>().join("\n"))]
     Plan(Vec<String>),
     /// The database or its state does not allow it; the text says what to do.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{message}")]
+    Refused {
+        /// A stable word for programs.
+        code: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
     /// The database failed in the middle of something.
-    #[error("{doing}: {}", explain(source))]
+    #[error("{doing}: {}", trouble(source).1)]
     Database {
         /// What was being done.
         doing: String,
@@ -72,8 +77,19 @@ pub enum AdoptError {
 pub type Result<T, E = AdoptError> = std::result::Result<T, E>;
 
 impl AdoptError {
-    fn refused(message: impl Into<String>) -> Self {
-        Self::Refused(message.into())
+    fn refused(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Refused { code, message: message.into() }
+    }
+
+    /// A stable word for programs; the message of the command begins with it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Plan(_) => "PLAN_INVALID",
+            Self::Refused { code, .. } => code,
+            Self::Database { source, .. } => trouble(source).0,
+            Self::Io(_) => "FILE",
+        }
     }
 }
 
@@ -83,23 +99,27 @@ fn doing(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> AdoptError {
     move |source| AdoptError::Database { doing, source }
 }
 
-/// What to do about it, for the failures that are met in practice.
-fn explain(error: &sqlx::Error) -> String {
-    const RESUME: &str = "Nothing is lost: run the same command again, it goes on where it was.";
-    let sqlx::Error::Database(database) = error else {
-        return format!("the connection was lost ({error}). {RESUME}");
+const RESUME: &str = "Nothing is lost: run the same command again, it goes on where it was.";
+
+/// The failures that are met in practice: a word, and what to do.
+fn trouble(error: &sqlx::Error) -> (&'static str, String) {
+    const LOST: &str = "CONNECTION_LOST";
+    let database = match error {
+        sqlx::Error::Database(database) => database,
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => {
+            return (LOST, format!("the connection was lost ({error}). {RESUME}"));
+        }
+        _ => return ("DATABASE_ERROR", error.to_string()),
     };
     match database.code().as_deref() {
-        Some("53100") => format!("the disk of the database is full ({database}). Make room first. {RESUME}"),
-        Some("53200" | "53300") => format!("the database is short of memory or connections ({database}). {RESUME}"),
-        Some("25006") => format!("the database takes no writes here ({database}): let MIGRATION_DATABASE_URL name the primary, and a role without default_transaction_read_only"),
-        Some("42501") => format!("the role of MIGRATION_DATABASE_URL may not do this ({database}): it must own the tables, or be a member of their owner"),
-        Some("55P03") => format!("a lock was not to be had in time, again and again ({database}): something holds it; look into pg_stat_activity for long transactions. {RESUME}"),
-        Some("40P01" | "40001") => format!("it collided with other writers, again and again ({database}). {RESUME}"),
-        Some(code) if code.starts_with("57P") || code.starts_with("08") => {
-            format!("the connection was lost ({database}). {RESUME}")
-        }
-        Some(code) => format!("{database} (SQLSTATE {code})"),
-        None => database.to_string(),
+        Some("53100") => ("DISK_FULL", format!("the disk of the database is full ({database}). Make room first. {RESUME}")),
+        Some("53200" | "53300") => ("DATABASE_BUSY", format!("the database is short of memory or connections ({database}). {RESUME}")),
+        Some("25006") => ("READ_ONLY", format!("the database takes no writes here ({database}): let MIGRATION_DATABASE_URL name the primary, and a role without default_transaction_read_only")),
+        Some("42501") => ("NO_PRIVILEGE", format!("the role of MIGRATION_DATABASE_URL may not do this ({database}): it must own the tables, or be a member of their owner")),
+        Some("55P03") => ("LOCKED", format!("a lock was not to be had in time, again and again ({database}): something holds it; look into pg_stat_activity for long transactions. {RESUME}")),
+        Some("40P01" | "40001") => ("COLLISIONS", format!("it collided with other writers, again and again ({database}). {RESUME}")),
+        Some(code) if code.starts_with("57P") || code.starts_with("08") => (LOST, format!("the connection was lost ({database}). {RESUME}")),
+        Some(code) => ("DATABASE_ERROR", format!("{database} (SQLSTATE {code})")),
+        None => ("DATABASE_ERROR", database.to_string()),
     }
 }

@@ -277,7 +277,7 @@ pub async fn default_workspace(session: &mut Session, checked: &Checked, clock: 
     .await
     .map_err(doing("looking for the default workspace"))?;
     if taken && !plan.workspaces.join_existing {
-        return Err(AdoptError::refused(format!(
+        return Err(AdoptError::refused("SLUG_TAKEN", format!(
             "an organization `{slug}` is there already, and it is not this adoption's: choose another `workspaces.slug`, or say `join_existing = true` if its members may see all of this data"
         )));
     }

@@ -58,7 +58,7 @@ pub async fn write_report(session: &mut Session, plan: Plan, path: &Path) -> Res
     let format = match path.extension().and_then(|extension| extension.to_str()) {
         Some("csv") => Format::Csv,
         Some("json") => Format::Json,
-        _ => return Err(AdoptError::refused(format!("{}: a report is a .csv or a .json file", path.display()))),
+        _ => return Err(AdoptError::refused("BAD_REPORT", format!("{}: a report is a .csv or a .json file", path.display()))),
     };
     installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;

@@ -34,8 +34,10 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
         .await
         .map_err(doing("looking for the adoption"))?;
     if !known {
-        return Err(AdoptError::refused(format!("nothing was done yet under the name `{name}`")));
+        return Err(AdoptError::refused("NOTHING_DONE", format!("nothing was done yet under the name `{name}`")));
     }
+    // A plan that does not fit is better refused before anything is taken back.
+    check(session, plan.clone(), Wanted::Write).await?;
     let mut result = RolledBack { name: name.clone(), changes: Vec::new(), rows: 0, kept: Vec::new() };
     let changes: Vec<(String, String)> =
         sqlx::query_as("select what, undo from adopt.changes where adoption = $1 order by number desc")
@@ -49,7 +51,7 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
         session.short(&format!("taking back: {what}"), lock_timeout, &[undo, forget]).await?;
         result.changes.push(what);
     }
-    // Columns that were there before keep their place and lose what they got here.
+    // Read again: columns that were added are gone. Those that were there before keep their place and lose what they got here.
     let checked = check(session, plan, Wanted::Write).await?;
     for table in checked.tables.iter().filter(|table| table.has_column()) {
         let (adoption, label) = (literal(&name), literal(&table.label()));

@@ -128,7 +128,7 @@ pub async fn run(session: &mut Session, plan: Plan, options: &RunOptions, clock:
 }
 
 async fn register(session: &mut Session, checked: &Checked) -> Result<()> {
-    let plan = serde_json::to_value(&checked.plan).map_err(|error| AdoptError::refused(error.to_string()))?;
+    let plan = serde_json::to_value(&checked.plan).map_err(|error| AdoptError::refused("PLAN_INVALID", error.to_string()))?;
     session
         .retrying("recording the plan", async |connection| {
             sqlx::query(
@@ -227,7 +227,7 @@ impl Pace {
                 .await
                 .map_err(doing("looking at the replicas"))?;
             if hidden {
-                return Err(AdoptError::refused("--max-lag: this login may not see how far the replicas are: `grant pg_monitor to …`, or use --sleep"));
+                return Err(AdoptError::refused("NO_PRIVILEGE", "--max-lag: this login may not see how far the replicas are: `grant pg_monitor to …`, or use --sleep"));
             }
         }
         Ok(Self { sleep: options.sleep, max_lag: options.max_lag, looked: None })

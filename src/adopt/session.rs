@@ -65,7 +65,7 @@ impl Session {
     /// Connects.
     pub async fn open(options: &PgConnectOptions) -> Result<Self> {
         let connection = connect(options).await.map_err(|error| {
-            AdoptError::refused(format!("MIGRATION_DATABASE_URL: the database cannot be reached: {error}"))
+            AdoptError::refused("UNREACHABLE", format!("MIGRATION_DATABASE_URL: the database cannot be reached: {error}"))
         })?;
         Ok(Self { options: options.clone(), connection, lock: None, retries: 0 })
     }
@@ -92,7 +92,7 @@ impl Session {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        Err(AdoptError::refused(format!("another process works on the adoption `{adoption}`: wait for it to end")))
+        Err(AdoptError::refused("BUSY", format!("another process works on the adoption `{adoption}`: wait for it to end")))
     }
 
     async fn try_lock(&mut self, adoption: &str) -> sqlx::Result<bool> {

@@ -46,13 +46,13 @@ fn find_users<'a>(tables: &'a Catalogue, wanted: Option<&Relation>) -> Result<&'
         return tables.get(wanted).ok_or_else(|| {
             let names: Vec<String> = tables.keys().map(ToString::to_string).collect();
             let hint = did_you_mean(&wanted.to_string(), names.iter().map(String::as_str)).map_or_else(String::new, |name| format!("; did you mean {name}?"));
-            AdoptError::refused(format!("{wanted}: there is no such table{hint}"))
+            AdoptError::refused("NO_USERS_TABLE", format!("{wanted}: there is no such table{hint}"))
         });
     }
     USERS
         .iter()
         .find_map(|name| tables.values().find(|table| table.relation().name.eq_ignore_ascii_case(name)))
-        .ok_or_else(|| AdoptError::refused("no table of users was found: name it with --users schema.table"))
+        .ok_or_else(|| AdoptError::refused("NO_USERS_TABLE", "no table of users was found: name it with --users schema.table"))
 }
 
 struct Writer<'a> {

@@ -142,7 +142,7 @@ fn change(checked: &Checked, number: &str, table: &str, event: &str, body: &str)
     Change {
         what: format!("trigger on {table}"),
         statements: vec![
-            format!("create or replace function {function}() returns trigger language plpgsql security definer set search_path = pg_catalog, public, pg_temp as {}", literal(body)),
+            format!("create or replace function {function}() returns trigger language plpgsql security definer set search_path = pg_catalog, public, pg_temp set datestyle = iso as {}", literal(body)),
             format!("revoke execute on function {function}() from public"),
             format!("drop trigger if exists {trigger} on {table}"),
             format!("create trigger {trigger} {event} on {table} for each row execute function {function}()"),

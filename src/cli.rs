@@ -194,7 +194,16 @@ impl From<AdoptError> for Failure {
 
 impl From<sqlx::migrate::MigrateError> for Failure {
     fn from(error: sqlx::migrate::MigrateError) -> Self {
-        Self { code: 1, message: format!("the migration failed and was rolled back: {error}") }
+        let message = match error {
+            sqlx::migrate::MigrateError::VersionMismatch(version) => format!(
+                "migration {version} was edited after it was applied; nothing was done. Restore its text, and correct it by a new migration"
+            ),
+            sqlx::migrate::MigrateError::VersionMissing(version) => format!(
+                "the database has migration {version}, which this build does not know; nothing was done. Use the newer build"
+            ),
+            other => format!("the migration failed and was rolled back: {other}"),
+        };
+        Self { code: 1, message }
     }
 }
 

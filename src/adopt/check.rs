@@ -112,7 +112,7 @@ pub enum Wanted {
 /// Checks that Tenantry's own tables are there and that nothing of the team's is in their place.
 pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
     let (migrated, usable, read_only, who): (bool, bool, bool, String) = sqlx::query_as(
-        "select to_regclass('adopt.adoptions') is not null,
+        "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt')),
                 coalesce(has_schema_privilege(to_regnamespace('adopt')::oid, 'usage'), false),
                 pg_is_in_recovery() or current_setting('transaction_read_only')::bool, current_user::text",
     )

@@ -25,7 +25,7 @@ pub struct Suggestion {
 pub async fn suggest(session: &mut Session, name: &str, schema: Option<&str>, users: Option<&Relation>) -> Result<Suggestion> {
     let all = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
     let in_the_way = collisions(session.conn()).await?;
-    let installed: bool = sqlx::query_scalar("select to_regclass('adopt.adoptions') is not null")
+    let installed: bool = sqlx::query_scalar("select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt'))")
         .fetch_one(session.conn())
         .await
         .map_err(doing("reading the catalogue"))?;
@@ -34,10 +34,7 @@ pub async fn suggest(session: &mut Session, name: &str, schema: Option<&str>, us
     let tables: Catalogue = all.into_iter().filter(|(relation, info)| wanted(relation) && info.kind == "r" && relation.name != "_sqlx_migrations").collect();
     let users = find_users(&tables, users)?;
     let mut writer = Writer { tables: &tables, users, questions: Vec::new(), text: String::new() };
-    if !in_the_way.is_empty() {
-        writer.questions.push(collision_remedy(&in_the_way));
-    }
-    writer.write(name);
+    writer.write(name, &in_the_way);
     Ok(Suggestion { toml: writer.text, questions: writer.questions })
 }
 
@@ -84,7 +81,7 @@ impl Writer<'_> {
         self.questions.push(text);
     }
 
-    fn write(&mut self, name: &str) {
+    fn write(&mut self, name: &str, in_the_way: &[String]) {
         let users = self.users.relation();
         let organizations = self
             .tables
@@ -98,6 +95,9 @@ impl Writer<'_> {
         });
         self.line("# Written by `tenantry adopt plan` from the foreign keys of this database. Lines with `?` are what it cannot know.");
         self.line(&format!("name = {}", toml_string(name)));
+        if !in_the_way.is_empty() {
+            self.question(collision_remedy(in_the_way));
+        }
         let mut logins: BTreeSet<String> = BTreeSet::new();
         for table in self.tables.values() {
             logins.extend(table.grantees.iter().cloned());

@@ -7,6 +7,7 @@ mod coverage;
 mod engine;
 mod http_layer;
 mod listing;
+mod migrations;
 mod process;
 mod support;
 mod tenancy;

@@ -131,9 +131,10 @@ async fn finalize_and_rollback_survive_kills() {
     let interrupted = kills;
 
     // An index that is built when its backend dies stays behind, and invalid: the next one builds it anew.
-    run_sql(&mut watcher, "update adopt.changes set made = 'pending' where what = 'index \"legacy\".\"bots_organization_id_id_key\"'; drop index if exists legacy.bots_organization_id_id_key cascade").await;
+    let index = "\"legacy\".\"Bot Runs_organization_id_bot id_run no._key\"";
+    run_sql(&mut watcher, &format!("update adopt.changes set made = 'pending' where what = 'index {index}'; drop index if exists {index}")).await;
     let mut holder = database.owner().await;
-    run_sql(&mut holder, "begin; select count(*) from legacy.bots").await;
+    run_sql(&mut holder, "begin isolation level repeatable read; select count(*) from legacy.bots").await;
     let mut command = tenantry(&database, &["adopt", "finalize", "--yes", "--plan", file]).await;
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary");
     let invalid = "select count(*) from pg_index where not indisvalid";
@@ -339,9 +340,10 @@ async fn old_application(database_options: sqlx::postgres::PgConnectOptions, sto
              insert into legacy.secrets values ('live {number} {rounds}', currval('legacy.bots_id_seq'), 'x');
              commit;
              update legacy.bots set name = name || '!' where id in (select id from legacy.bots where id % 97 = {} order by id limit 5);
-             delete from legacy.users where email = 'live-{number}-{}@example.org'",
+             delete from legacy.secrets where key = 'live {number} {gone}';
+             delete from legacy.users where email = 'live-{number}-{gone}@example.org'",
             rounds % 97,
-            rounds / 2,
+            gone = rounds / 2,
         );
         sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut connection).await?;
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -159,8 +159,8 @@ pub async fn catalogue(connection: &mut PgConnection) -> BTreeMap<String, String
 }
 
 const CATALOGUE: &str = "
-    with spaces as (select oid, nspname, nspacl from pg_namespace where nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and nspname not like 'pg\\_temp%' and nspname not like 'pg\\_toast%'),
-    acl as (select oid, (select array_agg(x::text order by x::text) from unnest(relacl) x)::text as text from pg_class)
+    with spaces as (select oid, nspname, coalesce(nspacl, acldefault('n', nspowner)) as nspacl from pg_namespace where nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and nspname not like 'pg\\_temp%' and nspname not like 'pg\\_toast%'),
+    acl as (select oid, (select array_agg(x::text order by x::text) from unnest(coalesce(relacl, case relkind when 'S' then acldefault('s', relowner) else acldefault('r', relowner) end)) x)::text as text from pg_class)
     select 'schema ' || nspname, coalesce((select array_agg(x::text order by x::text) from unnest(nspacl) x)::text, '') || coalesce(obj_description(oid, 'pg_namespace'), '') from spaces
     union all select format('column %s.%I', c.oid::regclass, a.attname), concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid), a.attacl::text, col_description(c.oid, a.attnum))
         from pg_class c join spaces s on s.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped

@@ -79,6 +79,7 @@ enum Command {
     /// Check isolation and integrity of the database; exit 1 with a table of findings.
     Verify,
     /// Make the tables of an existing single-tenant database tenant-scoped, while it is in use.
+    #[command(after_help = adopt::command::STEPS)]
     Adopt {
         #[command(subcommand)]
         action: AdoptAction,

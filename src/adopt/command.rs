@@ -15,6 +15,24 @@ use super::{
 };
 use crate::clock::Clock;
 
+/// The way through, for `--help`.
+pub const STEPS: &str = "\
+The order, with MIGRATION_DATABASE_URL as the owner of all the tables:
+  0. back up; move the old tables into a schema of their own, such as
+     `legacy`; tenantry migrate up
+  1. adopt plan --schema legacy --output plan.toml
+     then answer its lines with `?`
+  2. adopt run --dry-run: counts, samples, locks, time; changes nothing
+  3. adopt run --report mapping.csv: killed, it goes on where it was
+  4. adopt verify: what has no organization; set it, or delete the row
+  5. adopt finalize: not null, foreign keys, row-level security
+  6. adopt finalize --cut-over: the old application writes no more
+Back, at any time: adopt rollback.
+
+Ends with 0 (well), 1 (found something, or failed) or 2 (plan, login or state
+do not allow it). Errors begin with a stable word: PLAN_INVALID, NOT_READY,
+DISK_FULL and so on.";
+
 /// What `tenantry adopt` can do.
 #[derive(Subcommand)]
 pub enum AdoptAction {

@@ -62,7 +62,7 @@ pub struct Sample {
 
 /// Rows per second that a run writes at least, by experience (README has the figures): the estimate errs to the long side.
 const ROWS_PER_SECOND: f64 = 15_000.0;
-const USERS_PER_SECOND: f64 = 1_000.0;
+const USERS_PER_SECOND: f64 = 200.0;
 
 /// Forecasts a run.
 pub async fn dry_run(session: &mut Session, plan: Plan, options: &RunOptions) -> Result<DryRun> {

@@ -116,12 +116,14 @@ pub async fn run(session: &mut Session, plan: Plan, options: &RunOptions, clock:
     let mut pace = Pace::new(session, options).await?;
     register(session, &checked).await?;
     expand(session, &checked, options).await?;
+    session.hurry().await?;
     people::default_workspace(session, &checked, clock).await?;
     people::organizations(session, &checked, clock, &mut summary).await?;
     people::users(session, &checked, clock, options, &mut pace, &mut summary).await?;
     for table in &checked.tables {
         fill(session, &checked, table, options, &mut pace, &mut summary).await?;
     }
+    session.settle(&checked.plan.name).await?;
     summary.retries = session.retries;
     summary.seconds = start.elapsed().as_secs_f64();
     Ok(summary)

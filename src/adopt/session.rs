@@ -19,6 +19,7 @@ pub struct Session {
     options: PgConnectOptions,
     connection: PgConnection,
     lock: Option<String>,
+    hurried: bool,
     /// How often something was tried again.
     pub retries: u64,
 }
@@ -67,7 +68,7 @@ impl Session {
         let connection = connect(options).await.map_err(|error| {
             AdoptError::refused("UNREACHABLE", format!("MIGRATION_DATABASE_URL: the database cannot be reached: {error}"))
         })?;
-        Ok(Self { options: options.clone(), connection, lock: None, retries: 0 })
+        Ok(Self { options: options.clone(), connection, lock: None, hurried: false, retries: 0 })
     }
 
     /// Another connection of the same kind.
@@ -93,6 +94,23 @@ impl Session {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Err(AdoptError::refused("BUSY", format!("another process works on the adoption `{adoption}`: wait for it to end")))
+    }
+
+    /// From here on a commit does not wait for the disk. A server that crashes may lose the last fraction of a second of
+    /// them, each with its checkpoint, so that the next run does them again; until [`Session::settle`] nothing is reported.
+    pub async fn hurry(&mut self) -> Result<()> {
+        self.hurried = true;
+        self.connection.execute("set synchronous_commit = off").await.map(drop).map_err(doing("preparing the session"))
+    }
+
+    /// Waits until everything that was committed is on the disk: the log is written in its order.
+    pub async fn settle(&mut self, adoption: &str) -> Result<()> {
+        self.hurried = false;
+        self.retrying("waiting for the disk", async |connection| {
+            connection.execute("reset synchronous_commit").await?;
+            sqlx::query("update adopt.adoptions set name = name where name = $1").bind(adoption).execute(connection).await.map(drop)
+        })
+        .await
     }
 
     async fn try_lock(&mut self, adoption: &str) -> sqlx::Result<bool> {
@@ -148,6 +166,9 @@ impl Session {
             match connect(&self.options).await {
                 Ok(connection) => {
                     self.connection = connection;
+                    if self.hurried {
+                        self.hurry().await?;
+                    }
                     if let Some(adoption) = self.lock.take() {
                         self.lock(&adoption).await?;
                     }

@@ -84,7 +84,10 @@ async fn bench(options: &Options) -> Anything<()> {
     println!("| tenantry adopt run | {adopt:.0} |");
     let after = bare(&owner, &mut superuser, "bare_b", options).await?;
     println!("| bare batched UPDATE, again | {after:.0} |");
-    println!("adopt reaches {:.0} % of the bare UPDATE ({assigned} rows)\n", 100.0 * adopt / f64::midpoint(before, after));
+    println!(
+        "adopt reaches {:.0} % of the bare UPDATE ({assigned} rows)\n",
+        100.0 * adopt / f64::midpoint(before, after)
+    );
 
     settle(&mut superuser).await?;
     under_writers(&owner, options, &run_options).await?;
@@ -147,7 +150,12 @@ async fn bare(owner: &PgConnectOptions, superuser: &mut PgConnection, table: &st
     let (mut position, mut updated) = (0, 0);
     while position < options.rows {
         let end = position + i64::from(options.batch_size);
-        updated += sqlx::query(AssertSqlSafe(sql.as_str())).bind(position).bind(end).execute(&mut connection).await?.rows_affected();
+        updated += sqlx::query(AssertSqlSafe(sql.as_str()))
+            .bind(position)
+            .bind(end)
+            .execute(&mut connection)
+            .await?
+            .rows_affected();
         position = end;
     }
     let seconds = begin.elapsed().as_secs_f64();
@@ -170,7 +178,9 @@ struct Seen {
 
 async fn under_writers(owner: &PgConnectOptions, options: &Options, run_options: &RunOptions) -> Anything<()> {
     let seen = Arc::new(Seen::default());
-    let writers: Vec<_> = (0..options.writers).map(|number| tokio::spawn(write(owner.clone(), seen.clone(), number, options.rows))).collect();
+    let writers: Vec<_> = (0..options.writers)
+        .map(|number| tokio::spawn(write(owner.clone(), seen.clone(), number, options.rows)))
+        .collect();
     let watcher = tokio::spawn(watch(owner.clone(), seen.clone()));
     tokio::time::sleep(Duration::from_secs(3)).await;
     seen.phase.store(1, Ordering::Relaxed);
@@ -187,18 +197,38 @@ async fn under_writers(owner: &PgConnectOptions, options: &Options, run_options:
     }
     watcher.await??;
 
-    println!("{} writers; run {:.1} s with {} retries, finalize {:.1} s with {} changes", options.writers, summary.seconds, summary.retries, finalized.as_secs_f64(), done.changes.len());
-    println!("| beside the writers | writes/s | p50 ms | p99 ms | longest ms | longest lock that stops writers, ms |\n|---|---|---|---|---|---|");
-    let writes = seen.writes.lock().map_err(|_| "a writer panicked")?;
+    println!(
+        "{} writers; run {:.1} s with {} retries, finalize {:.1} s with {} changes",
+        options.writers,
+        summary.seconds,
+        summary.retries,
+        finalized.as_secs_f64(),
+        done.changes.len()
+    );
+    println!(
+        "| beside the writers | writes/s | p50 ms | p99 ms | longest ms | longest lock that stops writers, ms |\n|---|---|---|---|---|---|"
+    );
+    let latencies = seen.writes.lock().map_err(|_| "a writer panicked")?;
     let locks = seen.locks.lock().map_err(|_| "the watcher panicked")?;
     for (phase, name) in (0..).zip(PHASES) {
-        let mut times = writes.get(&phase).cloned().unwrap_or_default();
+        let mut times = latencies.get(&phase).cloned().unwrap_or_default();
         times.sort();
-        let at = |part: usize| times.get((times.len() * part / 100).min(times.len().saturating_sub(1))).map_or(0.0, |time| time.as_secs_f64() * 1000.0);
+        let at = |part: usize| {
+            times
+                .get((times.len() * part / 100).min(times.len().saturating_sub(1)))
+                .map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+        };
         let busy: f64 = times.iter().map(Duration::as_secs_f64).sum::<f64>() / f64::from(options.writers);
         let held = locks.iter().filter(|((known, _), _)| *known == phase).max_by_key(|(_, held)| **held);
-        let held = held.map_or_else(|| "–".to_owned(), |((_, what), held)| format!("{:.1} ({what})", held.as_secs_f64() * 1000.0));
-        println!("| {name} | {:.0} | {:.2} | {:.2} | {:.1} | {held} |", rate(i64::try_from(times.len())?, busy), at(50), at(99), at(100));
+        let held = held
+            .map_or_else(|| "–".to_owned(), |((_, what), held)| format!("{:.1} ({what})", held.as_secs_f64() * 1000.0));
+        println!(
+            "| {name} | {:.0} | {:.2} | {:.2} | {:.1} | {held} |",
+            rate(i64::try_from(times.len())?, busy),
+            at(50),
+            at(99),
+            at(100)
+        );
     }
     Ok(())
 }

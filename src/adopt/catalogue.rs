@@ -9,6 +9,7 @@ use sqlx::types::Json;
 use super::Relation;
 
 /// A table as the catalogue has it.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of the catalogue")]
 #[derive(Clone, Debug, Deserialize)]
 pub struct TableInfo {
     schema: String,
@@ -160,5 +161,9 @@ pub async fn read(connection: &mut PgConnection) -> sqlx::Result<Catalogue> {
 /// The name among `known` that is most like `wanted`, if any is like it at all.
 pub fn did_you_mean<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |name: &str| strsim::damerau_levenshtein(&wanted.to_lowercase(), &name.to_lowercase());
-    known.map(|name| (likeness(name), name)).filter(|(d, _)| *d <= wanted.chars().count().max(6) / 3).min().map(|(_, name)| name)
+    known
+        .map(|name| (likeness(name), name))
+        .filter(|(d, _)| *d <= wanted.chars().count().max(6) / 3)
+        .min()
+        .map(|(_, name)| name)
 }

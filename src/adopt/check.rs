@@ -3,12 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::PgConnection;
-
 use super::catalogue::{Catalogue, Column, TableInfo, did_you_mean};
-use super::plan::{Columns, Plan, Relation, Source, Table, quote};
+use super::installed::Wanted;
+use super::name::{Columns, Relation, quote};
+use super::plan::{Plan, Source, Table};
 use super::{AdoptError, COLUMN, Result, Session, catalogue, doing};
-use crate::db::migrations::MIGRATOR;
 
 /// A plan that fits the database.
 #[derive(Clone, Debug)]
@@ -66,9 +65,8 @@ impl CheckedTable {
     /// A condition: the row under `alias` has the key that `text` holds.
     #[must_use]
     pub fn has_key(&self, alias: &str, text: &str) -> String {
-        let equal = |column: &Column, value: &str| {
-            format!("{alias}.{} = ({value})::{}", quote(&column.name), column.data_type)
-        };
+        let equal =
+            |column: &Column, value: &str| format!("{alias}.{} = ({value})::{}", quote(&column.name), column.data_type);
         match self.key.as_slice() {
             [column] => equal(column, text),
             columns => {
@@ -100,82 +98,6 @@ impl CheckedTable {
     }
 }
 
-/// What the login must be able to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// To look.
-    Read,
-    /// To change the tables and their rows.
-    Write,
-}
-
-/// Checks that Tenantry's own tables are there and that nothing of the team's is in their place.
-pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
-    let (migrated, usable, read_only, who): (bool, bool, bool, String) = sqlx::query_as(
-        "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt')),
-                coalesce(has_schema_privilege(to_regnamespace('adopt')::oid, 'usage'), false),
-                pg_is_in_recovery() or current_setting('transaction_read_only')::bool, current_user::text",
-    )
-    .fetch_one(session.conn())
-    .await
-    .map_err(doing("looking at the database"))?;
-    if !migrated {
-        let collisions = collisions(session.conn()).await?;
-        return Err(if collisions.is_empty() {
-            AdoptError::refused("NOT_MIGRATED", "Tenantry's tables are not in this database yet: run `tenantry migrate up` first")
-        } else {
-            AdoptError::refused("TABLES_IN_THE_WAY", collision_remedy(&collisions))
-        });
-    }
-    if wanted == Wanted::Write && read_only {
-        return Err(AdoptError::refused("READ_ONLY", format!(
-            "{who} can only read here: this is a standby, or the role has default_transaction_read_only. Let MIGRATION_DATABASE_URL log in to the primary as the owner of the tables"
-        )));
-    }
-    if !usable {
-        return Err(AdoptError::refused("NOT_OWNER", format!(
-            "{who} is not the owner of Tenantry's tables: let MIGRATION_DATABASE_URL log in as the role that ran `tenantry migrate up`"
-        )));
-    }
-    Ok(())
-}
-
-/// Tables of the team in `public` under the names that Tenantry's migrations make. Empty once Tenantry is installed.
-pub async fn collisions(connection: &mut PgConnection) -> Result<Vec<String>> {
-    let ours: Vec<String> = MIGRATOR
-        .iter()
-        .filter(|migration| migration.migration_type.is_up_migration())
-        .flat_map(|migration| migration.sql.as_str().lines())
-        .filter_map(|line| line.strip_prefix("create table ").or_else(|| line.strip_prefix("create type ")))
-        .filter_map(|rest| rest.split([' ', '(']).next())
-        .filter(|name| !name.contains('.'))
-        .map(str::to_owned)
-        .collect();
-    sqlx::query_scalar(
-        "select c.relname::text from pg_class c
-          where c.relnamespace = 'public'::regnamespace and c.relname = any ($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
-            and to_regclass('public._sqlx_migrations') is null
-          order by 1",
-    )
-    .bind(ours)
-    .fetch_all(connection)
-    .await
-    .map_err(doing("looking for tables in the way"))
-}
-
-/// What to do about collisions.
-pub fn collision_remedy(tables: &[String]) -> String {
-    let mut text = format!(
-        "public has tables of yours under names that Tenantry's own tables need ({}). Move yours into a schema of their own, all of them, then run `tenantry migrate up`:\n\n  begin;\n  create schema legacy;\n",
-        tables.join(", ")
-    );
-    for table in tables {
-        text += &format!("  alter table public.{} set schema legacy;\n", quote(table));
-    }
-    text += "  commit;\n\nThe old application keeps finding them by its search path: `alter role <its login> set search_path = legacy, public`.\nForeign keys, indexes, sequences of serial columns and grants move along; views and functions that name public.… need a look, and the login needs `grant usage on schema legacy`.";
-    text
-}
-
 /// Fits the plan to the database.
 pub async fn check(session: &mut Session, plan: Plan, wanted: Wanted) -> Result<Checked> {
     let catalogue = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
@@ -200,7 +122,12 @@ pub async fn check(session: &mut Session, plan: Plan, wanted: Wanted) -> Result<
     let read = read.chain(plan.organizations.iter().map(|o| &o.table)).chain(plan.memberships.iter().map(|m| &m.table));
     for relation in read {
         if catalogue.get(relation).is_some_and(|info| !info.readable) {
-            problems.push(format!("{relation}: {who} may not read it: `grant usage on schema {} to {1}; grant select on {2} to {1}`", quote(&relation.schema), quote(&who), relation.sql()));
+            problems.push(format!(
+                "{relation}: {who} may not read it: `grant usage on schema {} to {1}; grant select on {2} to {1}`",
+                quote(&relation.schema),
+                quote(&who),
+                relation.sql()
+            ));
         }
     }
     problems.dedup();
@@ -246,7 +173,10 @@ impl<'a> Checker<'a> {
 
     fn single_key(&mut self, info: &'a TableInfo, name: &str) {
         if self.column(info, name).is_some() && !info.keys.iter().any(|key| key.columns == [name]) {
-            self.problem(format!("{}: `{name}` does not identify a row: it needs a primary key or unique index of its own, and not null", info.relation()));
+            self.problem(format!(
+                "{}: `{name}` does not identify a row: it needs a primary key or unique index of its own, and not null",
+                info.relation()
+            ));
         }
     }
 
@@ -254,7 +184,9 @@ impl<'a> Checker<'a> {
         let users = &plan.users;
         if let Some(info) = self.find(&users.table) {
             self.single_key(info, &users.id);
-            for column in [&users.email, &users.name, &users.clerk_id, &users.current_organization].into_iter().flatten() {
+            for column in
+                [&users.email, &users.name, &users.clerk_id, &users.current_organization].into_iter().flatten()
+            {
                 self.column(info, column);
             }
         }
@@ -279,7 +211,11 @@ impl<'a> Checker<'a> {
                 && let Some(column) = self.column(info, primary)
                 && column.data_type != "boolean"
             {
-                self.problem(format!("{}: `{primary}` is {}; `primary` takes a boolean column", info.relation(), column.data_type));
+                self.problem(format!(
+                    "{}: `{primary}` is {}; `primary` takes a boolean column",
+                    info.relation(),
+                    column.data_type
+                ));
             }
         }
     }
@@ -289,7 +225,9 @@ impl<'a> Checker<'a> {
         let info = self.find(relation)?;
         if info.kind != "r" {
             let what = match info.kind.as_str() {
-                "p" => "is partitioned: adopt ordinary tables; a partitioned one has to be copied into one that has organization_id",
+                "p" => {
+                    "is partitioned: adopt ordinary tables; a partitioned one has to be copied into one that has organization_id"
+                }
                 "f" => "is in another database",
                 _ => "is a view: adopt the tables under it",
             };
@@ -323,26 +261,27 @@ impl<'a> Checker<'a> {
 
     fn key(&mut self, table: &Table, info: &'a TableInfo) -> Option<Vec<Column>> {
         let relation = &table.table;
-        let names = match &table.key {
-            Some(Columns(names)) => {
-                let known = names.iter().filter(|name| self.column(info, name).is_some()).count();
-                let wanted: BTreeSet<&String> = names.iter().collect();
-                if known == names.len() && !info.keys.iter().any(|key| key.columns.iter().collect::<BTreeSet<_>>() == wanted) {
-                    self.problem(format!("{relation}: `key` must name all columns of a unique index, none of them nullable"));
-                }
-                names.clone()
+        let names = if let Some(Columns(names)) = &table.key {
+            let known = names.iter().filter(|name| self.column(info, name).is_some()).count();
+            let wanted: BTreeSet<&String> = names.iter().collect();
+            if known == names.len()
+                && !info.keys.iter().any(|key| key.columns.iter().collect::<BTreeSet<_>>() == wanted)
+            {
+                self.problem(format!(
+                    "{relation}: `key` must name all columns of a unique index, none of them nullable"
+                ));
             }
-            None => match info.key() {
-                Some(names) => names.to_vec(),
-                None => {
-                    // A ctid moves with every update: neither a checkpoint nor a mapping can stand on it.
-                    self.problem(format!(
+            names.clone()
+        } else {
+            let Some(names) = info.key() else {
+                // A ctid moves with every update: neither a checkpoint nor a mapping can stand on it.
+                self.problem(format!(
                         "{relation}: nothing identifies its rows. Give it a key: `alter table {} add column adopt_key bigint generated always as identity primary key` (rewrites the table under a lock; on a big one add the column nullable, fill it in batches, `create unique index concurrently`, then set not null)",
                         relation.sql()
                     ));
-                    return None;
-                }
-            },
+                return None;
+            };
+            names.to_vec()
         };
         Some(names.iter().filter_map(|name| info.column(name).cloned()).collect())
     }
@@ -368,7 +307,10 @@ impl<'a> Checker<'a> {
                     return;
                 }
                 if !plan.tables.iter().any(|table| table.table == *row) {
-                    self.problem(format!("{}: asks rows of {row} for their organization, and {row} is not among `tables`", info.relation()));
+                    self.problem(format!(
+                        "{}: asks rows of {row} for their organization, and {row} is not among `tables`",
+                        info.relation()
+                    ));
                     return;
                 }
                 let names = to.as_ref().map_or_else(|| target.key().unwrap_or_default(), |to| to.0.as_slice());
@@ -376,15 +318,27 @@ impl<'a> Checker<'a> {
                     self.column(target, name);
                 }
                 let wanted: BTreeSet<&String> = names.iter().collect();
-                if !target.keys.iter().any(|key| key.columns.iter().collect::<BTreeSet<_>>() == wanted) || names.len() != by.0.len() {
-                    self.problem(format!("{}: `{by}` must refer to a whole unique key of {row}; name its columns with `to`", info.relation()));
+                if !target.keys.iter().any(|key| key.columns.iter().collect::<BTreeSet<_>>() == wanted)
+                    || names.len() != by.0.len()
+                {
+                    self.problem(format!(
+                        "{}: `{by}` must refer to a whole unique key of {row}; name its columns with `to`",
+                        info.relation()
+                    ));
                     return;
                 }
                 for (mine, theirs) in columns.iter().zip(names.iter().map(|name| target.column(name))) {
                     if let (Some(mine), Some(theirs)) = (mine, theirs)
                         && family(&mine.data_type) != family(&theirs.data_type)
                     {
-                        self.problem(format!("{}: `{}` is {}, {row}'s `{}` is {}: the two cannot be compared", info.relation(), mine.name, mine.data_type, theirs.name, theirs.data_type));
+                        self.problem(format!(
+                            "{}: `{}` is {}, {row}'s `{}` is {}: the two cannot be compared",
+                            info.relation(),
+                            mine.name,
+                            mine.data_type,
+                            theirs.name,
+                            theirs.data_type
+                        ));
                     }
                 }
             }
@@ -406,14 +360,16 @@ fn family(data_type: &str) -> &str {
 fn in_order(mut waiting: Vec<CheckedTable>) -> Result<Vec<CheckedTable>> {
     let mut done: Vec<CheckedTable> = Vec::new();
     while !waiting.is_empty() {
-        let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|table| {
-            asked(table).all(|asked| done.iter().any(|known| known.relation() == asked))
-        });
+        let (ready, rest): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|table| asked(table).all(|asked| done.iter().any(|known| known.relation() == asked)));
         if ready.is_empty() {
             let mut path = vec![rest[0].relation()];
             // Whoever waits, waits for one that waits: following them comes back to where it was.
             while let Some(last) = path.last().and_then(|last| rest.iter().find(|table| table.relation() == *last)) {
-                let Some(next) = asked(last).find(|asked| rest.iter().any(|table| table.relation() == *asked)) else { break };
+                let Some(next) = asked(last).find(|asked| rest.iter().any(|table| table.relation() == *asked)) else {
+                    break;
+                };
                 if let Some(start) = path.iter().position(|seen| *seen == next) {
                     path.drain(..start);
                     path.push(next);

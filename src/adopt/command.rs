@@ -158,7 +158,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 fn read_plan(argument: &PlanArg) -> Result<Plan> {
     let text = std::fs::read_to_string(&argument.plan).map_err(|error| {
-        AdoptError::refused("NO_PLAN", format!("{}: {error}. `tenantry adopt plan --output {0}` writes a first one", argument.plan.display()))
+        AdoptError::refused(
+            "NO_PLAN",
+            format!("{}: {error}. `tenantry adopt plan --output {0}` writes a first one", argument.plan.display()),
+        )
     })?;
     Plan::parse(&text)
 }
@@ -251,10 +254,17 @@ pub async fn execute(options: &PgConnectOptions, action: &AdoptAction, clock: &C
 fn check_report(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     if !path.extension().is_some_and(|extension| extension == "csv" || extension == "json") {
-        return Err(AdoptError::refused("BAD_REPORT", format!("{}: a report is a .csv or a .json file", path.display())));
+        return Err(AdoptError::refused(
+            "BAD_REPORT",
+            format!("{}: a report is a .csv or a .json file", path.display()),
+        ));
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if folder.is_dir() { Ok(()) } else { Err(AdoptError::refused("BAD_REPORT", format!("{}: there is no such folder", folder.display()))) }
+    if folder.is_dir() {
+        Ok(())
+    } else {
+        Err(AdoptError::refused("BAD_REPORT", format!("{}: there is no such folder", folder.display())))
+    }
 }
 
 async fn report(session: &mut Session, plan: Plan, path: Option<&Path>, text: &mut String) -> Result<()> {
@@ -270,7 +280,9 @@ pub fn confirm(what: &str, yes: bool) -> Result<()> {
     if yes {
         return Ok(());
     }
-    let reminder = format!("{what}. Back up first: `pg_dump --format=custom --file=before.dump \"$MIGRATION_DATABASE_URL\"`, or a snapshot of your host.");
+    let reminder = format!(
+        "{what}. Back up first: `pg_dump --format=custom --file=before.dump \"$MIGRATION_DATABASE_URL\"`, or a snapshot of your host."
+    );
     if !std::io::stdin().is_terminal() {
         return Err(AdoptError::refused("BACKUP_FIRST", format!("{reminder} Then add --yes.")));
     }

@@ -8,10 +8,12 @@ use serde::Serialize;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Executor as _};
 
-use super::check::{Checked, CheckedTable, Wanted, check, installed};
+use super::check::{Checked, CheckedTable, check};
 use super::infer::{Mappings, dry_table, inference};
+use super::installed::{Wanted, installed};
+use super::name::{literal, quote};
 use super::people::resolution;
-use super::plan::{Policy, Source, literal, quote};
+use super::plan::{Policy, Source};
 use super::progress::duration;
 use super::{COLUMN, Plan, Result, RunOptions, Session, doing};
 
@@ -90,12 +92,13 @@ async fn temporary_tables(session: &mut Session, checked: &Checked) -> Result<()
         create temp table adopt_default (default_organization uuid);"
         .to_owned();
     for table in &checked.tables {
-        let columns: String = columns(checked, table)
+        let columns: Vec<String> = columns(checked, table)
             .iter()
             .filter_map(|name| table.info.column(name))
             .map(|column| format!("{} {}, ", quote(&column.name), column.data_type))
             .collect();
         let key: Vec<String> = table.key.iter().map(|column| quote(&column.name)).collect();
+        let columns = columns.concat();
         let name = dry_table(checked, table.relation());
         let short = name.trim_start_matches("pg_temp.");
         let _ = write!(
@@ -132,10 +135,11 @@ fn stand_in(kind: &str, id: &str) -> String {
 
 async fn forecast(session: &mut Session, checked: &Checked, options: &RunOptions) -> Result<DryRun> {
     people(session, checked).await?;
-    let users: Vec<(String, i64)> = sqlx::query_as("select outcome, count(*) from pg_temp.adopt_users group by 1 order by 1")
-        .fetch_all(session.conn())
-        .await
-        .map_err(doing("dry run"))?;
+    let users: Vec<(String, i64)> =
+        sqlx::query_as("select outcome, count(*) from pg_temp.adopt_users group by 1 order by 1")
+            .fetch_all(session.conn())
+            .await
+            .map_err(doing("dry run"))?;
     let user_samples: Vec<(Json<Sample>,)> = sqlx::query_as(
         "select jsonb_build_object('key', legacy_id, 'reason', reason) from pg_temp.adopt_users where outcome = 'unresolved' order by legacy_id limit 5",
     )
@@ -279,7 +283,11 @@ fn notes(checked: &Checked, options: &RunOptions, seconds: f64) -> Vec<String> {
             ));
         }
         if table.info.bytes > 0 && !table.has_column() {
-            notes.push(format!("{}: {} MB; every row is written anew once, autovacuum takes the old versions back", table.label(), table.info.bytes / 1_000_000));
+            notes.push(format!(
+                "{}: {} MB; every row is written anew once, autovacuum takes the old versions back",
+                table.label(),
+                table.info.bytes / 1_000_000
+            ));
         }
     }
     notes

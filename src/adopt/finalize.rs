@@ -10,8 +10,9 @@ use serde::Serialize;
 use sqlx::AssertSqlSafe;
 
 use super::catalogue::ForeignKey;
-use super::check::{Checked, CheckedTable, Wanted, check, installed};
-use super::plan::{literal, quote};
+use super::check::{Checked, CheckedTable, check};
+use super::installed::{Wanted, installed};
+use super::name::{literal, quote};
 use super::run::{is_made, make, record};
 use super::trigger::Change;
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing, verify};
@@ -45,11 +46,13 @@ pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptio
     installed(session, Wanted::Write).await?;
     session.lock(&plan.name.clone()).await?;
     let checked = check(session, plan, Wanted::Write).await?;
-    let cut_over: bool = sqlx::query_scalar("select coalesce(bool_or(cut_over_at is not null), false) from adopt.adoptions where name = $1")
-        .bind(&checked.plan.name)
-        .fetch_one(session.conn())
-        .await
-        .map_err(doing("reading the state of the adoption"))?;
+    let cut_over: bool = sqlx::query_scalar(
+        "select coalesce(bool_or(cut_over_at is not null), false) from adopt.adoptions where name = $1",
+    )
+    .bind(&checked.plan.name)
+    .fetch_one(session.conn())
+    .await
+    .map_err(doing("reading the state of the adoption"))?;
     let options = &FinalizeOptions { cut_over: options.cut_over || cut_over, ..options.clone() };
     ready(session, &checked, options).await?;
     let mut work = Work { session, checked: &checked, options, changes: Vec::new() };
@@ -84,7 +87,10 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
     let mut problems = Vec::new();
     for table in &checked.tables {
         if !table.has_column() {
-            return Err(AdoptError::refused("NOT_READY", format!("{}: has no {COLUMN} yet: `tenantry adopt run` comes first", table.label())));
+            return Err(AdoptError::refused(
+                "NOT_READY",
+                format!("{}: has no {COLUMN} yet: `tenantry adopt run` comes first", table.label()),
+            ));
         }
         let count = format!("select count(*) from {} where {} is null", table.relation().sql(), quote(COLUMN));
         let without: i64 =
@@ -92,7 +98,8 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
         if without > 0 {
             problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {COLUMN} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label()));
         }
-        let mut blind: Vec<&String> = table.info.grantees.iter().filter(|role| !checked.plan.keep_access.contains(role)).collect();
+        let mut blind: Vec<&String> =
+            table.info.grantees.iter().filter(|role| !checked.plan.keep_access.contains(role)).collect();
         // The login of the command itself sees everything, by tenantry_superadmin.
         let superadmin: bool = sqlx::query_scalar("select pg_has_role($1, 'tenantry_superadmin', 'usage') or rolsuper or rolbypassrls from pg_roles where rolname = $1")
             .bind(&table.info.owner)
@@ -116,7 +123,8 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
     if problems.is_empty() {
         // What a foreign key would refuse after hours is better said now, row by row.
         let findings = verify::cross_references(session, checked).await?;
-        problems.extend(findings.into_iter().take(20).map(|finding| format!("{}: {}", finding.subject, finding.problem)));
+        problems
+            .extend(findings.into_iter().take(20).map(|finding| format!("{}: {}", finding.subject, finding.problem)));
     }
     if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused("NOT_READY", problems.join("\n"))) }
 }
@@ -142,7 +150,8 @@ impl Work<'_> {
     async fn long(&mut self, change: Change) -> Result<()> {
         let adoption = &self.checked.plan.name;
         if !is_made(self.session, adoption, &change).await? {
-            let pending = Change { statements: vec![format!("pending: {}", change.statements.join("; "))], ..change.clone() };
+            let pending =
+                Change { statements: vec![format!("pending: {}", change.statements.join("; "))], ..change.clone() };
             self.session.short(&change.what, self.options.lock_timeout, &[record(adoption, &pending)]).await?;
             self.session.long(&change.what, &change.statements).await?;
             self.session.short(&change.what, self.options.lock_timeout, &[record(adoption, &change)]).await?;
@@ -161,13 +170,19 @@ impl Work<'_> {
             return Ok(());
         }
         let adoption = &self.checked.plan.name;
-        let add = [format!("alter table {sql} drop constraint if exists {name}"), format!("alter table {sql} add constraint {name} check ({column} is not null) not valid")];
+        let add = [
+            format!("alter table {sql} drop constraint if exists {name}"),
+            format!("alter table {sql} add constraint {name} check ({column} is not null) not valid"),
+        ];
         let what = format!("not null on {sql}");
         self.session.short(&what, self.options.lock_timeout, &add).await?;
         self.session.long(&what, &[format!("alter table {sql} validate constraint {name}")]).await?;
         let change = Change {
             what,
-            statements: vec![format!("alter table {sql} alter column {column} set not null"), format!("alter table {sql} drop constraint if exists {name}")],
+            statements: vec![
+                format!("alter table {sql} alter column {column} set not null"),
+                format!("alter table {sql} drop constraint if exists {name}"),
+            ],
             undo: format!("alter table if exists {sql} alter column {column} drop not null"),
         };
         make(self.session, adoption, self.options.lock_timeout, &change).await?;
@@ -191,7 +206,12 @@ impl Work<'_> {
             statements: vec![
                 // One that was interrupted is there and not valid.
                 format!("drop index concurrently if exists {full}"),
-                format!("create unique index concurrently {} on {sql} ({}, {})", quote(&name), quote(COLUMN), list.join(", ")),
+                format!(
+                    "create unique index concurrently {} on {sql} ({}, {})",
+                    quote(&name),
+                    quote(COLUMN),
+                    list.join(", ")
+                ),
             ],
             undo: format!("drop index if exists {full}"),
         };
@@ -201,13 +221,19 @@ impl Work<'_> {
     async fn foreign_keys(&mut self, table: &CheckedTable) -> Result<()> {
         let sql = table.relation().sql();
         let name = short_name(&format!("{}_organization_id_fkey", table.relation().name));
-        let refers = table.info.foreign_keys.iter().any(|key| key.columns == [COLUMN] && key.target().to_string() == "public.organizations");
+        let refers = table
+            .info
+            .foreign_keys
+            .iter()
+            .any(|key| key.columns == [COLUMN] && key.target().to_string() == "public.organizations");
         if !refers {
             let definition = format!("foreign key ({}) references public.organizations (id)", quote(COLUMN));
             self.foreign_key(&sql, &name, &definition, None).await?;
         }
         for key in table.info.foreign_keys.clone() {
-            let Some(target) = self.checked.tables.iter().find(|known| *known.relation() == key.target()) else { continue };
+            let Some(target) = self.checked.tables.iter().find(|known| *known.relation() == key.target()) else {
+                continue;
+            };
             if key.columns.iter().any(|column| column == COLUMN) {
                 continue;
             }
@@ -221,7 +247,13 @@ impl Work<'_> {
 
     /// Adds a foreign key without looking at the rows, looks at them without a lock that hurts, then drops the one it
     /// replaces.
-    async fn foreign_key(&mut self, table: &str, name: &str, definition: &str, replaced: Option<&ForeignKey>) -> Result<()> {
+    async fn foreign_key(
+        &mut self,
+        table: &str,
+        name: &str,
+        definition: &str,
+        replaced: Option<&ForeignKey>,
+    ) -> Result<()> {
         let name = quote(name);
         let adoption = self.checked.plan.name.clone();
         let what = format!("foreign key {name} on {table}");
@@ -239,7 +271,8 @@ impl Work<'_> {
             );
         }
         let add = format!("alter table {table} add constraint {name} {definition} not valid");
-        let change = Change { what: what.clone(), statements: std::iter::once(add.clone()).chain(last.clone()).collect(), undo };
+        let change =
+            Change { what: what.clone(), statements: std::iter::once(add.clone()).chain(last.clone()).collect(), undo };
         if is_made(self.session, &adoption, &change).await? {
             return Ok(());
         }
@@ -277,7 +310,9 @@ impl Work<'_> {
         let grants: Vec<&str> = plan.grants.iter().map(|grant| grant.sql()).collect();
         let mut statements = vec![
             format!("drop policy if exists tenant on {sql}"),
-            format!("create policy tenant on {sql} for all to tenantry_app using ({column} = app.current_org()) with check ({column} = app.current_org())"),
+            format!(
+                "create policy tenant on {sql} for all to tenantry_app using ({column} = app.current_org()) with check ({column} = app.current_org())"
+            ),
             format!("drop policy if exists superadmin on {sql}"),
             format!("create policy superadmin on {sql} for all to tenantry_superadmin using (true) with check (true)"),
             format!("alter table {sql} enable row level security"),
@@ -314,12 +349,13 @@ impl Work<'_> {
             undo.push(format!("drop policy if exists {} on {sql}", keep_name(&plan.name)));
         }
         // Enabled by ourselves earlier: what takes it back is what was recorded then.
-        let known: Option<String> = sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
-            .bind(&plan.name)
-            .bind(format!("row-level security on {sql}"))
-            .fetch_optional(self.session.conn())
-            .await
-            .map_err(doing("reading the record"))?;
+        let known: Option<String> =
+            sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
+                .bind(&plan.name)
+                .bind(format!("row-level security on {sql}"))
+                .fetch_optional(self.session.conn())
+                .await
+                .map_err(doing("reading the record"))?;
         let undo = known.unwrap_or_else(|| undo.join("; "));
         self.short(Change { what: format!("row-level security on {sql}"), statements, undo }).await
     }
@@ -330,7 +366,8 @@ impl Work<'_> {
         if plan.keep_access.is_empty() {
             return None;
         }
-        let roles: Vec<String> = plan.keep_access.iter().map(|role| if role == "public" { role.clone() } else { quote(role) }).collect();
+        let roles: Vec<String> =
+            plan.keep_access.iter().map(|role| if role == "public" { role.clone() } else { quote(role) }).collect();
         let name = keep_name(&plan.name);
         Some(vec![
             format!("drop policy if exists {name} on {table}"),
@@ -348,7 +385,11 @@ impl Work<'_> {
         .await
         .map_err(doing("reading the record"))?;
         for (what, undo) in changes {
-            let forget = format!("delete from adopt.changes where adoption = {} and what = {}", literal(&plan.name), literal(&what));
+            let forget = format!(
+                "delete from adopt.changes where adoption = {} and what = {}",
+                literal(&plan.name),
+                literal(&what)
+            );
             self.session.short(&what, self.options.lock_timeout, &[undo, forget]).await?;
             self.changes.push(format!("no {what}"));
         }
@@ -356,7 +397,10 @@ impl Work<'_> {
             let statement = format!("drop policy if exists {} on {}", keep_name(&plan.name), table.relation().sql());
             self.session.short("cut-over", self.options.lock_timeout, &[statement]).await?;
         }
-        let done = format!("update adopt.adoptions set cut_over_at = coalesce(cut_over_at, now()) where name = {}", literal(&plan.name));
+        let done = format!(
+            "update adopt.adoptions set cut_over_at = coalesce(cut_over_at, now()) where name = {}",
+            literal(&plan.name)
+        );
         self.session.short("cut-over", self.options.lock_timeout, &[done]).await
     }
 }

@@ -3,9 +3,10 @@
 //! The same expressions serve the batches of a run (over locked rows), the trigger (over the new row), the dry run (over
 //! everything, with temporary tables in the place of what a run would have made) and `verify`.
 
-use super::check::{Checked, CheckedTable};
-use super::plan::{Relation, Source, literal, quote};
 use super::COLUMN;
+use super::check::{Checked, CheckedTable};
+use super::name::{Relation, literal, quote};
+use super::plan::Source;
 
 /// Where the mappings are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,21 +106,20 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
             }
             Source::Row { row, by, to } => {
                 let target = checked.tables.iter().find(|known| known.relation() == row);
-                let keys: Vec<String> = to.as_ref().map_or_else(
-                    || target.and_then(|t| t.info.key()).unwrap_or_default().to_vec(),
-                    |to| to.0.clone(),
-                );
-                let on: Vec<String> = by
-                    .0
-                    .iter()
-                    .zip(&keys)
-                    .map(|(mine, theirs)| format!("{alias}.{} = b.{}", quote(theirs), quote(mine)))
-                    .collect();
+                let keys: Vec<String> = to
+                    .as_ref()
+                    .map_or_else(|| target.and_then(|t| t.info.key()).unwrap_or_default().to_vec(), |to| to.0.clone());
+                let on: Vec<String> =
+                    by.0.iter()
+                        .zip(&keys)
+                        .map(|(mine, theirs)| format!("{alias}.{} = b.{}", quote(theirs), quote(mine)))
+                        .collect();
                 let values: Vec<String> = by.0.iter().map(|mine| format!("b.{}::text", quote(mine))).collect();
                 // Null as soon as one part is: such a row refers to nothing.
                 let value = values.join(" || ', ' || ");
                 let label = literal(&row.to_string());
-                let found = keys.first().map_or_else(|| "true".to_owned(), |key| format!("{alias}.{} is not null", quote(key)));
+                let found =
+                    keys.first().map_or_else(|| "true".to_owned(), |key| format!("{alias}.{} is not null", quote(key)));
                 let why_not = format!(
                     "{label} || ' ' || ({value}) || case when {found} then ' has no organization itself' else ' does not exist' end"
                 );
@@ -182,7 +182,14 @@ impl Inference {
         let mut parts: Vec<String> = self
             .known
             .iter()
-            .map(|known| format!("case when {} is null then {} else {} end", known.value, literal(&format!("{} is empty", columns(&known.source))), known.why_not))
+            .map(|known| {
+                format!(
+                    "case when {} is null then {} else {} end",
+                    known.value,
+                    literal(&format!("{} is empty", columns(&known.source))),
+                    known.why_not
+                )
+            })
             .collect();
         if self.fallback.is_some() {
             parts.push("'there is no default workspace'".to_owned());

@@ -14,12 +14,15 @@
 //!
 //! Names are data here, so SQL is built as text: identifiers by `quote`, values as parameters.
 
+mod batch;
 mod catalogue;
 mod check;
 pub mod command;
 mod dry_run;
 mod finalize;
 mod infer;
+mod installed;
+mod name;
 mod people;
 mod plan;
 mod progress;
@@ -35,7 +38,8 @@ pub use catalogue::{Catalogue, TableInfo};
 pub use check::{Checked, CheckedTable};
 pub use dry_run::{DryRun, dry_run};
 pub use finalize::{FinalizeOptions, finalize};
-pub use plan::{Columns, Plan, Policy, Relation, Source};
+pub use name::{Columns, Relation};
+pub use plan::{Plan, Policy, Source};
 pub use report::write_report;
 pub use rollback::rollback;
 pub use run::{RunOptions, Summary, run};
@@ -112,13 +116,36 @@ fn trouble(error: &sqlx::Error) -> (&'static str, String) {
         _ => return ("DATABASE_ERROR", error.to_string()),
     };
     match database.code().as_deref() {
-        Some("53100") => ("DISK_FULL", format!("the disk of the database is full ({database}). Make room first. {RESUME}")),
-        Some("53200" | "53300") => ("DATABASE_BUSY", format!("the database is short of memory or connections ({database}). {RESUME}")),
-        Some("25006") => ("READ_ONLY", format!("the database takes no writes here ({database}): let MIGRATION_DATABASE_URL name the primary, and a role without default_transaction_read_only")),
-        Some("42501") => ("NO_PRIVILEGE", format!("the role of MIGRATION_DATABASE_URL may not do this ({database}): it must own the tables, or be a member of their owner")),
-        Some("55P03") => ("LOCKED", format!("a lock was not to be had in time, again and again ({database}): something holds it; look into pg_stat_activity for long transactions. {RESUME}")),
-        Some("40P01" | "40001") => ("COLLISIONS", format!("it collided with other writers, again and again ({database}). {RESUME}")),
-        Some(code) if code.starts_with("57P") || code.starts_with("08") => (LOST, format!("the connection was lost ({database}). {RESUME}")),
+        Some("53100") => {
+            ("DISK_FULL", format!("the disk of the database is full ({database}). Make room first. {RESUME}"))
+        }
+        Some("53200" | "53300") => {
+            ("DATABASE_BUSY", format!("the database is short of memory or connections ({database}). {RESUME}"))
+        }
+        Some("25006") => (
+            "READ_ONLY",
+            format!(
+                "the database takes no writes here ({database}): let MIGRATION_DATABASE_URL name the primary, and a role without default_transaction_read_only"
+            ),
+        ),
+        Some("42501") => (
+            "NO_PRIVILEGE",
+            format!(
+                "the role of MIGRATION_DATABASE_URL may not do this ({database}): it must own the tables, or be a member of their owner"
+            ),
+        ),
+        Some("55P03") => (
+            "LOCKED",
+            format!(
+                "a lock was not to be had in time, again and again ({database}): something holds it; look into pg_stat_activity for long transactions. {RESUME}"
+            ),
+        ),
+        Some("40P01" | "40001") => {
+            ("COLLISIONS", format!("it collided with other writers, again and again ({database}). {RESUME}"))
+        }
+        Some(code) if code.starts_with("57P") || code.starts_with("08") => {
+            (LOST, format!("the connection was lost ({database}). {RESUME}"))
+        }
         Some(code) => ("DATABASE_ERROR", format!("{database} (SQLSTATE {code})")),
         None => ("DATABASE_ERROR", database.to_string()),
     }

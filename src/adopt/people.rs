@@ -2,11 +2,13 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::batch::BatchSql;
 use super::check::Checked;
 use super::infer::Mappings;
-use super::plan::{Memberships, Prefer, literal, quote};
+use super::name::{literal, quote};
+use super::plan::{Memberships, Prefer};
 use super::progress::Progress;
-use super::run::{BatchSql, Pace, RunOptions, Summary};
+use super::run::{Pace, RunOptions, Summary};
 use super::{AdoptError, Result, Session, doing};
 use crate::clock::Clock;
 use crate::id::Id;
@@ -18,7 +20,9 @@ use crate::id::Id;
 pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> String {
     let users = &checked.plan.users;
     let text = |column: &Option<String>| {
-        column.as_ref().map_or_else(|| "null::text".to_owned(), |name| format!("nullif(btrim(u.{}::text), '')", quote(name)))
+        column
+            .as_ref()
+            .map_or_else(|| "null::text".to_owned(), |name| format!("nullif(btrim(u.{}::text), '')", quote(name)))
     };
     let organizations = mappings.organizations(&checked.plan.name);
     let mut joins = String::new();
@@ -26,18 +30,20 @@ pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> Str
     if let Some(column) = &users.current_organization {
         current_key = format!("u.{}::text", quote(column));
         joins += &format!(" left join {organizations} c on c.legacy_id = {current_key}");
-        current = "c.organization_id".to_owned();
+        "c.organization_id".clone_into(&mut current);
     }
     let (mut all, mut primaries, mut memberships) =
         ("'{}'::uuid[]".to_owned(), "'{}'::uuid[]".to_owned(), "'[]'::jsonb".to_owned());
     if let Some(plan) = &checked.plan.memberships {
         joins += &format!(" left join lateral ({}) m on true", memberships_of(plan, &organizations, &users.id));
-        all = "coalesce(m.all_of_them, '{}')".to_owned();
-        primaries = "coalesce(m.primaries, '{}')".to_owned();
-        memberships = "coalesce(m.memberships, '[]')".to_owned();
+        "coalesce(m.all_of_them, '{}')".clone_into(&mut all);
+        "coalesce(m.primaries, '{}')".clone_into(&mut primaries);
+        "coalesce(m.memberships, '[]')".clone_into(&mut memberships);
     }
     let member_check = if checked.plan.memberships.is_some() {
-        format!("when {current} is not null and {current} <> all ({all}) then 'is not a member of its current organization' ")
+        format!(
+            "when {current} is not null and {current} <> all ({all}) then 'is not a member of its current organization' "
+        )
     } else {
         String::new()
     };
@@ -48,7 +54,9 @@ pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> Str
         Some(Prefer::Current) => (String::new(), format!("coalesce({current}, {primary})")),
         Some(Prefer::Primary) => (String::new(), format!("coalesce({primary}, {current})")),
         None => (
-            format!("when cardinality({primaries}) = 1 and {current} <> ({primaries})[1] then 'conflict: its current and its primary organization differ' "),
+            format!(
+                "when cardinality({primaries}) = 1 and {current} <> ({primaries})[1] then 'conflict: its current and its primary organization differ' "
+            ),
             format!("coalesce({current}, {primary})"),
         ),
     };
@@ -76,12 +84,17 @@ fn memberships_of(plan: &Memberships, organizations: &str, user_id: &str) -> Str
     let role = plan.role.as_ref().map_or_else(
         || "'MEMBER'".to_owned(),
         |column| {
-            let known: String = plan
+            let known: Vec<String> = plan
                 .roles
                 .iter()
                 .map(|(value, role)| format!(" when {} then '{}'", literal(value), role.label()))
                 .collect();
-            if known.is_empty() { "'MEMBER'".to_owned() } else { format!("case l.{}::text{known} else 'MEMBER' end", quote(column)) }
+            let known = known.concat();
+            if known.is_empty() {
+                "'MEMBER'".to_owned()
+            } else {
+                format!("case l.{}::text{known} else 'MEMBER' end", quote(column))
+            }
         },
     );
     let primary = plan.primary.as_ref().map_or_else(|| "false".to_owned(), |column| format!("l.{}", quote(column)));
@@ -103,10 +116,18 @@ fn new_id(clock: &Clock) -> uuid::Uuid {
 }
 
 /// Makes the organizations that are not there yet. One with the same UUID is the same one; one with the same slug is not.
-pub async fn organizations(session: &mut Session, checked: &Checked, clock: &Clock, summary: &mut Summary) -> Result<()> {
+pub async fn organizations(
+    session: &mut Session,
+    checked: &Checked,
+    clock: &Clock,
+    summary: &mut Summary,
+) -> Result<()> {
     let Some(plan) = &checked.plan.organizations else { return Ok(()) };
     let adoption = checked.plan.name.as_str();
-    let slug = plan.slug.as_ref().map_or_else(|| "null".to_owned(), |slug| format!("nullif(btrim(o.{}::text), '')", quote(slug)));
+    let slug = plan
+        .slug
+        .as_ref()
+        .map_or_else(|| "null".to_owned(), |slug| format!("nullif(btrim(o.{}::text), '')", quote(slug)));
     let waiting = format!(
         "select o.{id}::text, coalesce(nullif(btrim(o.{name}::text), ''), 'Organization ' || o.{id}::text), {slug}
            from {table} o
@@ -147,7 +168,8 @@ pub async fn organizations(session: &mut Session, checked: &Checked, clock: &Clo
 }
 
 /// A user to adopt, as [`resolution`] answers.
-type Person = (String, Option<String>, Option<String>, Option<String>, Option<uuid::Uuid>, Option<String>, serde_json::Value);
+type Person =
+    (String, Option<String>, Option<String>, Option<String>, Option<uuid::Uuid>, Option<String>, serde_json::Value);
 
 /// Gives every user an organization, as the plan says, each in a transaction of its own.
 pub async fn users(
@@ -160,12 +182,16 @@ pub async fn users(
 ) -> Result<()> {
     let plan = &checked.plan;
     let id = quote(&plan.users.id);
-    let id_type = checked.catalogue.get(&plan.users.table).and_then(|info| info.column(&plan.users.id)).map_or("text", |c| c.data_type.as_str());
+    let id_type = checked
+        .catalogue
+        .get(&plan.users.table)
+        .and_then(|info| info.column(&plan.users.id))
+        .map_or("text", |c| c.data_type.as_str());
     let unmapped = format!(
         "not exists (select from adopt.users a where a.adoption = {} and a.legacy_id = u.{id}::text and a.organization_id is not null)",
         literal(&plan.name)
     );
-    let page = |after: bool| {
+    let reading = |after: bool| {
         let beyond = if after { format!(" and u.{id} > $1::{id_type}") } else { String::new() };
         // The limit goes to the innermost query, so that memberships are looked up for this page only.
         let condition = format!("{unmapped}{beyond} order by u.{id} limit {}", options.batch_size);
@@ -176,7 +202,8 @@ pub async fn users(
     };
     let (total, mapped): (i64, i64) = session
         .retrying("counting the users", async |connection| {
-            let count = format!("select count(*), count(*) filter (where not {unmapped}) from {} u", plan.users.table.sql());
+            let count =
+                format!("select count(*), count(*) filter (where not {unmapped}) from {} u", plan.users.table.sql());
             sqlx::query_as(AssertSqlSafe(count)).fetch_one(connection).await
         })
         .await?;
@@ -190,7 +217,7 @@ pub async fn users(
     let mut progress = Progress::new("users", (total - mapped).unsigned_abs());
     let mut after: Option<String> = None;
     loop {
-        let sql = page(after.is_some());
+        let sql = reading(after.is_some());
         let people: Vec<Person> = session
             .retrying("reading users", async |connection| {
                 let query = sqlx::query_as(AssertSqlSafe(sql.as_str()));
@@ -277,11 +304,18 @@ pub async fn default_workspace(session: &mut Session, checked: &Checked, clock: 
     .await
     .map_err(doing("looking for the default workspace"))?;
     if taken && !plan.workspaces.join_existing {
-        return Err(AdoptError::refused("SLUG_TAKEN", format!(
-            "an organization `{slug}` is there already, and it is not this adoption's: choose another `workspaces.slug`, or say `join_existing = true` if its members may see all of this data"
-        )));
+        return Err(AdoptError::refused(
+            "SLUG_TAKEN",
+            format!(
+                "an organization `{slug}` is there already, and it is not this adoption's: choose another `workspaces.slug`, or say `join_existing = true` if its members may see all of this data"
+            ),
+        ));
     }
-    let falls_back = plan.tables.iter().flat_map(|table| &table.organization).any(|source| matches!(source, super::Source::Workspace { .. }));
+    let falls_back = plan
+        .tables
+        .iter()
+        .flat_map(|table| &table.organization)
+        .any(|source| matches!(source, super::Source::Workspace { .. }));
     if !falls_back {
         return Ok(());
     }

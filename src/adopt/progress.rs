@@ -31,14 +31,22 @@ impl Progress {
         if self.terminal && self.drawn.is_none_or(|at| at.elapsed() > EVERY) {
             self.drawn = Some(Instant::now());
             // Where stderr went away there is nobody to tell.
-            drop(write!(std::io::stderr(), "\r\x1b[K{}", line(&self.label, self.done, self.total, self.start.elapsed())));
+            drop(write!(
+                std::io::stderr(),
+                "\r\x1b[K{}",
+                line(&self.label, self.done, self.total, self.start.elapsed())
+            ));
         }
     }
 
     /// Ends the line.
     pub fn finish(&mut self) {
         if self.terminal && self.drawn.is_some() {
-            drop(writeln!(std::io::stderr(), "\r\x1b[K{}", line(&self.label, self.done, self.total, self.start.elapsed())));
+            drop(writeln!(
+                std::io::stderr(),
+                "\r\x1b[K{}",
+                line(&self.label, self.done, self.total, self.start.elapsed())
+            ));
         }
     }
 }
@@ -47,10 +55,11 @@ impl Progress {
 fn line(label: &str, done: u64, total: u64, elapsed: Duration) -> String {
     // Rows that came while it ran can make it more than all.
     let total = total.max(done);
-    let filled = if total == 0 { WIDTH } else { done * WIDTH / total };
+    let filled = (done * WIDTH).checked_div(total).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|n| if n < filled { '█' } else { '░' }).collect();
     let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
-    let left = if rate > 0.0 { Duration::from_secs_f64(((total - done) as f64 / rate).min(1e9)) } else { Duration::ZERO };
+    let left =
+        if rate > 0.0 { Duration::from_secs_f64(((total - done) as f64 / rate).min(1e9)) } else { Duration::ZERO };
     format!("{label:<28.28} {bar} {done}/{total}  {rate:.0}/s  {} left", duration(left))
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
-use super::check::Checked;
+use super::check::{Checked, check};
+use super::installed::{Wanted, installed};
 use super::run::source_names;
 use super::{AdoptError, Plan, Result, Session, doing};
-use crate::adopt::check::{Wanted, check, installed};
 
 /// One line of the report.
 #[derive(Debug, Serialize, sqlx::FromRow)]
@@ -32,7 +32,8 @@ struct Line {
     reason: Option<String>,
 }
 
-const COLUMNS: [&str; 8] = ["table", "key", "organization_before", "organization_after", "slug", "status", "source", "reason"];
+const COLUMNS: [&str; 8] =
+    ["table", "key", "organization_before", "organization_after", "slug", "status", "source", "reason"];
 
 const LINES: &str = "
     select '[organization]' as table_name, a.legacy_id as key, null as before, a.organization_id::text as after, o.slug as slug,
@@ -58,7 +59,12 @@ pub async fn write_report(session: &mut Session, plan: Plan, path: &Path) -> Res
     let format = match path.extension().and_then(|extension| extension.to_str()) {
         Some("csv") => Format::Csv,
         Some("json") => Format::Json,
-        _ => return Err(AdoptError::refused("BAD_REPORT", format!("{}: a report is a .csv or a .json file", path.display()))),
+        _ => {
+            return Err(AdoptError::refused(
+                "BAD_REPORT",
+                format!("{}: a report is a .csv or a .json file", path.display()),
+            ));
+        }
     };
     installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;
@@ -100,7 +106,12 @@ async fn write(session: &mut Session, checked: &Checked, path: &Path, format: &F
                 let Line { table_name, key, before, after, slug, status, source, reason } = &line;
                 let optional = [before, after, slug].map(|value| value.as_deref().unwrap_or(""));
                 let rest = [source, reason].map(|value| value.as_deref().unwrap_or(""));
-                let cells = [table_name, key].map(String::as_str).into_iter().chain(optional).chain([status.as_str()]).chain(rest);
+                let cells = [table_name, key]
+                    .map(String::as_str)
+                    .into_iter()
+                    .chain(optional)
+                    .chain([status.as_str()])
+                    .chain(rest);
                 let cells: Vec<String> = cells.map(cell).collect();
                 writeln!(file, "{}", cells.join(","))?;
             }
@@ -120,11 +131,12 @@ async fn write(session: &mut Session, checked: &Checked, path: &Path, format: &F
 
 /// RFC 4180; what a spreadsheet would take for a formula gets an apostrophe.
 fn cell(text: &str) -> String {
-    let guarded = if text.starts_with(['=', '+', '@', '\t', '\r']) || text.starts_with('-') && text.parse::<f64>().is_err() {
-        format!("'{text}")
-    } else {
-        text.to_owned()
-    };
+    let guarded =
+        if text.starts_with(['=', '+', '@', '\t', '\r']) || text.starts_with('-') && text.parse::<f64>().is_err() {
+            format!("'{text}")
+        } else {
+            text.to_owned()
+        };
     if guarded.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", guarded.replace('"', "\"\"")) } else { guarded }
 }
 

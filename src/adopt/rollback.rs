@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 use sqlx::AssertSqlSafe;
 
-use super::check::{Wanted, check, installed};
-use super::plan::{literal, quote};
+use super::check::check;
+use super::installed::{Wanted, installed};
+use super::name::{literal, quote};
 use super::progress::Progress;
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing};
 
@@ -85,10 +86,8 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
         }
         progress.finish();
     }
-    let take_back = format!(
-        "select kept from adopt.take_back({0}); delete from adopt.adoptions where name = {0}",
-        literal(&name)
-    );
+    let take_back =
+        format!("select kept from adopt.take_back({0}); delete from adopt.adoptions where name = {0}", literal(&name));
     result.kept = session
         .retrying("taking back organizations and users", async |connection| {
             // One message is one transaction.

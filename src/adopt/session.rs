@@ -66,7 +66,10 @@ impl Session {
     /// Connects.
     pub async fn open(options: &PgConnectOptions) -> Result<Self> {
         let connection = connect(options).await.map_err(|error| {
-            AdoptError::refused("UNREACHABLE", format!("MIGRATION_DATABASE_URL: the database cannot be reached: {error}"))
+            AdoptError::refused(
+                "UNREACHABLE",
+                format!("MIGRATION_DATABASE_URL: the database cannot be reached: {error}"),
+            )
         })?;
         Ok(Self { options: options.clone(), connection, lock: None, hurried: false, retries: 0 })
     }
@@ -89,11 +92,16 @@ impl Session {
                 return Ok(());
             }
             if attempt == 10 {
-                tracing::info!("another process, or what is left of one that was killed, works on this adoption; waiting up to 30 s");
+                tracing::info!(
+                    "another process, or what is left of one that was killed, works on this adoption; waiting up to 30 s"
+                );
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        Err(AdoptError::refused("BUSY", format!("another process works on the adoption `{adoption}`: wait for it to end")))
+        Err(AdoptError::refused(
+            "BUSY",
+            format!("another process works on the adoption `{adoption}`: wait for it to end"),
+        ))
     }
 
     /// From here on a commit does not wait for the disk. A server that crashes may lose the last fraction of a second of
@@ -108,7 +116,11 @@ impl Session {
         self.hurried = false;
         self.retrying("waiting for the disk", async |connection| {
             connection.execute("reset synchronous_commit").await?;
-            sqlx::query("update adopt.adoptions set name = name where name = $1").bind(adoption).execute(connection).await.map(drop)
+            sqlx::query("update adopt.adoptions set name = name where name = $1")
+                .bind(adoption)
+                .execute(connection)
+                .await
+                .map(drop)
         })
         .await
     }

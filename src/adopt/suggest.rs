@@ -5,12 +5,23 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::catalogue::{Catalogue, TableInfo, did_you_mean};
-use super::check::{collision_remedy, collisions};
-use super::plan::Relation;
+use super::installed::{collision_remedy, collisions};
+use super::name::Relation;
 use super::{AdoptError, COLUMN, Result, Session, catalogue, doing};
 
 const USERS: [&str; 6] = ["users", "user", "accounts", "account", "profiles", "people"];
-const ORGANIZATIONS: [&str; 10] = ["organizations", "organization", "organisations", "orgs", "workspaces", "teams", "companies", "accounts", "tenants", "groups"];
+const ORGANIZATIONS: [&str; 10] = [
+    "organizations",
+    "organization",
+    "organisations",
+    "orgs",
+    "workspaces",
+    "teams",
+    "companies",
+    "accounts",
+    "tenants",
+    "groups",
+];
 
 /// What a plan was made of.
 #[derive(Clone, Debug)]
@@ -22,16 +33,28 @@ pub struct Suggestion {
 }
 
 /// Reads the catalogue and writes a plan.
-pub async fn suggest(session: &mut Session, name: &str, schema: Option<&str>, users: Option<&Relation>) -> Result<Suggestion> {
+pub async fn suggest(
+    session: &mut Session,
+    name: &str,
+    schema: Option<&str>,
+    users: Option<&Relation>,
+) -> Result<Suggestion> {
     let all = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
     let in_the_way = collisions(session.conn()).await?;
-    let installed: bool = sqlx::query_scalar("select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt'))")
-        .fetch_one(session.conn())
-        .await
-        .map_err(doing("reading the catalogue"))?;
+    let installed: bool = sqlx::query_scalar(
+        "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt'))",
+    )
+    .fetch_one(session.conn())
+    .await
+    .map_err(doing("reading the catalogue"))?;
     // Tenantry's own tables are in public as soon as it is installed.
-    let wanted = |relation: &Relation| schema.map_or(!installed || relation.schema != "public", |schema| relation.schema == schema);
-    let tables: Catalogue = all.into_iter().filter(|(relation, info)| wanted(relation) && info.kind == "r" && relation.name != "_sqlx_migrations").collect();
+    let wanted = |relation: &Relation| {
+        schema.map_or(!installed || relation.schema != "public", |schema| relation.schema == schema)
+    };
+    let tables: Catalogue = all
+        .into_iter()
+        .filter(|(relation, info)| wanted(relation) && info.kind == "r" && relation.name != "_sqlx_migrations")
+        .collect();
     let users = find_users(&tables, users)?;
     let mut writer = Writer { tables: &tables, users, questions: Vec::new(), text: String::new() };
     writer.write(name, &in_the_way);
@@ -42,14 +65,17 @@ fn find_users<'a>(tables: &'a Catalogue, wanted: Option<&Relation>) -> Result<&'
     if let Some(wanted) = wanted {
         return tables.get(wanted).ok_or_else(|| {
             let names: Vec<String> = tables.keys().map(ToString::to_string).collect();
-            let hint = did_you_mean(&wanted.to_string(), names.iter().map(String::as_str)).map_or_else(String::new, |name| format!("; did you mean {name}?"));
+            let hint = did_you_mean(&wanted.to_string(), names.iter().map(String::as_str))
+                .map_or_else(String::new, |name| format!("; did you mean {name}?"));
             AdoptError::refused("NO_USERS_TABLE", format!("{wanted}: there is no such table{hint}"))
         });
     }
     USERS
         .iter()
         .find_map(|name| tables.values().find(|table| table.relation().name.eq_ignore_ascii_case(name)))
-        .ok_or_else(|| AdoptError::refused("NO_USERS_TABLE", "no table of users was found: name it with --users schema.table"))
+        .ok_or_else(|| {
+            AdoptError::refused("NO_USERS_TABLE", "no table of users was found: name it with --users schema.table")
+        })
 }
 
 struct Writer<'a> {
@@ -65,7 +91,10 @@ fn toml_string(text: &str) -> String {
 }
 
 fn first_of(table: &TableInfo, names: &[&str]) -> Option<String> {
-    names.iter().find_map(|name| table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name))).map(|column| column.name.clone())
+    names
+        .iter()
+        .find_map(|name| table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name)))
+        .map(|column| column.name.clone())
 }
 
 impl Writer<'_> {
@@ -83,14 +112,20 @@ impl Writer<'_> {
 
     fn write(&mut self, name: &str, in_the_way: &[String]) {
         let users = self.users.relation();
-        let organizations = self
-            .tables
-            .values()
-            .find(|table| table.relation() != users && ORGANIZATIONS.iter().any(|known| table.relation().name.eq_ignore_ascii_case(known)) && table.key().is_some_and(|key| key.len() == 1));
+        let organizations = self.tables.values().find(|table| {
+            table.relation() != users
+                && ORGANIZATIONS.iter().any(|known| table.relation().name.eq_ignore_ascii_case(known))
+                && table.key().is_some_and(|key| key.len() == 1)
+        });
         let memberships = organizations.and_then(|organizations| {
             self.tables.values().find(|table| {
-                let to = |relation: &Relation| table.foreign_keys.iter().any(|key| key.target() == *relation && key.columns.len() == 1);
-                to(&users) && to(&organizations.relation()) && table.foreign_keys.len() <= 3 && table.columns.len() <= 10
+                let to = |relation: &Relation| {
+                    table.foreign_keys.iter().any(|key| key.target() == *relation && key.columns.len() == 1)
+                };
+                to(&users)
+                    && to(&organizations.relation())
+                    && table.foreign_keys.len() <= 3
+                    && table.columns.len() <= 10
             })
         });
         self.line("# Written by `tenantry adopt plan` from the foreign keys of this database. Lines with `?` are what it cannot know.");
@@ -107,11 +142,15 @@ impl Writer<'_> {
         }
         if !logins.is_empty() {
             let list: Vec<String> = logins.iter().map(|login| toml_string(login)).collect();
-            self.question(format!("Which logins does the old application use? They keep seeing all rows until the cut-over: {}", list.join(", ")));
+            self.question(format!(
+                "Which logins does the old application use? They keep seeing all rows until the cut-over: {}",
+                list.join(", ")
+            ));
             self.line(&format!("# keep_access = [{}]", list.join(", ")));
         }
         self.people(organizations, memberships);
-        let special: Vec<Relation> = [Some(self.users), organizations, memberships].into_iter().flatten().map(TableInfo::relation).collect();
+        let special: Vec<Relation> =
+            [Some(self.users), organizations, memberships].into_iter().flatten().map(TableInfo::relation).collect();
         self.adopted(&special, organizations);
     }
 
@@ -123,14 +162,27 @@ impl Writer<'_> {
             Some([id]) => self.line(&format!("id = {}", toml_string(id))),
             _ => self.question("the users have no key of one column: give them one".to_owned()),
         }
-        for (field, names) in [("email", &["email", "email_address", "mail"][..]), ("name", &["name", "full_name", "display_name", "username"]), ("clerk_id", &["clerk_id", "clerk_user_id"])] {
+        for (field, names) in [
+            ("email", &["email", "email_address", "mail"][..]),
+            ("name", &["name", "full_name", "display_name", "username"]),
+            ("clerk_id", &["clerk_id", "clerk_user_id"]),
+        ] {
             if let Some(column) = first_of(users, names) {
                 self.line(&format!("{field} = {}", toml_string(&column)));
             }
         }
         if let Some(organizations) = organizations {
-            let current = users.foreign_keys.iter().find(|key| key.target() == organizations.relation() && key.columns.len() == 1).map(|key| key.columns[0].clone());
-            if let Some(column) = current.or_else(|| first_of(users, &["current_organization_id", "organization_id", "current_workspace_id", "workspace_id", "team_id"])) {
+            let current = users
+                .foreign_keys
+                .iter()
+                .find(|key| key.target() == organizations.relation() && key.columns.len() == 1)
+                .map(|key| key.columns[0].clone());
+            if let Some(column) = current.or_else(|| {
+                first_of(
+                    users,
+                    &["current_organization_id", "organization_id", "current_workspace_id", "workspace_id", "team_id"],
+                )
+            }) {
                 self.line(&format!("current_organization = {}", toml_string(&column)));
             }
             if memberships.is_some() {
@@ -161,12 +213,22 @@ impl Writer<'_> {
 
     fn memberships(&mut self, table: &TableInfo, organizations: &Relation) {
         let users = self.users.relation();
-        let column = |target: &Relation| table.foreign_keys.iter().find(|key| key.target() == *target).map(|key| key.columns[0].clone()).unwrap_or_default();
+        let column = |target: &Relation| {
+            table
+                .foreign_keys
+                .iter()
+                .find(|key| key.target() == *target)
+                .map(|key| key.columns[0].clone())
+                .unwrap_or_default()
+        };
         self.line("\n[memberships]");
         self.line(&format!("table = {}", toml_string(&table.relation().to_string())));
         self.line(&format!("user = {}", toml_string(&column(&users))));
         self.line(&format!("organization = {}", toml_string(&column(organizations))));
-        if let Some(primary) = table.columns.iter().find(|column| column.data_type == "boolean" && ["primary", "default", "main"].iter().any(|word| column.name.contains(word))) {
+        if let Some(primary) = table.columns.iter().find(|column| {
+            column.data_type == "boolean"
+                && ["primary", "default", "main"].iter().any(|word| column.name.contains(word))
+        }) {
             self.line(&format!("primary = {}", toml_string(&primary.name)));
         }
         if let Some(role) = first_of(table, &["role", "member_role"]) {
@@ -183,7 +245,11 @@ impl Writer<'_> {
         loop {
             let before = reached.len();
             for (relation, table) in self.tables {
-                let belongs = |target: &Relation| *target == users || target != relation && reached.contains(target) || organizations.is_some_and(|o| o.relation() == *target);
+                let belongs = |target: &Relation| {
+                    *target == users
+                        || target != relation && reached.contains(target)
+                        || organizations.is_some_and(|o| o.relation() == *target)
+                };
                 if !special.contains(relation) && table.foreign_keys.iter().any(|key| belongs(&key.target())) {
                     reached.insert(relation.clone());
                 }
@@ -202,7 +268,11 @@ impl Writer<'_> {
                         target == **relation || !reached.contains(&target) || written.contains(&target)
                     })
             };
-            let next = reached.iter().find(ready).or_else(|| reached.iter().find(|relation| !written.contains(*relation))).cloned();
+            let next = reached
+                .iter()
+                .find(ready)
+                .or_else(|| reached.iter().find(|relation| !written.contains(*relation)))
+                .cloned();
             let Some(next) = next else { break };
             self.table(&next, &written, organizations);
             written.insert(next);
@@ -214,7 +284,9 @@ impl Writer<'_> {
             let hint = first_of(table, &["user_id", "owner_id", "created_by", "author_id", "account_id"]);
             self.text.push('\n');
             if let Some(column) = hint {
-                self.question(format!("{relation}: `{column}` looks like a user, and there is no foreign key. If it is one:"));
+                self.question(format!(
+                    "{relation}: `{column}` looks like a user, and there is no foreign key. If it is one:"
+                ));
                 self.line("# [[tables]]");
                 self.line(&format!("# table = {}", toml_string(&relation.to_string())));
                 self.line(&format!("# organization = [{{ user = {} }}]", toml_string(&column)));
@@ -257,7 +329,9 @@ impl Writer<'_> {
             self.question(format!("{relation} refers to users in {of_users} ways. Rows where they are of different organizations will be reported; take out those that do not own the row."));
         }
         for target in circular {
-            self.question(format!("{relation} also refers to {target}; as a source that would go in a circle, or it is not adopted"));
+            self.question(format!(
+                "{relation} also refers to {target}; as a source that would go in a circle, or it is not adopted"
+            ));
         }
         if table.key().is_none() {
             self.question(format!("{relation}: nothing identifies its rows; it needs a key before it can be adopted"));
@@ -265,13 +339,22 @@ impl Writer<'_> {
         if let Some(column) = table.column(COLUMN)
             && column.data_type != "uuid"
         {
-            self.question(format!("{relation}: its column {COLUMN} is {}; rename it, Tenantry's is uuid", column.data_type));
+            self.question(format!(
+                "{relation}: its column {COLUMN} is {}; rename it, Tenantry's is uuid",
+                column.data_type
+            ));
         }
         if !table.update_triggers.is_empty() {
-            self.question(format!("{relation}: its triggers fire for every row that gets an organization: {}. Is that harmless?", table.update_triggers.join(", ")));
+            self.question(format!(
+                "{relation}: its triggers fire for every row that gets an organization: {}. Is that harmless?",
+                table.update_triggers.join(", ")
+            ));
         }
         if !table.owned {
-            self.question(format!("{relation} belongs to {}; the login of MIGRATION_DATABASE_URL must be a member of that role", table.owner));
+            self.question(format!(
+                "{relation} belongs to {}; the login of MIGRATION_DATABASE_URL must be a member of that role",
+                table.owner
+            ));
         }
     }
 }

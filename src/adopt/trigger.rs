@@ -4,11 +4,12 @@
 //! The functions run with the rights of the owner, since the old application's login sees nothing of `adopt`. A failure
 //! in them never fails the write of the old application: the row stays without an organization for the next run.
 
+use super::COLUMN;
 use super::check::{Checked, CheckedTable};
 use super::infer::{Mappings, inference};
-use super::plan::{Source, literal, quote};
+use super::name::{literal, quote};
 use super::people::resolution;
-use super::COLUMN;
+use super::plan::Source;
 
 /// One change of the schema: what it is, its statements, and what takes it back.
 #[derive(Clone, Debug)]
@@ -50,7 +51,10 @@ end",
     Change {
         what: format!("function {function}"),
         statements: vec![
-            format!("create or replace function {function}(p_legacy_id text) returns void language plpgsql security definer set search_path = pg_catalog, public, pg_temp as {}", literal(&body)),
+            format!(
+                "create or replace function {function}(p_legacy_id text) returns void language plpgsql security definer set search_path = pg_catalog, public, pg_temp as {}",
+                literal(&body)
+            ),
             format!("revoke execute on function {function}(text) from public"),
         ],
         undo: format!("drop function if exists {function}(text)"),
@@ -85,7 +89,8 @@ pub fn on_table(checked: &Checked, number: usize, table: &CheckedTable) -> Chang
     let columns = table.source_columns();
     let row: Vec<String> = columns.iter().map(|name| format!("new.{0} as {0}", quote(name))).collect();
     let row = if row.is_empty() { "1".to_owned() } else { row.join(", ") };
-    let ask = format!("select {} into v_organization from (select {row}) b{}", inference.organization(), inference.joins);
+    let ask =
+        format!("select {} into v_organization from (select {row}) b{}", inference.organization(), inference.joins);
     let meet: String = table
         .spec
         .organization
@@ -142,7 +147,10 @@ fn change(checked: &Checked, number: &str, table: &str, event: &str, body: &str)
     Change {
         what: format!("trigger on {table}"),
         statements: vec![
-            format!("create or replace function {function}() returns trigger language plpgsql security definer set search_path = pg_catalog, public, pg_temp set datestyle = iso as {}", literal(body)),
+            format!(
+                "create or replace function {function}() returns trigger language plpgsql security definer set search_path = pg_catalog, public, pg_temp set datestyle = iso as {}",
+                literal(body)
+            ),
             format!("revoke execute on function {function}() from public"),
             format!("drop trigger if exists {trigger} on {table}"),
             format!("create trigger {trigger} {event} on {table} for each row execute function {function}()"),

@@ -3,8 +3,10 @@
 use serde::Serialize;
 use sqlx::AssertSqlSafe;
 
-use super::check::{Checked, CheckedTable, Wanted, check, installed};
-use super::plan::{Source, literal, quote};
+use super::check::{Checked, CheckedTable, check};
+use super::installed::{Wanted, installed};
+use super::name::{literal, quote};
+use super::plan::Source;
 use super::{COLUMN, Plan, Result, Session, doing};
 
 /// At most so many findings of one check on one table.
@@ -38,11 +40,12 @@ pub async fn verify(session: &mut Session, plan: Plan) -> Result<Vec<Finding>> {
         }
     }
     findings.extend(cross_references(session, &checked).await?);
-    let finalized: Option<bool> = sqlx::query_scalar("select finalized_at is not null from adopt.adoptions where name = $1")
-        .bind(&checked.plan.name)
-        .fetch_optional(session.conn())
-        .await
-        .map_err(doing("verifying"))?;
+    let finalized: Option<bool> =
+        sqlx::query_scalar("select finalized_at is not null from adopt.adoptions where name = $1")
+            .bind(&checked.plan.name)
+            .fetch_optional(session.conn())
+            .await
+            .map_err(doing("verifying"))?;
     if finalized == Some(true) {
         for table in &checked.tables {
             findings.extend(enforced(table));
@@ -66,11 +69,17 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<Vec<Finding>
     let adoption = literal(&plan.name);
     let id = format!("u.{}::text", quote(&plan.users.id));
     let table = plan.users.table.sql();
-    let mut findings = ask(session, "user-without-organization", &format!(
-        "select 'user ' || {id}, coalesce(a.reason, 'was never met: run again')
+    let mut findings = ask(
+        session,
+        "user-without-organization",
+        &format!(
+            "select 'user ' || {id}, coalesce(a.reason, 'was never met: run again')
            from {table} u left join adopt.users a on a.adoption = {adoption} and a.legacy_id = {id}
-          where a.organization_id is null order by u.{}", quote(&plan.users.id)
-    )).await?;
+          where a.organization_id is null order by u.{}",
+            quote(&plan.users.id)
+        ),
+    )
+    .await?;
     findings.extend(ask(session, "user-not-a-member", &format!(
         "select 'user ' || a.legacy_id, 'its rows belong to organization ' || a.organization_id || ', and it is not a member there'
            from adopt.users a
@@ -157,7 +166,9 @@ pub async fn cross_references(session: &mut Session, checked: &Checked) -> Resul
         for source in &table.spec.organization {
             if let Source::Row { row, by, to } = source {
                 let info = checked.catalogue.get(row);
-                let to = to.as_ref().map_or_else(|| info.and_then(|info| info.key()).unwrap_or_default().to_vec(), |to| to.0.clone());
+                let to = to
+                    .as_ref()
+                    .map_or_else(|| info.and_then(|info| info.key()).unwrap_or_default().to_vec(), |to| to.0.clone());
                 references.push((row.clone(), by.0.clone(), to));
             }
         }
@@ -168,7 +179,8 @@ pub async fn cross_references(session: &mut Session, checked: &Checked) -> Resul
             if !known {
                 continue;
             }
-            let on: Vec<String> = mine.iter().zip(&theirs).map(|(a, b)| format!("r.{} = t.{}", quote(b), quote(a))).collect();
+            let on: Vec<String> =
+                mine.iter().zip(&theirs).map(|(a, b)| format!("r.{} = t.{}", quote(b), quote(a))).collect();
             let value: Vec<String> = mine.iter().map(|name| format!("t.{}::text", quote(name))).collect();
             findings.extend(ask(session, "cross-workspace", &format!(
                 "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and {target} ' || {value} || ' that it refers to belongs to ' || r.{column}
@@ -202,6 +214,10 @@ fn enforced(table: &CheckedTable) -> Vec<Finding> {
     if !table.info.indexed.iter().any(|column| column == COLUMN) {
         problems.push(format!("no index begins with {COLUMN}"));
     }
-    let finding = |problem: String| Finding { check: "enforcement".to_owned(), subject: table.label(), problem: format!("{problem}: `tenantry adopt finalize` again") };
+    let finding = |problem: String| Finding {
+        check: "enforcement".to_owned(),
+        subject: table.label(),
+        problem: format!("{problem}: `tenantry adopt finalize` again"),
+    };
     problems.into_iter().map(finding).collect()
 }

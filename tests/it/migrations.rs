@@ -41,7 +41,10 @@ async fn every_migration_goes_down_and_up_with_data_in_it() {
     let mut steps = Vec::new();
     for version in versions() {
         steps.push(ours(&mut superuser).await);
-        migrations::MIGRATOR.run_to(version, &mut connection).await.unwrap_or_else(|error| panic!("{version} up: {error}"));
+        migrations::MIGRATOR
+            .run_to(version, &mut connection)
+            .await
+            .unwrap_or_else(|error| panic!("{version} up: {error}"));
     }
 
     let full = TestDb::seeded().await;
@@ -53,10 +56,16 @@ async fn every_migration_goes_down_and_up_with_data_in_it() {
     for (index, version) in versions.iter().enumerate().rev() {
         let before = rows(&mut superuser).await;
         let below = if index == 0 { 0 } else { versions[index - 1] };
-        migrations::MIGRATOR.undo(&mut connection, below).await.unwrap_or_else(|error| panic!("{version} down: {error}"));
+        migrations::MIGRATOR
+            .undo(&mut connection, below)
+            .await
+            .unwrap_or_else(|error| panic!("{version} down: {error}"));
         assert_same(&steps[index], &ours(&mut superuser).await);
         let after = rows(&mut superuser).await;
-        assert!(after.iter().all(|(table, sum)| before.get(table) == Some(sum)), "{version} changed rows of other tables");
+        assert!(
+            after.iter().all(|(table, sum)| before.get(table) == Some(sum)),
+            "{version} changed rows of other tables"
+        );
     }
     assert_eq!(rows(&mut superuser).await.len(), 0);
     migrations::up(&full.options(local::OWNER_ROLE)).await.expect("up again");
@@ -106,7 +115,10 @@ async fn a_few_down_and_up_keep_everything_else() {
     let after = rows(&mut superuser).await;
     let lost: Vec<&String> = before.keys().filter(|table| before[*table] != after[*table]).collect();
     // Those that the six made; the rest is as it was.
-    assert!(lost.len() < 6 && !lost.iter().any(|table| ["organizations", "users", "tickets"].contains(&table.as_str())), "{lost:?}");
+    assert!(
+        lost.len() < 6 && !lost.iter().any(|table| ["organizations", "users", "tickets"].contains(&table.as_str())),
+        "{lost:?}"
+    );
 }
 
 #[tokio::test]
@@ -133,10 +145,16 @@ async fn drift_is_reported_and_down_reminds_of_a_backup() {
     assert!(code == 1 && error.contains("the database has migration 9999, which this build does not know"), "{error}");
     run_sql(&mut database.owner().await, "delete from _sqlx_migrations where version = 9999").await;
     let (code, _, error) = ended(tenantry(&database, &["migrate", "up"]).await).await;
-    assert!(code == 1 && error.contains("migration 3 was edited after it was applied"), "nothing is built upon it: {error}");
+    assert!(
+        code == 1 && error.contains("migration 3 was edited after it was applied"),
+        "nothing is built upon it: {error}"
+    );
 
     let before = catalogue(&mut database.superuser().await).await;
     let (code, _, error) = ended(tenantry(&database, &["migrate", "down"]).await).await;
-    assert!(code == 2 && error.contains("BACKUP_FIRST") && error.contains("pg_dump") && error.contains("--yes"), "{error}");
+    assert!(
+        code == 2 && error.contains("BACKUP_FIRST") && error.contains("pg_dump") && error.contains("--yes"),
+        "{error}"
+    );
     assert_same(&before, &catalogue(&mut database.superuser().await).await);
 }

@@ -5,16 +5,82 @@ use tenantry::clock::Clock;
 use tenantry::db::local;
 
 use super::{
-    OLD_APP, assert_same, catalogue, count, counts, ended, finalize, fingerprint, fixture, keeping_access, legacy, map, plan,
-    rollback, run, run_sql, scratch, seen_by, session, slugs, small, tenantry, tenantry_as, try_run,
+    OLD_APP, assert_same, catalogue, count, counts, ended, finalize, fingerprint, fixture, keeping_access, legacy, map,
+    plan, rollback, run, run_sql, scratch, seen_by, session, slugs, small, tenantry, tenantry_as, try_run,
 };
 use crate::support::TestDb;
 
-const HEAD: &str = "name = 'bad'\n[users]\ntable = 'legacy.users'\nemail = 'email'\n[workspaces]\nusers_without = 'personal'\n";
+const HEAD: &str =
+    "name = 'bad'\n[users]\ntable = 'legacy.users'\nemail = 'email'\n[workspaces]\nusers_without = 'personal'\n";
 
 fn with_tables(tables: &str) -> Plan {
     Plan::parse(&format!("{HEAD}{tables}")).unwrap_or_else(|error| panic!("{error}: {tables}"))
 }
+
+/// Tables of a plan, and what must be said about them.
+const MISFITS: &[(&str, &[&str])] = &[
+    (
+        "[[tables]]\ntable = 'legacy.bot'\norganization = [{ user = 'user_id' }]",
+        &["legacy.bot: there is no such table; did you mean legacy.bots?"],
+    ),
+    (
+        "[[tables]]\ntable = 'bots'\norganization = [{ user = 'user_id' }]",
+        &["public.bots: there is no such table; did you mean legacy.bots?"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.bot runs'\norganization = [{ row = 'legacy.bots', by = 'bot id' }]",
+        &["did you mean legacy.Bot Runs?"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.bots'\norganization = [{ user = 'userid' }, { column = 'organisation' }]",
+        &["has no column `userid`; did you mean `user_id`?", "has no column `organisation`"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.a'\norganization = [{ row = 'legacy.b', by = 'b_id' }]\n[[tables]]\ntable = 'legacy.b'\norganization = [{ row = 'legacy.c', by = 'c_id' }]\n[[tables]]\ntable = 'legacy.c'\norganization = [{ row = 'legacy.a', by = 'a_id' }]",
+        &["circle: legacy.a → legacy.b → legacy.c → legacy.a", "Take one of these sources out"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.bots'\norganization = [{ row = 'legacy.bots', by = 'id' }]",
+        &["circle: legacy.bots → legacy.bots"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.keyless'\norganization = [{ user = 'user_id' }]",
+        &["nothing identifies its rows", "alter table \"legacy\".\"keyless\" add column adopt_key bigint"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.nullable_key'\norganization = [{ user = 'user_id' }]\nkey = 'number'",
+        &["`key` must name all columns of a unique index, none of them nullable"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.other_column'\norganization = [{ user = 'user_id' }]",
+        &["has a column organization_id of type integer", "rename column organization_id to legacy_organization_id"],
+    ),
+    ("[[tables]]\ntable = 'legacy.parted'\norganization = [{ user = 'user_id' }]", &["is partitioned"]),
+    (
+        "[[tables]]\ntable = 'legacy.some_bots'\norganization = [{ user = 'user_id' }]",
+        &["is a view: adopt the tables under it"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.Bot Runs'\norganization = [{ row = 'legacy.bots', by = 'bot id' }]",
+        &["legacy.bots is not among `tables`"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.bots'\norganization = [{ user = 'user_id' }]\n[[tables]]\ntable = 'legacy.secrets'\norganization = [{ row = 'legacy.bots', by = 'key' }]",
+        &["`key` is text, legacy.bots's `id` is integer: the two cannot be compared"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.bots'\norganization = [{ user = 'user_id' }]\n[[tables]]\ntable = 'legacy.Bot Runs'\norganization = [{ row = 'legacy.bots', by = ['bot id', 'run no.'] }]",
+        &["must refer to a whole unique key of legacy.bots"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.secrets'\norganization = [{ column = 'value' }]",
+        &["`value` is text and there is no `[organizations]` to look it up in"],
+    ),
+    (
+        "[[tables]]\ntable = 'legacy.a'\norganization = [{ user = 'user_id' }]\nwith_user = true",
+        &["create index concurrently on \"legacy\".\"a\" (\"user_id\")"],
+    ),
+];
 
 /// Neither dry run nor run does anything, both say the same; returns it.
 async fn refused(database: &TestDb, plan: Plan) -> AdoptError {
@@ -41,30 +107,10 @@ async fn a_plan_that_does_not_fit_is_refused_with_everything_that_is_wrong() {
          create view legacy.some_bots as select * from legacy.bots",
     )
     .await;
-    for (tables, words) in [
-        ("[[tables]]\ntable = 'legacy.bot'\norganization = [{ user = 'user_id' }]", vec!["legacy.bot: there is no such table; did you mean legacy.bots?"]),
-        ("[[tables]]\ntable = 'bots'\norganization = [{ user = 'user_id' }]", vec!["public.bots: there is no such table; did you mean legacy.bots?"]),
-        ("[[tables]]\ntable = 'legacy.bot runs'\norganization = [{ row = 'legacy.bots', by = 'bot id' }]", vec!["did you mean legacy.Bot Runs?"]),
-        ("[[tables]]\ntable = 'legacy.bots'\norganization = [{ user = 'userid' }, { column = 'organisation' }]", vec!["has no column `userid`; did you mean `user_id`?", "has no column `organisation`"]),
-        (
-            "[[tables]]\ntable = 'legacy.a'\norganization = [{ row = 'legacy.b', by = 'b_id' }]\n[[tables]]\ntable = 'legacy.b'\norganization = [{ row = 'legacy.c', by = 'c_id' }]\n[[tables]]\ntable = 'legacy.c'\norganization = [{ row = 'legacy.a', by = 'a_id' }]",
-            vec!["circle: legacy.a → legacy.b → legacy.c → legacy.a", "Take one of these sources out"],
-        ),
-        ("[[tables]]\ntable = 'legacy.bots'\norganization = [{ row = 'legacy.bots', by = 'id' }]", vec!["circle: legacy.bots → legacy.bots"]),
-        ("[[tables]]\ntable = 'legacy.keyless'\norganization = [{ user = 'user_id' }]", vec!["nothing identifies its rows", "alter table \"legacy\".\"keyless\" add column adopt_key bigint"]),
-        ("[[tables]]\ntable = 'legacy.nullable_key'\norganization = [{ user = 'user_id' }]\nkey = 'number'", vec!["`key` must name all columns of a unique index, none of them nullable"]),
-        ("[[tables]]\ntable = 'legacy.other_column'\norganization = [{ user = 'user_id' }]", vec!["has a column organization_id of type integer", "rename column organization_id to legacy_organization_id"]),
-        ("[[tables]]\ntable = 'legacy.parted'\norganization = [{ user = 'user_id' }]", vec!["is partitioned"]),
-        ("[[tables]]\ntable = 'legacy.some_bots'\norganization = [{ user = 'user_id' }]", vec!["is a view: adopt the tables under it"]),
-        ("[[tables]]\ntable = 'legacy.Bot Runs'\norganization = [{ row = 'legacy.bots', by = 'bot id' }]", vec!["legacy.bots is not among `tables`"]),
-        ("[[tables]]\ntable = 'legacy.bots'\norganization = [{ user = 'user_id' }]\n[[tables]]\ntable = 'legacy.secrets'\norganization = [{ row = 'legacy.bots', by = 'key' }]", vec!["`key` is text, legacy.bots's `id` is integer: the two cannot be compared"]),
-        ("[[tables]]\ntable = 'legacy.bots'\norganization = [{ user = 'user_id' }]\n[[tables]]\ntable = 'legacy.Bot Runs'\norganization = [{ row = 'legacy.bots', by = ['bot id', 'run no.'] }]", vec!["must refer to a whole unique key of legacy.bots"]),
-        ("[[tables]]\ntable = 'legacy.secrets'\norganization = [{ column = 'value' }]", vec!["`value` is text and there is no `[organizations]` to look it up in"]),
-        ("[[tables]]\ntable = 'legacy.a'\norganization = [{ user = 'user_id' }]\nwith_user = true", vec!["create index concurrently on \"legacy\".\"a\" (\"user_id\")"]),
-    ] {
+    for (tables, words) in MISFITS {
         let error = refused(&database, with_tables(tables)).await;
         assert_eq!(error.code(), "PLAN_INVALID", "{error}");
-        for word in words {
+        for word in *words {
             assert!(error.to_string().contains(word), "{word}: {error}");
         }
     }
@@ -74,7 +120,13 @@ async fn a_plan_that_does_not_fit_is_refused_with_everything_that_is_wrong() {
     let path = file.to_str().expect("a path");
     std::fs::write(&file, format!("{HEAD}[[tables]]\ntable = 'legacy.nothing'\norganization = [{{ user = 'user_id' }}]\n[[tables]]\ntable = 'legacy.keyless'\norganization = [{{ user = 'u' }}]")).expect("a plan");
     let (code, text, error) = ended(tenantry(&database, &["adopt", "run", "--plan", path]).await).await;
-    assert!(code == 2 && text.is_empty() && error.starts_with("tenantry: PLAN_INVALID: ") && error.matches("\n  - ").count() == 3, "{error}");
+    assert!(
+        code == 2
+            && text.is_empty()
+            && error.starts_with("tenantry: PLAN_INVALID: ")
+            && error.matches("\n  - ").count() == 3,
+        "{error}"
+    );
     std::fs::write(&file, "name = 'x'\n[user]\n").expect("no plan");
     let (code, _, error) = ended(tenantry(&database, &["adopt", "run", "--plan", path]).await).await;
     assert!(code == 2 && error.contains("line 2") && error.contains("user"), "{error}");
@@ -86,7 +138,9 @@ async fn a_plan_that_does_not_fit_is_refused_with_everything_that_is_wrong() {
         let (code, _, error) = ended(tenantry(&database, &[&arguments[..], &[report]].concat()).await).await;
         assert!(code == 2 && error.contains("BAD_REPORT"), "{error}");
     }
-    for (command, word) in [("verify", "user-without-organization"), ("finalize", "NOT_READY"), ("rollback", "NOTHING_DONE")] {
+    for (command, word) in
+        [("verify", "user-without-organization"), ("finalize", "NOT_READY"), ("rollback", "NOTHING_DONE")]
+    {
         let yes: &[&str] = if command == "verify" { &[] } else { &["--yes"] };
         let arguments = [&["adopt", command, "--plan", good.to_str().expect("a path")], yes].concat();
         let (code, text, error) = ended(tenantry(&database, &arguments).await).await;
@@ -135,13 +189,22 @@ organization = [{ user = "user" }]
     let before = catalogue(&mut database.superuser().await).await;
     let summary = run(&database, plan.clone()).await;
     assert_eq!(summary.users.processed, 3, "{summary:?}");
-    assert_eq!(summary.tables.iter().map(|table| (table.assigned, table.unresolved)).collect::<Vec<_>>(), [(40, 0), (40, 0), (40, 0)]);
+    assert_eq!(
+        summary.tables.iter().map(|table| (table.assigned, table.unresolved)).collect::<Vec<_>>(),
+        [(40, 0), (40, 0), (40, 0)]
+    );
     let wrong = r#"select count(*) from "Odd ""Schema"""."select" s left join "Odd ""Schema"""."from.where" f on (f."the no.", f."the tenant", f."the day") = (s."no.", s.tenant, s."day")
         left join "Odd ""Schema"""."a 'quoted' one" q on q.code = s.code where f.organization_id is distinct from s.organization_id or q.organization_id is distinct from s.organization_id"#;
     assert_eq!(count(&database, wrong).await, 0);
     finalize(&database, plan.clone()).await.expect("finalize");
     assert_eq!(super::verify(&database, plan.clone()).await, []);
-    let seen = seen_by(&database, "legacy:odd:it's \\2", "user-workspace", r#"select distinct "user" from "Odd ""Schema"""."select""#).await;
+    let seen = seen_by(
+        &database,
+        "legacy:odd:it's \\2",
+        "user-workspace",
+        r#"select distinct "user" from "Odd ""Schema"""."select""#,
+    )
+    .await;
     assert_eq!(seen, [r"it's \2"]);
     // What was `on delete set null` and `on update cascade` still is, and leaves the organization alone.
     run_sql(
@@ -149,7 +212,10 @@ organization = [{ user = "user" }]
         r#"update "Odd ""Schema"""."select" set code = 'new!' where code = '0001'; delete from "Odd ""Schema"""."a 'quoted' one" where code = '0002'; delete from "Odd ""Schema"""."select" where code = '0002'"#,
     )
     .await;
-    assert_eq!(count(&database, r#"select count(*) from "Odd ""Schema"""."a 'quoted' one" where code = 'new!'"#).await, 1);
+    assert_eq!(
+        count(&database, r#"select count(*) from "Odd ""Schema"""."a 'quoted' one" where code = 'new!'"#).await,
+        1
+    );
     assert_eq!(count(&database, r#"select count(*) from "Odd ""Schema"""."from.where" where "the no." is null and organization_id is not null"#).await, 1);
     assert_eq!(rollback(&database, plan).await, Vec::<String>::new());
     assert_same(&before, &catalogue(&mut database.superuser().await).await);
@@ -197,7 +263,11 @@ async fn logins_that_may_not_are_told_which_may() {
     // Tables of somebody else.
     run_sql(&mut database.superuser().await, "alter table legacy.bots owner to postgres").await;
     let error = try_run(&database, plan("bots")).await.expect_err("not ours").to_string();
-    assert!(error.contains("legacy.bots: belongs to postgres") && error.contains("grant \"postgres\" to \"tenantry_owner\""), "{error}");
+    assert!(
+        error.contains("legacy.bots: belongs to postgres")
+            && error.contains("grant \"postgres\" to \"tenantry_owner\""),
+        "{error}"
+    );
     assert!(error.contains("may not read it"), "{error}");
     run_sql(&mut database.superuser().await, "alter table legacy.bots owner to tenantry_owner").await;
     assert_same(&before, &fingerprint(&database).await);
@@ -217,13 +287,19 @@ async fn a_database_that_is_not_ready_is_told_what_comes_first() {
     let before = fingerprint(&database).await;
     let error = try_run(&database, Plan::parse(text).expect("a plan")).await.expect_err("in the way");
     assert_eq!(error.code(), "TABLES_IN_THE_WAY");
-    assert!(error.to_string().contains("alter table public.\"users\" set schema legacy") && error.to_string().contains("tenantry migrate up"), "{error}");
+    assert!(
+        error.to_string().contains("alter table public.\"users\" set schema legacy")
+            && error.to_string().contains("tenantry migrate up"),
+        "{error}"
+    );
     let (code, plan, error) = ended(tenantry(&database, &["adopt", "plan"]).await).await;
     assert!(code == 0 && plan.contains("# ? public has tables of yours"), "{plan}{error}");
     assert_same(&before, &fingerprint(&database).await);
     // Done as it says, it goes on.
     run_sql(&mut database.owner().await, "begin; create schema legacy; alter table public.users set schema legacy; alter table public.bots set schema legacy; commit").await;
-    let error = try_run(&database, Plan::parse(&text.replace("public.", "legacy.")).expect("a plan")).await.expect_err("not migrated");
+    let error = try_run(&database, Plan::parse(&text.replace("public.", "legacy.")).expect("a plan"))
+        .await
+        .expect_err("not migrated");
     assert!(error.code() == "NOT_MIGRATED" && error.to_string().contains("tenantry migrate up"), "{error}");
     tenantry::db::migrations::up(&database.options(local::OWNER_ROLE)).await.expect("up");
     run(&database, Plan::parse(&text.replace("public.", "legacy.")).expect("a plan")).await;
@@ -272,6 +348,10 @@ async fn a_rollback_keeps_what_others_depend_on() {
     let kept = rollback(&database, plan("bots")).await;
     assert_eq!(kept.len(), 1, "{kept:?}");
     assert!(kept[0].starts_with("organization ") && kept[0].contains("other rows refer to it"), "{kept:?}");
-    let left = super::pairs(&database, "select slug, 'stays' from organizations where is_personal and slug like '%workspace%'").await;
+    let left = super::pairs(
+        &database,
+        "select slug, 'stays' from organizations where is_personal and slug like '%workspace%'",
+    )
+    .await;
     assert_eq!(left, map([("john-workspace", "stays")]));
 }

@@ -81,7 +81,8 @@ async fn killed_again_and_again_it_ends_where_an_undisturbed_run_ends() {
     let expected = undisturbed().await;
     let database = many_bots().await;
     let file = fixture("bots", "plan.toml");
-    let arguments = ["--json", "adopt", "run", "--batch-size", "10", "--sleep", "5ms", "--plan", file.to_str().expect("a path")];
+    let arguments =
+        ["--json", "adopt", "run", "--batch-size", "10", "--sleep", "5ms", "--plan", file.to_str().expect("a path")];
     let total = expected.keys().filter(|key| key.starts_with("user ") || key.starts_with("mapped ")).count();
     let total = i64::try_from(total).expect("few");
     let mut targets: Vec<i64> = (0..KILLS).map(|_| rand::rng().random_range(1..total * 9 / 10)).collect();
@@ -98,7 +99,11 @@ async fn killed_again_and_again_it_ends_where_an_undisturbed_run_ends() {
     assert_eq!(code, 1, "one secret is nobody's: {error}");
     let summary = parse(&text);
     let before = i64::try_from(expected.keys().filter(|key| key.starts_with("user ")).count()).expect("few");
-    assert_eq!(summary["users"]["processed"].as_i64().expect("a number") + summary["users"]["skipped"].as_i64().expect("a number"), before);
+    assert_eq!(
+        summary["users"]["processed"].as_i64().expect("a number")
+            + summary["users"]["skipped"].as_i64().expect("a number"),
+        before
+    );
     assert_same(&expected, &outcome(&database).await);
     println!("killed {kills} times, at {targets:?} of {total}");
 }
@@ -113,7 +118,11 @@ async fn finalize_and_rollback_survive_kills() {
     let folder = scratch(&database);
     let file = folder.join("plan.toml");
     let text = std::fs::read_to_string(fixture("bots", "plan.toml")).expect("the plan");
-    std::fs::write(&file, text.replacen("name = \"bots\"\n", &format!("name = \"bots\"\nkeep_access = [\"{OLD_APP}\"]\n"), 1)).expect("a plan");
+    std::fs::write(
+        &file,
+        text.replacen("name = \"bots\"\n", &format!("name = \"bots\"\nkeep_access = [\"{OLD_APP}\"]\n"), 1),
+    )
+    .expect("a plan");
     let file = file.to_str().expect("a path");
     let mut watcher = database.owner().await;
     let changes = "select count(*) from adopt.changes";
@@ -132,7 +141,13 @@ async fn finalize_and_rollback_survive_kills() {
 
     // An index that is built when its backend dies stays behind, and invalid: the next one builds it anew.
     let index = "\"legacy\".\"Bot Runs_organization_id_bot id_run no._key\"";
-    run_sql(&mut watcher, &format!("update adopt.changes set made = 'pending' where what = 'index {index}'; drop index if exists {index}")).await;
+    run_sql(
+        &mut watcher,
+        &format!(
+            "update adopt.changes set made = 'pending' where what = 'index {index}'; drop index if exists {index}"
+        ),
+    )
+    .await;
     let mut holder = database.owner().await;
     run_sql(&mut holder, "begin isolation level repeatable read; select count(*) from legacy.bots").await;
     let mut command = tenantry(&database, &["adopt", "finalize", "--yes", "--plan", file]).await;
@@ -222,13 +237,23 @@ async fn a_deadlock_with_the_old_application_is_survived() {
          create trigger count_updates after update on legacy.bots for each row execute function legacy.count_updates()",
     )
     .await;
-    run_sql(&mut database.superuser().await, &format!("alter database {} set deadlock_timeout = '20ms'; grant all on legacy.counters to {OLD_APP}", database.name)).await;
+    run_sql(
+        &mut database.superuser().await,
+        &format!(
+            "alter database {} set deadlock_timeout = '20ms'; grant all on legacy.counters to {OLD_APP}",
+            database.name
+        ),
+    )
+    .await;
     let mut plan = plan("bots");
     plan.tables.truncate(1);
     plan.tables[0].with_user = false;
     let mut old = database.options(OLD_APP).connect().await.expect("the old application");
     let mut writer = old.begin().await.expect("begin");
-    sqlx::query("update legacy.counters set updates = 0 where user_id = 7").execute(&mut *writer).await.expect("a lock");
+    sqlx::query("update legacy.counters set updates = 0 where user_id = 7")
+        .execute(&mut *writer)
+        .await
+        .expect("a lock");
     let options = RunOptions { batch_size: 10_000, ..RunOptions::default() };
     let mut running = session(&database).await;
     let running = adopt::run(&mut running, plan, &options, &Clock::System);
@@ -236,14 +261,17 @@ async fn a_deadlock_with_the_old_application_is_survived() {
     let writing = async {
         loop {
             let mut probe = writer.begin().await.expect("a savepoint");
-            let free = sqlx::query("select from legacy.counters where user_id = 1 for update nowait").execute(&mut *probe).await;
+            let free = sqlx::query("select from legacy.counters where user_id = 1 for update nowait")
+                .execute(&mut *probe)
+                .await;
             probe.rollback().await.expect("back");
             if free.is_err() {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let collided = sqlx::query("update legacy.counters set updates = 0 where user_id = 1").execute(&mut *writer).await;
+        let collided =
+            sqlx::query("update legacy.counters set updates = 0 where user_id = 1").execute(&mut *writer).await;
         // Whoever it was: the other one goes on.
         writer.rollback().await.expect("rollback");
         collided
@@ -251,7 +279,11 @@ async fn a_deadlock_with_the_old_application_is_survived() {
     let (summary, collided) = tokio::join!(running, writing);
     let summary = summary.expect("a run");
     if let Err(error) = &collided {
-        assert_eq!(error.as_database_error().and_then(|error| error.code()).as_deref(), Some("40P01"), "{error}");
+        assert_eq!(
+            error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref(),
+            Some("40P01"),
+            "{error}"
+        );
     }
     assert!(summary.retries > 0 || collided.is_err(), "one of the two was the victim");
     assert_eq!(summary.tables[0].assigned, 2006);
@@ -291,7 +323,10 @@ async fn lost_connections_are_made_again() {
         Ok(summary) => assert!(summary.retries > 0, "{summary:?}"),
         // Closed in one of the few looks that are not tried again: said so, and the next run goes on.
         Err(error) => {
-            assert!(error.code() == "CONNECTION_LOST" && error.to_string().contains("run the same command again"), "{error}");
+            assert!(
+                error.code() == "CONNECTION_LOST" && error.to_string().contains("run the same command again"),
+                "{error}"
+            );
             run(&database, plan("bots")).await;
         }
     }
@@ -314,10 +349,24 @@ async fn a_full_disk_stops_it_and_it_goes_on_when_there_is_room() {
     let arguments = ["adopt", "run", "--batch-size", "7", "--plan", file.to_str().expect("a path")];
     let (code, _, error) = ended(tenantry(&database, &arguments).await).await;
     assert_eq!(code, 1);
-    assert!(error.contains("DISK_FULL: legacy.Bot Runs: the disk of the database is full") && error.contains("run the same command again"), "{error}");
+    assert!(
+        error.contains("DISK_FULL: legacy.Bot Runs: the disk of the database is full")
+            && error.contains("run the same command again"),
+        "{error}"
+    );
     // 71 batches of 7 are 497 rows: the 72nd was the one that failed.
-    assert_eq!(count(&database, "select count(*) from legacy.\"Bot Runs\" where organization_id is not null").await, 497);
-    assert_eq!(count(&database, "select sum(cardinality(keys))::bigint from adopt.batches where table_name = 'legacy.Bot Runs'").await, 497);
+    assert_eq!(
+        count(&database, "select count(*) from legacy.\"Bot Runs\" where organization_id is not null").await,
+        497
+    );
+    assert_eq!(
+        count(
+            &database,
+            "select sum(cardinality(keys))::bigint from adopt.batches where table_name = 'legacy.Bot Runs'"
+        )
+        .await,
+        497
+    );
     let checkpoint = pairs(&database, "select table_name, position::text from adopt.checkpoints").await;
     let last = pairs(&database, "select 'legacy.Bot Runs', '{' || \"bot id\" || ',' || \"run no.\" || '}' from legacy.\"Bot Runs\" where organization_id is not null order by \"bot id\" desc, \"run no.\" desc limit 1").await;
     assert_same(&last, &checkpoint);
@@ -327,7 +376,11 @@ async fn a_full_disk_stops_it_and_it_goes_on_when_there_is_room() {
 }
 
 /// The old application: people come, work and go. Returns how many times it wrote.
-async fn old_application(database_options: sqlx::postgres::PgConnectOptions, stop: Arc<AtomicBool>, number: u32) -> sqlx::Result<u32> {
+async fn old_application(
+    database_options: sqlx::postgres::PgConnectOptions,
+    stop: Arc<AtomicBool>,
+    number: u32,
+) -> sqlx::Result<u32> {
     let mut connection = database_options.connect().await?;
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) || rounds < 20 {
@@ -356,9 +409,16 @@ async fn people_go_on_working_meanwhile() {
     let database = many_bots().await;
     run_sql(&mut database.owner().await, "delete from legacy.secrets where key = 'lost'").await;
     let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..2).map(|n| tokio::spawn(old_application(database.options(OLD_APP), stop.clone(), n))).collect();
-    let options = RunOptions { batch_size: 20, sleep: Duration::from_millis(5), max_lag: Some(Duration::from_secs(1)), ..RunOptions::default() };
-    let summary = adopt::run(&mut session(&database).await, plan("bots"), &options, &Clock::System).await.expect("a run");
+    let writers: Vec<_> =
+        (0..2).map(|n| tokio::spawn(old_application(database.options(OLD_APP), stop.clone(), n))).collect();
+    let options = RunOptions {
+        batch_size: 20,
+        sleep: Duration::from_millis(5),
+        max_lag: Some(Duration::from_secs(1)),
+        ..RunOptions::default()
+    };
+    let summary =
+        adopt::run(&mut session(&database).await, plan("bots"), &options, &Clock::System).await.expect("a run");
     assert_eq!(summary.unresolved(), 0, "{summary:?}");
     // Finalized while they write, and taken back as well.
     finalize(&database, keeping_access(plan("bots"))).await.expect("finalize");
@@ -379,7 +439,14 @@ async fn people_go_on_working_meanwhile() {
     assert_eq!(rollback(&database, plan("bots")).await, Vec::<String>::new());
     stop.store(true, Ordering::Relaxed);
     writer.await.expect("no panic").expect("not one write failed");
-    assert_eq!(count(&database, "select count(*) from pg_attribute where attname = 'organization_id' and attrelid = 'legacy.bots'::regclass").await, 0);
+    assert_eq!(
+        count(
+            &database,
+            "select count(*) from pg_attribute where attname = 'organization_id' and attrelid = 'legacy.bots'::regclass"
+        )
+        .await,
+        0
+    );
 }
 
 /// A row that somebody holds all the time holds up nobody: it is counted, and the next run takes it.
@@ -417,7 +484,8 @@ async fn a_lock_that_is_not_to_be_had_is_given_up() {
     let mut holder = old.begin().await.expect("begin");
     sqlx::query("select from legacy.bots").execute(&mut *holder).await.expect("a look");
     let options = RunOptions { lock_timeout: Duration::from_millis(10), ..RunOptions::default() };
-    let error = adopt::run(&mut session(&database).await, plan("bots"), &options, &Clock::System).await.expect_err("locked");
+    let error =
+        adopt::run(&mut session(&database).await, plan("bots"), &options, &Clock::System).await.expect_err("locked");
     assert!(error.code() == "LOCKED" && error.to_string().contains("pg_stat_activity"), "{error}");
     assert_same(&before, &catalogue(&mut database.superuser().await).await);
     holder.commit().await.expect("commit");

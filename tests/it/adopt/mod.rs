@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use sqlx::postgres::PgConnection;
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
 use tenantry::adopt::{self, AdoptError, FinalizeOptions, Finding, Plan, RunOptions, Session};
 use tenantry::auth::OrganizationRef;
 use tenantry::clock::Clock;
@@ -122,9 +122,8 @@ pub async fn count(database: &TestDb, sql: &str) -> i64 {
 
 /// The slug of each row's organization by the row's key; `–` without one.
 pub async fn slugs(database: &TestDb, table: &str, key: &str) -> BTreeMap<String, String> {
-    let sql = format!(
-        "select t.{key}::text, o.slug from {table} t left join organizations o on o.id = t.organization_id"
-    );
+    let sql =
+        format!("select t.{key}::text, o.slug from {table} t left join organizations o on o.id = t.organization_id");
     pairs(database, &sql).await
 }
 

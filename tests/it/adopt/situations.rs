@@ -53,7 +53,10 @@ async fn bots_move_with_their_users_into_personal_workspaces() {
         ("9", "acme-corp | Acme Corp | OWNER | f | t"),
     ]);
     assert_same(&expected, &pairs(&database, WORKSPACES).await);
-    assert_eq!(count(&database, "select count(*) from adopt.users where outcome = 'skipped' and legacy_id = '9'").await, 1);
+    assert_eq!(
+        count(&database, "select count(*) from adopt.users where outcome = 'skipped' and legacy_id = '9'").await,
+        1
+    );
     let owners = pairs(&database, "select b.id::text, (b.organization_id = a.organization_id)::text from legacy.bots b join adopt.users a on a.legacy_id = b.user_id::text").await;
     assert!(owners.len() == 22 && owners.values().all(|same| same == "true"), "{owners:?}");
     assert_eq!(slugs(&database, "legacy.bots", "user_id").await["2"], "john-workspace-2");
@@ -74,7 +77,10 @@ async fn bots_move_with_their_users_into_personal_workspaces() {
     // The row that nobody can place is named, and it holds up the end until somebody decides.
     let findings = verify(&database, plan("bots")).await;
     assert_eq!(findings.len(), 1, "{findings:?}");
-    assert_eq!((findings[0].subject.as_str(), findings[0].problem.as_str()), ("legacy.secrets lost", "bot_id is empty"));
+    assert_eq!(
+        (findings[0].subject.as_str(), findings[0].problem.as_str()),
+        ("legacy.secrets lost", "bot_id is empty")
+    );
     let refused = finalize(&database, keeping_access(plan("bots"))).await.expect_err("one row without");
     assert!(refused.code() == "NOT_READY" && refused.to_string().contains("1 rows have no organization"), "{refused}");
     run_sql(&mut database.owner().await, "delete from legacy.secrets where key = 'lost'").await;
@@ -84,7 +90,11 @@ async fn bots_move_with_their_users_into_personal_workspaces() {
     assert!(done.len() > 10, "{done:?}");
     assert_eq!(finalize(&database, keeping_access(plan("bots"))).await.expect("again"), Vec::<String>::new());
     assert_eq!(verify(&database, plan("bots")).await, []);
-    assert_eq!(tenantry::verify::verify(&database.db()).await.expect("verify").len(), 0, "and the whole database is isolated");
+    assert_eq!(
+        tenantry::verify::verify(&database.db()).await.expect("verify").len(),
+        0,
+        "and the whole database is isolated"
+    );
 
     reads_and_isolation_of_bots(&database).await;
 
@@ -102,24 +112,40 @@ async fn bots_move_with_their_users_into_personal_workspaces() {
     // Everything back: what is different is what the test itself wrote.
     assert_eq!(rollback(&database, plan("bots")).await, Vec::<String>::new());
     let back = fingerprint(&database).await;
-    assert_eq!(keys_of(difference(&untouched, &back)), ["rows of legacy.bots", "rows of legacy.secrets", "rows of legacy.users"], "{:#?}", difference(&untouched, &back));
+    assert_eq!(
+        keys_of(difference(&untouched, &back)),
+        ["rows of legacy.bots", "rows of legacy.secrets", "rows of legacy.users"],
+        "{:#?}",
+        difference(&untouched, &back)
+    );
 }
 
 /// As the API reads: John sees his own rows and nobody else's.
 async fn reads_and_isolation_of_bots(database: &TestDb) {
-    let bots = seen_by(database, "user_john", "john-workspace", "select name || ' of ' || user_id from legacy.bots order by id").await;
+    let bots = seen_by(
+        database,
+        "user_john",
+        "john-workspace",
+        "select name || ' of ' || user_id from legacy.bots order by id",
+    )
+    .await;
     assert_eq!(bots, ["bot 1 of 1", "bot 2 of 1", "bot 3 of 1"]);
-    let runs = seen_by(database, "legacy:bots:2", "john-workspace-2", "select count(*)::text from legacy.\"Bot Runs\"").await;
+    let runs =
+        seen_by(database, "legacy:bots:2", "john-workspace-2", "select count(*)::text from legacy.\"Bot Runs\"").await;
     assert_eq!(runs, ["15"]);
     let alice = seen_by(database, "user_alice", "acme-corp", "select name from legacy.bots").await;
     assert_eq!(alice, ["of Alice"], "one of Tenantry's tenants sees nothing of the others either");
     assert!(enter(database, "user_john", "john-workspace-2").await.is_err(), "not his");
     let mut tx = enter(database, "user_john", "john-workspace").await.expect("his");
-    for statement in ["update legacy.bots set name = 'stolen' where user_id = 2", "delete from legacy.bots where user_id = 2"] {
+    for statement in
+        ["update legacy.bots set name = 'stolen' where user_id = 2", "delete from legacy.bots where user_id = 2"]
+    {
         let touched = sqlx::query(statement).execute(tx.conn()).await.expect("no rows");
         assert_eq!(touched.rows_affected(), 0, "{statement}");
     }
-    let added = sqlx::query("insert into legacy.bots (user_id, name, organization_id) values (1, 'made by the API', app.current_org())");
+    let added = sqlx::query(
+        "insert into legacy.bots (user_id, name, organization_id) values (1, 'made by the API', app.current_org())",
+    );
     assert_eq!(added.execute(tx.conn()).await.expect("his own, with a serial key").rows_affected(), 1);
     let other = other_organization(database).await;
     let smuggled = format!("insert into legacy.bots (user_id, name, organization_id) values (2, 'x', '{other}')");
@@ -128,11 +154,13 @@ async fn reads_and_isolation_of_bots(database: &TestDb) {
     drop(tx);
     // A row cannot point into another tenant: the foreign key carries the organization.
     let mut tx = enter(database, "user_john", "john-workspace").await.expect("his");
-    let crossing = sqlx::query("insert into legacy.\"Bot Runs\" values (4, 99, 'x', app.current_org())").execute(tx.conn()).await;
+    let crossing =
+        sqlx::query("insert into legacy.\"Bot Runs\" values (4, 99, 'x', app.current_org())").execute(tx.conn()).await;
     assert!(crossing.expect_err("bot 4 is of another").to_string().contains("foreign key"));
     drop(tx);
     let mut app = database.app().await;
-    let blind: i64 = sqlx::query_scalar("select count(*) from legacy.bots").fetch_one(&mut app).await.expect("no tenant");
+    let blind: i64 =
+        sqlx::query_scalar("select count(*) from legacy.bots").fetch_one(&mut app).await.expect("no tenant");
     assert_eq!(blind, 0);
 }
 
@@ -153,7 +181,10 @@ async fn each_user_is_one_transaction() {
     let error = try_run(&database, plan("bots")).await.expect_err("refused").to_string();
     assert!(error.contains("user 3") && error.contains("not this one"), "{error}");
     // John and John are whole; of María-José there is nothing, neither bots nor workspace nor user.
-    assert_eq!(pairs(&database, "select legacy_id, outcome from adopt.users").await, map([("1", "processed"), ("2", "processed")]));
+    assert_eq!(
+        pairs(&database, "select legacy_id, outcome from adopt.users").await,
+        map([("1", "processed"), ("2", "processed")])
+    );
     let state = "select (select count(*) from legacy.bots where organization_id is not null) * 1000
                       + (select count(*) from organizations where is_personal and slug like '%workspace%') * 100
                       + (select count(*) from organizations where slug like 'maria%') * 10
@@ -178,7 +209,11 @@ async fn a_workspace_less_application_gets_a_default_workspace() {
     // One workspace, everyone ADMIN in it, current; all rows in it.
     let id = |n: u32| format!("00000000-0000-4000-8000-00000000000{n}");
     let everyone = pairs(&database, WORKSPACES).await;
-    let expected = map([(&id(1), "default | Default | ADMIN | f | t"), (&id(2), "default | Default | ADMIN | f | t"), (&id(3), "default | Default | ADMIN | f | t")]);
+    let expected = map([
+        (&id(1), "default | Default | ADMIN | f | t"),
+        (&id(2), "default | Default | ADMIN | f | t"),
+        (&id(3), "default | Default | ADMIN | f | t"),
+    ]);
     assert_same(&expected, &everyone);
     assert_eq!(count(&database, "select count(*) from organizations where slug like 'default%'").await, 1);
     for (table, rows) in [("legacy.dashboards", 3), ("legacy.connections", 7)] {
@@ -200,14 +235,22 @@ async fn a_workspace_less_application_gets_a_default_workspace() {
 
     finalize(&database, keeping_access(plan("workspaces"))).await.expect("finalize");
     let titles = "select title from legacy.dashboards order by title";
-    assert_eq!(seen_by(&database, &format!("legacy:workspaces:{}", id(1)), "default", titles).await, ["Costs", "Nobody's", "Sales"]);
+    assert_eq!(
+        seen_by(&database, &format!("legacy:workspaces:{}", id(1)), "default", titles).await,
+        ["Costs", "Nobody's", "Sales"]
+    );
     assert_eq!(seen_by(&database, &format!("legacy:workspaces:{}", id(4)), "dora-workspace", titles).await, ["Dora's"]);
     assert!(enter(&database, &format!("legacy:workspaces:{}", id(4)), "default").await.is_err(), "Dora is not in it");
     assert_eq!(seen_by(&database, "user_alice", "acme-corp", titles).await, Vec::<String>::new());
 
     assert_eq!(rollback(&database, plan("workspaces")).await, Vec::<String>::new());
     let back = fingerprint(&database).await;
-    assert_eq!(keys_of(difference(&untouched, &back)), ["rows of legacy.dashboards", "rows of legacy.users"], "{:#?}", difference(&untouched, &back));
+    assert_eq!(
+        keys_of(difference(&untouched, &back)),
+        ["rows of legacy.dashboards", "rows of legacy.users"],
+        "{:#?}",
+        difference(&untouched, &back)
+    );
 }
 
 /// Breaks one thing after the other, sees it found, and mends it.
@@ -265,7 +308,8 @@ async fn what_verify_finds(database: &TestDb) {
 #[tokio::test]
 async fn without_users_there_is_no_default_workspace() {
     let database = legacy("workspaces").await;
-    run_sql(&mut database.owner().await, "update legacy.dashboards set owner_id = null; delete from legacy.users").await;
+    run_sql(&mut database.owner().await, "update legacy.dashboards set owner_id = null; delete from legacy.users")
+        .await;
     let people = "select (select count(*) from organizations) * 10000 + (select count(*) from users) * 100 + (select count(*) from organization_members)";
     let before = count(&database, people).await;
     let forecast = dry_run(&database, plan("workspaces")).await;
@@ -278,7 +322,11 @@ async fn without_users_there_is_no_default_workspace() {
     assert_eq!(run(&database, plan("workspaces")).await.unresolved(), 0);
     assert_eq!(count(&database, people).await, before);
     let mut old = database.options(OLD_APP).connect().await.expect("the old application");
-    run_sql(&mut old, "insert into legacy.users (id, email) values ('00000000-0000-4000-8000-000000000009', 'first@example.org')").await;
+    run_sql(
+        &mut old,
+        "insert into legacy.users (id, email) values ('00000000-0000-4000-8000-000000000009', 'first@example.org')",
+    )
+    .await;
     let first = pairs(&database, WORKSPACES).await;
     assert_eq!(first["00000000-0000-4000-8000-000000000009"], "first-workspace | first's Workspace | OWNER | t | t");
     assert_eq!(count(&database, "select count(*) from organizations where slug = 'default'").await, 0);
@@ -293,7 +341,13 @@ async fn rewards_are_inferred_or_reported_and_never_guessed() {
     let untouched = fingerprint(&database).await;
     let (code, forecast, _) = ended(tenantry(&database, &["adopt", "run", "--plan", file, "--dry-run"]).await).await;
     assert_eq!(code, 0, "{forecast}");
-    for line in ["users processed: 3", "users unresolved: 4", "conflict: its sources name different organizations", "time: about", "locks: "] {
+    for line in [
+        "users processed: 3",
+        "users unresolved: 4",
+        "conflict: its sources name different organizations",
+        "time: about",
+        "locks: ",
+    ] {
         assert!(forecast.contains(line), "{line}: {forecast}");
     }
     assert_same(&untouched, &fingerprint(&database).await);
@@ -307,16 +361,57 @@ async fn rewards_are_inferred_or_reported_and_never_guessed() {
     assert_eq!((summary.users.processed, summary.users.skipped, summary.users.unresolved), (0, 3, 4));
     let foretold: Vec<(String, i64, i64, i64)> =
         forecast.tables.iter().map(|t| (t.table.clone(), t.assigned, t.unresolved, t.conflicts)).collect();
-    let expected = [("legacy.rewards", 2, 2, 0), ("legacy.tasks", 4, 4, 1), ("legacy.user_rewards", 3, 2, 1), ("legacy.achievements", 3, 1, 0)];
+    let expected = [
+        ("legacy.rewards", 2, 2, 0),
+        ("legacy.tasks", 4, 4, 1),
+        ("legacy.user_rewards", 3, 2, 1),
+        ("legacy.achievements", 3, 1, 0),
+    ];
     assert_eq!(foretold, expected.map(|(table, a, u, c)| (table.to_owned(), a, u, c)));
 
+    what_was_inferred(&database).await;
+    the_report(&database, file, &csv, &json).await;
+
+    // A person decides: then it can be finalized.
+    let refused = finalize(&database, keeping_access(plan("rewards"))).await.expect_err("rows without");
+    assert_eq!(refused.code(), "NOT_READY");
+    run_sql(
+        &mut database.owner().await,
+        "delete from legacy.achievements where number = 3; delete from legacy.user_rewards where id in ('d', 'e'); delete from legacy.tasks where id in (4, 7, 8); delete from legacy.rewards where id in (3, 4);
+         update legacy.tasks set organization_id = (select organization_id from adopt.organizations where legacy_id = '2') where id = 5",
+    )
+    .await;
+    finalize(&database, keeping_access(plan("rewards"))).await.expect("finalize");
+    reads_and_isolation_of_rewards(&database).await;
+
+    let (code, text, error) = ended(tenantry(&database, &["adopt", "rollback", "--plan", file]).await).await;
+    assert!(code == 2 && error.contains("BACKUP_FIRST") && error.contains("pg_dump") && text.is_empty(), "{error}");
+    let (code, text, error) = ended(tenantry(&database, &["adopt", "rollback", "--plan", file, "--yes"]).await).await;
+    assert_eq!(code, 0, "{text}{error}");
+    let back = fingerprint(&database).await;
+    let changed = ["achievements", "rewards", "tasks", "user_rewards"].map(|table| format!("rows of legacy.{table}"));
+    assert_eq!(keys_of(difference(&untouched, &back)), changed, "{:#?}", difference(&untouched, &back));
+    std::fs::remove_dir_all(folder).ok();
+}
+
+async fn what_was_inferred(database: &TestDb) {
     // The user's organization, else that of what the row refers to; nothing else.
-    assert_eq!(slugs(&database, "legacy.rewards", "id").await, map([("1", "red"), ("2", "blue"), ("3", "–"), ("4", "–")]));
-    let tasks = [("1", "red"), ("2", "blue"), ("3", "blue"), ("4", "–"), ("5", "–"), ("6", "red"), ("7", "–"), ("8", "–")];
-    assert_eq!(slugs(&database, "legacy.tasks", "id").await, map(tasks));
-    assert_eq!(slugs(&database, "legacy.user_rewards", "id").await, map([("a", "red"), ("b", "blue"), ("c", "red"), ("d", "–"), ("e", "–")]));
-    assert_eq!(slugs(&database, "legacy.achievements", "number").await, map([("1", "red"), ("2", "blue"), ("3", "–"), ("4", "blue")]));
-    let reasons = pairs(&database, "select table_name || ' ' || key, reason from adopt.unresolved union all select 'user ' || legacy_id, reason from adopt.users where organization_id is null").await;
+    assert_eq!(
+        slugs(database, "legacy.rewards", "id").await,
+        map([("1", "red"), ("2", "blue"), ("3", "–"), ("4", "–")])
+    );
+    let tasks =
+        [("1", "red"), ("2", "blue"), ("3", "blue"), ("4", "–"), ("5", "–"), ("6", "red"), ("7", "–"), ("8", "–")];
+    assert_eq!(slugs(database, "legacy.tasks", "id").await, map(tasks));
+    assert_eq!(
+        slugs(database, "legacy.user_rewards", "id").await,
+        map([("a", "red"), ("b", "blue"), ("c", "red"), ("d", "–"), ("e", "–")])
+    );
+    assert_eq!(
+        slugs(database, "legacy.achievements", "number").await,
+        map([("1", "red"), ("2", "blue"), ("3", "–"), ("4", "blue")])
+    );
+    let reasons = pairs(database, "select table_name || ' ' || key, reason from adopt.unresolved union all select 'user ' || legacy_id, reason from adopt.users where organization_id is null").await;
     let conflict = "conflict: its sources name different organizations";
     let left_alone = "has no organization, and the plan leaves such users alone";
     let expected = map([
@@ -335,73 +430,120 @@ async fn rewards_are_inferred_or_reported_and_never_guessed() {
         ("legacy.achievements 3", &format!("user 6 {left_alone}; legacy.tasks 8 has no organization itself")),
     ]);
     assert_same(&expected, &reasons);
-    let detail = pairs(&database, "select key, detail::text from adopt.unresolved where table_name = 'legacy.tasks' and key = '4'").await;
+    let detail = pairs(
+        database,
+        "select key, detail::text from adopt.unresolved where table_name = 'legacy.tasks' and key = '4'",
+    )
+    .await;
     let detail = parse(&detail["4"]);
-    assert!(detail[0]["source"] == "user of user_id" && detail[1]["source"] == "legacy.rewards by reward_id", "{detail}");
+    assert!(
+        detail[0]["source"] == "user of user_id" && detail[1]["source"] == "legacy.rewards by reward_id",
+        "{detail}"
+    );
     assert_ne!(detail[0]["organization"], detail[1]["organization"], "what each source says");
 
     // Organizations, memberships and roles came along; those of Torn and Many too, though their rows wait.
-    let members = pairs(&database, "select a.legacy_id || ' ' || o.slug, m.role::text from adopt.users a join organization_members m on m.user_id = a.user_id join organizations o on o.id = m.organization_id").await;
+    let members = pairs(database, "select a.legacy_id || ' ' || o.slug, m.role::text from adopt.users a join organization_members m on m.user_id = a.user_id join organizations o on o.id = m.organization_id").await;
     let expected = map([
-        ("1 red", "OWNER"), ("2 blue", "OWNER"), ("3 red", "MEMBER"), ("3 blue", "ADMIN"), ("4 red", "MEMBER"), ("4 blue", "MEMBER"), ("5 red", "MEMBER"), ("5 blue", "MEMBER"), ("7 blue", "MEMBER"),
+        ("1 red", "OWNER"),
+        ("2 blue", "OWNER"),
+        ("3 red", "MEMBER"),
+        ("3 blue", "ADMIN"),
+        ("4 red", "MEMBER"),
+        ("4 blue", "MEMBER"),
+        ("5 red", "MEMBER"),
+        ("5 blue", "MEMBER"),
+        ("7 blue", "MEMBER"),
     ]);
     assert_same(&expected, &members);
-    assert_eq!(pairs(&database, "select legacy_id, slug from adopt.organizations a join organizations o on o.id = a.organization_id").await, map([("1", "red"), ("2", "blue"), ("3", "red-2")]));
+    assert_eq!(
+        pairs(
+            database,
+            "select legacy_id, slug from adopt.organizations a join organizations o on o.id = a.organization_id"
+        )
+        .await,
+        map([("1", "red"), ("2", "blue"), ("3", "red-2")])
+    );
+}
 
-    the_report(&database, file, &csv, &json).await;
-
-    // A person decides: then it can be finalized.
-    let refused = finalize(&database, keeping_access(plan("rewards"))).await.expect_err("rows without");
-    assert_eq!(refused.code(), "NOT_READY");
-    run_sql(
-        &mut database.owner().await,
-        "delete from legacy.achievements where number = 3; delete from legacy.user_rewards where id in ('d', 'e'); delete from legacy.tasks where id in (4, 7, 8); delete from legacy.rewards where id in (3, 4);
-         update legacy.tasks set organization_id = (select organization_id from adopt.organizations where legacy_id = '2') where id = 5",
-    )
-    .await;
-    finalize(&database, keeping_access(plan("rewards"))).await.expect("finalize");
+async fn reads_and_isolation_of_rewards(database: &TestDb) {
     let titles = "select title from legacy.tasks order by id";
-    assert_eq!(seen_by(&database, "legacy:rewards:1", "red", titles).await, ["from the user and the reward", "Many is unknown, the mug is Red"]);
-    assert_eq!(seen_by(&database, "legacy:rewards:2", "blue", titles).await, ["from the reward", "from the user", "Torn: current and primary differ"]);
-    assert_eq!(seen_by(&database, "legacy:rewards:3", "red", titles).await.len(), 2, "Both sees what the organization is, not what is Both's");
-    assert!(enter(&database, "legacy:rewards:1", "blue").await.is_err(), "Rita is not in Blue");
+    assert_eq!(
+        seen_by(database, "legacy:rewards:1", "red", titles).await,
+        ["from the user and the reward", "Many is unknown, the mug is Red"]
+    );
+    assert_eq!(
+        seen_by(database, "legacy:rewards:2", "blue", titles).await,
+        ["from the reward", "from the user", "Torn: current and primary differ"]
+    );
+    assert_eq!(
+        seen_by(database, "legacy:rewards:3", "red", titles).await.len(),
+        2,
+        "Both sees what the organization is, not what is Both's"
+    );
+    assert!(enter(database, "legacy:rewards:1", "blue").await.is_err(), "Rita is not in Blue");
     for table in ["rewards", "user_rewards", "achievements"] {
         let sql = format!("select count(*)::text from legacy.{table}");
-        let (red, blue) = (seen_by(&database, "legacy:rewards:1", "red", &sql).await, seen_by(&database, "legacy:rewards:2", "blue", &sql).await);
-        let all = count(&database, &format!("select count(*) from legacy.{table}")).await;
-        assert_eq!(red[0].parse::<i64>().expect("a number") + blue[0].parse::<i64>().expect("a number"), all, "{table}");
+        let (red, blue) = (
+            seen_by(database, "legacy:rewards:1", "red", &sql).await,
+            seen_by(database, "legacy:rewards:2", "blue", &sql).await,
+        );
+        let all = count(database, &format!("select count(*) from legacy.{table}")).await;
+        assert_eq!(
+            red[0].parse::<i64>().expect("a number") + blue[0].parse::<i64>().expect("a number"),
+            all,
+            "{table}"
+        );
         assert!(red != ["0"] && blue != ["0"], "{table}");
     }
-
-    let (code, text, error) = ended(tenantry(&database, &["adopt", "rollback", "--plan", file]).await).await;
-    assert!(code == 2 && error.contains("BACKUP_FIRST") && error.contains("pg_dump") && text.is_empty(), "{error}");
-    let (code, text, error) = ended(tenantry(&database, &["adopt", "rollback", "--plan", file, "--yes"]).await).await;
-    assert_eq!(code, 0, "{text}{error}");
-    let back = fingerprint(&database).await;
-    let changed = ["achievements", "rewards", "tasks", "user_rewards"].map(|table| format!("rows of legacy.{table}"));
-    assert_eq!(keys_of(difference(&untouched, &back)), changed, "{:#?}", difference(&untouched, &back));
-    std::fs::remove_dir_all(folder).ok();
 }
 
 async fn the_report(database: &TestDb, file: &str, csv: &std::path::Path, json: &std::path::Path) {
     let lines = std::fs::read_to_string(csv).expect("the report");
-    assert!(lines.starts_with("table,key,organization_before,organization_after,slug,status,source,reason\n"), "{lines}");
+    assert!(
+        lines.starts_with("table,key,organization_before,organization_after,slug,status,source,reason\n"),
+        "{lines}"
+    );
     // 3 organizations, 7 users, 4 + 8 + 5 + 4 rows.
     assert_eq!(lines.lines().count(), 1 + 3 + 7 + 21, "{lines}");
-    assert!(lines.lines().any(|line| line.starts_with("legacy.tasks,6,,") && line.contains(",red,assigned,legacy.rewards by reward_id,")), "{lines}");
-    assert!(lines.lines().any(|line| line == "legacy.tasks,4,,,,unresolved,,conflict: its sources name different organizations"), "{lines}");
+    assert!(
+        lines
+            .lines()
+            .any(|line| line.starts_with("legacy.tasks,6,,")
+                && line.contains(",red,assigned,legacy.rewards by reward_id,")),
+        "{lines}"
+    );
+    assert!(
+        lines
+            .lines()
+            .any(|line| line == "legacy.tasks,4,,,,unresolved,,conflict: its sources name different organizations"),
+        "{lines}"
+    );
     let arguments = ["adopt", "verify", "--plan", file, "--json", "--report", json.to_str().expect("a path")];
     let (code, findings, _) = ended(tenantry(database, &arguments).await).await;
     assert_eq!(code, 1);
     let findings = parse(&findings);
-    let found = |check: &str, subject: &str| findings.as_array().expect("a list").iter().any(|f| f["check"] == check && f["subject"] == subject);
-    for (check, subject) in [("user-without-organization", "user 6"), ("orphaned-row", "legacy.tasks 4"), ("duplicate-slug", "red"), ("orphaned-row", "legacy.achievements 3")] {
+    let found = |check: &str, subject: &str| {
+        findings.as_array().expect("a list").iter().any(|f| f["check"] == check && f["subject"] == subject)
+    };
+    for (check, subject) in [
+        ("user-without-organization", "user 6"),
+        ("orphaned-row", "legacy.tasks 4"),
+        ("duplicate-slug", "red"),
+        ("orphaned-row", "legacy.achievements 3"),
+    ] {
         assert!(found(check, subject), "{check} {subject}: {findings:#}");
     }
     let report = parse(&std::fs::read_to_string(json).expect("the report"));
     let report = report.as_array().expect("a list");
     assert_eq!(report.len(), 31);
-    assert!(report.iter().any(|line| line["table_name"] == "legacy.user_rewards" && line["key"] == "c" && line["slug"] == "red" && line["source"] == "legacy.rewards by reward_id"), "{report:?}");
+    assert!(
+        report.iter().any(|line| line["table_name"] == "legacy.user_rewards"
+            && line["key"] == "c"
+            && line["slug"] == "red"
+            && line["source"] == "legacy.rewards by reward_id"),
+        "{report:?}"
+    );
 }
 
 /// What `adopt plan` writes is a plan, and finds what the fixtures' plans say by hand.
@@ -424,13 +566,21 @@ async fn a_plan_is_written_from_the_catalogue() {
         let suggested = Plan::parse(&written).unwrap_or_else(|error| panic!("{error}\n{written}"));
         let by_hand = plan(situation);
         let sources = |plan: &Plan| -> BTreeSet<(String, Vec<String>)> {
-            let of = |sources: &[Source]| sources.iter().filter(|s| !matches!(s, Source::Workspace { .. })).map(ToString::to_string).collect();
+            let of = |sources: &[Source]| {
+                sources.iter().filter(|s| !matches!(s, Source::Workspace { .. })).map(ToString::to_string).collect()
+            };
             plan.tables.iter().map(|table| (table.table.to_string(), of(&table.organization))).collect()
         };
         assert_eq!(sources(&suggested), sources(&by_hand), "{written}");
-        assert_eq!((&suggested.users.table, &suggested.users.id, &suggested.users.email, &suggested.users.name), (&by_hand.users.table, &by_hand.users.id, &by_hand.users.email, &by_hand.users.name));
+        assert_eq!(
+            (&suggested.users.table, &suggested.users.id, &suggested.users.email, &suggested.users.name),
+            (&by_hand.users.table, &by_hand.users.id, &by_hand.users.email, &by_hand.users.name)
+        );
         assert_eq!(suggested.users.current_organization, by_hand.users.current_organization);
-        assert_eq!(suggested.memberships.map(|m| (m.user, m.organization, m.primary)), by_hand.memberships.map(|m| (m.user, m.organization, m.primary)));
+        assert_eq!(
+            suggested.memberships.map(|m| (m.user, m.organization, m.primary)),
+            by_hand.memberships.map(|m| (m.user, m.organization, m.primary))
+        );
         assert!(written.contains(&format!("# keep_access = [\"{OLD_APP}\"]")), "{written}");
         assert!(written.contains("# ? Users without an organization"), "what it cannot know: {written}");
         // And it runs as it is.

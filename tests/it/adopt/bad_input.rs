@@ -238,6 +238,11 @@ async fn a_column_that_was_there_keeps_what_it_had() {
     rollback(&database, plan("bots")).await;
     let bots = slugs(&database, "legacy.bots", "id").await;
     assert_eq!((bots["1"].as_str(), bots["2"].as_str()), ("acme-corp", "–"));
+    assert_eq!(
+        count(&database, "select count(organization_id) from legacy.bots").await,
+        1,
+        "and not the id of one that is gone"
+    );
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ pub struct Sample {
     pub reason: String,
 }
 
-/// Rows per second that a run writes at least, by experience (README has the figures): the estimate errs to the long side.
+/// Rows per second that a run writes at least, by experience (`cargo bench --bench adopt`): the estimate errs to the long side.
 const ROWS_PER_SECOND: f64 = 15_000.0;
 const USERS_PER_SECOND: f64 = 200.0;
 

@@ -8,6 +8,8 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::adopt::command::AdoptAction;
+use crate::adopt::{self, AdoptError};
 use crate::app::{App, AppParts};
 use crate::auth::dev::{DEV_ISSUER, DevIssuer, IssueRequest};
 use crate::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
@@ -76,6 +78,12 @@ enum Command {
     },
     /// Check isolation and integrity of the database; exit 1 with a table of findings.
     Verify,
+    /// Make the tables of an existing single-tenant database tenant-scoped, while it is in use.
+    #[command(after_help = adopt::command::STEPS)]
+    Adopt {
+        #[command(subcommand)]
+        action: AdoptAction,
+    },
 }
 
 #[derive(Args, Default)]
@@ -108,6 +116,9 @@ enum MigrateAction {
         /// How many.
         #[arg(long, default_value_t = 1)]
         steps: usize,
+        /// A backup is made: do not ask.
+        #[arg(long)]
+        yes: bool,
     },
     /// List migrations: applied, pending, drifted (edited after they were applied), unknown to this build.
     Status,
@@ -175,9 +186,25 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+impl From<AdoptError> for Failure {
+    fn from(error: AdoptError) -> Self {
+        let code = if matches!(error, AdoptError::Plan(_) | AdoptError::Refused { .. }) { 2 } else { 1 };
+        Self { code, message: format!("{}: {error}", error.code()) }
+    }
+}
+
 impl From<sqlx::migrate::MigrateError> for Failure {
     fn from(error: sqlx::migrate::MigrateError) -> Self {
-        Self { code: 1, message: format!("the migration failed and was rolled back: {error}") }
+        let message = match error {
+            sqlx::migrate::MigrateError::VersionMismatch(version) => format!(
+                "migration {version} was edited after it was applied; nothing was done. Restore its text, and correct it by a new migration"
+            ),
+            sqlx::migrate::MigrateError::VersionMissing(version) => format!(
+                "the database has migration {version}, which this build does not know; nothing was done. Use the newer build"
+            ),
+            other => format!("the migration failed and was rolled back: {other}"),
+        };
+        Self { code: 1, message }
     }
 }
 
@@ -238,6 +265,7 @@ async fn run(cli: Cli, config: Config) -> Result<End, Failure> {
         Command::Token { user, org, ttl } => token(&config, &user, org.as_deref(), ttl).await,
         Command::Schema { check } => schema(check),
         Command::Verify => verify_command(&config, cli.json).await,
+        Command::Adopt { action } => adopt_command(&config, &action, cli.json).await,
     }
 }
 
@@ -422,7 +450,8 @@ async fn migrate(config: &Config, action: &MigrateAction, json: bool) -> Result<
             })?;
             Ok(End::Fine)
         }
-        MigrateAction::Down { steps } => {
+        MigrateAction::Down { steps, yes } => {
+            adopt::command::confirm("migrate down loses what the tables hold", *yes)?;
             let version = migrations::down(options, *steps).await?;
             say(&if json {
                 serde_json::json!({ "version": version }).to_string()
@@ -520,6 +549,13 @@ fn schema(check: bool) -> Result<End, Failure> {
     let line = committed.lines().zip(sdl.lines()).take_while(|(a, b)| a == b).count() + 1;
     complain(&format!("schema.graphql differs from line {line} on: `cargo run -- schema > schema.graphql`"));
     Ok(End::Found)
+}
+
+async fn adopt_command(config: &Config, action: &AdoptAction, json: bool) -> Result<End, Failure> {
+    let database = Database::open(config).await?;
+    let outcome = adopt::command::execute(database.migration()?, action, &Clock::System).await?;
+    say(&if json { outcome.json.to_string() } else { outcome.text })?;
+    Ok(if outcome.found { End::Found } else { End::Fine })
 }
 
 async fn verify_command(config: &Config, json: bool) -> Result<End, Failure> {

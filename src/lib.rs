@@ -4,6 +4,7 @@
 //! from the slices) → a slice such as [`tickets`] → [`db::TenantTx`], where row-level security decides what is there.
 //! A slice owns everything about its subject; README shows how to add one.
 
+pub mod adopt;
 pub mod agents;
 pub mod api_keys;
 pub mod app;

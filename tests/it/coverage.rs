@@ -313,7 +313,10 @@ async fn migrations_go_up_and_down_and_up_again() {
         rows
     };
     let count = migrations::up(&owner).await.expect("up");
-    assert_eq!(i64::try_from(count).expect("few"), migrations::newest());
+    assert_eq!(
+        count,
+        migrations::MIGRATOR.iter().filter(|migration| migration.migration_type.is_up_migration()).count()
+    );
     let first = catalogue().await;
     assert_eq!(migrations::up(&owner).await.expect("nothing to do"), 0);
     assert_eq!(migrations::down(&owner, count).await.expect("down"), 0);

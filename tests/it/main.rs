@@ -1,11 +1,13 @@
 //! The integration tests: one binary, one `PostgreSQL`, one database per test.
 
+mod adopt;
 mod audits;
 mod browser;
 mod coverage;
 mod engine;
 mod http_layer;
 mod listing;
+mod migrations;
 mod process;
 mod support;
 mod tenancy;

@@ -1,0 +1,332 @@
+-- State of `tenantry adopt`: what it made, row by row, so that it resumes and rolls back. Only the owner sees it.
+-- Nothing here refers to tables outside: a mapping is a record and must not stand in the way of a deletion.
+
+create schema adopt;
+comment on schema adopt is 'State of `tenantry adopt`: mappings, checkpoints, what could not be inferred, and how to undo. For the owner only.';
+
+create table adopt.adoptions (
+    name                 text primary key,
+    plan                 jsonb not null,
+    default_organization uuid,
+    created_at           timestamptz not null default now(),
+    finalized_at         timestamptz,
+    cut_over_at          timestamptz
+);
+comment on table adopt.adoptions is 'One adoption per plan.';
+comment on column adopt.adoptions.default_organization is 'The workspace of those who had none, under the policy `default`; null until it is made.';
+
+create table adopt.organizations (
+    adoption        text not null references adopt.adoptions on delete cascade,
+    legacy_id       text not null,
+    organization_id uuid not null,
+    primary key (adoption, legacy_id)
+);
+create index organizations_organization_id_idx on adopt.organizations (adoption, organization_id);
+comment on column adopt.adoptions.cut_over_at is 'Since then the old application writes no more: no triggers, no policies for its logins.';
+
+comment on table adopt.organizations is 'Organizations of the legacy database and what they became.';
+
+create table adopt.users (
+    adoption             text not null references adopt.adoptions on delete cascade,
+    legacy_id            text not null,
+    user_id              uuid,
+    organization_id      uuid,
+    outcome              text not null check (outcome in ('processed', 'skipped', 'unresolved')),
+    reason               text,
+    user_created         boolean not null default false,
+    current_before       uuid,
+    current_set          boolean not null default false,
+    primary key (adoption, legacy_id),
+    check ((organization_id is null) = (outcome = 'unresolved')),
+    check ((reason is null) or (outcome = 'unresolved'))
+);
+create index users_user_id_idx on adopt.users (adoption, user_id);
+comment on table adopt.users is 'Users of the legacy database, whom they became, and the organization of their rows.';
+comment on column adopt.users.outcome is 'processed: given an organization here; skipped: had one; unresolved: has none, see reason.';
+comment on column adopt.users.current_before is 'users.current_organization_id before, when current_set.';
+
+create table adopt.created (
+    adoption        text not null references adopt.adoptions on delete cascade,
+    organization_id uuid not null,
+    user_id         uuid,
+    unique nulls not distinct (adoption, organization_id, user_id)
+);
+comment on table adopt.created is 'Organizations (user_id null) and memberships that the adoption made: what a rollback takes back.';
+
+create table adopt.batches (
+    adoption      text not null references adopt.adoptions on delete cascade,
+    number        bigint generated always as identity,
+    table_name    text not null,
+    keys          text[] not null,
+    organizations uuid[] not null,
+    sources       smallint[] not null,
+    primary key (adoption, table_name, number)
+);
+comment on table adopt.batches is 'The mapping: rows that got their organization, a batch each (as arrays: a tenth of the cost of a row each).';
+comment on column adopt.batches.keys is 'The key of each row: its text, or a JSON array of texts where the key has several columns.';
+comment on column adopt.batches.sources is 'Which source of the plan decided, counted from 1; 0: the trigger, on a live write.';
+
+create table adopt.unresolved (
+    adoption   text not null references adopt.adoptions on delete cascade,
+    table_name text not null,
+    key        text not null,
+    reason     text not null,
+    detail     jsonb not null,
+    primary key (adoption, table_name, key)
+);
+comment on table adopt.unresolved is 'Rows without an organization, and why.';
+
+create table adopt.checkpoints (
+    adoption   text not null references adopt.adoptions on delete cascade,
+    table_name text not null,
+    position   text[] not null,
+    primary key (adoption, table_name)
+);
+comment on table adopt.checkpoints is 'The last key a run under way has seen; gone when the table is done.';
+
+create table adopt.changes (
+    adoption text not null references adopt.adoptions on delete cascade,
+    number   bigint generated always as identity,
+    what     text not null,
+    made     text not null,
+    undo     text not null,
+    primary key (adoption, number),
+    unique (adoption, what)
+);
+comment on table adopt.changes is 'Changes of the schema, and the statement that takes each back.';
+
+-- Letters lose their accents, everything else becomes a hyphen.
+create function adopt.slug(p_text text) returns text
+    language sql immutable parallel safe
+    set search_path = pg_catalog, pg_temp
+    as $$
+        select trim(both '-' from left(trim(both '-' from regexp_replace(regexp_replace(lower(normalize(p_text, nfkd)),
+               '[\u0300-\u036f''’]', '', 'g'), '[^a-z0-9]+', '-', 'g')), 40))
+    $$;
+comment on function adopt.slug(text) is 'A slug of at most 40 characters; empty when nothing of the text can stand in one.';
+
+-- RFC 9562, for rows that a trigger makes; the program brings its own.
+create function adopt.uuid_v7() returns uuid
+    language sql volatile parallel safe
+    set search_path = pg_catalog, pg_temp
+    as $$
+        select encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+               placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6), 52, 1), 53, 1), 'hex')::uuid
+    $$;
+comment on function adopt.uuid_v7() is 'A UUID of version 7.';
+
+create function adopt.create_organization(p_adoption text, p_id uuid, p_name text, p_slug text, p_personal boolean) returns uuid
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, public, pg_temp
+    as $$
+declare
+    base constant text := coalesce(nullif(p_slug, ''), 'workspace');
+    candidate text := base;
+begin
+    for attempt in 2 .. 40 loop
+        -- After a few neighbours a random ending: a thousand Johns must not try a thousand names each.
+        insert into organizations (id, name, slug, is_personal)
+        values (p_id, left(p_name, 200), candidate, p_personal)
+        on conflict (slug) do nothing;
+        if found then
+            insert into adopt.created (adoption, organization_id) values (p_adoption, p_id);
+            return p_id;
+        end if;
+        candidate := base || '-' || case when attempt < 20 then attempt::text else substr(md5(random()::text), 1, 8) end;
+    end loop;
+    raise exception 'no free slug for %', base using errcode = 'unique_violation';
+end
+$$;
+comment on function adopt.create_organization(text, uuid, text, text, boolean) is 'Makes an organization with the first free slug.';
+
+create function adopt.create_membership(p_adoption text, p_organization uuid, p_user uuid, p_role member_role, p_id uuid) returns void
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, public, pg_temp
+    as $$
+begin
+    insert into organization_members (id, organization_id, user_id, role)
+    values (p_id, p_organization, p_user, p_role)
+    on conflict (organization_id, user_id) do nothing;
+    if found then
+        insert into adopt.created (adoption, organization_id, user_id) values (p_adoption, p_organization, p_user);
+    end if;
+end
+$$;
+comment on function adopt.create_membership(text, uuid, uuid, member_role, uuid) is 'Makes a membership unless there is one, also a past one.';
+
+create function adopt.default_organization(p_adoption text, p_id uuid) returns uuid
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, public, pg_temp
+    as $$
+declare
+    adoption adopt.adoptions;
+    organization uuid;
+begin
+    select * into adoption from adopt.adoptions where name = p_adoption for update;
+    if adoption.default_organization is not null then
+        return adoption.default_organization;
+    end if;
+    if (adoption.plan #>> '{workspaces,join_existing}')::boolean then
+        select id into organization from organizations where slug = adoption.plan #>> '{workspaces,slug}' and deleted_at is null;
+    end if;
+    if organization is null then
+        organization := adopt.create_organization(p_adoption, p_id, adoption.plan #>> '{workspaces,name}', adoption.plan #>> '{workspaces,slug}', false);
+    end if;
+    update adopt.adoptions set default_organization = organization where name = p_adoption;
+    return organization;
+end
+$$;
+comment on function adopt.default_organization(text, uuid) is 'The default workspace of the plan; makes it when it is first needed.';
+
+-- The one way a legacy user becomes a user with an organization; a run calls it once per user, a trigger for a newcomer.
+create function adopt.adopt_user(
+    p_adoption text, p_legacy_id text, p_clerk_id text, p_email text, p_name text,
+    p_organization uuid, p_reason text, p_memberships jsonb, p_policy text, p_ids uuid[]) returns text
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, public, pg_temp
+    as $$
+declare
+    known adopt.users;
+    person users;
+    candidates uuid[];
+    organization uuid := p_organization;
+    why text := p_reason;
+    result text := 'processed';
+    made_user boolean := false;
+    sets_current boolean := false;
+    settings jsonb;
+    first_name text;
+    membership jsonb;
+begin
+    -- A run and a trigger may meet the same newcomer.
+    perform pg_advisory_xact_lock(hashtext('tenantry.adopt.' || p_adoption), hashtext(p_legacy_id));
+    select * into known from adopt.users where adoption = p_adoption and legacy_id = p_legacy_id for update;
+    if known.organization_id is not null then
+        return 'skipped';
+    end if;
+    select plan -> 'workspaces' into settings from adopt.adoptions where name = p_adoption;
+
+    -- Who is it? Whom an earlier run found; else by the identity provider's id; else by e-mail, if that names one person.
+    if known.user_id is not null then
+        select * into person from users where id = known.user_id;
+    else
+        select * into person from users
+         where clerk_id in (p_clerk_id, 'legacy:' || p_adoption || ':' || p_legacy_id) and deleted_at is null
+         order by clerk_id = p_clerk_id desc nulls last limit 1;
+        if person.id is null and p_email is not null then
+            select array_agg(u.id) into candidates
+              from users u
+             where lower(u.email) = lower(p_email) and u.deleted_at is null
+               and not exists (select from adopt.users a where a.adoption = p_adoption and a.user_id = u.id);
+            if cardinality(candidates) = 1 then
+                select * into person from users where id = candidates[1];
+            elsif cardinality(candidates) > 1 then
+                why := coalesce(why, format('%s users of Tenantry have this e-mail address', cardinality(candidates)));
+            end if;
+        end if;
+    end if;
+
+    if why is null and organization is null and person.id is not null then
+        select array_agg(m.organization_id) into candidates
+          from organization_members m join organizations o on o.id = m.organization_id and o.deleted_at is null
+         where m.user_id = person.id and m.deleted_at is null;
+        if cardinality(candidates) = 1 then
+            organization := candidates[1];
+        elsif person.current_organization_id = any (candidates) then
+            organization := person.current_organization_id;
+        elsif cardinality(candidates) > 1 then
+            why := 'is a member of several organizations in Tenantry, and none is the current one';
+        end if;
+        if organization is not null then
+            result := 'skipped';
+        end if;
+    end if;
+    if why is null and organization is null and p_policy = 'leave' then
+        why := 'has no organization, and the plan leaves such users alone';
+    end if;
+
+    if person.id is null and (why is null or jsonb_array_length(p_memberships) > 0) and coalesce(cardinality(candidates), 0) <= 1 then
+        insert into users (id, clerk_id, email, name)
+        values (p_ids[1], coalesce(p_clerk_id, 'legacy:' || p_adoption || ':' || p_legacy_id),
+                case when char_length(p_email) between 3 and 320 then p_email end,
+                left(coalesce(p_name, nullif(split_part(p_email, '@', 1), ''), 'User ' || p_legacy_id), 200))
+        returning * into person;
+        made_user := true;
+    end if;
+
+    if why is null and organization is null then
+        if p_policy = 'default' then
+            organization := adopt.default_organization(p_adoption, p_ids[2]);
+            perform adopt.create_membership(p_adoption, organization, person.id,
+                        case when lower(p_email) = lower(settings ->> 'owner') then 'OWNER' else (settings ->> 'role')::member_role end, p_ids[3]);
+        else
+            first_name := split_part(btrim(coalesce(p_name, person.name)), ' ', 1);
+            organization := adopt.create_organization(p_adoption, p_ids[2], first_name || '''s Workspace',
+                                adopt.slug(first_name) || case when adopt.slug(first_name) = '' then 'workspace' else '-workspace' end, true);
+            perform adopt.create_membership(p_adoption, organization, person.id, 'OWNER', p_ids[3]);
+        end if;
+    end if;
+    if person.id is not null then
+        for membership in select * from jsonb_array_elements(p_memberships) loop
+            perform adopt.create_membership(p_adoption, (membership ->> 'organization')::uuid, person.id,
+                        (membership ->> 'role')::member_role, adopt.uuid_v7());
+        end loop;
+    end if;
+    if organization is not null and p_organization is not null then
+        -- The current organization need not have a membership row in the legacy database.
+        perform adopt.create_membership(p_adoption, organization, person.id, 'MEMBER', p_ids[3]);
+    end if;
+
+    if organization is not null and person.current_organization_id is null then
+        update users set current_organization_id = organization where id = person.id;
+        sets_current := true;
+    end if;
+    insert into adopt.users as u (adoption, legacy_id, user_id, organization_id, outcome, reason, user_created, current_before, current_set)
+    values (p_adoption, p_legacy_id, person.id, organization, case when organization is null then 'unresolved' else result end,
+            why, made_user, person.current_organization_id, sets_current)
+    on conflict (adoption, legacy_id) do update
+       set user_id = excluded.user_id, organization_id = excluded.organization_id, outcome = excluded.outcome, reason = excluded.reason,
+           user_created = u.user_created or excluded.user_created, current_before = excluded.current_before, current_set = excluded.current_set
+     where (u.user_id, u.organization_id, u.outcome, u.reason)
+           is distinct from (excluded.user_id, excluded.organization_id, excluded.outcome, excluded.reason);
+    return case when organization is null then 'unresolved' else result end;
+end
+$$;
+comment on function adopt.adopt_user(text, text, text, text, text, uuid, text, jsonb, text, uuid[]) is
+    'Makes a legacy user a user of Tenantry with an organization, or records why not: processed, skipped or unresolved.';
+
+-- Takes back what adopt_user and the organizations of the plan made, as far as nothing else has come to depend on it.
+create function adopt.take_back(p_adoption text) returns table (kept text)
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, public, pg_temp
+    as $$
+declare
+    item record;
+begin
+    update users u set current_organization_id = a.current_before
+      from adopt.users a
+     where a.adoption = p_adoption and a.user_id = u.id and a.current_set and u.current_organization_id = a.organization_id;
+    for item in select * from adopt.created where adoption = p_adoption and user_id is not null loop
+        delete from organization_members where organization_id = item.organization_id and user_id = item.user_id;
+    end loop;
+    for item in select * from adopt.created where adoption = p_adoption and user_id is null loop
+        begin
+            delete from organizations where id = item.organization_id;
+        exception when foreign_key_violation then
+            kept := format('organization %s: other rows refer to it', item.organization_id);
+            return next;
+        end;
+    end loop;
+    for item in select * from adopt.users where adoption = p_adoption and user_created loop
+        begin
+            delete from users where id = item.user_id;
+        exception when foreign_key_violation then
+            kept := format('user %s: other rows refer to it', item.user_id);
+            return next;
+        end;
+    end loop;
+end
+$$;
+comment on function adopt.take_back(text) is 'Deletes memberships, organizations and users that the adoption made; answers what had to stay.';
+
+revoke execute on all functions in schema adopt from public;

@@ -1,0 +1,133 @@
+//! One batch: one statement, one transaction. It locks the next rows that have no organization (skipping those that
+//! somebody else holds), infers, updates, and writes mapping, failures and checkpoint.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::COLUMN;
+use super::check::{Checked, CheckedTable};
+use super::infer::{Mappings, inference};
+use super::name::{literal, quote};
+use super::plan::Source;
+
+/// What a batch did.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Rows it looked at.
+    pub seen: u64,
+    /// Rows that got their organization.
+    pub assigned: u64,
+    /// The last key it looked at.
+    pub position: Option<Vec<String>>,
+}
+
+/// The statements of a table's batches.
+#[derive(Clone, Debug)]
+pub struct BatchSql {
+    /// The table.
+    pub label: String,
+    /// Rows of a batch.
+    pub limit: u64,
+    first: String,
+    next: String,
+}
+
+impl BatchSql {
+    /// All rows, in the order of the key.
+    pub fn of_table(checked: &Checked, table: &CheckedTable, limit: u32) -> Self {
+        let position: Vec<String> =
+            table.key.iter().enumerate().map(|(n, c)| format!("($1::text[])[{}]::{}", n + 1, c.data_type)).collect();
+        let beyond = format!("and ({}) > ({})", table.key_columns("t").join(", "), position.join(", "));
+        Self {
+            label: table.label(),
+            limit: u64::from(limit),
+            first: batch_sql(checked, table, "", limit, true),
+            next: batch_sql(checked, table, &beyond, limit, true),
+        }
+    }
+
+    /// The rows of one user.
+    pub fn of_user(checked: &Checked, table: &CheckedTable, limit: u32) -> Self {
+        let user = table.spec.organization.iter().find_map(|source| match source {
+            Source::User { user } => table.info.column(user),
+            _ => None,
+        });
+        let condition = user.map_or_else(
+            || "and false".to_owned(),
+            |column| format!("and t.{} = $1::{}", quote(&column.name), column.data_type),
+        );
+        let sql = batch_sql(checked, table, &condition, limit, false);
+        Self { label: table.label(), limit: u64::from(limit), first: sql.clone(), next: sql }
+    }
+
+    /// The next batch behind a position.
+    pub async fn execute(&self, connection: &mut PgConnection, position: Option<&[String]>) -> sqlx::Result<Batch> {
+        let row: (i64, i64, Option<Vec<String>>) = match position {
+            None => sqlx::query_as(AssertSqlSafe(self.first.as_str())).fetch_one(connection).await?,
+            Some(position) => {
+                sqlx::query_as(AssertSqlSafe(self.next.as_str())).bind(position).fetch_one(connection).await?
+            }
+        };
+        Ok(Batch { seen: row.0.unsigned_abs(), assigned: row.1.unsigned_abs(), position: row.2 })
+    }
+
+    /// The next batch of a user's rows.
+    pub async fn execute_for_user(&self, connection: &mut PgConnection, legacy_id: &str) -> sqlx::Result<Batch> {
+        let row: (i64, i64, Option<Vec<String>>) =
+            sqlx::query_as(AssertSqlSafe(self.first.as_str())).bind(legacy_id).fetch_one(connection).await?;
+        Ok(Batch { seen: row.0.unsigned_abs(), assigned: row.1.unsigned_abs(), position: row.2 })
+    }
+}
+
+fn batch_sql(checked: &Checked, table: &CheckedTable, condition: &str, limit: u32, checkpoint: bool) -> String {
+    let inference = inference(checked, table, Mappings::Real);
+    let keys = table.key_columns("t").join(", ");
+    let sources: Vec<String> = table.source_columns().iter().map(|name| format!(", t.{}", quote(name))).collect();
+    let position: Vec<String> = table.key_columns("t").iter().map(|column| format!("{column}::text")).collect();
+    let organization = inference.organization();
+    let (adoption, label) = (literal(&checked.plan.name), literal(&table.label()));
+    let moved = if checkpoint {
+        format!(
+            ", moved as (insert into adopt.checkpoints (adoption, table_name, position) select {adoption}, {label}, position from batch order by number desc limit 1
+                         on conflict (adoption, table_name) do update set position = excluded.position)"
+        )
+    } else {
+        String::new()
+    };
+    // The rows are locked, so their ctid holds still until the update below; joining on it needs no index and no luck
+    // with statistics. A row that changed between snapshot and lock is not found by it and left to a sweep.
+    format!(
+        "with batch as materialized (
+             select p.*, row_number() over () as number from (
+                 select t.ctid as place, {key} as key, array[{position}] as position{sources}
+                   from {relation} t where t.{column} is null {condition}
+                  order by {keys} limit {limit} for no key update of t skip locked) p
+         ), decided as materialized (
+             select b.place, b.key, {organization} as organization, {source} as source,
+                    case when {organization} is null then {reason} end as reason,
+                    case when {organization} is null then {detail} end as detail
+               from batch b{joins}
+         ), updated as (
+             update {relation} t set {column} = d.organization from decided d
+              where t.ctid = d.place and d.organization is not null and t.{column} is null
+             returning d.key, d.organization, d.source
+         ), mapped as (
+             insert into adopt.batches (adoption, table_name, keys, organizations, sources)
+             select {adoption}, {label}, array_agg(key), array_agg(organization), array_agg(source) from updated having count(*) > 0
+         ), failed as (
+             insert into adopt.unresolved as u (adoption, table_name, key, reason, detail)
+             select {adoption}, {label}, key, reason, detail from decided where organization is null
+             on conflict (adoption, table_name, key) do update set reason = excluded.reason, detail = excluded.detail
+              where (u.reason, u.detail) is distinct from (excluded.reason, excluded.detail)
+         ){moved}
+         select (select count(*) from batch), (select count(*) from updated), (select position from batch order by number desc limit 1)",
+        key = table.key_text("t"),
+        position = position.join(", "),
+        sources = sources.concat(),
+        relation = table.relation().sql(),
+        column = quote(COLUMN),
+        source = inference.source(),
+        reason = inference.reason(),
+        detail = inference.detail(),
+        joins = inference.joins,
+    )
+}

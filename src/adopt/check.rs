@@ -1,0 +1,397 @@
+//! Does the plan fit this database, and may this login carry it out? Everything that is wrong, at once, before anything
+//! is done.
+
+use std::collections::BTreeSet;
+
+use super::catalogue::{Catalogue, Column, TableInfo, did_you_mean};
+use super::installed::Wanted;
+use super::name::{Columns, Relation, quote};
+use super::plan::{Plan, Source, Table};
+use super::{AdoptError, COLUMN, Result, Session, catalogue, doing};
+
+/// A plan that fits the database.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The plan.
+    pub plan: Plan,
+    /// The database.
+    pub catalogue: Catalogue,
+    /// The tables, each after those whose rows it asks.
+    pub tables: Vec<CheckedTable>,
+}
+
+/// A table of the plan, found in the database.
+#[derive(Clone, Debug)]
+pub struct CheckedTable {
+    /// What the plan says.
+    pub spec: Table,
+    /// What the database says.
+    pub info: TableInfo,
+    /// The columns that identify a row.
+    pub key: Vec<Column>,
+}
+
+impl CheckedTable {
+    /// The table.
+    #[must_use]
+    pub fn relation(&self) -> &Relation {
+        &self.spec.table
+    }
+
+    /// The table under the name that state and reports use.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.spec.table.to_string()
+    }
+
+    /// Whether `organization_id` is there already.
+    #[must_use]
+    pub fn has_column(&self) -> bool {
+        self.info.column(COLUMN).is_some()
+    }
+
+    /// The key of a row as text, for the mapping and reports.
+    #[must_use]
+    pub fn key_text(&self, alias: &str) -> String {
+        match self.key.as_slice() {
+            [column] => format!("{alias}.{}::text", quote(&column.name)),
+            columns => {
+                let list: Vec<String> = columns.iter().map(|c| format!("{alias}.{}::text", quote(&c.name))).collect();
+                format!("jsonb_build_array({})::text", list.join(", "))
+            }
+        }
+    }
+
+    /// A condition: the row under `alias` has the key that `text` holds.
+    #[must_use]
+    pub fn has_key(&self, alias: &str, text: &str) -> String {
+        let equal =
+            |column: &Column, value: &str| format!("{alias}.{} = ({value})::{}", quote(&column.name), column.data_type);
+        match self.key.as_slice() {
+            [column] => equal(column, text),
+            columns => {
+                let list: Vec<String> =
+                    columns.iter().enumerate().map(|(n, c)| equal(c, &format!("({text})::jsonb ->> {n}"))).collect();
+                list.join(" and ")
+            }
+        }
+    }
+
+    /// The columns of the key, quoted, each behind the alias.
+    #[must_use]
+    pub fn key_columns(&self, alias: &str) -> Vec<String> {
+        self.key.iter().map(|column| format!("{alias}.{}", quote(&column.name))).collect()
+    }
+
+    /// Columns that the sources of this table read.
+    #[must_use]
+    pub fn source_columns(&self) -> BTreeSet<&str> {
+        self.spec
+            .organization
+            .iter()
+            .flat_map(|source| match source {
+                Source::User { user: column } | Source::Column { column } => vec![column.as_str()],
+                Source::Row { by, .. } => by.0.iter().map(String::as_str).collect(),
+                Source::Workspace { .. } => Vec::new(),
+            })
+            .collect()
+    }
+}
+
+/// Fits the plan to the database.
+pub async fn check(session: &mut Session, plan: Plan, wanted: Wanted) -> Result<Checked> {
+    let catalogue = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
+    let who: String = sqlx::query_scalar("select current_user::text")
+        .fetch_one(session.conn())
+        .await
+        .map_err(doing("asking who we are"))?;
+    let mut checker = Checker { catalogue: &catalogue, problems: Vec::new() };
+    checker.people(&plan);
+    let found: Vec<CheckedTable> = plan.tables.iter().filter_map(|table| checker.table(&plan, table)).collect();
+    let Checker { mut problems, .. } = checker;
+    for table in &found {
+        if wanted == Wanted::Write && !table.info.owned {
+            let owner = &table.info.owner;
+            problems.push(format!(
+                "{}: belongs to {owner}, and {who} may not change it: `grant {} to {}`, or let MIGRATION_DATABASE_URL log in as the owner",
+                table.spec.table, quote(owner), quote(&who)
+            ));
+        }
+    }
+    let read = plan.tables.iter().map(|table| &table.table).chain([&plan.users.table]);
+    let read = read.chain(plan.organizations.iter().map(|o| &o.table)).chain(plan.memberships.iter().map(|m| &m.table));
+    for relation in read {
+        if catalogue.get(relation).is_some_and(|info| !info.readable) {
+            problems.push(format!(
+                "{relation}: {who} may not read it: `grant usage on schema {} to {1}; grant select on {2} to {1}`",
+                quote(&relation.schema),
+                quote(&who),
+                relation.sql()
+            ));
+        }
+    }
+    problems.dedup();
+    if !problems.is_empty() {
+        return Err(AdoptError::Plan(problems));
+    }
+    let tables = in_order(found)?;
+    Ok(Checked { plan, catalogue, tables })
+}
+
+struct Checker<'a> {
+    catalogue: &'a Catalogue,
+    problems: Vec<String>,
+}
+
+impl<'a> Checker<'a> {
+    fn problem(&mut self, text: String) {
+        self.problems.push(text);
+    }
+
+    fn find(&mut self, relation: &Relation) -> Option<&'a TableInfo> {
+        let found = self.catalogue.get(relation);
+        if found.is_none() {
+            let names: Vec<String> = self.catalogue.keys().map(ToString::to_string).collect();
+            let elsewhere = self.catalogue.keys().find(|known| known.name == relation.name).map(ToString::to_string);
+            let hint = elsewhere
+                .or_else(|| did_you_mean(&relation.to_string(), names.iter().map(String::as_str)).map(str::to_owned))
+                .map_or_else(String::new, |name| format!("; did you mean {name}?"));
+            self.problem(format!("{relation}: there is no such table{hint}"));
+        }
+        found
+    }
+
+    fn column(&mut self, info: &'a TableInfo, name: &str) -> Option<&'a Column> {
+        let found = info.column(name);
+        if found.is_none() {
+            let hint = did_you_mean(name, info.columns.iter().map(|column| column.name.as_str()))
+                .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+            self.problem(format!("{}: has no column `{name}`{hint}", info.relation()));
+        }
+        found
+    }
+
+    fn single_key(&mut self, info: &'a TableInfo, name: &str) {
+        if self.column(info, name).is_some() && !info.keys.iter().any(|key| key.columns == [name]) {
+            self.problem(format!(
+                "{}: `{name}` does not identify a row: it needs a primary key or unique index of its own, and not null",
+                info.relation()
+            ));
+        }
+    }
+
+    fn people(&mut self, plan: &Plan) {
+        let users = &plan.users;
+        if let Some(info) = self.find(&users.table) {
+            self.single_key(info, &users.id);
+            for column in
+                [&users.email, &users.name, &users.clerk_id, &users.current_organization].into_iter().flatten()
+            {
+                self.column(info, column);
+            }
+        }
+        if let Some(organizations) = &plan.organizations
+            && let Some(info) = self.find(&organizations.table)
+        {
+            self.single_key(info, &organizations.id);
+            self.column(info, &organizations.name);
+            if let Some(column) = &organizations.slug {
+                self.column(info, column);
+            }
+        }
+        if let Some(memberships) = &plan.memberships
+            && let Some(info) = self.find(&memberships.table)
+        {
+            self.column(info, &memberships.user);
+            self.column(info, &memberships.organization);
+            if let Some(column) = &memberships.role {
+                self.column(info, column);
+            }
+            if let Some(primary) = &memberships.primary
+                && let Some(column) = self.column(info, primary)
+                && column.data_type != "boolean"
+            {
+                self.problem(format!(
+                    "{}: `{primary}` is {}; `primary` takes a boolean column",
+                    info.relation(),
+                    column.data_type
+                ));
+            }
+        }
+    }
+
+    fn table(&mut self, plan: &Plan, table: &Table) -> Option<CheckedTable> {
+        let relation = &table.table;
+        let info = self.find(relation)?;
+        if info.kind != "r" {
+            let what = match info.kind.as_str() {
+                "p" => {
+                    "is partitioned: adopt ordinary tables; a partitioned one has to be copied into one that has organization_id"
+                }
+                "f" => "is in another database",
+                _ => "is a view: adopt the tables under it",
+            };
+            self.problem(format!("{relation}: {what}"));
+            return None;
+        }
+        if let Some(column) = info.column(COLUMN)
+            && column.data_type != "uuid"
+        {
+            self.problem(format!(
+                "{relation}: has a column {COLUMN} of type {}, and Tenantry's is uuid. Rename yours (`alter table {} rename column {COLUMN} to legacy_{COLUMN}`) and use it as a source: {{ column = \"legacy_{COLUMN}\" }}",
+                column.data_type, relation.sql()
+            ));
+        }
+        for source in &table.organization {
+            self.source(plan, info, source);
+        }
+        if table.with_user {
+            match table.organization.as_slice() {
+                [Source::User { user }] if !info.indexed.contains(user) => self.problem(format!(
+                    "{relation}: `with_user` looks up a user's rows, and no index begins with `{user}`: `create index concurrently on {} ({})`, or leave `with_user` out",
+                    relation.sql(), quote(user)
+                )),
+                [Source::User { .. }] => {}
+                _ => self.problem(format!("{relation}: `with_user` needs the user to be the only source")),
+            }
+        }
+        let key = self.key(table, info)?;
+        Some(CheckedTable { spec: table.clone(), info: info.clone(), key })
+    }
+
+    fn key(&mut self, table: &Table, info: &'a TableInfo) -> Option<Vec<Column>> {
+        let relation = &table.table;
+        let names = if let Some(Columns(names)) = &table.key {
+            let known = names.iter().filter(|name| self.column(info, name).is_some()).count();
+            let wanted: BTreeSet<&String> = names.iter().collect();
+            if known == names.len()
+                && !info.keys.iter().any(|key| key.columns.iter().collect::<BTreeSet<_>>() == wanted)
+            {
+                self.problem(format!(
+                    "{relation}: `key` must name all columns of a unique index, none of them nullable"
+                ));
+            }
+            names.clone()
+        } else {
+            let Some(names) = info.key() else {
+                // A ctid moves with every update: neither a checkpoint nor a mapping can stand on it.
+                self.problem(format!(
+                        "{relation}: nothing identifies its rows. Give it a key: `alter table {} add column adopt_key bigint generated always as identity primary key` (rewrites the table under a lock; on a big one add the column nullable, fill it in batches, `create unique index concurrently`, then set not null)",
+                        relation.sql()
+                    ));
+                return None;
+            };
+            names.to_vec()
+        };
+        Some(names.iter().filter_map(|name| info.column(name).cloned()).collect())
+    }
+
+    fn source(&mut self, plan: &Plan, info: &'a TableInfo, source: &Source) {
+        match source {
+            Source::User { user } => {
+                self.column(info, user);
+            }
+            Source::Column { column } => {
+                if let Some(found) = self.column(info, column)
+                    && plan.organizations.is_none()
+                    && found.data_type != "uuid"
+                {
+                    self.problem(format!("{}: `{column}` is {} and there is no `[organizations]` to look it up in; without, the column must hold ids of Tenantry's organizations (uuid)", info.relation(), found.data_type));
+                }
+            }
+            Source::Row { row, by, to } => {
+                let columns: Vec<Option<&Column>> = by.0.iter().map(|name| self.column(info, name)).collect();
+                let Some(target) = self.find(row) else { return };
+                if *row == plan.users.table {
+                    self.problem(format!("{}: {row} are the users; write {{ user = \"{by}\" }}", info.relation()));
+                    return;
+                }
+                if !plan.tables.iter().any(|table| table.table == *row) {
+                    self.problem(format!(
+                        "{}: asks rows of {row} for their organization, and {row} is not among `tables`",
+                        info.relation()
+                    ));
+                    return;
+                }
+                let names = to.as_ref().map_or_else(|| target.key().unwrap_or_default(), |to| to.0.as_slice());
+                for name in names {
+                    self.column(target, name);
+                }
+                let wanted: BTreeSet<&String> = names.iter().collect();
+                if !target.keys.iter().any(|key| key.columns.iter().collect::<BTreeSet<_>>() == wanted)
+                    || names.len() != by.0.len()
+                {
+                    self.problem(format!(
+                        "{}: `{by}` must refer to a whole unique key of {row}; name its columns with `to`",
+                        info.relation()
+                    ));
+                    return;
+                }
+                for (mine, theirs) in columns.iter().zip(names.iter().map(|name| target.column(name))) {
+                    if let (Some(mine), Some(theirs)) = (mine, theirs)
+                        && family(&mine.data_type) != family(&theirs.data_type)
+                    {
+                        self.problem(format!(
+                            "{}: `{}` is {}, {row}'s `{}` is {}: the two cannot be compared",
+                            info.relation(),
+                            mine.name,
+                            mine.data_type,
+                            theirs.name,
+                            theirs.data_type
+                        ));
+                    }
+                }
+            }
+            Source::Workspace { .. } => {}
+        }
+    }
+}
+
+/// Types that compare with each other.
+fn family(data_type: &str) -> &str {
+    match data_type.split('(').next().unwrap_or(data_type) {
+        "smallint" | "integer" | "bigint" | "numeric" => "number",
+        "text" | "character varying" | "character" => "text",
+        other => other,
+    }
+}
+
+/// Each table after those it asks; refuses circles, in which nobody would be the first to know.
+fn in_order(mut waiting: Vec<CheckedTable>) -> Result<Vec<CheckedTable>> {
+    let mut done: Vec<CheckedTable> = Vec::new();
+    while !waiting.is_empty() {
+        let (ready, rest): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|table| asked(table).all(|asked| done.iter().any(|known| known.relation() == asked)));
+        if ready.is_empty() {
+            let mut path = vec![rest[0].relation()];
+            // Whoever waits, waits for one that waits: following them comes back to where it was.
+            while let Some(last) = path.last().and_then(|last| rest.iter().find(|table| table.relation() == *last)) {
+                let Some(next) = asked(last).find(|asked| rest.iter().any(|table| table.relation() == *asked)) else {
+                    break;
+                };
+                if let Some(start) = path.iter().position(|seen| *seen == next) {
+                    path.drain(..start);
+                    path.push(next);
+                    break;
+                }
+                path.push(next);
+            }
+            let path: Vec<String> = path.into_iter().map(ToString::to_string).collect();
+            return Err(AdoptError::Plan(vec![format!(
+                "the inference goes in a circle: {}. Take one of these sources out, or give the table another",
+                path.join(" → ")
+            )]));
+        }
+        done.extend(ready);
+        waiting = rest;
+    }
+    Ok(done)
+}
+
+fn asked(table: &CheckedTable) -> impl Iterator<Item = &Relation> {
+    table.spec.organization.iter().filter_map(|source| match source {
+        Source::Row { row, .. } => Some(row),
+        _ => None,
+    })
+}

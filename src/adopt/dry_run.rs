@@ -1,0 +1,294 @@
+//! What a run would do, without doing any of it: one read-only transaction on one snapshot. What a run would have made
+//! stands in temporary tables of this session.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, Executor as _};
+
+use super::check::{Checked, CheckedTable, check};
+use super::infer::{Mappings, dry_table, inference};
+use super::installed::{Wanted, installed};
+use super::name::{literal, quote};
+use super::people::resolution;
+use super::plan::{Policy, Source};
+use super::progress::duration;
+use super::{COLUMN, Plan, Result, RunOptions, Session, doing};
+
+/// What a run would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct DryRun {
+    /// The name of the adoption.
+    pub name: String,
+    /// Users by what would happen to them: `processed`, `skipped`, `unresolved`.
+    pub users: Vec<(String, i64)>,
+    /// Users whose organization is not known, and why; some.
+    pub user_samples: Vec<Sample>,
+    /// The tables.
+    pub tables: Vec<TableForecast>,
+    /// Seconds it may take at the rate that was measured here.
+    pub seconds: f64,
+    /// What to know beforehand.
+    pub notes: Vec<String>,
+}
+
+/// What would happen to a table.
+#[derive(Clone, Debug, Serialize)]
+pub struct TableForecast {
+    /// The table.
+    pub table: String,
+    /// All rows.
+    pub rows: i64,
+    /// Have an organization already.
+    pub already: i64,
+    /// Would get one.
+    pub assigned: i64,
+    /// Would be reported.
+    pub unresolved: i64,
+    /// Of these: the sources contradict each other.
+    pub conflicts: i64,
+    /// Rows that would be reported; some.
+    pub samples: Vec<Sample>,
+}
+
+/// A row and what is the matter with it.
+#[derive(Clone, Debug, Serialize, serde::Deserialize)]
+pub struct Sample {
+    /// Its key.
+    pub key: String,
+    /// What is the matter.
+    pub reason: String,
+}
+
+/// Rows per second that a run writes at least, by experience (`cargo bench --bench adopt`): the estimate errs to the long side.
+const ROWS_PER_SECOND: f64 = 15_000.0;
+const USERS_PER_SECOND: f64 = 200.0;
+
+/// Forecasts a run.
+pub async fn dry_run(session: &mut Session, plan: Plan, options: &RunOptions) -> Result<DryRun> {
+    installed(session, Wanted::Read).await?;
+    let checked = check(session, plan, Wanted::Read).await?;
+    temporary_tables(session, &checked).await?;
+    let connection = session.conn();
+    // From here on the server itself refuses to change anything but the temporary tables.
+    let begin = "begin isolation level repeatable read read only";
+    connection.execute(begin).await.map_err(doing("dry run"))?;
+    let result = forecast(session, &checked, options).await;
+    session.conn().execute("rollback").await.map_err(doing("dry run"))?;
+    session.conn().execute("discard temp").await.map_err(doing("dry run"))?;
+    result
+}
+
+async fn execute(session: &mut Session, sql: &str) -> Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(session.conn()).await.map(drop).map_err(doing("dry run"))
+}
+
+async fn temporary_tables(session: &mut Session, checked: &Checked) -> Result<()> {
+    let mut sql = "discard temp;
+        create temp table adopt_organizations (legacy_id text primary key, organization_id uuid not null);
+        create temp table adopt_users (legacy_id text primary key, organization_id uuid, reason text, outcome text not null);
+        create temp table adopt_default (default_organization uuid);"
+        .to_owned();
+    for table in &checked.tables {
+        let columns: Vec<String> = columns(checked, table)
+            .iter()
+            .filter_map(|name| table.info.column(name))
+            .map(|column| format!("{} {}, ", quote(&column.name), column.data_type))
+            .collect();
+        let key: Vec<String> = table.key.iter().map(|column| quote(&column.name)).collect();
+        let columns = columns.concat();
+        let name = dry_table(checked, table.relation());
+        let short = name.trim_start_matches("pg_temp.");
+        let _ = write!(
+            sql,
+            "create temp table {short} ({columns} {} uuid, already boolean not null, conflict boolean not null, reason text, primary key ({}));",
+            quote(COLUMN),
+            key.join(", ")
+        );
+    }
+    execute(session, &sql).await
+}
+
+/// The columns by which rows of a table are found: its key and what others refer to.
+fn columns(checked: &Checked, table: &CheckedTable) -> Vec<String> {
+    let mut list: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
+    // Without `to`, others refer to the primary key, whatever the plan's key is.
+    list.extend(table.info.key().unwrap_or_default().iter().cloned());
+    for source in checked.tables.iter().flat_map(|other| &other.spec.organization) {
+        if let Source::Row { row, to: Some(to), .. } = source
+            && row == table.relation()
+        {
+            list.extend(to.0.iter().cloned());
+        }
+    }
+    list.sort();
+    list.dedup();
+    list
+}
+
+/// A stand-in for an organization that is not there yet.
+fn stand_in(kind: &str, id: &str) -> String {
+    format!("md5({} || {id})::uuid", literal(&format!("{kind}:")))
+}
+
+async fn forecast(session: &mut Session, checked: &Checked, options: &RunOptions) -> Result<DryRun> {
+    people(session, checked).await?;
+    let users: Vec<(String, i64)> =
+        sqlx::query_as("select outcome, count(*) from pg_temp.adopt_users group by 1 order by 1")
+            .fetch_all(session.conn())
+            .await
+            .map_err(doing("dry run"))?;
+    let user_samples: Vec<(Json<Sample>,)> = sqlx::query_as(
+        "select jsonb_build_object('key', legacy_id, 'reason', reason) from pg_temp.adopt_users where outcome = 'unresolved' order by legacy_id limit 5",
+    )
+    .fetch_all(session.conn())
+    .await
+    .map_err(doing("dry run"))?;
+    let mut tables = Vec::new();
+    for table in &checked.tables {
+        tables.push(rows(session, checked, table).await?);
+    }
+    let to_do: i64 = tables.iter().map(|table| table.assigned).sum();
+    let new_users: i64 = users.iter().filter(|(outcome, _)| outcome == "processed").map(|(_, count)| count).sum();
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let (to_do, new_users) = (to_do as f64, new_users as f64);
+    let batches = to_do / f64::from(options.batch_size.max(1));
+    let seconds = to_do / ROWS_PER_SECOND + new_users / USERS_PER_SECOND + batches * options.sleep.as_secs_f64();
+    Ok(DryRun {
+        name: checked.plan.name.clone(),
+        users,
+        user_samples: user_samples.into_iter().map(|(Json(sample),)| sample).collect(),
+        notes: notes(checked, options, seconds),
+        tables,
+        seconds,
+    })
+}
+
+async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
+    let plan = &checked.plan;
+    let adoption = literal(&plan.name);
+    if let Some(organizations) = &plan.organizations {
+        let id = format!("o.{}::text", quote(&organizations.id));
+        let sql = format!(
+            "insert into pg_temp.adopt_organizations
+             select {id}, coalesce(a.organization_id, {}) from {} o
+               left join adopt.organizations a on a.adoption = {adoption} and a.legacy_id = {id}",
+            stand_in("organization", &id),
+            organizations.table.sql()
+        );
+        execute(session, &sql).await?;
+    }
+    let default = stand_in("default", "''");
+    let sql = format!(
+        "insert into pg_temp.adopt_default
+         select coalesce((select default_organization from adopt.adoptions where name = {adoption}), {default})
+          where {} and exists (select from {})",
+        plan.workspaces.has_default(),
+        plan.users.table.sql()
+    );
+    execute(session, &sql).await?;
+    let (made, why) = match plan.workspaces.users_without {
+        Policy::Personal => (stand_in("personal", "r.legacy_id"), "null"),
+        Policy::Default => ("(select default_organization from pg_temp.adopt_default)".to_owned(), "null"),
+        Policy::Leave => ("null::uuid".to_owned(), "'has no organization, and the plan leaves such users alone'"),
+    };
+    // As adopt.adopt_user does it, for all at once.
+    let sql = format!(
+        "insert into pg_temp.adopt_users
+         select f.legacy_id, f.organization_id, case when f.organization_id is null then f.reason end,
+                case when f.organization_id is null then 'unresolved' when f.had then 'skipped' else 'processed' end
+           from (select r.legacy_id, a.organization_id is not null or (r.organization_id is null and r.reason is null and t.one is not null) as had,
+                        coalesce(a.organization_id, r.organization_id, case when r.reason is null then t.one end,
+                                 case when r.reason is null and t.several is null and p.ambiguous is null then {made} end) as organization_id,
+                        coalesce(r.reason, p.ambiguous, t.several, {why}) as reason
+                   from ({}) r
+                   left join adopt.users a on a.adoption = {adoption} and a.legacy_id = r.legacy_id
+                   left join lateral (
+                       select case when count(*) filter (where by_id) > 0 or count(*) = 1 then (array_agg(u.id order by by_id desc))[1] end as id,
+                              case when count(*) filter (where by_id) = 0 and count(*) > 1 then format('%s users of Tenantry have this e-mail address', count(*)) end as ambiguous
+                         from (select u.id, coalesce(u.clerk_id in (r.clerk_id, 'legacy:' || {adoption} || ':' || r.legacy_id), false) as by_id
+                                 from public.users u
+                                where u.deleted_at is null and (u.clerk_id in (r.clerk_id, 'legacy:' || {adoption} || ':' || r.legacy_id) or lower(u.email) = lower(r.email))) u) p on true
+                   left join lateral (
+                       select case when count(*) = 1 then (array_agg(m.organization_id))[1]
+                                   else (array_agg(m.organization_id) filter (where m.organization_id = u.current_organization_id))[1] end as one,
+                              case when count(*) > 1 and not bool_or(coalesce(m.organization_id = u.current_organization_id, false))
+                                   then 'is a member of several organizations in Tenantry, and none is the current one' end as several
+                         from public.organization_members m join public.organizations o on o.id = m.organization_id and o.deleted_at is null
+                         join public.users u on u.id = m.user_id
+                        where m.user_id = p.id and m.deleted_at is null) t on true) f",
+        resolution(checked, Mappings::Dry, "true")
+    );
+    execute(session, &sql).await
+}
+
+async fn rows(session: &mut Session, checked: &Checked, table: &CheckedTable) -> Result<TableForecast> {
+    let inference = inference(checked, table, Mappings::Dry);
+    let dry = dry_table(checked, table.relation());
+    let names: Vec<String> = columns(checked, table).iter().map(|name| quote(name)).collect();
+    let behind_b: Vec<String> = names.iter().map(|name| format!("b.{name}")).collect();
+    let column = quote(COLUMN);
+    let own = if table.has_column() { format!("b.{column}") } else { "null::uuid".to_owned() };
+    let organization = inference.organization();
+    let sql = format!(
+        "insert into {dry} ({names}, {column}, already, conflict, reason)
+         select {behind_b}, coalesce({own}, {organization}), {own} is not null, {own} is null and {conflict},
+                case when {own} is null and ({organization}) is null then {reason} end
+           from {relation} b{joins}",
+        names = names.join(", "),
+        behind_b = behind_b.join(", "),
+        conflict = inference.conflict(),
+        reason = inference.reason(),
+        relation = table.relation().sql(),
+        joins = inference.joins,
+    );
+    execute(session, &sql).await?;
+    let counts = format!(
+        "select count(*), count(*) filter (where already), count(*) filter (where not already and {column} is not null),
+                count(*) filter (where {column} is null), count(*) filter (where conflict) from {dry}"
+    );
+    let (rows, already, assigned, unresolved, conflicts) =
+        sqlx::query_as(AssertSqlSafe(counts)).fetch_one(session.conn()).await.map_err(doing("dry run"))?;
+    let samples = format!(
+        "select jsonb_build_object('key', {}, 'reason', t.reason) from {dry} t where t.{column} is null order by t.conflict desc, {} limit 5",
+        table.key_text("t"),
+        table.key_columns("t").join(", ")
+    );
+    let samples: Vec<(Json<Sample>,)> =
+        sqlx::query_as(AssertSqlSafe(samples)).fetch_all(session.conn()).await.map_err(doing("dry run"))?;
+    let samples = samples.into_iter().map(|(Json(sample),)| sample).collect();
+    Ok(TableForecast { table: table.label(), rows, already, assigned, unresolved, conflicts, samples })
+}
+
+fn notes(checked: &Checked, options: &RunOptions, seconds: f64) -> Vec<String> {
+    let mut notes = vec![
+        format!(
+            "time: about {} or less for the rows (measured on a small machine: {ROWS_PER_SECOND} rows/s, {USERS_PER_SECOND} users/s)",
+            duration(Duration::from_secs_f64(seconds.ceil().min(1e9)))
+        ),
+        format!(
+            "locks: adding a nullable column and a trigger needs an exclusive lock on each table for milliseconds; it is waited for at most {} ms at a time. Each batch locks its {} rows for some tens of milliseconds. Readers are never blocked by batches.",
+            options.lock_timeout.as_millis(),
+            options.batch_size
+        ),
+    ];
+    for table in &checked.tables {
+        if !table.info.update_triggers.is_empty() {
+            notes.push(format!(
+                "{}: your triggers fire for every row that gets its organization: {}. If one of them sets updated_at or sends something, disable it for the run",
+                table.label(),
+                table.info.update_triggers.join(", ")
+            ));
+        }
+        if table.info.bytes > 0 && !table.has_column() {
+            notes.push(format!(
+                "{}: {} MB; every row is written anew once, autovacuum takes the old versions back",
+                table.label(),
+                table.info.bytes / 1_000_000
+            ));
+        }
+    }
+    notes
+}

@@ -1,0 +1,473 @@
+//! From filled to enforced: nothing without an organization, nothing that points into another one, row-level security.
+//!
+//! What scans a table (`VALIDATE`, `CREATE INDEX CONCURRENTLY`) stops nobody from writing; what stops them is short, and
+//! waits for its lock with a limit. Every step is recorded with what takes it back, and is skipped when it is done.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::AssertSqlSafe;
+
+use super::catalogue::ForeignKey;
+use super::check::{Checked, CheckedTable, check};
+use super::installed::{Wanted, installed};
+use super::name::{literal, quote};
+use super::run::{is_made, make, record};
+use super::trigger::Change;
+use super::{AdoptError, COLUMN, Plan, Result, Session, doing, verify};
+
+/// How to finalize.
+#[derive(Clone, Debug)]
+pub struct FinalizeOptions {
+    /// How long a change may wait for its lock, and hold up those behind it.
+    pub lock_timeout: Duration,
+    /// The old application writes no more: take its triggers and policies away.
+    pub cut_over: bool,
+}
+
+impl Default for FinalizeOptions {
+    fn default() -> Self {
+        Self { lock_timeout: Duration::from_millis(300), cut_over: false }
+    }
+}
+
+/// What was enforced.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finalized {
+    /// The name of the adoption.
+    pub name: String,
+    /// Changes made now.
+    pub changes: Vec<String>,
+}
+
+/// Enforces the tenancy of the plan's tables.
+pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptions) -> Result<Finalized> {
+    installed(session, Wanted::Write).await?;
+    session.lock(&plan.name.clone()).await?;
+    let checked = check(session, plan, Wanted::Write).await?;
+    let cut_over: bool = sqlx::query_scalar(
+        "select coalesce(bool_or(cut_over_at is not null), false) from adopt.adoptions where name = $1",
+    )
+    .bind(&checked.plan.name)
+    .fetch_one(session.conn())
+    .await
+    .map_err(doing("reading the state of the adoption"))?;
+    let options = &FinalizeOptions { cut_over: options.cut_over || cut_over, ..options.clone() };
+    ready(session, &checked, options).await?;
+    let mut work = Work { session, checked: &checked, options, changes: Vec::new() };
+    for table in &checked.tables {
+        work.not_null(table).await?;
+        work.index(table).await?;
+    }
+    // All indexes first: foreign keys of one table refer to those of another.
+    for table in &checked.tables {
+        work.foreign_keys(table).await?;
+    }
+    work.schemas().await?;
+    for table in &checked.tables {
+        work.row_security(table).await?;
+    }
+    if options.cut_over {
+        work.cut_over().await?;
+    }
+    let Work { changes, .. } = work;
+    if !changes.is_empty() {
+        sqlx::query("update adopt.adoptions set finalized_at = coalesce(finalized_at, now()) where name = $1")
+            .bind(&checked.plan.name)
+            .execute(session.conn())
+            .await
+            .map_err(doing("recording the end"))?;
+    }
+    Ok(Finalized { name: checked.plan.name.clone(), changes })
+}
+
+/// Refuses while rows have no organization, and while logins would go blind.
+async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptions) -> Result<()> {
+    let mut problems = Vec::new();
+    for table in &checked.tables {
+        if !table.has_column() {
+            return Err(AdoptError::refused(
+                "NOT_READY",
+                format!("{}: has no {COLUMN} yet: `tenantry adopt run` comes first", table.label()),
+            ));
+        }
+        let count = format!("select count(*) from {} where {} is null", table.relation().sql(), quote(COLUMN));
+        let without: i64 =
+            sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(session.conn()).await.map_err(doing("counting rows"))?;
+        if without > 0 {
+            problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {COLUMN} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label()));
+        }
+        let mut blind: Vec<&String> =
+            table.info.grantees.iter().filter(|role| !checked.plan.keep_access.contains(role)).collect();
+        // The login of the command itself sees everything, by tenantry_superadmin.
+        let superadmin: bool = sqlx::query_scalar("select pg_has_role($1, 'tenantry_superadmin', 'usage') or rolsuper or rolbypassrls from pg_roles where rolname = $1")
+            .bind(&table.info.owner)
+            .fetch_optional(session.conn())
+            .await
+            .map_err(doing("looking at the owner"))?
+            .unwrap_or(false);
+        if !superadmin && !checked.plan.keep_access.contains(&table.info.owner) {
+            blind.push(&table.info.owner);
+        }
+        if !blind.is_empty() && !options.cut_over {
+            let list: Vec<String> = blind.iter().map(|role| format!("\"{role}\"")).collect();
+            problems.push(format!(
+                "{}: row-level security would hide all rows from {}. While the old application runs, write `keep_access = [{}]` into the plan (before the first table); when it is gone, add --cut-over",
+                table.label(),
+                blind.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(", "),
+                list.join(", ")
+            ));
+        }
+    }
+    if problems.is_empty() {
+        // What a foreign key would refuse after hours is better said now, row by row.
+        let findings = verify::cross_references(session, checked).await?;
+        problems
+            .extend(findings.into_iter().take(20).map(|finding| format!("{}: {}", finding.subject, finding.problem)));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused("NOT_READY", problems.join("\n"))) }
+}
+
+struct Work<'a> {
+    session: &'a mut Session,
+    checked: &'a Checked,
+    options: &'a FinalizeOptions,
+    changes: Vec<String>,
+}
+
+impl Work<'_> {
+    async fn short(&mut self, change: Change) -> Result<()> {
+        let adoption = &self.checked.plan.name;
+        if !is_made(self.session, adoption, &change).await? {
+            make(self.session, adoption, self.options.lock_timeout, &change).await?;
+            self.changes.push(change.what);
+        }
+        Ok(())
+    }
+
+    /// A step outside of a transaction, recorded before it is done: what takes it back does no harm where it was not.
+    async fn long(&mut self, change: Change) -> Result<()> {
+        let adoption = &self.checked.plan.name;
+        if !is_made(self.session, adoption, &change).await? {
+            let pending =
+                Change { statements: vec![format!("pending: {}", change.statements.join("; "))], ..change.clone() };
+            self.session.short(&change.what, self.options.lock_timeout, &[record(adoption, &pending)]).await?;
+            self.session.long(&change.what, &change.statements).await?;
+            self.session.short(&change.what, self.options.lock_timeout, &[record(adoption, &change)]).await?;
+            self.changes.push(change.what);
+        }
+        Ok(())
+    }
+
+    /// A check that is valid lets `set not null` skip its scan (`PostgreSQL` 12 and newer).
+    async fn not_null(&mut self, table: &CheckedTable) -> Result<()> {
+        let sql = table.relation().sql();
+        let column = quote(COLUMN);
+        let name = quote(&format!("adopt_{}_not_null", self.checked.plan.name));
+        let already = table.info.column(COLUMN).is_some_and(|column| column.not_null);
+        if already {
+            return Ok(());
+        }
+        let adoption = &self.checked.plan.name;
+        let add = [
+            format!("alter table {sql} drop constraint if exists {name}"),
+            format!("alter table {sql} add constraint {name} check ({column} is not null) not valid"),
+        ];
+        let what = format!("not null on {sql}");
+        self.session.short(&what, self.options.lock_timeout, &add).await?;
+        self.session.long(&what, &[format!("alter table {sql} validate constraint {name}")]).await?;
+        let change = Change {
+            what,
+            statements: vec![
+                format!("alter table {sql} alter column {column} set not null"),
+                format!("alter table {sql} drop constraint if exists {name}"),
+            ],
+            undo: format!("alter table if exists {sql} alter column {column} drop not null"),
+        };
+        make(self.session, adoption, self.options.lock_timeout, &change).await?;
+        self.changes.push(change.what);
+        Ok(())
+    }
+
+    /// Begins with the organization, and is what foreign keys of other tables refer to.
+    async fn index(&mut self, table: &CheckedTable) -> Result<()> {
+        let key: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
+        self.unique_index(table, &key).await
+    }
+
+    async fn unique_index(&mut self, table: &CheckedTable, columns: &[String]) -> Result<()> {
+        let sql = table.relation().sql();
+        let list: Vec<String> = columns.iter().filter(|name| *name != COLUMN).map(|name| quote(name)).collect();
+        let name = index_name(&table.relation().name, columns);
+        let full = format!("{}.{}", quote(&table.relation().schema), quote(&name));
+        let change = Change {
+            what: format!("index {full}"),
+            statements: vec![
+                // One that was interrupted is there and not valid.
+                format!("drop index concurrently if exists {full}"),
+                format!(
+                    "create unique index concurrently {} on {sql} ({}, {})",
+                    quote(&name),
+                    quote(COLUMN),
+                    list.join(", ")
+                ),
+            ],
+            undo: format!("drop index if exists {full}"),
+        };
+        self.long(change).await
+    }
+
+    async fn foreign_keys(&mut self, table: &CheckedTable) -> Result<()> {
+        let sql = table.relation().sql();
+        let name = short_name(&format!("{}_organization_id_fkey", table.relation().name));
+        let refers = table
+            .info
+            .foreign_keys
+            .iter()
+            .any(|key| key.columns == [COLUMN] && key.target().to_string() == "public.organizations");
+        if !refers {
+            let definition = format!("foreign key ({}) references public.organizations (id)", quote(COLUMN));
+            self.foreign_key(&sql, &name, &definition, None).await?;
+        }
+        for key in table.info.foreign_keys.clone() {
+            let Some(target) = self.checked.tables.iter().find(|known| *known.relation() == key.target()) else {
+                continue;
+            };
+            if key.columns.iter().any(|column| column == COLUMN) {
+                continue;
+            }
+            let target = target.clone();
+            self.unique_index(&target, &key.target_columns).await?;
+            let name = short_name(&format!("{}_org", key.name));
+            self.foreign_key(&sql, &name, &composite(&key), Some(&key)).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds a foreign key without looking at the rows, looks at them without a lock that hurts, then drops the one it
+    /// replaces.
+    async fn foreign_key(
+        &mut self,
+        table: &str,
+        name: &str,
+        definition: &str,
+        replaced: Option<&ForeignKey>,
+    ) -> Result<()> {
+        let name = quote(name);
+        let adoption = self.checked.plan.name.clone();
+        let what = format!("foreign key {name} on {table}");
+        let drop_it = format!("alter table if exists {table} drop constraint if exists {name}");
+        let mut undo = drop_it.clone();
+        let mut last = vec![format!("alter table {table} validate constraint {name}")];
+        if let Some(old) = replaced {
+            let old_name = quote(&old.name);
+            last.push(format!("alter table {table} drop constraint {old_name}"));
+            // `not valid` where it was so already is written by PostgreSQL itself.
+            let not_valid = if old.definition.ends_with("NOT VALID") { "" } else { " not valid" };
+            undo = format!(
+                "alter table {table} drop constraint if exists {old_name}; alter table {table} add constraint {old_name} {}{not_valid}; {undo}; alter table {table} validate constraint {old_name}",
+                old.definition
+            );
+        }
+        let add = format!("alter table {table} add constraint {name} {definition} not valid");
+        let change =
+            Change { what: what.clone(), statements: std::iter::once(add.clone()).chain(last.clone()).collect(), undo };
+        if is_made(self.session, &adoption, &change).await? {
+            return Ok(());
+        }
+        self.session.short(&what, self.options.lock_timeout, &[drop_it, add]).await?;
+        self.session.long(&what, &[last.remove(0)]).await?;
+        last.push(record(&adoption, &change));
+        self.session.short(&what, self.options.lock_timeout, &last).await?;
+        self.changes.push(what);
+        Ok(())
+    }
+
+    /// Our roles find the tables.
+    async fn schemas(&mut self) -> Result<()> {
+        let schemas: BTreeSet<&String> = self.checked.tables.iter().map(|table| &table.relation().schema).collect();
+        for schema in schemas {
+            let known: bool = sqlx::query_scalar("select has_schema_privilege('tenantry_app', $1, 'usage') and has_schema_privilege('tenantry_superadmin', $1, 'usage')")
+                .bind(schema)
+                .fetch_one(self.session.conn())
+                .await
+                .map_err(doing("looking at the schemas"))?;
+            if !known {
+                let schema = quote(schema);
+                let statements = vec![format!("grant usage on schema {schema} to tenantry_app, tenantry_superadmin")];
+                let undo = format!("revoke usage on schema {schema} from tenantry_app, tenantry_superadmin");
+                self.short(Change { what: format!("usage of schema {schema}"), statements, undo }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn row_security(&mut self, table: &CheckedTable) -> Result<()> {
+        let sql = table.relation().sql();
+        let column = quote(COLUMN);
+        let plan = &self.checked.plan;
+        let grants: Vec<&str> = plan.grants.iter().map(|grant| grant.sql()).collect();
+        let mut statements = vec![
+            format!("drop policy if exists tenant on {sql}"),
+            format!(
+                "create policy tenant on {sql} for all to tenantry_app using ({column} = app.current_org()) with check ({column} = app.current_org())"
+            ),
+            format!("drop policy if exists superadmin on {sql}"),
+            format!("create policy superadmin on {sql} for all to tenantry_superadmin using (true) with check (true)"),
+            format!("alter table {sql} enable row level security"),
+            format!("alter table {sql} force row level security"),
+            format!("grant all on {sql} to tenantry_superadmin"),
+        ];
+        if !grants.is_empty() {
+            statements.push(format!("grant {} on {sql} to tenantry_app", grants.join(", ")));
+        }
+        // A serial column's default needs its sequence.
+        let on_sequences = |what: &str| {
+            format!(
+                "do $do$ declare s record; begin for s in select d.objid::regclass as name from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S' where d.refobjid = to_regclass({}) and d.deptype in ('a', 'i') loop execute format('{what} tenantry_app, tenantry_superadmin', s.name); end loop; end $do$",
+                literal(&sql)
+            )
+        };
+        statements.push(on_sequences("grant usage on sequence %s to"));
+        let mut undo = vec![
+            on_sequences("revoke usage on sequence %s from"),
+            format!("drop policy if exists tenant on {sql}"),
+            format!("drop policy if exists superadmin on {sql}"),
+            format!("revoke all on {sql} from tenantry_app, tenantry_superadmin"),
+        ];
+        if !table.info.force_row_security {
+            undo.push(format!("alter table {sql} no force row level security"));
+        }
+        if !table.info.row_security {
+            undo.push(format!("alter table {sql} disable row level security"));
+        }
+        if let Some(policy) = self.keep_policy(&sql)
+            && !self.options.cut_over
+        {
+            statements.extend(policy);
+            undo.push(format!("drop policy if exists {} on {sql}", keep_name(&plan.name)));
+        }
+        // Enabled by ourselves earlier: what takes it back is what was recorded then.
+        let known: Option<String> =
+            sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
+                .bind(&plan.name)
+                .bind(format!("row-level security on {sql}"))
+                .fetch_optional(self.session.conn())
+                .await
+                .map_err(doing("reading the record"))?;
+        let undo = known.unwrap_or_else(|| undo.join("; "));
+        self.short(Change { what: format!("row-level security on {sql}"), statements, undo }).await
+    }
+
+    /// The old application's logins see everything until the cut-over.
+    fn keep_policy(&self, table: &str) -> Option<Vec<String>> {
+        let plan = &self.checked.plan;
+        if plan.keep_access.is_empty() {
+            return None;
+        }
+        let roles: Vec<String> =
+            plan.keep_access.iter().map(|role| if role == "public" { role.clone() } else { quote(role) }).collect();
+        let name = keep_name(&plan.name);
+        Some(vec![
+            format!("drop policy if exists {name} on {table}"),
+            format!("create policy {name} on {table} for all to {} using (true) with check (true)", roles.join(", ")),
+        ])
+    }
+
+    async fn cut_over(&mut self) -> Result<()> {
+        let plan = &self.checked.plan;
+        let changes: Vec<(String, String)> = sqlx::query_as(
+            "select what, undo from adopt.changes where adoption = $1 and (what like 'trigger on %' or what like 'function %') order by number desc",
+        )
+        .bind(&plan.name)
+        .fetch_all(self.session.conn())
+        .await
+        .map_err(doing("reading the record"))?;
+        for (what, undo) in changes {
+            let forget = format!(
+                "delete from adopt.changes where adoption = {} and what = {}",
+                literal(&plan.name),
+                literal(&what)
+            );
+            self.session.short(&what, self.options.lock_timeout, &[undo, forget]).await?;
+            self.changes.push(format!("no {what}"));
+        }
+        for table in &self.checked.tables {
+            let statement = format!("drop policy if exists {} on {}", keep_name(&plan.name), table.relation().sql());
+            self.session.short("cut-over", self.options.lock_timeout, &[statement]).await?;
+        }
+        let done = format!(
+            "update adopt.adoptions set cut_over_at = coalesce(cut_over_at, now()) where name = {}",
+            literal(&plan.name)
+        );
+        self.session.short("cut-over", self.options.lock_timeout, &[done]).await
+    }
+}
+
+fn keep_name(adoption: &str) -> String {
+    quote(&format!("adopt_keep_{adoption}"))
+}
+
+fn index_name(table: &str, columns: &[String]) -> String {
+    short_name(&format!("{table}_organization_id_{}_key", columns.join("_")))
+}
+
+/// A name that `PostgreSQL` does not cut off (63 bytes), still its own.
+fn short_name(name: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    if name.len() <= 63 {
+        return name.to_owned();
+    }
+    let digest = Sha256::digest(name.as_bytes());
+    let mut end = 52;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}_{:02x}{:02x}{:02x}{:02x}", &name[..end], digest[0], digest[1], digest[2], digest[3])
+}
+
+/// The foreign key with the organization in front. On delete it empties its own columns only, never the organization.
+fn composite(key: &ForeignKey) -> String {
+    let columns = |list: &[String]| list.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ");
+    let mine = columns(&key.columns);
+    let mut text = format!(
+        "foreign key ({}, {mine}) references {} ({}, {})",
+        quote(COLUMN),
+        key.target().sql(),
+        quote(COLUMN),
+        columns(&key.target_columns)
+    );
+    text += match key.on_delete.as_str() {
+        "c" => " on delete cascade",
+        "r" => " on delete restrict",
+        _ => "",
+    };
+    if key.on_delete == "n" {
+        text += &format!(" on delete set null ({mine})");
+    } else if key.on_delete == "d" {
+        text += &format!(" on delete set default ({mine})");
+    }
+    // `set null` on update would empty the organization as well: such a key refuses the update instead.
+    text += match key.on_update.as_str() {
+        "c" => " on update cascade",
+        "r" => " on update restrict",
+        _ => "",
+    };
+    if key.deferrable {
+        text += if key.deferred { " deferrable initially deferred" } else { " deferrable" };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_stay_distinct() {
+        let (a, b) = ("ä".repeat(40) + "_one", "ä".repeat(40) + "_two");
+        assert!(short_name(&a).len() <= 63 && short_name(&a) != short_name(&b));
+        assert_eq!(short_name("short"), "short");
+    }
+}

@@ -1,0 +1,228 @@
+//! The organization of a row, as SQL: what its sources say, whether they agree, and if not, why not.
+//!
+//! The same expressions serve the batches of a run (over locked rows), the trigger (over the new row), the dry run (over
+//! everything, with temporary tables in the place of what a run would have made) and `verify`.
+
+use super::COLUMN;
+use super::check::{Checked, CheckedTable};
+use super::name::{Relation, literal, quote};
+use super::plan::Source;
+
+/// Where the mappings are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mappings {
+    /// In the schema `adopt` and in the adopted tables.
+    Real,
+    /// In temporary tables of a dry run.
+    Dry,
+}
+
+impl Mappings {
+    /// The mapping of users: `legacy_id`, `organization_id`, `reason`.
+    pub fn users(self, adoption: &str) -> String {
+        match self {
+            Self::Real => format!("(select * from adopt.users where adoption = {})", literal(adoption)),
+            Self::Dry => "pg_temp.adopt_users".to_owned(),
+        }
+    }
+
+    /// The mapping of organizations: `legacy_id`, `organization_id`.
+    pub fn organizations(self, adoption: &str) -> String {
+        match self {
+            Self::Real => format!("(select * from adopt.organizations where adoption = {})", literal(adoption)),
+            Self::Dry => "pg_temp.adopt_organizations".to_owned(),
+        }
+    }
+
+    /// A table whose rows know their organization.
+    pub fn rows(self, checked: &Checked, relation: &Relation) -> String {
+        match self {
+            Self::Real => relation.sql(),
+            Self::Dry => dry_table(checked, relation),
+        }
+    }
+
+    /// The default workspace.
+    fn default_organization(self, adoption: &str) -> String {
+        match self {
+            Self::Real => {
+                format!("(select default_organization from adopt.adoptions where name = {})", literal(adoption))
+            }
+            Self::Dry => "(select default_organization from pg_temp.adopt_default)".to_owned(),
+        }
+    }
+}
+
+/// The temporary table with the organizations that a dry run found for this table's rows.
+pub fn dry_table(checked: &Checked, relation: &Relation) -> String {
+    let number = checked.tables.iter().position(|table| table.relation() == relation).unwrap_or_default();
+    format!("pg_temp.adopt_rows_{number}")
+}
+
+/// The sources of one table as SQL over a row `b`.
+#[derive(Clone, Debug)]
+pub struct Inference {
+    /// `left join`s behind `b`; each adds at most one row.
+    pub joins: String,
+    known: Vec<Known>,
+    fallback: Option<(usize, String)>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    number: usize,
+    source: Source,
+    organization: String,
+    value: String,
+    why_not: String,
+}
+
+/// Builds the inference of a table.
+pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) -> Inference {
+    let adoption = &checked.plan.name;
+    let mut inference = Inference { joins: String::new(), known: Vec::new(), fallback: None };
+    for (index, source) in table.spec.organization.iter().enumerate() {
+        let number = index + 1;
+        let alias = format!("s{number}");
+        let (join, organization, value, why_not) = match source {
+            Source::User { user } => {
+                let value = format!("b.{}::text", quote(user));
+                let why_not = format!(
+                    "case when {alias}.legacy_id is null then 'user ' || {value} || ' does not exist' else 'user ' || {value} || ' ' || coalesce({alias}.reason, 'has no organization') end"
+                );
+                let join = format!("{} {alias} on {alias}.legacy_id = {value}", mappings.users(adoption));
+                (join, format!("{alias}.organization_id"), value, why_not)
+            }
+            Source::Column { column } => {
+                let value = format!("b.{}::text", quote(column));
+                let why_not = format!("'organization ' || {value} || ' does not exist'");
+                if checked.plan.organizations.is_some() {
+                    let join = format!("{} {alias} on {alias}.legacy_id = {value}", mappings.organizations(adoption));
+                    (join, format!("{alias}.organization_id"), value, why_not)
+                } else {
+                    let join = format!("public.organizations {alias} on {alias}.id = b.{}", quote(column));
+                    (join, format!("{alias}.id"), value, why_not)
+                }
+            }
+            Source::Row { row, by, to } => {
+                let target = checked.tables.iter().find(|known| known.relation() == row);
+                let keys: Vec<String> = to
+                    .as_ref()
+                    .map_or_else(|| target.and_then(|t| t.info.key()).unwrap_or_default().to_vec(), |to| to.0.clone());
+                let on: Vec<String> =
+                    by.0.iter()
+                        .zip(&keys)
+                        .map(|(mine, theirs)| format!("{alias}.{} = b.{}", quote(theirs), quote(mine)))
+                        .collect();
+                let values: Vec<String> = by.0.iter().map(|mine| format!("b.{}::text", quote(mine))).collect();
+                // Null as soon as one part is: such a row refers to nothing.
+                let value = values.join(" || ', ' || ");
+                let label = literal(&row.to_string());
+                let found =
+                    keys.first().map_or_else(|| "true".to_owned(), |key| format!("{alias}.{} is not null", quote(key)));
+                let why_not = format!(
+                    "{label} || ' ' || ({value}) || case when {found} then ' has no organization itself' else ' does not exist' end"
+                );
+                let join = format!("{} {alias} on {}", mappings.rows(checked, row), on.join(" and "));
+                (join, format!("{alias}.{}", quote(COLUMN)), format!("({value})"), why_not)
+            }
+            Source::Workspace { .. } => {
+                inference.fallback = Some((number, mappings.default_organization(adoption)));
+                continue;
+            }
+        };
+        inference.joins += &format!(" left join {join}");
+        inference.known.push(Known { number, source: source.clone(), organization, value, why_not });
+    }
+    inference
+}
+
+impl Inference {
+    fn coalesce(&self) -> String {
+        let mut list: Vec<&str> = self.known.iter().map(|known| known.organization.as_str()).collect();
+        list.extend(self.fallback.iter().map(|(_, organization)| organization.as_str()));
+        match list.as_slice() {
+            [] => "null::uuid".to_owned(),
+            [one] => (*one).to_owned(),
+            many => format!("coalesce({})", many.join(", ")),
+        }
+    }
+
+    /// Whether two sources know different organizations.
+    pub fn conflict(&self) -> String {
+        if self.known.len() < 2 {
+            return "false".to_owned();
+        }
+        // Both ignore nulls: they differ when two that know something differ.
+        let list: Vec<&str> = self.known.iter().map(|known| known.organization.as_str()).collect();
+        let list = list.join(", ");
+        format!("coalesce(least({list}) <> greatest({list}), false)")
+    }
+
+    /// The organization on which all that know one agree; else null.
+    pub fn organization(&self) -> String {
+        if self.known.len() < 2 {
+            return self.coalesce();
+        }
+        format!("case when {} then null else {} end", self.conflict(), self.coalesce())
+    }
+
+    /// The number of the source that decides.
+    pub fn source(&self) -> String {
+        let mut text = "(case".to_owned();
+        for known in &self.known {
+            text += &format!(" when {} is not null then {}", known.organization, known.number);
+        }
+        text += &format!(" else {} end)::smallint", self.fallback.as_ref().map_or(0, |(number, _)| *number));
+        text
+    }
+
+    /// Why there is no organization, for people.
+    pub fn reason(&self) -> String {
+        let mut parts: Vec<String> = self
+            .known
+            .iter()
+            .map(|known| {
+                format!(
+                    "case when {} is null then {} else {} end",
+                    known.value,
+                    literal(&format!("{} is empty", columns(&known.source))),
+                    known.why_not
+                )
+            })
+            .collect();
+        if self.fallback.is_some() {
+            parts.push("'there is no default workspace'".to_owned());
+        }
+        format!(
+            "case when {} then 'conflict: its sources name different organizations' else concat_ws('; ', {}) end",
+            self.conflict(),
+            parts.join(", ")
+        )
+    }
+
+    /// What each source says, for programs.
+    pub fn detail(&self) -> String {
+        let list: Vec<String> = self
+            .known
+            .iter()
+            .map(|known| {
+                format!(
+                    "jsonb_build_object('source', {}, 'value', {}, 'organization', {})",
+                    literal(&known.source.to_string()),
+                    known.value,
+                    known.organization
+                )
+            })
+            .collect();
+        format!("jsonb_build_array({})", list.join(", "))
+    }
+}
+
+fn columns(source: &Source) -> String {
+    match source {
+        Source::User { user: column } | Source::Column { column } => column.clone(),
+        Source::Row { by, .. } => by.to_string(),
+        Source::Workspace { .. } => String::new(),
+    }
+}

@@ -1,0 +1,332 @@
+//! Legacy organizations and users become Tenantry's: one transaction each.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::batch::BatchSql;
+use super::check::Checked;
+use super::infer::Mappings;
+use super::name::{literal, quote};
+use super::plan::{Memberships, Prefer};
+use super::progress::Progress;
+use super::run::{Pace, RunOptions, Summary};
+use super::{AdoptError, Result, Session, doing};
+use crate::clock::Clock;
+use crate::id::Id;
+
+/// What the legacy database says of its users: `legacy_id, clerk_id, email, name, organization_id, reason, memberships`.
+///
+/// The organization is the current one, else the primary, else the only one; where these differ or cannot be known there
+/// is a reason instead.
+pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> String {
+    let users = &checked.plan.users;
+    let text = |column: &Option<String>| {
+        column
+            .as_ref()
+            .map_or_else(|| "null::text".to_owned(), |name| format!("nullif(btrim(u.{}::text), '')", quote(name)))
+    };
+    let organizations = mappings.organizations(&checked.plan.name);
+    let mut joins = String::new();
+    let (mut current, mut current_key) = ("null::uuid".to_owned(), "null::text".to_owned());
+    if let Some(column) = &users.current_organization {
+        current_key = format!("u.{}::text", quote(column));
+        joins += &format!(" left join {organizations} c on c.legacy_id = {current_key}");
+        "c.organization_id".clone_into(&mut current);
+    }
+    let (mut all, mut primaries, mut memberships) =
+        ("'{}'::uuid[]".to_owned(), "'{}'::uuid[]".to_owned(), "'[]'::jsonb".to_owned());
+    if let Some(plan) = &checked.plan.memberships {
+        joins += &format!(" left join lateral ({}) m on true", memberships_of(plan, &organizations, &users.id));
+        "coalesce(m.all_of_them, '{}')".clone_into(&mut all);
+        "coalesce(m.primaries, '{}')".clone_into(&mut primaries);
+        "coalesce(m.memberships, '[]')".clone_into(&mut memberships);
+    }
+    let member_check = if checked.plan.memberships.is_some() {
+        format!(
+            "when {current} is not null and {current} <> all ({all}) then 'is not a member of its current organization' "
+        )
+    } else {
+        String::new()
+    };
+    let primary = format!(
+        "case when cardinality({primaries}) = 1 then ({primaries})[1] when cardinality({all}) = 1 then ({all})[1] end"
+    );
+    let (differ, chosen) = match users.prefer {
+        Some(Prefer::Current) => (String::new(), format!("coalesce({current}, {primary})")),
+        Some(Prefer::Primary) => (String::new(), format!("coalesce({primary}, {current})")),
+        None => (
+            format!(
+                "when cardinality({primaries}) = 1 and {current} <> ({primaries})[1] then 'conflict: its current and its primary organization differ' "
+            ),
+            format!("coalesce({current}, {primary})"),
+        ),
+    };
+    let reason = format!(
+        "case when {current_key} is not null and {current} is null then 'has a current organization that does not exist: ' || {current_key}
+              {member_check}
+              when cardinality({primaries}) > 1 then 'has several primary organizations'
+              {differ}
+              when {current} is null and cardinality({primaries}) = 0 and cardinality({all}) > 1 then 'is a member of several organizations, and none is primary' end"
+    );
+    format!(
+        "select r.legacy_id, r.clerk_id, r.email, r.name, case when r.reason is null then r.chosen end as organization_id, r.reason, r.memberships, r.key
+           from (select u.{id}::text as legacy_id, {clerk} as clerk_id, {email} as email, {name} as name,
+                        {chosen} as chosen, {reason} as reason, {memberships} as memberships, u.{id} as key
+                   from {table} u{joins} where {condition}) r",
+        id = quote(&users.id),
+        clerk = text(&users.clerk_id),
+        email = text(&users.email),
+        name = text(&users.name),
+        table = users.table.sql(),
+    )
+}
+
+fn memberships_of(plan: &Memberships, organizations: &str, user_id: &str) -> String {
+    let role = plan.role.as_ref().map_or_else(
+        || "'MEMBER'".to_owned(),
+        |column| {
+            let known: Vec<String> = plan
+                .roles
+                .iter()
+                .map(|(value, role)| format!(" when {} then '{}'", literal(value), role.label()))
+                .collect();
+            let known = known.concat();
+            if known.is_empty() {
+                "'MEMBER'".to_owned()
+            } else {
+                format!("case l.{}::text{known} else 'MEMBER' end", quote(column))
+            }
+        },
+    );
+    let primary = plan.primary.as_ref().map_or_else(|| "false".to_owned(), |column| format!("l.{}", quote(column)));
+    format!(
+        "select array_agg(distinct o.organization_id) as all_of_them,
+                array_agg(distinct o.organization_id) filter (where {primary}) as primaries,
+                jsonb_agg(jsonb_build_object('organization', o.organization_id, 'role', {role}) order by o.organization_id) as memberships
+           from {table} l join {organizations} o on o.legacy_id = l.{organization}::text
+          where l.{user} = u.{user_id}",
+        table = plan.table.sql(),
+        organization = quote(&plan.organization),
+        user = quote(&plan.user),
+        user_id = quote(user_id),
+    )
+}
+
+fn new_id(clock: &Clock) -> uuid::Uuid {
+    Id::<()>::new(clock).uuid()
+}
+
+/// Makes the organizations that are not there yet. One with the same UUID is the same one; one with the same slug is not.
+pub async fn organizations(
+    session: &mut Session,
+    checked: &Checked,
+    clock: &Clock,
+    summary: &mut Summary,
+) -> Result<()> {
+    let Some(plan) = &checked.plan.organizations else { return Ok(()) };
+    let adoption = checked.plan.name.as_str();
+    let slug = plan
+        .slug
+        .as_ref()
+        .map_or_else(|| "null".to_owned(), |slug| format!("nullif(btrim(o.{}::text), '')", quote(slug)));
+    let waiting = format!(
+        "select o.{id}::text, coalesce(nullif(btrim(o.{name}::text), ''), 'Organization ' || o.{id}::text), {slug}
+           from {table} o
+          where not exists (select from adopt.organizations a where a.adoption = $1 and a.legacy_id = o.{id}::text)
+          order by o.{id}",
+        id = quote(&plan.id),
+        name = quote(&plan.name),
+        table = plan.table.sql(),
+    );
+    let list: Vec<(String, String, Option<String>)> = session
+        .retrying("reading the organizations", async |connection| {
+            sqlx::query_as(AssertSqlSafe(waiting.as_str())).bind(adoption).fetch_all(connection).await
+        })
+        .await?;
+    for (legacy_id, name, slug) in list {
+        let id = uuid::Uuid::try_parse(&legacy_id).ok().filter(|id| !id.is_nil()).unwrap_or_else(|| new_id(clock));
+        session
+            .retrying(&format!("making organization {legacy_id}"), async |connection| {
+                sqlx::query(
+                    "insert into adopt.organizations (adoption, legacy_id, organization_id)
+                     select $1, $2, coalesce((select o.id from organizations o where o.id = $3),
+                                             adopt.create_organization($1, $3, $4, adopt.slug(coalesce($5, $4)), false))
+                      where not exists (select from adopt.organizations where adoption = $1 and legacy_id = $2)",
+                )
+                .bind(adoption)
+                .bind(&legacy_id)
+                .bind(id)
+                .bind(&name)
+                .bind(&slug)
+                .execute(connection)
+                .await
+                .map(drop)
+            })
+            .await?;
+        summary.organizations += 1;
+    }
+    Ok(())
+}
+
+/// A user to adopt, as [`resolution`] answers.
+type Person =
+    (String, Option<String>, Option<String>, Option<String>, Option<uuid::Uuid>, Option<String>, serde_json::Value);
+
+/// Gives every user an organization, as the plan says, each in a transaction of its own.
+pub async fn users(
+    session: &mut Session,
+    checked: &Checked,
+    clock: &Clock,
+    options: &RunOptions,
+    pace: &mut Pace,
+    summary: &mut Summary,
+) -> Result<()> {
+    let plan = &checked.plan;
+    let id = quote(&plan.users.id);
+    let id_type = checked
+        .catalogue
+        .get(&plan.users.table)
+        .and_then(|info| info.column(&plan.users.id))
+        .map_or("text", |c| c.data_type.as_str());
+    let unmapped = format!(
+        "not exists (select from adopt.users a where a.adoption = {} and a.legacy_id = u.{id}::text and a.organization_id is not null)",
+        literal(&plan.name)
+    );
+    let reading = |after: bool| {
+        let beyond = if after { format!(" and u.{id} > $1::{id_type}") } else { String::new() };
+        // The limit goes to the innermost query, so that memberships are looked up for this page only.
+        let condition = format!("{unmapped}{beyond} order by u.{id} limit {}", options.batch_size);
+        format!(
+            "select legacy_id, clerk_id, email, name, organization_id, reason, memberships from ({}) p order by key",
+            resolution(checked, Mappings::Real, &condition)
+        )
+    };
+    let (total, mapped): (i64, i64) = session
+        .retrying("counting the users", async |connection| {
+            let count =
+                format!("select count(*), count(*) filter (where not {unmapped}) from {} u", plan.users.table.sql());
+            sqlx::query_as(AssertSqlSafe(count)).fetch_one(connection).await
+        })
+        .await?;
+    summary.users.skipped += mapped.unsigned_abs();
+    let with_user: Vec<BatchSql> = checked
+        .tables
+        .iter()
+        .filter(|table| table.spec.with_user)
+        .map(|table| BatchSql::of_user(checked, table, options.batch_size))
+        .collect();
+    let mut progress = Progress::new("users", (total - mapped).unsigned_abs());
+    let mut after: Option<String> = None;
+    loop {
+        let sql = reading(after.is_some());
+        let people: Vec<Person> = session
+            .retrying("reading users", async |connection| {
+                let query = sqlx::query_as(AssertSqlSafe(sql.as_str()));
+                match &after {
+                    Some(after) => query.bind(after).fetch_all(connection).await,
+                    None => query.fetch_all(connection).await,
+                }
+            })
+            .await?;
+        let Some(last) = people.last() else { break };
+        after = Some(last.0.clone());
+        for person in &people {
+            let ids = [new_id(clock), new_id(clock), new_id(clock)];
+            let (outcome, rows) = session
+                .retrying(&format!("user {}", person.0), async |connection| {
+                    adopt_one(connection, plan, person, &ids, &with_user).await
+                })
+                .await?;
+            summary.users.count(&outcome);
+            for (table, count) in rows {
+                summary.table(&table).assigned += count;
+            }
+            progress.advance(1);
+        }
+        pace.pause(session).await?;
+    }
+    progress.finish();
+    Ok(())
+}
+
+/// One transaction: the user, and its rows in the tables that move with it.
+async fn adopt_one(
+    connection: &mut PgConnection,
+    plan: &super::Plan,
+    person: &Person,
+    ids: &[uuid::Uuid; 3],
+    with_user: &[BatchSql],
+) -> sqlx::Result<(String, Vec<(String, u64)>)> {
+    let adopt = sqlx::query_scalar("select adopt.adopt_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+        .bind(&plan.name)
+        .bind(&person.0)
+        .bind(&person.1)
+        .bind(&person.2)
+        .bind(&person.3)
+        .bind(person.4)
+        .bind(&person.5)
+        .bind(&person.6)
+        .bind(plan.workspaces.users_without.word())
+        .bind(&ids[..]);
+    if with_user.is_empty() {
+        return Ok((adopt.fetch_one(connection).await?, Vec::new()));
+    }
+    sqlx::raw_sql("begin").execute(&mut *connection).await?;
+    let outcome: String = adopt.fetch_one(&mut *connection).await?;
+    let mut rows = Vec::new();
+    for batch in with_user {
+        let mut assigned = 0;
+        loop {
+            let done = batch.execute_for_user(&mut *connection, &person.0).await?;
+            assigned += done.assigned;
+            if done.assigned < batch.limit {
+                break;
+            }
+        }
+        rows.push((batch.label.clone(), assigned));
+    }
+    sqlx::raw_sql("commit").execute(&mut *connection).await?;
+    Ok((outcome, rows))
+}
+
+/// Makes the default workspace where a table falls back to it; else it is made with its first member.
+pub async fn default_workspace(session: &mut Session, checked: &Checked, clock: &Clock) -> Result<()> {
+    let plan = &checked.plan;
+    let (slug, adoption) = (&plan.workspaces.slug, &plan.name);
+    if !plan.workspaces.has_default() {
+        return Ok(());
+    }
+    let taken: bool = sqlx::query_scalar(
+        "select exists (select from organizations where slug = $1) and (select default_organization is null from adopt.adoptions where name = $2)",
+    )
+    .bind(slug)
+    .bind(adoption)
+    .fetch_one(session.conn())
+    .await
+    .map_err(doing("looking for the default workspace"))?;
+    if taken && !plan.workspaces.join_existing {
+        return Err(AdoptError::refused(
+            "SLUG_TAKEN",
+            format!(
+                "an organization `{slug}` is there already, and it is not this adoption's: choose another `workspaces.slug`, or say `join_existing = true` if its members may see all of this data"
+            ),
+        ));
+    }
+    let falls_back = plan
+        .tables
+        .iter()
+        .flat_map(|table| &table.organization)
+        .any(|source| matches!(source, super::Source::Workspace { .. }));
+    if !falls_back {
+        return Ok(());
+    }
+    let id = new_id(clock);
+    session
+        .retrying("making the default workspace", async |connection| {
+            let make = format!(
+                "select adopt.default_organization($1, $2) from (select from {} limit 1) u",
+                plan.users.table.sql()
+            );
+            sqlx::query(AssertSqlSafe(make)).bind(adoption).bind(id).execute(connection).await.map(drop)
+        })
+        .await
+}

@@ -1,0 +1,160 @@
+//! The migrations themselves: there and back with data in the tables, drift, and the reminder.
+
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, PgConnection};
+use tenantry::db::{local, migrations};
+
+use crate::adopt::{assert_same, catalogue, count, ended, legacy, plan, run, run_sql, tenantry};
+use crate::support::TestDb;
+
+/// Up migrations in the order of their numbers.
+fn versions() -> Vec<i64> {
+    let ups = migrations::MIGRATOR.iter().filter(|migration| migration.migration_type.is_up_migration());
+    ups.map(|migration| migration.version).collect()
+}
+
+/// Rows of every table, as checksums; not sqlx's own table, which says when.
+async fn rows(connection: &mut PgConnection) -> BTreeMap<String, String> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where c.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and c.relname <> '_sqlx_migrations'",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .expect("tables");
+    let mut found = BTreeMap::new();
+    for table in tables {
+        let sql = format!("select md5(coalesce(string_agg(t::text, '|' order by t::text), '')) from {table} t");
+        found.insert(table, sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *connection).await.expect("rows"));
+    }
+    found
+}
+
+/// Each step down gives the catalogue that was there one step up, in a database with rows in every table; the rows of
+/// the tables that stay are not touched, and up again it is the same.
+#[tokio::test]
+async fn every_migration_goes_down_and_up_with_data_in_it() {
+    let empty = TestDb::empty().await;
+    let mut connection = empty.owner().await;
+    let mut superuser = empty.superuser().await;
+    let mut steps = Vec::new();
+    for version in versions() {
+        steps.push(ours(&mut superuser).await);
+        migrations::MIGRATOR
+            .run_to(version, &mut connection)
+            .await
+            .unwrap_or_else(|error| panic!("{version} up: {error}"));
+    }
+
+    let full = TestDb::seeded().await;
+    let mut connection = full.owner().await;
+    let mut superuser = full.superuser().await;
+    let (whole, with_rows) = (catalogue(&mut superuser).await, rows(&mut superuser).await);
+    assert!(with_rows.len() > 20, "{with_rows:?}");
+    let versions = versions();
+    for (index, version) in versions.iter().enumerate().rev() {
+        let before = rows(&mut superuser).await;
+        let below = if index == 0 { 0 } else { versions[index - 1] };
+        migrations::MIGRATOR
+            .undo(&mut connection, below)
+            .await
+            .unwrap_or_else(|error| panic!("{version} down: {error}"));
+        assert_same(&steps[index], &ours(&mut superuser).await);
+        let after = rows(&mut superuser).await;
+        assert!(
+            after.iter().all(|(table, sum)| before.get(table) == Some(sum)),
+            "{version} changed rows of other tables"
+        );
+    }
+    assert_eq!(rows(&mut superuser).await.len(), 0);
+    migrations::up(&full.options(local::OWNER_ROLE)).await.expect("up again");
+    assert_same(&whole, &catalogue(&mut superuser).await);
+    let tables = |found: &BTreeMap<String, String>| found.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(tables(&rows(&mut superuser).await), tables(&with_rows));
+}
+
+/// Without sqlx's own table, which comes with the first migration and stays.
+async fn ours(connection: &mut PgConnection) -> BTreeMap<String, String> {
+    let mut found = catalogue(connection).await;
+    found.retain(|key, _| !key.contains("_sqlx_migrations"));
+    found
+}
+
+/// Under an adoption that goes on: the old application's tables keep their rows, and it can write.
+#[tokio::test]
+async fn the_migration_of_adoptions_goes_down_under_adopted_tables() {
+    let database = legacy("bots").await;
+    run(&database, plan("bots")).await;
+    let mut owner = database.owner().await;
+    let organizations = count(&database, "select count(*) from organizations").await;
+    let made = versions().into_iter().rev().take_while(|version| *version >= 40).count();
+    migrations::down(&database.options(local::OWNER_ROLE), made).await.expect("down");
+    run_sql(&mut owner, "insert into legacy.users (email) values ('later@example.org'); insert into legacy.bots (user_id, name) values (1, 'later')").await;
+    assert_eq!(count(&database, "select count(organization_id) from legacy.bots").await, 21);
+    assert_eq!(count(&database, "select count(*) from organizations").await, organizations);
+    migrations::up(&database.options(local::OWNER_ROLE)).await.expect("up again");
+    // The mapping is lost; people are found again by their ids, with the organizations they have.
+    let summary = run(&database, plan("bots")).await;
+    assert_eq!((summary.users.processed, summary.users.skipped), (1, 8), "{summary:?}");
+    assert_eq!(count(&database, "select count(*) from legacy.bots where organization_id is null").await, 0);
+}
+
+/// The newest few come and go under the data of the rest.
+#[tokio::test]
+async fn a_few_down_and_up_keep_everything_else() {
+    let database = TestDb::seeded().await;
+    let owner = database.options(local::OWNER_ROLE);
+    let mut superuser = database.superuser().await;
+    let (whole, before) = (catalogue(&mut superuser).await, rows(&mut superuser).await);
+    for steps in [1, 3, 6] {
+        migrations::down(&owner, steps).await.expect("down");
+        assert_eq!(migrations::up(&owner).await.expect("up"), steps);
+        assert_same(&whole, &catalogue(&mut superuser).await);
+    }
+    let after = rows(&mut superuser).await;
+    let lost: Vec<&String> = before.keys().filter(|table| before[*table] != after[*table]).collect();
+    // Those that the six made; the rest is as it was.
+    assert!(
+        lost.len() < 6 && !lost.iter().any(|table| ["organizations", "users", "tickets"].contains(&table.as_str())),
+        "{lost:?}"
+    );
+}
+
+#[tokio::test]
+async fn drift_is_reported_and_down_reminds_of_a_backup() {
+    let database = TestDb::seeded().await;
+    let (code, text, error) = ended(tenantry(&database, &["migrate", "status"]).await).await;
+    assert!(code == 0 && text.contains("applied") && !text.contains("pending"), "{text}{error}");
+    run_sql(
+        &mut database.owner().await,
+        "update _sqlx_migrations set checksum = '\\x00' where version = 3;
+         insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'from the future', true, '\\x00', 0);
+         delete from _sqlx_migrations where version = 28",
+    )
+    .await;
+    let (code, text, _) = ended(tenantry(&database, &["migrate", "status", "--json"]).await).await;
+    assert_eq!(code, 1);
+    let list: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let state = |version: i64| {
+        let found = list.as_array().expect("a list").iter().find(|migration| migration["version"] == version);
+        found.map(|migration| migration["state"].as_str().expect("a state").to_owned()).expect("listed")
+    };
+    assert_eq!([state(2), state(3), state(28), state(9999)], ["applied", "drifted", "pending", "unknown"]);
+    let (code, _, error) = ended(tenantry(&database, &["migrate", "up"]).await).await;
+    assert!(code == 1 && error.contains("the database has migration 9999, which this build does not know"), "{error}");
+    run_sql(&mut database.owner().await, "delete from _sqlx_migrations where version = 9999").await;
+    let (code, _, error) = ended(tenantry(&database, &["migrate", "up"]).await).await;
+    assert!(
+        code == 1 && error.contains("migration 3 was edited after it was applied"),
+        "nothing is built upon it: {error}"
+    );
+
+    let before = catalogue(&mut database.superuser().await).await;
+    let (code, _, error) = ended(tenantry(&database, &["migrate", "down"]).await).await;
+    assert!(
+        code == 2 && error.contains("BACKUP_FIRST") && error.contains("pg_dump") && error.contains("--yes"),
+        "{error}"
+    );
+    assert_same(&before, &catalogue(&mut database.superuser().await).await);
+}

@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
-use crate::db::TenantTx;
+use crate::db::{SystemTx, TenantTx};
 use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::organizations::Organization;
@@ -36,6 +36,8 @@ pub enum Event {
     },
     /// The organization itself changed.
     Organization,
+    /// The organization's subscription changed.
+    Subscription,
     /// Something that a newer instance knows of.
     #[serde(other)]
     Unknown,
@@ -51,6 +53,14 @@ struct Envelope {
 /// Tells all instances, when the transaction commits.
 pub async fn notify(tx: &mut TenantTx, event: &Event) -> Result<()> {
     let envelope = Envelope { organization: tx.tenant().organization_id.uuid(), event: event.clone() };
+    let payload = serde_json::to_string(&envelope).map_err(Error::internal)?;
+    sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// The same for a change that the system made.
+pub async fn notify_for(tx: &mut SystemTx, organization: Id<Organization>, event: &Event) -> Result<()> {
+    let envelope = Envelope { organization: organization.uuid(), event: event.clone() };
     let payload = serde_json::to_string(&envelope).map_err(Error::internal)?;
     sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(tx.conn()).await?;
     Ok(())

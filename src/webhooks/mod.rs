@@ -1,5 +1,12 @@
 //! The webhook inbox, as the tenant's administrators see it: their events, never the raw bodies.
 
+pub mod apply;
+mod clerk;
+mod effects;
+mod facts;
+mod payload;
+pub mod stripe;
+
 use chrono::{DateTime, Utc};
 
 use crate::graphql::listing::{DateTimeFilter, IntFilter, StringFilter};

@@ -8,6 +8,7 @@ mod http_layer;
 mod listing;
 mod process;
 mod support;
+mod sync;
 mod tenancy;
 mod tickets;
 mod ws;

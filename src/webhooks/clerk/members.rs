@@ -158,6 +158,8 @@ pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result
 }
 
 /// See the module. The lock of the organization is held. `lost`: it has just lost an owner.
+///
+/// A deleted organization is treated as any other: its members are the same whether the deletion came before or after.
 pub(crate) async fn keep_an_owner(
     effects: &mut Effects<'_>,
     organization: Id<Organization>,
@@ -165,11 +167,11 @@ pub(crate) async fn keep_an_owner(
 ) -> Result<()> {
     let members = sqlx::query!(
         r#"select m.id as "id: Id<OrganizationMember>", m.role as "role: MemberRole",
-                  m.promoted_from as "promoted_from: MemberRole", m.created_at, u.clerk_id, o.clerk_org_id, o.is_personal
+                  m.promoted_from as "promoted_from: MemberRole", m.created_at, u.clerk_id, o.clerk_org_id
              from organization_members m
              join users u on u.id = m.user_id
              join organizations o on o.id = m.organization_id
-            where m.organization_id = $1 and m.deleted_at is null and u.deleted_at is null and o.deleted_at is null
+            where m.organization_id = $1 and m.deleted_at is null and u.deleted_at is null
               and (m.role in ('OWNER', 'ADMIN') or m.promoted_from is not null)"#,
         organization as _
     )
@@ -210,10 +212,19 @@ pub(crate) async fn keep_an_owner(
         let metadata = serde_json::json!({ "before": { "role": member.role.label() }, "after": { "role": role.label() } });
         effects.record(organization, action, ("OrganizationMember", member.id.uuid()), metadata).await?;
     }
-    if lost && !owned && chosen.is_none() {
+    if lost && !owned && chosen.is_none() && is_alive(effects, organization).await? {
         tracing::warn!(%organization, "the organization has lost its last owner, and has no administrator to follow");
         let metadata = serde_json::json!({});
         effects.record(organization, "organization.ownerless", ("Organization", organization.uuid()), metadata).await?;
     }
     Ok(())
+}
+
+async fn is_alive(effects: &mut Effects<'_>, organization: Id<Organization>) -> Result<bool> {
+    Ok(sqlx::query_scalar!(
+        r#"select deleted_at is null as "alive!" from organizations where id = $1"#,
+        organization as _
+    )
+    .fetch_one(effects.tx.conn())
+    .await?)
 }

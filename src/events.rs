@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::organizations::Organization;
 use crate::tickets::Ticket;
+use crate::webhooks::WebhookEvent;
 
 /// The channel of NOTIFY.
 const CHANNEL: &str = "tenantry_events";
@@ -33,6 +34,12 @@ pub enum Event {
         /// The ticket.
         #[serde(with = "uuid_of_id")]
         id: Id<Ticket>,
+    },
+    /// A webhook event was worked on.
+    Webhook {
+        /// The event.
+        #[serde(with = "uuid_of_id")]
+        id: Id<WebhookEvent>,
     },
     /// The organization itself changed.
     Organization,
@@ -52,18 +59,27 @@ struct Envelope {
 
 /// Tells all instances, when the transaction commits.
 pub async fn notify(tx: &mut TenantTx, event: &Event) -> Result<()> {
-    let envelope = Envelope { organization: tx.tenant().organization_id.uuid(), event: event.clone() };
-    let payload = serde_json::to_string(&envelope).map_err(Error::internal)?;
+    let payload = payload(tx.tenant().organization_id, event)?;
     sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(tx.conn()).await?;
     Ok(())
 }
 
-/// The same for a change that the system made.
-pub async fn notify_for(tx: &mut SystemTx, organization: Id<Organization>, event: &Event) -> Result<()> {
-    let envelope = Envelope { organization: organization.uuid(), event: event.clone() };
-    let payload = serde_json::to_string(&envelope).map_err(Error::internal)?;
-    sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(tx.conn()).await?;
+/// [`notify`] for the system: of any number of events of any organizations.
+pub async fn tell(tx: &mut SystemTx, events: &[(Id<Organization>, Event)]) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let payloads: Vec<String> =
+        events.iter().map(|(organization, event)| payload(*organization, event)).collect::<Result<_>>()?;
+    sqlx::query!("select pg_notify($1, payload) from unnest($2::text[]) as payload", CHANNEL, &payloads)
+        .execute(tx.conn())
+        .await?;
     Ok(())
+}
+
+fn payload(organization: Id<Organization>, event: &Event) -> Result<String> {
+    let envelope = Envelope { organization: organization.uuid(), event: event.clone() };
+    serde_json::to_string(&envelope).map_err(Error::internal)
 }
 
 /// The events of all organizations, as they arrive at this instance.

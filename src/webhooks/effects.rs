@@ -33,6 +33,6 @@ impl Effects<'_> {
         metadata["cause"] = self.cause.as_str().into();
         audit::record_of_system(self.tx, self.clock, organization, action, resource, metadata).await?;
         let event = if resource.0 == "Subscription" { Event::Subscription } else { Event::Organization };
-        events::notify_for(self.tx, organization, &event).await
+        events::tell(self.tx, &[(organization, event)]).await
     }
 }

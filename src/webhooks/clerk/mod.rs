@@ -21,7 +21,6 @@ use crate::organizations::Organization;
 use crate::webhooks::apply::{ApplyContext, InboxEvent, Outcome, STALE};
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Change, Kind, Lock, Merged, Object};
-use crate::webhooks::payload::text;
 use crate::webhooks::stripe;
 
 /// Applies an event. The locks are taken in the order of [`Lock`], each before what it guards is read.
@@ -31,11 +30,6 @@ pub(crate) async fn apply(
     event: &InboxEvent,
     payload: &Value,
 ) -> Result<Outcome> {
-    if let (Some(ours), Some(theirs)) = (&context.settings.clerk_instance, text(&payload["instance_id"], 255))
-        && *ours != theirs
-    {
-        return Ok(Outcome::ignored("of another Clerk instance"));
-    }
     let said = match translate::translate(&event.event_type, &event.event_id, payload) {
         Ok(said) => said,
         Err(reason) => return Ok(Outcome::ignored(reason)),

@@ -4,6 +4,7 @@
 //! that comes before anything says whose it is waits, and finds its organization whichever event names it.
 
 mod billing;
+pub mod client;
 mod plans;
 mod translate;
 
@@ -18,7 +19,6 @@ use crate::error::Result;
 use crate::webhooks::apply::{ApplyContext, InboxEvent, Outcome, STALE};
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Change, Kind, Lock, Merged, Object};
-use crate::webhooks::payload::text;
 use translate::Said;
 
 pub(crate) use billing::settle_in;
@@ -30,11 +30,6 @@ pub(crate) async fn apply(
     event: &InboxEvent,
     payload: &Value,
 ) -> Result<Outcome> {
-    if let (Some(ours), Some(theirs)) = (&context.settings.stripe_account, text(&payload["account"], 255))
-        && *ours != theirs
-    {
-        return Ok(Outcome::ignored("of another Stripe account"));
-    }
     let said = match translate::translate(&event.event_type, &event.event_id, payload, context.fetched) {
         Ok(said) => said,
         Err(reason) => return Ok(Outcome::ignored(reason)),

@@ -1,5 +1,7 @@
 //! The commands. Every one exits 0 when all is well, 1 when it found or met something, 2 on wrong usage or environment.
 
+mod send;
+mod stripe;
 mod webhooks;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -81,11 +83,13 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Look into the inbox of webhooks, and have events worked on again.
+    /// Look into the inbox of webhooks, have events worked on again, deliver made-up ones, and find those that never came.
     Webhooks {
         #[command(subcommand)]
         action: webhooks::WebhooksAction,
     },
+    /// Compare subscriptions with Stripe's; exit 1 when some differ and are not mended.
+    Reconcile(stripe::ReconcileArgs),
     /// Check isolation and integrity of the database; exit 1 with a table of findings.
     Verify,
 }
@@ -237,6 +241,7 @@ fn needs(cli: &Cli) -> Needs {
     match &cli.command {
         None | Some(Command::Serve(_)) => Needs::Server,
         Some(Command::Schema { .. }) => Needs::Nothing,
+        Some(Command::Webhooks { action }) if !action.needs_database() => Needs::Nothing,
         Some(_) => Needs::Database,
     }
 }
@@ -258,6 +263,7 @@ async fn run(cli: Cli, config: Config) -> Result<End, Failure> {
         Command::Token { user, org, ttl } => token(&config, &user, org.as_deref(), ttl).await,
         Command::Schema { check } => schema(check),
         Command::Webhooks { action } => webhooks::run(&config, &action, cli.json).await,
+        Command::Reconcile(args) => stripe::reconcile(&config, &args, cli.json).await,
         Command::Verify => verify_command(&config, cli.json).await,
     }
 }

@@ -4,6 +4,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::send::{SendArgs, send};
+use super::stripe::{GapsArgs, gaps};
 use super::{Database, End, Failure, say};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -40,6 +42,17 @@ pub(super) enum WebhooksAction {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Deliver a made-up event, signed as the provider signs, to a development server. Exit 1 when it is refused.
+    Send(SendArgs),
+    /// Find events that Stripe made and that never came; exit 1 when there are some.
+    Gaps(GapsArgs),
+}
+
+impl WebhooksAction {
+    /// Whether it works on the database.
+    pub(super) fn needs_database(&self) -> bool {
+        !matches!(self, Self::Send(_))
+    }
 }
 
 #[derive(Args, Default)]
@@ -97,6 +110,11 @@ impl Filters {
 }
 
 pub(super) async fn run(config: &Config, action: &WebhooksAction, json: bool) -> Result<End, Failure> {
+    match action {
+        WebhooksAction::Send(args) => return send(config, args, json).await,
+        WebhooksAction::Gaps(args) => return gaps(config, args, json).await,
+        _ => {}
+    }
     let database = Database::open(config).await?;
     let db = database.pools(config)?;
     let mut tx = SystemTx::begin(&db).await?;
@@ -118,6 +136,7 @@ pub(super) async fn run(config: &Config, action: &WebhooksAction, json: bool) ->
             let found = sql::list(&mut tx, &filters.selection(named), MAX_REPLAY).await?;
             if *dry_run { list(&found, json)? } else { replay(&mut tx, &found, json).await? }
         }
+        WebhooksAction::Send(_) | WebhooksAction::Gaps(_) => End::Fine,
     };
     tx.commit().await?;
     db.close().await;
@@ -220,6 +239,6 @@ fn time(at: DateTime<Utc>) -> String {
 }
 
 /// What a sender wrote, without what a terminal would obey.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -13,6 +13,7 @@ pub mod inbox;
 pub mod metrics;
 mod payload;
 pub mod receive;
+pub mod samples;
 pub mod settings;
 pub mod signature;
 mod skeleton;

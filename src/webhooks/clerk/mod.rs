@@ -44,6 +44,12 @@ pub(crate) async fn apply(
     }
 }
 
+/// Why an event has no effect, as far as the event itself tells.
+#[cfg(test)]
+pub(crate) fn why_not(event_type: &str, payload: &Value) -> Option<&'static str> {
+    translate::translate(event_type, "", payload).err()
+}
+
 async fn user(effects: &mut Effects<'_>, change: &Change) -> Result<Outcome> {
     facts::lock(effects.tx, [Lock::User(change.id.clone())]).await?;
     let mut user = facts::load_one(effects.tx, Kind::User, &change.id).await?;

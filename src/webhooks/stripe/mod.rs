@@ -5,7 +5,9 @@
 
 mod billing;
 pub mod client;
+pub mod gaps;
 mod plans;
+pub mod reconcile;
 mod translate;
 
 use std::collections::BTreeSet;
@@ -47,6 +49,11 @@ pub(crate) async fn apply(
             Ok(Outcome::Applied { organization: Some(organization) })
         }
     }
+}
+
+/// Why an event has no effect, as far as the event itself tells.
+pub(crate) fn why_not(event_type: &str, payload: &Value) -> Option<&'static str> {
+    translate::translate(event_type, "", payload, None).err()
 }
 
 async fn merge(effects: &mut Effects<'_>, change: &Change, can_refetch: bool) -> Result<Outcome> {

@@ -119,6 +119,11 @@ pub(crate) fn translate(
     }
 }
 
+/// What a subscription is like now, as Stripe answers.
+pub(crate) fn fetched(subscription_id: String, version: i64, name: String, object: &Value) -> Change {
+    subscription(subscription_id, Stamp(1, version, FETCHED, name), object, false)
+}
+
 /// Of two statuses in one second the later in a subscription's life wins.
 fn rank(precedence: u8) -> i16 {
     match precedence {

@@ -97,8 +97,7 @@ pub(super) async fn send(config: &Config, args: &SendArgs, json: bool) -> Result
 fn list(json: bool) -> Result<End, Failure> {
     let types: Vec<_> = samples::types().collect();
     if json {
-        let list: Vec<Value> =
-            types.iter().map(|(source, name)| json!({ "source": source, "type": name })).collect();
+        let list: Vec<Value> = types.iter().map(|(source, name)| json!({ "source": source, "type": name })).collect();
         say(&json!(list).to_string())?;
     } else {
         for (source, name) in types {
@@ -114,7 +113,9 @@ fn make(args: &SendArgs) -> Result<Sample, Failure> {
     }
     let event_type = args.event_type.as_deref().unwrap_or_default();
     samples::sample(event_type, &args.tag, &Clock::System).ok_or_else(|| {
-        Failure::environment(format!("no sample of the type {event_type:?}: `tenantry webhooks send --list` lists them"))
+        Failure::environment(format!(
+            "no sample of the type {event_type:?}: `tenantry webhooks send --list` lists them"
+        ))
     })
 }
 

@@ -38,7 +38,9 @@ pub(super) struct ReconcileArgs {
 
 fn client(config: &Config) -> Result<Arc<StripeClient>, Failure> {
     config.webhooks.stripe_client()?.ok_or_else(|| {
-        Failure::environment("STRIPE_SECRET_KEY is missing: a key of Stripe's API that may read subscriptions and events")
+        Failure::environment(
+            "STRIPE_SECRET_KEY is missing: a key of Stripe's API that may read subscriptions and events",
+        )
     })
 }
 

@@ -32,7 +32,11 @@ const TEMPLATES: &[(WebhookSource, &str, &[&str])] = &[
         &["organizationInvitation.created", "organizationInvitation.accepted", "organizationInvitation.revoked"],
     ),
     (Clerk, include_str!("samples/role.json"), &["role.created", "role.updated", "role.deleted"]),
-    (Clerk, include_str!("samples/permission.json"), &["permission.created", "permission.updated", "permission.deleted"]),
+    (
+        Clerk,
+        include_str!("samples/permission.json"),
+        &["permission.created", "permission.updated", "permission.deleted"],
+    ),
     (
         Clerk,
         include_str!("samples/domain.json"),
@@ -161,11 +165,17 @@ fn adapt(event_type: &str, object: &mut Value) {
     let now = object["created"].clone();
     match event_type {
         // Of these Clerk keeps nothing but the id.
-        "user.deleted" | "organization.deleted" | "role.deleted" | "permission.deleted" | "organizationDomain.deleted" => {
+        "user.deleted"
+        | "organization.deleted"
+        | "role.deleted"
+        | "permission.deleted"
+        | "organizationDomain.deleted" => {
             *object = json!({ "id": object["id"], "object": object["object"], "deleted": true });
         }
         "user.updated" => object["first_name"] = "Jordan-Lee".into(),
-        "organization.updated" => object["name"] = format!("{} Ltd", object["name"].as_str().unwrap_or_default()).into(),
+        "organization.updated" => {
+            object["name"] = format!("{} Ltd", object["name"].as_str().unwrap_or_default()).into()
+        }
         "organizationMembership.updated" => {
             object["role"] = "org:member".into();
             object["role_name"] = "Member".into();

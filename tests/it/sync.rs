@@ -1,8 +1,10 @@
 //! The sync: whatever the order and the number of deliveries, the end is the same.
 
-mod driver;
-mod history;
 mod cases;
+mod driver;
+mod fake_stripe;
+mod history;
+mod stripe;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -10,7 +12,7 @@ use proptest::test_runner::{Config, TestRunner};
 use driver::Sync;
 use serde_json::Value;
 
-/// Histories and orders of each; more by `SYNC_HISTORIES` and `SYNC_ORDERS`.
+/// Histories and orders of each; more by `SYNC_HISTORIES` and `SYNC_ORDERS`, which README names.
 fn amount(name: &str, default: u32) -> u32 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
@@ -55,7 +57,7 @@ async fn any_order_and_repetition_of_a_history_ends_the_same() {
             Ok(())
         })
     });
-    eprintln!("{}", sync.figures());
+    eprintln!("{} × {orders} orders; {}", amount("SYNC_HISTORIES", 12), sync.figures());
     if let Err(error) = result {
         panic!("{error}");
     }

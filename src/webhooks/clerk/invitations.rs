@@ -93,7 +93,13 @@ async fn write(
     .fetch_optional(effects.tx.conn())
     .await?;
     if let Some(row) = row {
-        let state = if open { "open" } else if accepted { "accepted" } else { "revoked" };
+        let state = if open {
+            "open"
+        } else if accepted {
+            "accepted"
+        } else {
+            "revoked"
+        };
         let metadata = serde_json::json!({ "after": { "state": state, "role": role.label() } });
         effects.record(organization, "invitation.sync", ("Invitation", row.id.uuid()), metadata).await?;
     }

@@ -160,11 +160,7 @@ pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result
 /// See the module. The lock of the organization is held. `lost`: it has just lost an owner.
 ///
 /// A deleted organization is treated as any other: its members are the same whether the deletion came before or after.
-pub(crate) async fn keep_an_owner(
-    effects: &mut Effects<'_>,
-    organization: Id<Organization>,
-    lost: bool,
-) -> Result<()> {
+pub(crate) async fn keep_an_owner(effects: &mut Effects<'_>, organization: Id<Organization>, lost: bool) -> Result<()> {
     let members = sqlx::query!(
         r#"select m.id as "id: Id<OrganizationMember>", m.role as "role: MemberRole",
                   m.promoted_from as "promoted_from: MemberRole", m.created_at, u.clerk_id, o.clerk_org_id
@@ -209,7 +205,8 @@ pub(crate) async fn keep_an_owner(
         if promote {
             tracing::info!(%organization, member = %member.id, "no owner is known: an administrator owns the organization");
         }
-        let metadata = serde_json::json!({ "before": { "role": member.role.label() }, "after": { "role": role.label() } });
+        let metadata =
+            serde_json::json!({ "before": { "role": member.role.label() }, "after": { "role": role.label() } });
         effects.record(organization, action, ("OrganizationMember", member.id.uuid()), metadata).await?;
     }
     if lost && !owned && chosen.is_none() && is_alive(effects, organization).await? {

@@ -35,8 +35,7 @@ pub(crate) async fn apply(
         Err(reason) => return Ok(Outcome::ignored(reason)),
     };
     let Some(main) = said.first() else { return Ok(Outcome::ignored("names no object")) };
-    let mut effects =
-        Effects { tx, clock: context.clock, settings: context.settings, cause: event.event_id.clone() };
+    let mut effects = Effects { tx, clock: context.clock, settings: context.settings, cause: event.event_id.clone() };
     match main.kind {
         Kind::User => user(&mut effects, main).await,
         Kind::Invitation => invitation(&mut effects, main).await,

@@ -10,8 +10,16 @@ use crate::webhooks::payload::{at, clean, email, id, millis, slug, text};
 pub(crate) type Said = Result<Vec<Change>, &'static str>;
 
 /// Types that have no effect here. The rest are unknown ones.
-const RECORDED: &[&str] =
-    &["role.", "permission.", "organizationDomain.", "session.", "email.", "sms.", "waitlistEntry.", "organizationRole."];
+const RECORDED: &[&str] = &[
+    "role.",
+    "permission.",
+    "organizationDomain.",
+    "session.",
+    "email.",
+    "sms.",
+    "waitlistEntry.",
+    "organizationRole.",
+];
 
 /// Reads an event.
 ///
@@ -38,7 +46,9 @@ pub(crate) fn translate(event_type: &str, event_id: &str, payload: &Value) -> Sa
         "user" => Ok(vec![user(subject_id.ok_or(NO_ID)?, stamp(1), data, deleted)]),
         "organization" => Ok(vec![organization(subject_id.ok_or(NO_ID)?, stamp(1), data).deleted(deleted)]),
         "organizationMembership" => membership(subject_id, &stamp, data, deleted),
-        "organizationInvitation" if matches!(verb, "created" | "accepted" | "revoked") => Ok(vec![invitation(subject_id.ok_or(NO_ID)?, stamp(1), data, verb)]),
+        "organizationInvitation" if matches!(verb, "created" | "accepted" | "revoked") => {
+            Ok(vec![invitation(subject_id.ok_or(NO_ID)?, stamp(1), data, verb)])
+        }
         _ if RECORDED.iter().any(|prefix| event_type.starts_with(prefix)) => Err("recorded"),
         _ => Err("unknown type"),
     }
@@ -78,7 +88,8 @@ fn with_picture(change: Change, data: &Value) -> Change {
 }
 
 fn name_of(data: &Value) -> Option<String> {
-    let parts: Vec<String> = ["first_name", "last_name"].into_iter().filter_map(|part| text(&data[part], 100)).collect();
+    let parts: Vec<String> =
+        ["first_name", "last_name"].into_iter().filter_map(|part| text(&data[part], 100)).collect();
     clean(&parts.join(" "), 200)
 }
 
@@ -132,8 +143,7 @@ fn membership(membership: Option<String>, stamp: &dyn Fn(u8) -> Stamp, data: &Va
         let name = name_of(user_data)
             .or_else(|| local_part(address.as_deref()))
             .or_else(|| text(&user_data["identifier"], 200));
-        let change =
-            Change::new(Kind::User, user_id, stamp(0)).known("name", name).known("email", address);
+        let change = Change::new(Kind::User, user_id, stamp(0)).known("name", name).known("email", address);
         said.push(with_picture(change, user_data));
     }
     Ok(said)

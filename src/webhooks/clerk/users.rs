@@ -25,12 +25,9 @@ pub(crate) struct UserRow {
 
 /// Makes the row as the user is known; none, when nothing is known but that the user is gone. The lock of the user is held.
 pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<Option<UserRow>> {
-    let known = sqlx::query!(
-        r#"select id as "id: Id<User>", source_version from users where clerk_id = $1"#,
-        user.id
-    )
-    .fetch_optional(effects.tx.conn())
-    .await?;
+    let known = sqlx::query!(r#"select id as "id: Id<User>", source_version from users where clerk_id = $1"#, user.id)
+        .fetch_optional(effects.tx.conn())
+        .await?;
     let linked = link(effects, user, known.as_ref().map(|row| row.id)).await?;
     let (id, inserted) = match (linked, known) {
         (Some(id), _) => (id, true),
@@ -171,8 +168,9 @@ pub(crate) async fn workspace(
     let now = effects.clock.now();
     let organization = match known {
         Some(known) => {
-            // The name is the user's from their first change on.
-            let rename = known.version == 1 && !known.deleted && known.slug != slug && effects.settings.personal_workspaces;
+            // The name is the user's from their first change on. A deleted one is renamed, too: the deletion may have come
+            // before what was said first.
+            let rename = known.version == 1 && known.slug != slug && effects.settings.personal_workspaces;
             if rename || (row.deleted && !known.deleted) {
                 sqlx::query!(
                     "update organizations
@@ -219,7 +217,9 @@ pub(crate) async fn workspace(
             .execute(effects.tx.conn())
             .await?;
             let metadata = serde_json::json!({ "personal": true });
-            effects.record(organization, "organization.create", ("Organization", organization.uuid()), metadata).await?;
+            effects
+                .record(organization, "organization.create", ("Organization", organization.uuid()), metadata)
+                .await?;
             organization
         }
     };

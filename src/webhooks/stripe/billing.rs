@@ -42,8 +42,7 @@ impl Cluster {
         for customer in facts::load(tx, Kind::Customer, &ids).await? {
             cluster.customers.insert(customer.id.clone(), customer);
         }
-        for (kind, object) in
-            facts::naming(tx, &[Kind::Subscription, Kind::Checkout, Kind::Entitlements], &ids).await?
+        for (kind, object) in facts::naming(tx, &[Kind::Subscription, Kind::Checkout, Kind::Entitlements], &ids).await?
         {
             match kind {
                 Kind::Subscription => cluster.subscriptions.push(object),
@@ -137,10 +136,7 @@ pub(crate) async fn organization_of(tx: &mut SystemTx, customer: &str) -> Result
 
 /// Brings the rows of all organizations that these customers have to do with up to date; answers the one of a
 /// subscription of theirs, if there is one.
-pub(crate) async fn settle(
-    effects: &mut Effects<'_>,
-    customers: BTreeSet<String>,
-) -> Result<Option<Id<Organization>>> {
+pub(crate) async fn settle(effects: &mut Effects<'_>, customers: BTreeSet<String>) -> Result<Option<Id<Organization>>> {
     if customers.is_empty() {
         return Ok(None);
     }
@@ -163,11 +159,7 @@ pub(crate) async fn settle(
 }
 
 /// What came before its organization finds its place. The locks of the organization are held.
-pub(crate) async fn settle_in(
-    effects: &mut Effects<'_>,
-    clerk_id: &str,
-    organization: Id<Organization>,
-) -> Result<()> {
+pub(crate) async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<Organization>) -> Result<()> {
     let kinds = [Kind::Customer, Kind::Subscription, Kind::Checkout];
     if facts::naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?.is_empty() {
         return Ok(());
@@ -200,9 +192,12 @@ async fn project(effects: &mut Effects<'_>, organization: Id<Organization>) -> R
     .fetch_one(effects.tx.conn())
     .await?;
     let before = match (known.id, known.status, known.plan, known.seats) {
-        (Some(id), Some(status), Some(plan), Some(seats)) => {
-            Some(Row { id, customer: known.customer, subscription: known.subscription, state: state(status, plan, seats) })
-        }
+        (Some(id), Some(status), Some(plan), Some(seats)) => Some(Row {
+            id,
+            customer: known.customer,
+            subscription: known.subscription,
+            state: state(status, plan, seats),
+        }),
         _ => None,
     };
     let mut names = vec![organization.uuid().to_string()];
@@ -261,8 +256,10 @@ async fn write(
     seats: i32,
 ) -> Result<Id<Subscription>> {
     let ends = moment_of_seconds(subscription.number("period_end"));
-    let starts = moment_of_seconds(subscription.number("period_start")).filter(|starts| ends.is_none_or(|ends| *starts <= ends));
-    let version = subscription.stamp("status").map_or(0, |stamp| stamp.1.saturating_mul(100) + i64::from(stamp.2.min(99)));
+    let starts =
+        moment_of_seconds(subscription.number("period_start")).filter(|starts| ends.is_none_or(|ends| *starts <= ends));
+    let version =
+        subscription.stamp("status").map_or(0, |stamp| stamp.1.saturating_mul(100) + i64::from(stamp.2.min(99)));
     Ok(sqlx::query_scalar!(
         r#"insert into subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
                                       current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version)
@@ -311,13 +308,9 @@ async fn set_status(
     organization: Id<Organization>,
     status: OrganizationStatus,
 ) -> Result<()> {
-    sqlx::query!(
-        "update organizations set status = $2 where id = $1 and status <> $2",
-        organization as _,
-        status as _
-    )
-    .execute(effects.tx.conn())
-    .await?;
+    sqlx::query!("update organizations set status = $2 where id = $1 and status <> $2", organization as _, status as _)
+        .execute(effects.tx.conn())
+        .await?;
     Ok(())
 }
 

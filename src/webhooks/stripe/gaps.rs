@@ -65,8 +65,7 @@ pub struct Missing {
 /// # Errors
 /// Stripe or the database could not be asked.
 pub async fn gaps(db: &Db, clock: &Clock, stripe: &StripeClient, since: DateTime<Utc>, fix: bool) -> Result<Report> {
-    let mut report =
-        Report { since, at_stripe: 0, without_effect: 0, received: 0, missing: Vec::new(), stored: 0 };
+    let mut report = Report { since, at_stripe: 0, without_effect: 0, received: 0, missing: Vec::new(), stored: 0 };
     let mut lost = Vec::new();
     let mut next = None;
     loop {
@@ -109,12 +108,10 @@ pub async fn gaps(db: &Db, clock: &Clock, stripe: &StripeClient, since: DateTime
 
 async fn known(db: &Db, ids: &[String]) -> Result<BTreeSet<String>> {
     let mut tx = SystemTx::begin(db).await?;
-    let known = sqlx::query_scalar!(
-        "select event_id from webhook_events where source = 'STRIPE' and event_id = any($1)",
-        ids
-    )
-    .fetch_all(tx.conn())
-    .await?;
+    let known =
+        sqlx::query_scalar!("select event_id from webhook_events where source = 'STRIPE' and event_id = any($1)", ids)
+            .fetch_all(tx.conn())
+            .await?;
     Ok(known.into_iter().collect())
 }
 

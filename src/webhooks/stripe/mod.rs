@@ -36,8 +36,7 @@ pub(crate) async fn apply(
         Ok(said) => said,
         Err(reason) => return Ok(Outcome::ignored(reason)),
     };
-    let mut effects =
-        Effects { tx, clock: context.clock, settings: context.settings, cause: event.event_id.clone() };
+    let mut effects = Effects { tx, clock: context.clock, settings: context.settings, cause: event.event_id.clone() };
     match said {
         Said::Of(change) => merge(&mut effects, &change, context.can_refetch && context.fetched.is_none()).await,
         Said::Invoice { customer, metadata } => {
@@ -86,9 +85,7 @@ async fn merge(effects: &mut Effects<'_>, change: &Change, can_refetch: bool) ->
 /// Whether another event of the same second was applied: Stripe counts in seconds, and orders nothing within one.
 fn is_tie(object: &Object, change: &Change) -> bool {
     let known = object.stamp("status");
-    !object.deleted
-        && !change.deleted
-        && known.is_some_and(|known| known.1 == change.at.1 && known.3 != change.at.3)
+    !object.deleted && !change.deleted && known.is_some_and(|known| known.1 == change.at.1 && known.3 != change.at.3)
 }
 
 /// The customers whose organizations the object has a say in.

@@ -116,7 +116,9 @@ pub(crate) fn bought(
         let product = item["product"].as_str().or_else(|| own?.text("product")).unwrap_or_default();
         let product = catalogue.products.get(product);
         let key = own.and_then(|price| price.text("key")).or_else(|| item["key"].as_str());
-        let label = |object: Option<&Object>| object.and_then(|object| object.text("plan")).and_then(OrganizationPlan::from_label);
+        let label = |object: Option<&Object>| {
+            object.and_then(|object| object.text("plan")).and_then(OrganizationPlan::from_label)
+        };
         let of_item = settings
             .price_plans
             .get(price)

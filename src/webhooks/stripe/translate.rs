@@ -38,7 +38,8 @@ const INVOICES: &[&str] = &[
 ];
 
 /// Types that have no effect here. The rest are unknown ones.
-const RECORDED: &[&str] = &["checkout.session.", "customer.", "invoice", "plan.", "charge.", "payment_", "setup_intent."];
+const RECORDED: &[&str] =
+    &["checkout.session.", "customer.", "invoice", "plan.", "charge.", "payment_", "setup_intent."];
 
 /// The metadata under which clients name the organization.
 const ORGANIZATION_KEYS: &[&str] = &["organization_id", "organizationId", "org_id", "clerk_org_id"];
@@ -87,7 +88,10 @@ pub(crate) fn translate(
                 .known("created", Some(version))
                 .known("customer", id(&object["customer"]))
                 .known("subscription", id(&object["subscription"]))
-                .known("organization", reference(&object["client_reference_id"]).or_else(|| organization(&object["metadata"]))),
+                .known(
+                    "organization",
+                    reference(&object["client_reference_id"]).or_else(|| organization(&object["metadata"])),
+                ),
         )),
         "product.created" | "product.updated" | "product.deleted" => Ok(Said::Of(
             Change::new(Kind::Product, named()?, by_verb)
@@ -174,7 +178,10 @@ fn periods(object: &Value, items: &[Value]) -> (Option<i64>, Option<i64>) {
     let of_items = |field: &str| items.iter().filter_map(|item| seconds(&item[field])).collect::<Vec<_>>();
     let starts = of_items("current_period_start").into_iter().max();
     let ends = of_items("current_period_end").into_iter().min();
-    (starts.or_else(|| seconds(&object["current_period_start"])), ends.or_else(|| seconds(&object["current_period_end"])))
+    (
+        starts.or_else(|| seconds(&object["current_period_start"])),
+        ends.or_else(|| seconds(&object["current_period_end"])),
+    )
 }
 
 fn entitlements(object: &Value, stamp: Stamp) -> Result<Said, &'static str> {
@@ -184,9 +191,12 @@ fn entitlements(object: &Value, stamp: Stamp) -> Result<Said, &'static str> {
         return Err("lists a part of the entitlements only");
     }
     let Some(entries) = list["data"].as_array() else { return Err("lists no entitlements") };
-    let keys: Vec<Value> = entries.iter().filter_map(|entry| text(&entry["lookup_key"], 100)).map(Value::from).collect();
+    let keys: Vec<Value> =
+        entries.iter().filter_map(|entry| text(&entry["lookup_key"], 100)).map(Value::from).collect();
     Ok(Said::Of(
-        Change::new(Kind::Entitlements, customer.clone(), stamp).known("customer", Some(customer)).known("keys", Some(keys)),
+        Change::new(Kind::Entitlements, customer.clone(), stamp)
+            .known("customer", Some(customer))
+            .known("keys", Some(keys)),
     ))
 }
 

@@ -72,15 +72,57 @@ impl Sync {
         )
     }
 
+    /// What the objects of the next run are called after.
+    pub fn next_tag(&self) -> String {
+        format!("T{:06}", self.runs.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A run of its own, in order and once. Answers its tag and the rows.
+    pub async fn run(&self, events: &[Event]) -> (String, Value) {
+        let tag = self.next_tag();
+        let rows = self.run_as(&tag, events).await;
+        (tag, rows)
+    }
+
+    pub async fn run_as(&self, tag: &str, events: &[Event]) -> Value {
+        self.send(&events.iter().collect::<Vec<_>>(), tag).await;
+        self.work(tag, None).await;
+        self.rows(tag).await
+    }
+
+    /// Types, states and errors of the events of a run.
+    pub async fn inbox(&self, tag: &str) -> Vec<(String, String, Option<String>)> {
+        sqlx::query_as(
+            "select event_type, status::text, last_error from webhook_events where event_id like '%' || $1 || '%'",
+        )
+        .bind(tag)
+        .fetch_all(&mut self.database.system().await)
+        .await
+        .expect("the inbox")
+    }
+
+    /// What was audited about the organizations of a run.
+    pub async fn audited(&self, tag: &str) -> Vec<String> {
+        sqlx::query_scalar(
+            "select a.action from audit_logs a join organizations o on o.id = a.organization_id
+              where o.clerk_org_id like '%' || $1 || '%' order by a.id",
+        )
+        .bind(tag)
+        .fetch_all(&mut self.database.system().await)
+        .await
+        .expect("the audit log")
+    }
+
+    /// How often an event had to be tried again.
+    pub fn retried(&self) -> u32 {
+        self.retries.lock().expect("a lock").values().sum()
+    }
+
     /// A run of its own: in order and once, or shuffled and repeated and at the same time. Answers the rows.
     pub async fn deliver(&self, events: &[Event], seed: Option<u64>) -> Value {
-        let tag = format!("T{:06}", self.runs.fetch_add(1, Ordering::Relaxed));
+        let Some(seed) = seed else { return self.run(events).await.1 };
+        let tag = self.next_tag();
         let mut queue: Vec<&Event> = events.iter().collect();
-        let Some(seed) = seed else {
-            self.send(&queue, &tag).await;
-            self.work(&tag, None).await;
-            return self.rows(&tag).await;
-        };
         let mut random = Random(seed);
         for event in events {
             queue.extend(std::iter::repeat_n(event, random.below(3)));
@@ -112,7 +154,14 @@ impl Sync {
             .bind(event.source)
             .bind(event.id.replace(TAG, tag))
             .bind(&event.kind)
-            .bind(event.payload.to_string().replace(TAG, tag).replace(&TAG.to_lowercase(), &tag.to_lowercase()).into_bytes())
+            .bind(
+                event
+                    .payload
+                    .to_string()
+                    .replace(TAG, tag)
+                    .replace(&TAG.to_lowercase(), &tag.to_lowercase())
+                    .into_bytes(),
+            )
             .execute(tx.conn())
             .await
             .expect("an insert");
@@ -195,7 +244,8 @@ impl Sync {
     /// What a run led to, without ids and times of rows, and without the tag.
     pub async fn rows(&self, tag: &str) -> Value {
         let mut system = self.database.system().await;
-        let text: String = sqlx::query_scalar(ROWS).bind(format!("%{tag}%")).fetch_one(&mut system).await.expect("the rows");
+        let text: String =
+            sqlx::query_scalar(ROWS).bind(format!("%{tag}%")).fetch_one(&mut system).await.expect("the rows");
         let text = text.replace(tag, TAG).replace(&tag.to_lowercase(), &TAG.to_lowercase());
         serde_json::from_str(&text).expect("JSON")
     }

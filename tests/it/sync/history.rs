@@ -153,7 +153,8 @@ pub fn events(steps: &[(u16, Step)]) -> Vec<Event> {
 
 impl Teller {
     fn clerk(&mut self, kind: &str, data: Value) {
-        let payload = json!({ "object": "event", "type": kind, "timestamp": self.now, "instance_id": "ins_test", "data": data });
+        let payload =
+            json!({ "object": "event", "type": kind, "timestamp": self.now, "instance_id": "ins_test", "data": data });
         self.tell(WebhookSource::Clerk, "msg", kind, payload);
     }
 
@@ -369,7 +370,8 @@ impl Teller {
             }
             Step::Product(n) => {
                 let plan = ["pro", "starter", "enterprise", ""][usize::from(n)];
-                let object = json!({ "id": format!("prod_{TAG}_{}", n % 3), "object": "product", "metadata": { "plan": plan } });
+                let object =
+                    json!({ "id": format!("prod_{TAG}_{}", n % 3), "object": "product", "metadata": { "plan": plan } });
                 self.stripe("product.updated", object);
             }
             Step::Price(n) => {
@@ -378,9 +380,12 @@ impl Teller {
                 self.stripe("price.updated", object);
             }
             Step::Entitle(i, which) if i < self.customers.len() => {
-                let keys: Vec<Value> = ["advanced-analytics", "single-sign-on", "unknown"].iter().enumerate()
+                let keys: Vec<Value> = ["advanced-analytics", "single-sign-on", "unknown"]
+                    .iter()
+                    .enumerate()
                     .filter(|(bit, _)| usize::from(which) >> bit & 1 == 1)
-                    .map(|(_, key)| json!({ "lookup_key": key })).collect();
+                    .map(|(_, key)| json!({ "lookup_key": key }))
+                    .collect();
                 let object = json!({ "object": "entitlements.active_entitlement_summary", "customer": self.customers[i].0,
                     "entitlements": { "data": keys, "has_more": false } });
                 self.stripe("entitlements.active_entitlement_summary.updated", object);

@@ -174,7 +174,10 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        if done.len() == count && self.finish(tx, &done).await.is_ok() {
+        if done.len() < count {
+            // Its locks must go first: whoever looks for one of these events now passes over what is locked.
+            tx.rollback().await?;
+        } else if self.finish(tx, &done).await.is_ok() {
             return Ok(count);
         }
         // `tx` is gone, and with it all it did. The event that broke it comes last.
@@ -203,10 +206,15 @@ impl Worker {
                     Ok(()) => return Ok(()),
                     Err(error) => error,
                 },
-                Err(Broken::Failed(error)) => error,
+                Err(Broken::Failed(error)) => {
+                    // Else the lock on the event would keep its failure from being written. A connection that is broken
+                    // holds no locks.
+                    tx.rollback().await.ok();
+                    error
+                }
                 Err(Broken::Refetch(object)) => {
                     // Nothing of the database is held while Stripe is asked.
-                    drop(tx);
+                    tx.rollback().await?;
                     can_refetch = false;
                     match self.fetch(&object).await {
                         Ok(object) => {

@@ -342,3 +342,29 @@ async fn reconcile_finds_and_mends() {
     assert_eq!(report["notAtStripe"][0]["subscription"], format!("sub_{TAG}"));
     assert_eq!(row(&app).await, as_row("ACTIVE", "PRO", 10));
 }
+
+/// An event that cannot be applied is written down as failed, and does not keep the others.
+#[tokio::test]
+async fn a_poisoned_event_fails_alone() {
+    let app = start(None).await;
+    sqlx::raw_sql(
+        "create function poison() returns trigger language plpgsql as $$ begin raise exception 'poisoned'; end $$;
+         create trigger poison before insert on users for each row when (new.clerk_id like '%poison') execute function poison()",
+    )
+    .execute(&mut app.database.owner().await)
+    .await
+    .expect("a trigger");
+    send(&app, "organization.created", &[]).await;
+    send(&app, "user.created", &["data.id=user_poison"]).await;
+    send(&app, "customer.created", &[]).await;
+    work(&app).await;
+    let states: Vec<(String, String, Option<String>)> =
+        sqlx::query_as("select event_type, status::text, last_error from webhook_events order by id")
+            .fetch_all(&mut app.database.system().await)
+            .await
+            .expect("the inbox");
+    let of = |kind: &str| states.iter().find(|(event_type, ..)| event_type == kind).expect("the event");
+    assert_eq!((of("organization.created").1.as_str(), of("customer.created").1.as_str()), ("APPLIED", "APPLIED"));
+    let (_, status, error) = of("user.created");
+    assert!(status == "FAILED" && error.as_ref().is_some_and(|error| error.contains("poisoned")), "{states:?}");
+}

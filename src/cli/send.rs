@@ -30,13 +30,13 @@ pub(super) struct SendArgs {
     /// List the types that are known, and send nothing.
     #[arg(long)]
     list: bool,
-    /// The server, or the whole address of its endpoint [default: http://127.0.0.1 and PORT].
+    /// The server, or the whole address of its endpoint [default: the local one at PORT].
     #[arg(long)]
     url: Option<String>,
     /// What ids, names and addresses are made from: events of one tag are of one tenant. Lower case letters and digits.
     #[arg(long, default_value = DEFAULT_TAG)]
     tag: String,
-    /// Change the payload: data.object.status=past_due, data.object.items.data.0.quantity=3. JSON, or else a text.
+    /// Change the payload: `data.object.status=past_due`, `data.object.items.data.0.quantity=3`. JSON, or else a text.
     #[arg(long = "set", value_name = "PATH=VALUE")]
     changes: Vec<String>,
     /// Deliver the event this often: a repeated delivery must change nothing.
@@ -87,11 +87,11 @@ pub(super) async fn send(config: &Config, args: &SendArgs, json: bool) -> Result
         answers.push(status);
     }
     if json {
-        let statuses: Vec<u16> = answers.iter().map(|status| status.as_u16()).collect();
+        let statuses: Vec<u16> = answers.iter().map(StatusCode::as_u16).collect();
         say(&json!({ "eventId": sample.event_id, "source": sample.source, "type": args.event_type, "url": uri.to_string(), "answers": statuses })
             .to_string())?;
     }
-    Ok(if answers.iter().all(|status| status.is_success()) { End::Fine } else { End::Found })
+    Ok(if answers.iter().all(StatusCode::is_success) { End::Fine } else { End::Found })
 }
 
 fn list(json: bool) -> Result<End, Failure> {
@@ -125,7 +125,7 @@ fn set(payload: &mut Value, change: &str) -> Result<(), Failure> {
     let (path, text) = change.split_once('=').ok_or_else(wrong)?;
     let value = serde_json::from_str(text).unwrap_or_else(|_| text.into());
     let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
-    let pointer: String = parent.split('.').filter(|part| !part.is_empty()).map(|part| format!("/{part}")).collect();
+    let pointer = if parent.is_empty() { String::new() } else { format!("/{}", parent.replace('.', "/")) };
     match payload.pointer_mut(&pointer).ok_or_else(wrong)? {
         Value::Object(object) => drop(object.insert(name.to_owned(), value)),
         Value::Array(list) => {

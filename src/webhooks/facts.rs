@@ -365,12 +365,12 @@ pub(crate) async fn lock_with(
     if all.is_empty() {
         return Ok(());
     }
-    let (keys, shares): (Vec<i64>, Vec<bool>) = all.iter().map(|(lock, shared)| (lock.key(), *shared)).unzip();
+    let (keys, together): (Vec<i64>, Vec<bool>) = all.iter().map(|(lock, shared)| (lock.key(), *shared)).unzip();
     sqlx::query!(
         "select case when shared then pg_advisory_xact_lock_shared(key) else pg_advisory_xact_lock(key) end
            from unnest($1::bigint[], $2::boolean[]) as l(key, shared)",
         &keys,
-        &shares
+        &together
     )
     .execute(tx.conn())
     .await?;

@@ -91,7 +91,14 @@ pub(crate) fn slug_with_mark(slug: &str, id: &str) -> String {
 
 /// Ten hexadecimal digits that follow from the text.
 pub(crate) fn fingerprint(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    let mut digits = hex(&Sha256::digest(text.as_bytes()));
+    digits.truncate(10);
+    digits
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|half| char::from(DIGITS[usize::from(half)])).collect()
 }
 
 #[cfg(test)]

@@ -174,7 +174,7 @@ fn adapt(event_type: &str, object: &mut Value) {
         }
         "user.updated" => object["first_name"] = "Jordan-Lee".into(),
         "organization.updated" => {
-            object["name"] = format!("{} Ltd", object["name"].as_str().unwrap_or_default()).into()
+            object["name"] = format!("{} Ltd", object["name"].as_str().unwrap_or_default()).into();
         }
         "organizationMembership.updated" => {
             object["role"] = "org:member".into();

@@ -166,38 +166,18 @@ pub(crate) async fn workspace(
     let name = format!("{given}'s Workspace");
     let slug = slug_with_mark(&slug(&name).unwrap_or_else(|| "workspace".to_owned()), &user.id);
     let now = effects.clock.now();
-    let organization = match known {
-        Some(known) => {
-            // The name is the user's from their first change on. A deleted one is renamed, too: the deletion may have come
-            // before what was said first.
-            let rename = known.version == 1 && known.slug != slug && effects.settings.personal_workspaces;
-            if rename || (row.deleted && !known.deleted) {
-                sqlx::query!(
-                    "update organizations
+    let organization = if let Some(known) = known {
+        // The name is the user's from their first change on. A deleted one is renamed, too: the deletion may have come
+        // before what was said first.
+        let rename = known.version == 1 && known.slug != slug && effects.settings.personal_workspaces;
+        if rename || (row.deleted && !known.deleted) {
+            sqlx::query!(
+                "update organizations
                         set name = case when $2 then $3 else name end, slug = case when $2 then $4 else slug end,
                             deleted_at = case when $5 then coalesce(deleted_at, $6::timestamptz) else deleted_at end
                       where id = $1",
-                    known.id as _,
-                    rename,
-                    name,
-                    slug,
-                    row.deleted,
-                    now
-                )
-                .execute(effects.tx.conn())
-                .await?;
-                let action = if row.deleted { "organization.delete" } else { "organization.sync" };
-                let metadata = serde_json::json!({ "personal": true });
-                effects.record(known.id, action, ("Organization", known.id.uuid()), metadata).await?;
-            }
-            known.id
-        }
-        None => {
-            let organization = Id::<Organization>::new(effects.clock);
-            sqlx::query!(
-                "insert into organizations (id, name, slug, is_personal, deleted_at)
-                 values ($1, $2, $3, true, case when $4 then $5::timestamptz end)",
-                organization as _,
+                known.id as _,
+                rename,
                 name,
                 slug,
                 row.deleted,
@@ -205,23 +185,38 @@ pub(crate) async fn workspace(
             )
             .execute(effects.tx.conn())
             .await?;
-            sqlx::query!(
-                "insert into organization_members (organization_id, id, user_id, role, deleted_at)
-                 values ($1, $2, $3, 'OWNER', case when $4 then $5::timestamptz end)",
-                organization as _,
-                Id::<OrganizationMember>::new(effects.clock) as _,
-                row.id as _,
-                row.deleted,
-                now
-            )
-            .execute(effects.tx.conn())
-            .await?;
+            let action = if row.deleted { "organization.delete" } else { "organization.sync" };
             let metadata = serde_json::json!({ "personal": true });
-            effects
-                .record(organization, "organization.create", ("Organization", organization.uuid()), metadata)
-                .await?;
-            organization
+            effects.record(known.id, action, ("Organization", known.id.uuid()), metadata).await?;
         }
+        known.id
+    } else {
+        let organization = Id::<Organization>::new(effects.clock);
+        sqlx::query!(
+            "insert into organizations (id, name, slug, is_personal, deleted_at)
+                 values ($1, $2, $3, true, case when $4 then $5::timestamptz end)",
+            organization as _,
+            name,
+            slug,
+            row.deleted,
+            now
+        )
+        .execute(effects.tx.conn())
+        .await?;
+        sqlx::query!(
+            "insert into organization_members (organization_id, id, user_id, role, deleted_at)
+                 values ($1, $2, $3, 'OWNER', case when $4 then $5::timestamptz end)",
+            organization as _,
+            Id::<OrganizationMember>::new(effects.clock) as _,
+            row.id as _,
+            row.deleted,
+            now
+        )
+        .execute(effects.tx.conn())
+        .await?;
+        let metadata = serde_json::json!({ "personal": true });
+        effects.record(organization, "organization.create", ("Organization", organization.uuid()), metadata).await?;
+        organization
     };
     if !row.deleted {
         sqlx::query!(

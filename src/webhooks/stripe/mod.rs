@@ -93,7 +93,7 @@ async fn customers(tx: &mut SystemTx, kind: Kind, object: &Object) -> Result<BTr
     Ok(match kind {
         Kind::Customer => BTreeSet::from([object.id.clone()]),
         Kind::Product | Kind::Price => {
-            let prices = facts::naming(tx, &[Kind::Price], &[object.id.clone()]).await?;
+            let prices = facts::naming(tx, &[Kind::Price], std::slice::from_ref(&object.id)).await?;
             let mut names = vec![object.id.clone()];
             names.extend(prices.into_iter().map(|(_, price)| price.id));
             let subscriptions = facts::naming(tx, &[Kind::Subscription], &names).await?;

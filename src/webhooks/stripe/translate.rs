@@ -3,6 +3,7 @@
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::billing::SubscriptionStatus;
 use crate::id::Id;
 use crate::organizations::Organization;
 use crate::webhooks::facts::{Change, Kind, Stamp};
@@ -74,14 +75,12 @@ pub(crate) fn translate(
         )),
         _ if event_type.starts_with("customer.subscription.") => {
             let subscription_id = named()?;
-            match fetched.filter(|fetched| id(fetched).is_some_and(|id| id == subscription_id)) {
-                Some(fetched) => Ok(Said::Of(subscription(subscription_id, stamp(FETCHED), fetched, deleted))),
-                None => {
-                    let status = text(&object["status"], 50).as_deref().and_then(plans::status);
-                    let rank = by_verb.2 * 20 + status.map_or(0, |status| rank(plans::precedence(status)));
-                    Ok(Said::Of(subscription(subscription_id, stamp(rank), object, deleted)))
-                }
+            if let Some(fetched) = fetched.filter(|fetched| id(fetched).is_some_and(|id| id == subscription_id)) {
+                return Ok(Said::Of(subscription(subscription_id, stamp(FETCHED), fetched, deleted)));
             }
+            let status = text(&object["status"], 50).as_deref().and_then(plans::status);
+            let rank = by_verb.2 * 20 + status.map_or(0, |status| rank(plans::precedence(status)));
+            Ok(Said::Of(subscription(subscription_id, stamp(rank), object, deleted)))
         }
         "checkout.session.completed" | "checkout.session.async_payment_succeeded" => Ok(Said::Of(
             Change::new(Kind::Checkout, named()?, by_verb)
@@ -161,7 +160,7 @@ fn subscription(subscription: String, stamp: Stamp, object: &Value, deleted: boo
         .deleted(deleted || over)
         .known("customer", id(&object["customer"]))
         .known("organization", organization(&object["metadata"]))
-        .known("status", status.map(|status| status.label()))
+        .known("status", status.map(SubscriptionStatus::label))
         .known("plan", plans::plan_in_metadata(&object["metadata"]))
         .known("items", items)
         .known("catalogue", catalogue)

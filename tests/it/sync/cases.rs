@@ -328,7 +328,7 @@ async fn plans_come_from_the_map_the_key_and_the_metadata() {
     let keyed = |object: &mut Value| object["items"]["data"][0]["price"]["lookup_key"] = "starter_yearly".into();
     assert_eq!(bought(keyed).await, ("STARTER".to_owned(), 5));
     let expanded = |object: &mut Value| {
-        object["items"]["data"][0]["price"]["product"] = json!({ "id": "prod_x", "metadata": { "plan": "pro" } })
+        object["items"]["data"][0]["price"]["product"] = json!({ "id": "prod_x", "metadata": { "plan": "pro" } });
     };
     assert_eq!(bought(expanded).await, ("PRO".to_owned(), 5));
     let nothing = |_: &mut Value| ();
@@ -373,9 +373,9 @@ async fn odd_payloads_are_no_errors() {
             event.id = format!("evt_{TAG}_{n:05}");
             let stripe = event.source == tenantry::webhooks::WebhookSource::Stripe;
             if stripe {
-                event.payload["data"]["object"] = object.clone()
+                event.payload["data"]["object"] = object.clone();
             } else {
-                event.payload["data"] = object.clone()
+                event.payload["data"] = object.clone();
             }
             events.push(event);
         }

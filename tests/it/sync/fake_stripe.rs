@@ -73,13 +73,12 @@ async fn one(State(account): State<Shared>, headers: HeaderMap, Path(id): Path<S
     if let Some(refusal) = refusal(&mut account, &headers, &format!("/subscriptions/{id}")) {
         return refusal;
     }
-    match account.subscriptions.iter().find(|object| object["id"] == id) {
-        Some(object) => (StatusCode::OK, Json(object.clone())),
-        None => {
-            let error = json!({ "type": "invalid_request_error", "code": "resource_missing", "message": "No such subscription" });
-            (StatusCode::NOT_FOUND, Json(json!({ "error": error })))
-        }
+    if let Some(object) = account.subscriptions.iter().find(|object| object["id"] == id) {
+        return (StatusCode::OK, Json(object.clone()));
     }
+    let error =
+        json!({ "type": "invalid_request_error", "code": "resource_missing", "message": "No such subscription" });
+    (StatusCode::NOT_FOUND, Json(json!({ "error": error })))
 }
 
 type Asked = Query<BTreeMap<String, String>>;

@@ -152,13 +152,13 @@ pub fn events(steps: &[(u16, Step)]) -> Vec<Event> {
 }
 
 impl Teller {
-    fn clerk(&mut self, kind: &str, data: Value) {
+    fn clerk(&mut self, kind: &str, data: &Value) {
         let payload =
             json!({ "object": "event", "type": kind, "timestamp": self.now, "instance_id": "ins_test", "data": data });
         self.tell(WebhookSource::Clerk, "msg", kind, payload);
     }
 
-    fn stripe(&mut self, kind: &str, object: Value) {
+    fn stripe(&mut self, kind: &str, object: &Value) {
         let id = format!("evt_{TAG}_{:03}", self.events.len());
         let payload = json!({ "id": id, "object": "event", "type": kind, "created": self.now / 1000,
             "api_version": "2025-03-31.basil", "livemode": false, "data": { "object": object } });
@@ -177,7 +177,7 @@ impl Teller {
         let id = format!("org_{TAG}{number}");
         self.orgs.push(Org { id, name: format!("Acme {TAG} {number}"), slug, created: self.now, alive: true });
         let data = self.organization(number);
-        self.clerk("organization.created", data);
+        self.clerk("organization.created", &data);
     }
 
     fn organization(&self, number: usize) -> Value {
@@ -237,7 +237,7 @@ impl Teller {
             Step::CreateUser(i) if !self.users[i].exists && self.users[i].role.is_none() => {
                 self.users[i].exists = true;
                 let data = self.user(i);
-                self.clerk("user.created", data);
+                self.clerk("user.created", &data);
             }
             Step::UpdateUser(i, what) if self.users[i].exists => {
                 match what {
@@ -247,11 +247,11 @@ impl Teller {
                     _ => {}
                 }
                 let data = self.user(i);
-                self.clerk("user.updated", data);
+                self.clerk("user.updated", &data);
             }
             Step::DeleteUser(i) if self.users[i].exists => {
                 self.users[i].exists = false;
-                self.clerk("user.deleted", json!({ "id": user_id(i), "object": "user", "deleted": true }));
+                self.clerk("user.deleted", &json!({ "id": user_id(i), "object": "user", "deleted": true }));
             }
             Step::RenameOrganization(what) if self.orgs[0].alive => {
                 match what {
@@ -260,36 +260,36 @@ impl Teller {
                     _ => self.orgs[0].name = format!("Renamed {TAG} {}", self.now % 1000),
                 }
                 let data = self.organization(0);
-                self.clerk("organization.updated", data);
+                self.clerk("organization.updated", &data);
             }
             Step::OtherOrganization if self.orgs.len() < 3 => self.create_organization(),
             Step::DeleteOrganization(i) if self.orgs.get(i).is_some_and(|org| org.alive) => {
                 self.orgs[i].alive = false;
                 let data = json!({ "id": self.orgs[i].id, "object": "organization", "deleted": true });
-                self.clerk("organization.deleted", data);
+                self.clerk("organization.deleted", &data);
             }
             Step::Join(i, role) if self.users[i].role.is_none() && self.orgs[0].alive => {
                 self.users[i].memberships += 1;
                 self.users[i].role = Some(ROLES[usize::from(role)]);
                 self.users[i].joined = self.now;
                 let data = self.membership(i);
-                self.clerk("organizationMembership.created", data);
+                self.clerk("organizationMembership.created", &data);
             }
             Step::ChangeRole(i, role) if self.users[i].role.is_some() => {
                 self.users[i].role = Some(ROLES[usize::from(role)]);
                 let data = self.membership(i);
-                self.clerk("organizationMembership.updated", data);
+                self.clerk("organizationMembership.updated", &data);
             }
             Step::Leave(i) if self.users[i].role.is_some() => {
                 let data = self.membership(i);
                 self.users[i].role = None;
-                self.clerk("organizationMembership.deleted", data);
+                self.clerk("organizationMembership.deleted", &data);
             }
             Step::Invite(who) => {
                 let number = self.invitations.len();
                 self.invitations.push((format!("orginv_{TAG}_{number}"), who, true, self.now));
                 let data = self.invitation(number, "pending");
-                self.clerk("organizationInvitation.created", data);
+                self.clerk("organizationInvitation.created", &data);
             }
             Step::Settle(which, accepted) => {
                 let found = self.invitations.iter().position(|(_, who, open, _)| *who == which && *open);
@@ -297,7 +297,7 @@ impl Teller {
                 self.invitations[number].2 = false;
                 let status = if accepted { "accepted" } else { "revoked" };
                 let data = self.invitation(number, status);
-                self.clerk(&format!("organizationInvitation.{status}"), data);
+                self.clerk(&format!("organizationInvitation.{status}"), &data);
             }
             _ => self.billing_step(step),
         }
@@ -308,17 +308,17 @@ impl Teller {
             Step::Customer(how) if self.customers.len() < 2 => {
                 self.customers.push((format!("cus_{TAG}_{}", self.customers.len()), how == 0, true));
                 let object = self.customer(self.customers.len() - 1);
-                self.stripe("customer.created", object);
+                self.stripe("customer.created", &object);
             }
             Step::LinkCustomer(i) if i < self.customers.len() => {
                 self.customers[i].1 = true;
                 let object = self.customer(i);
-                self.stripe("customer.updated", object);
+                self.stripe("customer.updated", &object);
             }
             Step::DeleteCustomer(i) if self.customers.get(i).is_some_and(|customer| customer.2) => {
                 self.customers[i].2 = false;
                 let object = self.customer(i);
-                self.stripe("customer.deleted", object);
+                self.stripe("customer.deleted", &object);
             }
             Step::Checkout(i) if i < self.customers.len() => {
                 self.checkouts += 1;
@@ -326,7 +326,7 @@ impl Teller {
                 let object = json!({ "id": format!("cs_{TAG}_{}", self.checkouts), "object": "checkout.session",
                     "customer": self.customers[i].0, "subscription": subscription, "mode": "subscription",
                     "client_reference_id": self.orgs[0].id, "metadata": {} });
-                self.stripe("checkout.session.completed", object);
+                self.stripe("checkout.session.completed", &object);
             }
             Step::Subscribe(customer, how, named) if customer < self.customers.len() && self.subs.len() < 3 => {
                 let number = self.subs.len();
@@ -341,7 +341,7 @@ impl Teller {
                     created: self.now,
                 });
                 let object = self.subscription(number);
-                self.stripe("customer.subscription.created", object);
+                self.stripe("customer.subscription.created", &object);
             }
             Step::Change(i, status, price, seats) if i < self.subs.len() && self.subs[i].status != "canceled" => {
                 self.subs[i].status = STATUSES[usize::from(status)];
@@ -353,7 +353,7 @@ impl Teller {
                     _ => "customer.subscription.updated",
                 };
                 let object = self.subscription(i);
-                self.stripe(kind, object);
+                self.stripe(kind, &object);
                 if self.subs[i].status == "incomplete_expired" {
                     self.subs[i].status = "canceled";
                 }
@@ -361,23 +361,23 @@ impl Teller {
             Step::Cancel(i) if i < self.subs.len() && self.subs[i].status != "canceled" => {
                 self.subs[i].status = "canceled";
                 let object = self.subscription(i);
-                self.stripe("customer.subscription.deleted", object);
+                self.stripe("customer.subscription.deleted", &object);
             }
             Step::Invoice(i, paid) if i < self.subs.len() => {
                 let object = json!({ "id": format!("in_{TAG}"), "object": "invoice", "amount_due": 100, "amount_paid": 100,
                     "currency": "usd", "customer": self.customers[self.subs[i].customer].0 });
-                self.stripe(if paid { "invoice.paid" } else { "invoice.payment_failed" }, object);
+                self.stripe(if paid { "invoice.paid" } else { "invoice.payment_failed" }, &object);
             }
             Step::Product(n) => {
                 let plan = ["pro", "starter", "enterprise", ""][usize::from(n)];
                 let object =
                     json!({ "id": format!("prod_{TAG}_{}", n % 3), "object": "product", "metadata": { "plan": plan } });
-                self.stripe("product.updated", object);
+                self.stripe("product.updated", &object);
             }
             Step::Price(n) => {
                 let object = json!({ "id": format!("price_{TAG}_{n}"), "object": "price", "product": format!("prod_{TAG}_1"),
                     "lookup_key": null, "metadata": if n % 2 == 0 { json!({ "plan": "starter" }) } else { json!({ "seats": "true" }) } });
-                self.stripe("price.updated", object);
+                self.stripe("price.updated", &object);
             }
             Step::Entitle(i, which) if i < self.customers.len() => {
                 let keys: Vec<Value> = ["advanced-analytics", "single-sign-on", "unknown"]
@@ -388,11 +388,11 @@ impl Teller {
                     .collect();
                 let object = json!({ "object": "entitlements.active_entitlement_summary", "customer": self.customers[i].0,
                     "entitlements": { "data": keys, "has_more": false } });
-                self.stripe("entitlements.active_entitlement_summary.updated", object);
+                self.stripe("entitlements.active_entitlement_summary.updated", &object);
             }
             Step::Noise => {
-                self.clerk("session.created", json!({ "id": "sess_1" }));
-                self.stripe("charge.succeeded", json!({ "id": "ch_1" }));
+                self.clerk("session.created", &json!({ "id": "sess_1" }));
+                self.stripe("charge.succeeded", &json!({ "id": "ch_1" }));
             }
             _ => {}
         }

@@ -358,13 +358,13 @@ async fn a_poisoned_event_fails_alone() {
     send(&app, "user.created", &["data.id=user_poison"]).await;
     send(&app, "customer.created", &[]).await;
     work(&app).await;
-    let states: Vec<(String, String, Option<String>)> =
+    let inbox: Vec<(String, String, Option<String>)> =
         sqlx::query_as("select event_type, status::text, last_error from webhook_events order by id")
             .fetch_all(&mut app.database.system().await)
             .await
             .expect("the inbox");
-    let of = |kind: &str| states.iter().find(|(event_type, ..)| event_type == kind).expect("the event");
+    let of = |kind: &str| inbox.iter().find(|(event_type, ..)| event_type == kind).expect("the event");
     assert_eq!((of("organization.created").1.as_str(), of("customer.created").1.as_str()), ("APPLIED", "APPLIED"));
     let (_, status, error) = of("user.created");
-    assert!(status == "FAILED" && error.as_ref().is_some_and(|error| error.contains("poisoned")), "{states:?}");
+    assert!(status == "FAILED" && error.as_ref().is_some_and(|error| error.contains("poisoned")), "{inbox:?}");
 }

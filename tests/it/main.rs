@@ -10,4 +10,5 @@ mod process;
 mod support;
 mod tenancy;
 mod tickets;
+mod webhooks;
 mod ws;

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::Organization;
 use crate::webhooks::apply::InboxEvent;
+use crate::webhooks::worker::Patience;
 use crate::webhooks::{WebhookEvent, WebhookSource, WebhookStatus};
 
 /// Takes events that are due and that nobody else has, the longest due first.
@@ -41,18 +42,28 @@ pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, byt
 }
 
 /// Takes this event, if it still waits and nobody else has it.
-pub(super) async fn claim_one(tx: &mut SystemTx, id: Id<WebhookEvent>) -> Result<Option<InboxEvent>> {
+pub(super) async fn claim_one(
+    tx: &mut SystemTx,
+    id: Id<WebhookEvent>,
+    patience: Patience,
+) -> Result<Option<InboxEvent>> {
+    let (statement, lock) = match patience {
+        Patience::Short => ("1s", "100ms"),
+        Patience::Long => ("10s", "5s"),
+    };
     let event = sqlx::query_as!(
         InboxEvent,
         r#"with event as (
                select id, source, event_id, event_type, raw_body, received_at, attempts
                  from webhook_events where id = $1 and status in ('RECEIVED', 'FAILED') for update skip locked),
            bounds as materialized (
-               select set_config('statement_timeout', '10s', true), set_config('lock_timeout', '5s', true))
+               select set_config('statement_timeout', $2, true), set_config('lock_timeout', $3, true))
            select id as "id!: Id<WebhookEvent>", source as "source!: WebhookSource", event_id as "event_id!",
                   event_type as "event_type!", raw_body as "raw_body!", received_at as "received_at!", attempts as "attempts!"
              from event cross join bounds"#,
-        id as _
+        id as _,
+        statement,
+        lock
     )
     .fetch_optional(tx.conn())
     .await?;

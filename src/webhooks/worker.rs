@@ -3,8 +3,8 @@
 //! Any number of workers, in any number of processes, share the inbox: rows are taken with `for update skip locked` and
 //! stay locked until the transaction that holds their effect and their new status commits; a worker that dies leaves
 //! nothing behind. Several events share a transaction as long as all goes well. When one fails, waits for another
-//! worker's lock or must ask the provider, nothing of that transaction remains and each event gets one of its own: an
-//! event that fails costs the others nothing but that.
+//! worker's lock or must ask the provider, nothing of that transaction remains and each event gets one of its own, those
+//! that take long last: an event that fails costs the others of its batch nothing but that, and other workers go on.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -63,6 +63,15 @@ struct Done {
     status: WebhookStatus,
     reason: Option<&'static str>,
     organization: Option<Id<Organization>>,
+}
+
+/// How long the statements of a transaction may take, and wait for others'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// While other events wait.
+    Short,
+    /// When none of the batch does.
+    Long,
 }
 
 /// Why events of a transaction have to be done one by one.
@@ -180,53 +189,66 @@ impl Worker {
         } else if self.finish(tx, &done).await.is_ok() {
             return Ok(count);
         }
-        // `tx` is gone, and with it all it did. The event that broke it comes last.
+        // `tx` is gone, and with it all it did: others may take of it.
+        self.wake.notify_one();
+        // The event that broke it comes last.
         if done.len() < count {
             let broken = ids.remove(done.len());
             ids.push(broken);
         }
+        // So do those that need patience, which may not have been that one.
+        let mut slow = Vec::new();
         for id in ids {
-            self.one(id).await?;
+            if !self.one(id, Patience::Short).await? {
+                slow.push(id);
+            }
+        }
+        for id in slow {
+            self.one(id, Patience::Long).await?;
         }
         Ok(count)
     }
 
-    /// Works on one event in transactions of its own.
-    async fn one(&self, id: Id<WebhookEvent>) -> Result<()> {
+    /// Works on one event in transactions of its own; `false` when it is to be done with more patience.
+    async fn one(&self, id: Id<WebhookEvent>, patience: Patience) -> Result<bool> {
         let mut fetched = None;
         let mut can_refetch = self.stripe.is_some();
         let mut collisions = 0;
         loop {
             let mut tx = SystemTx::begin(&self.db).await?;
             // Another worker has it, or had it.
-            let Some(event) = sql::claim_one(&mut tx, id).await? else { return Ok(()) };
+            let Some(event) = sql::claim_one(&mut tx, id, patience).await? else { return Ok(true) };
             let head = (event.source, event.event_type.clone(), event.received_at, event.attempts);
             let error = match self.apply(&mut tx, event, fetched.as_ref(), can_refetch).await {
                 Ok(done) => match self.finish(tx, &[done]).await {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => return Ok(true),
                     Err(error) => error,
                 },
-                Err(Broken::Failed(error)) => {
-                    // Else the lock on the event would keep its failure from being written. A connection that is broken
-                    // holds no locks.
+                Err(broken) => {
+                    // Its locks go before anything else: nothing of the database is held while Stripe is asked, and the
+                    // failure of an event that is locked could not be written. A connection that is broken holds none.
                     tx.rollback().await.ok();
-                    error
-                }
-                Err(Broken::Refetch(object)) => {
-                    // Nothing of the database is held while Stripe is asked.
-                    tx.rollback().await?;
-                    can_refetch = false;
-                    match self.fetch(&object).await {
-                        Ok(object) => {
-                            fetched = object;
-                            continue;
+                    match broken {
+                        Broken::Failed(error) => error,
+                        Broken::Refetch(_) if patience == Patience::Short => return Ok(false),
+                        Broken::Refetch(object) => {
+                            can_refetch = false;
+                            match self.fetch(&object).await {
+                                Ok(object) => {
+                                    fetched = object;
+                                    continue;
+                                }
+                                Err(error) => error,
+                            }
                         }
-                        Err(error) => error,
                     }
                 }
             };
             if matches!(error, Error::Unavailable) {
                 return Err(error);
+            }
+            if patience == Patience::Short && (collided(&error) || matches!(error, Error::Timeout)) {
+                return Ok(false);
             }
             if collided(&error) && collisions < COLLISIONS {
                 collisions += 1;
@@ -234,7 +256,8 @@ impl Worker {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
                 continue;
             }
-            return self.failed(id, head, &error).await;
+            self.failed(id, head, &error).await?;
+            return Ok(true);
         }
     }
 

@@ -342,7 +342,10 @@ async fn migrations_go_up_and_down_and_up_again() {
         rows
     };
     let count = migrations::up(&owner).await.expect("up");
-    assert_eq!(i64::try_from(count).expect("few"), migrations::newest());
+    // Branches number their own, so numbers may be missing.
+    let known = migrations::MIGRATOR.iter().filter(|migration| migration.migration_type.is_up_migration());
+    assert_eq!(count, known.clone().count());
+    assert_eq!(known.map(|migration| migration.version).max(), Some(migrations::newest()));
     let first = catalogue().await;
     assert_eq!(migrations::up(&owner).await.expect("nothing to do"), 0);
     assert_eq!(migrations::down(&owner, count).await.expect("down"), 0);

@@ -11,4 +11,5 @@ mod support;
 mod sync;
 mod tenancy;
 mod tickets;
+mod webhooks;
 mod ws;

@@ -57,7 +57,8 @@ async fn any_order_and_repetition_of_a_history_ends_the_same() {
             Ok(())
         })
     });
-    eprintln!("{} × {orders} orders; {}", amount("SYNC_HISTORIES", 12), sync.figures());
+    let histories = amount("SYNC_HISTORIES", 12);
+    eprintln!("{histories} histories × {orders} orders = {} permutations; {}", histories * orders, sync.figures());
     if let Err(error) = result {
         panic!("{error}");
     }

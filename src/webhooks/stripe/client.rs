@@ -1,7 +1,7 @@
 //! Asks Stripe.
 //!
-//! Requests, retries and errors are async-stripe's. Its types are not used: they would make compiling twice as long,
-//! and objects are read tolerantly here, whichever version of the API they are from.
+//! Requests, retries and errors are async-stripe's. Its types of objects are not used: they fit one version of the API,
+//! and objects are read tolerantly here, whichever version they are from.
 
 use std::time::Duration;
 

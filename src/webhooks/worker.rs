@@ -178,10 +178,13 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        if done.len() == count && self.finish(tx, &done).await.is_ok() {
+        if done.len() < count {
+            // Its locks must go first: whoever looks for one of these events now passes over what is locked.
+            tx.rollback().await?;
+        } else if self.finish(tx, &done).await.is_ok() {
             return Ok(count);
         }
-        // `tx` is gone, and with it all it did: others may take of it.
+        // Nothing of it is done, and others may take of it.
         self.wake.notify_one();
         // The event that broke it comes last.
         if done.len() < count {
@@ -216,11 +219,19 @@ impl Worker {
                     Ok(()) => return Ok(true),
                     Err(error) => error,
                 },
-                Err(Broken::Failed(error)) => error,
-                Err(Broken::Refetch(_)) if patience == Patience::Short => return Ok(false),
+                Err(Broken::Failed(error)) => {
+                    // Else the lock on the event would keep its failure from being written. A connection that is broken
+                    // holds no locks.
+                    tx.rollback().await.ok();
+                    error
+                }
+                Err(Broken::Refetch(_)) if patience == Patience::Short => {
+                    tx.rollback().await?;
+                    return Ok(false);
+                }
                 Err(Broken::Refetch(object)) => {
                     // Nothing of the database is held while Stripe is asked.
-                    drop(tx);
+                    tx.rollback().await?;
                     can_refetch = false;
                     match self.fetch(&object).await {
                         Ok(object) => {
@@ -311,10 +322,16 @@ impl Worker {
                 organization: done.organization,
             })
             .collect();
-        let organizations = sql::settle(&mut tx, &settled, now).await?;
-        let told: Vec<(Id<Organization>, Event)> =
-            organizations.into_iter().map(|(id, organization)| (organization, Event::Webhook { id })).collect();
-        events::tell(&mut tx, &told).await?;
+        let written = async {
+            let organizations = sql::settle(&mut tx, &settled, now).await?;
+            let told: Vec<(Id<Organization>, Event)> =
+                organizations.into_iter().map(|(id, organization)| (organization, Event::Webhook { id })).collect();
+            events::tell(&mut tx, &told).await
+        };
+        if let Err(error) = written.await {
+            tx.rollback().await.ok();
+            return Err(error);
+        }
         tx.commit().await?;
         for Done { event, status, .. } in done {
             self.metrics.worked(event.source, &event.event_type, *status, event.received_at, now);

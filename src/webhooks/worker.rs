@@ -189,7 +189,7 @@ impl Worker {
         } else if self.finish(tx, &done).await.is_ok() {
             return Ok(count);
         }
-        // `tx` is gone, and with it all it did: others may take of it.
+        // Nothing of it is done, and others may take of it.
         self.wake.notify_one();
         // The event that broke it comes last.
         if done.len() < count {
@@ -224,23 +224,26 @@ impl Worker {
                     Ok(()) => return Ok(true),
                     Err(error) => error,
                 },
-                Err(broken) => {
-                    // Its locks go before anything else: nothing of the database is held while Stripe is asked, and the
-                    // failure of an event that is locked could not be written. A connection that is broken holds none.
+                Err(Broken::Failed(error)) => {
+                    // Else the lock on the event would keep its failure from being written. A connection that is broken
+                    // holds no locks.
                     tx.rollback().await.ok();
-                    match broken {
-                        Broken::Failed(error) => error,
-                        Broken::Refetch(_) if patience == Patience::Short => return Ok(false),
-                        Broken::Refetch(object) => {
-                            can_refetch = false;
-                            match self.fetch(&object).await {
-                                Ok(object) => {
-                                    fetched = object;
-                                    continue;
-                                }
-                                Err(error) => error,
-                            }
+                    error
+                }
+                Err(Broken::Refetch(_)) if patience == Patience::Short => {
+                    tx.rollback().await?;
+                    return Ok(false);
+                }
+                Err(Broken::Refetch(object)) => {
+                    // Nothing of the database is held while Stripe is asked.
+                    tx.rollback().await?;
+                    can_refetch = false;
+                    match self.fetch(&object).await {
+                        Ok(object) => {
+                            fetched = object;
+                            continue;
                         }
+                        Err(error) => error,
                     }
                 }
             };
@@ -324,10 +327,16 @@ impl Worker {
                 organization: done.organization,
             })
             .collect();
-        let organizations = sql::settle(&mut tx, &settled, now).await?;
-        let told: Vec<(Id<Organization>, Event)> =
-            organizations.into_iter().map(|(id, organization)| (organization, Event::Webhook { id })).collect();
-        events::tell(&mut tx, &told).await?;
+        let written = async {
+            let organizations = sql::settle(&mut tx, &settled, now).await?;
+            let told: Vec<(Id<Organization>, Event)> =
+                organizations.into_iter().map(|(id, organization)| (organization, Event::Webhook { id })).collect();
+            events::tell(&mut tx, &told).await
+        };
+        if let Err(error) = written.await {
+            tx.rollback().await.ok();
+            return Err(error);
+        }
         tx.commit().await?;
         for Done { event, status, .. } in done {
             self.metrics.worked(event.source, &event.event_type, *status, event.received_at, now);

@@ -7,17 +7,17 @@
 //! server answered that very query, pipelined. Machines are noisy; the ratio is the figure. Everything stays on this
 //! machine, is bounded in time and ends what it started.
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, BufReader, Read as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use tenantry::auth::TokenOrganization;
 use tenantry::auth::dev::{DevIssuer, IssueRequest};
@@ -26,7 +26,8 @@ use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::{Db, PoolLimits, migrations};
 use tenantry::{members, seed};
 
-const DATABASE: &str = "bench";
+use support::{Anything, DATABASE, Server, cpu_seconds, exchange};
+
 /// Organizations whose statements are captured; requests are spread over them.
 const SAMPLED: usize = 20;
 
@@ -47,8 +48,6 @@ struct Options {
     organizations: u32,
     tickets: u32,
 }
-
-type Anything<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Anything<()> {
     let options = options()?;
@@ -97,20 +96,6 @@ fn options() -> Anything<Options> {
         }
     }
     Ok(options)
-}
-
-/// The server under test; ended with the value.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Ended already is as good.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
 
 struct Bench {
@@ -189,31 +174,8 @@ async fn prepare(options: &Options) -> Anything<Bench> {
         }
     }
     db.close().await;
-    let server = start_server(&postgres, &data_dir)?;
+    let server = Server::start(&postgres, &data_dir, &[], &[])?;
     Ok(Bench { postgres, data_dir, server, queries: requests.into_iter().collect() })
-}
-
-fn start_server(postgres: &LocalPostgres, data_dir: &Path) -> Anything<Server> {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let child = Command::new(env!("CARGO_BIN_EXE_tenantry"))
-        .arg("serve")
-        .env("PORT", port.to_string())
-        .env("DATABASE_URL", postgres.url(local::APP_ROLE, DATABASE))
-        .env("SUPERADMIN_DATABASE_URL", postgres.url(local::SUPERADMIN_ROLE, DATABASE))
-        .env("TENANTRY_DATA_DIR", data_dir)
-        .env("DATABASE_MAX_CONNECTIONS", "20")
-        .env("RUST_LOG", "warn")
-        .stdout(Stdio::null())
-        .spawn()?;
-    let server = Server { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while TcpStream::connect(server.address).is_err() {
-        if Instant::now() > deadline {
-            return Err("the server did not start".into());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(server)
 }
 
 /// The statements of one request as a pgbench script.
@@ -312,26 +274,16 @@ fn script(log: &str) -> Anything<Script> {
 
 fn pgbench(bench: &Bench, scripts: &[Script], options: &Options) -> Anything<f64> {
     let dir = tempdir(&bench.data_dir)?;
-    let app: PgConnectOptions = bench.postgres.connect_options(local::APP_ROLE, DATABASE);
-    let program = bench.postgres.bin_dir().map_or_else(|| PathBuf::from("pgbench"), |dir| dir.join("pgbench"));
-    let mut command = Command::new(program);
-    command.args(["-n", "-M", "prepared", "-j", "2"]);
-    command.args(["-c", &options.connections.to_string(), "-T", &options.seconds.to_string()]);
+    let mut files = Vec::new();
     for (index, script) in scripts.iter().enumerate() {
         let file = dir.join(format!("{index}.sql"));
         std::fs::write(&file, &script.text)?;
-        command.arg("-f").arg(file);
+        files.push(file);
     }
-    let socket = app.get_socket().ok_or("no socket")?;
-    command.arg("-h").arg(socket).args(["-U", local::APP_ROLE, DATABASE]);
-    command.env("PGOPTIONS", "-c plan_cache_mode=force_generic_plan -c jit=off -c timezone=UTC");
-    let output =
-        command.output().map_err(|error| format!("pgbench (part of the PostgreSQL server packages): {error}"))?;
+    let plan = "-c plan_cache_mode=force_generic_plan -c jit=off -c timezone=UTC";
+    let rate = support::pgbench(&bench.postgres, local::APP_ROLE, &files, options.connections, options.seconds, plan)?;
     std::fs::remove_dir_all(&dir)?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines()
-        .find_map(|line| line.strip_prefix("tps = ")?.split_whitespace().next()?.parse().ok())
-        .ok_or_else(|| format!("pgbench failed: {text}{}", String::from_utf8_lossy(&output.stderr)).into())
+    Ok(rate)
 }
 
 fn tempdir(data_dir: &Path) -> io::Result<PathBuf> {
@@ -399,48 +351,4 @@ fn load(bench: &Bench, requests: &[Request], options: &Options) -> Anything<Meas
             cpu_micros: 1e6 * cpu / f64::from(done),
         })
     })
-}
-
-/// User and system time of a process so far, in seconds (Linux; elsewhere 0).
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<f64> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|f| f.parse().ok())
-        .collect();
-    fields.iter().sum::<f64>() / 100.0
-}
-
-/// One request and its response's body.
-fn exchange(stream: &mut BufReader<TcpStream>, request: &[u8]) -> io::Result<Vec<u8>> {
-    stream.get_mut().write_all(request)?;
-    let mut length = 0;
-    let mut line = String::new();
-    let mut status = None;
-    loop {
-        line.clear();
-        if stream.read_line(&mut line)? == 0 {
-            return Err(io::Error::other("the server closed the connection"));
-        }
-        let text = line.trim_end();
-        if status.is_none() {
-            status = Some(text.contains(" 200 "));
-        }
-        if text.is_empty() {
-            break;
-        }
-        if let Some((name, value)) = text.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().map_err(io::Error::other)?;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    if status == Some(true) { Ok(body) } else { Err(io::Error::other(String::from_utf8_lossy(&body).into_owned())) }
 }

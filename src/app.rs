@@ -12,6 +12,8 @@ use crate::db::Db;
 use crate::events::Events;
 use crate::graphql::Schemas;
 use crate::http::graphql::{Documents, Limits};
+use crate::webhooks::Webhooks;
+use crate::webhooks::inbox::Inbox;
 
 /// What all requests share.
 pub struct App {
@@ -31,6 +33,8 @@ pub struct App {
     pub documents: Documents,
     /// What happens in the database.
     pub events: Events,
+    /// The inbox of webhooks, and what is counted of them.
+    pub webhooks: Webhooks,
     /// Turns true when the server is to stop.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -57,6 +61,7 @@ impl App {
     pub fn new(parts: AppParts) -> Arc<Self> {
         let schemas = Schemas::build(parts.config.introspection);
         let documents = Documents::new(&schemas.sdl, Limits::default());
+        let webhooks = Webhooks { inbox: Inbox::new(parts.db.clone(), parts.clock.clone()), metrics: Arc::default() };
         Arc::new(Self {
             config: Arc::new(parts.config),
             db: parts.db,
@@ -66,6 +71,7 @@ impl App {
             schemas,
             documents,
             events: Events::default(),
+            webhooks,
             shutdown: parts.shutdown,
         })
     }

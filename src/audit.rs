@@ -11,12 +11,13 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::db::TenantTx;
+use crate::db::{SystemTx, TenantTx};
 use crate::error::Result;
 use crate::graphql::listing::{DateTimeFilter, IdFilter, StringFilter};
 use crate::graphql::session::Session;
 use crate::id::Id;
 use crate::members::User;
+use crate::organizations::Organization;
 use crate::{entity, listing};
 
 entity! {
@@ -120,6 +121,31 @@ pub async fn record(
         actor.ip.map(|ip| ip.to_string()),
         actor.request_id,
         actor.clock.now()
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Writes the row of a change that the system made, in the change's transaction; what made it do so is in the metadata.
+pub async fn record_of_system(
+    tx: &mut SystemTx,
+    clock: &Clock,
+    organization: Id<Organization>,
+    action: &str,
+    (resource_type, resource_id): (&str, Uuid),
+    metadata: serde_json::Value,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into audit_logs (organization_id, id, action, resource_type, resource_id, metadata, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+        organization as _,
+        Id::<AuditLog>::new(clock) as _,
+        action,
+        resource_type,
+        resource_id,
+        metadata,
+        clock.now()
     )
     .execute(tx.conn())
     .await?;

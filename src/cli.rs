@@ -1,12 +1,18 @@
 //! The commands. Every one exits 0 when all is well, 1 when it found or met something, 2 on wrong usage or environment.
 
+mod send;
+mod stripe;
+mod webhooks;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::adopt::command::AdoptAction;
 use crate::adopt::{self, AdoptError};
@@ -20,6 +26,9 @@ use crate::db::migrations::{self, MigrationState};
 use crate::db::{Db, check_roles};
 use crate::error::Error;
 use crate::graphql::Schemas;
+use crate::webhooks::WebhookSource;
+use crate::webhooks::signature::{Secret, dev_secret};
+use crate::webhooks::worker::Worker;
 use crate::{members, seed, telemetry, verify};
 
 /// The database of development.
@@ -76,6 +85,13 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Look into the inbox of webhooks, have events worked on again, deliver made-up ones, and find those that never came.
+    Webhooks {
+        #[command(subcommand)]
+        action: webhooks::WebhooksAction,
+    },
+    /// Compare subscriptions with Stripe's; exit 1 when some differ and are not mended.
+    Reconcile(stripe::ReconcileArgs),
     /// Check isolation and integrity of the database; exit 1 with a table of findings.
     Verify,
     /// Make the tables of an existing single-tenant database tenant-scoped, while it is in use.
@@ -86,24 +102,32 @@ enum Command {
     },
 }
 
-#[derive(Args, Default)]
+#[derive(Args)]
 struct ServeArgs {
     /// What this process does.
     #[arg(long, value_enum, default_value_t = Role::All)]
     role: Role,
+    /// How many webhook workers this process has, unless its role is `api`.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    workers: u8,
     /// Do not migrate or seed the local database at start.
     #[arg(long)]
     no_setup: bool,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+impl Default for ServeArgs {
+    fn default() -> Self {
+        Self { role: Role::All, workers: 2, no_setup: false }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
     /// Everything.
-    #[default]
     All,
     /// The API: GraphQL, `GraphiQL`, webhooks' reception.
     Api,
-    /// What happens behind the scenes; answers health checks only.
+    /// Applies webhooks; answers health checks and `/metrics` only.
     Worker,
 }
 
@@ -244,6 +268,7 @@ fn needs(cli: &Cli) -> Needs {
     match &cli.command {
         None | Some(Command::Serve(_)) => Needs::Server,
         Some(Command::Schema { .. }) => Needs::Nothing,
+        Some(Command::Webhooks { action }) if !action.needs_database() => Needs::Nothing,
         Some(_) => Needs::Database,
     }
 }
@@ -264,6 +289,8 @@ async fn run(cli: Cli, config: Config) -> Result<End, Failure> {
         Command::Seed { scale, tickets } => seed_command(&config, scale, tickets).await,
         Command::Token { user, org, ttl } => token(&config, &user, org.as_deref(), ttl).await,
         Command::Schema { check } => schema(check),
+        Command::Webhooks { action } => webhooks::run(&config, &action, cli.json).await,
+        Command::Reconcile(args) => stripe::reconcile(&config, &args, cli.json).await,
         Command::Verify => verify_command(&config, cli.json).await,
         Command::Adopt { action } => adopt_command(&config, &action, cli.json).await,
     }
@@ -322,7 +349,37 @@ fn data_dir(config: &Config) -> std::path::PathBuf {
     local::default_data_dir(config.data_dir.clone())
 }
 
-async fn serve(config: Config, args: &ServeArgs) -> Result<End, Failure> {
+/// In development webhooks without a secret of their own are signed with the one in the data folder.
+fn add_dev_secrets(config: &mut Config) -> Result<(), Failure> {
+    if !config.is_development() {
+        return Ok(());
+    }
+    for source in WebhookSource::ALL {
+        if config.webhooks.secrets(*source).is_empty() {
+            let text = dev_secret(&data_dir(config)).map_err(Failure::environment)?;
+            let secret = Secret::parse(*source, &text).map_err(Failure::environment)?;
+            config.webhooks.add_secret(*source, secret);
+        }
+    }
+    Ok(())
+}
+
+/// Starts this process's webhook workers; they end when a stop is asked for.
+fn start_workers(
+    app: &Arc<App>,
+    database: &Database,
+    count: u8,
+    stopping: &watch::Receiver<bool>,
+) -> Vec<JoinHandle<()>> {
+    let worker = Worker::new(app);
+    let mut tasks: Vec<_> = (0..count).map(|_| tokio::spawn(worker.clone().run(stopping.clone()))).collect();
+    if let Some(options) = &database.superadmin {
+        tasks.push(tokio::spawn(worker.listen(options.clone(), stopping.clone())));
+    }
+    tasks
+}
+
+async fn serve(mut config: Config, args: &ServeArgs) -> Result<End, Failure> {
     let database = Database::open(&config).await?;
     if database.local.is_some() && !args.no_setup {
         let applied = migrations::up(database.migration()?).await?;
@@ -342,6 +399,10 @@ async fn serve(config: Config, args: &ServeArgs) -> Result<End, Failure> {
     } else {
         None
     };
+    add_dev_secrets(&mut config)?;
+    for source in WebhookSource::ALL.iter().filter(|source| config.webhooks.secrets(**source).is_empty()) {
+        tracing::warn!("{} is not set: its webhooks are answered with 503", source.secrets_variable());
+    }
     let verifier = verifier(&config, dev_issuer.as_ref())?;
     // With an identity provider of its own, a development server makes no tokens: they would not be accepted.
     let dev_issuer = dev_issuer.filter(|_| config.keys == KeysConfig::Development);
@@ -358,7 +419,13 @@ async fn serve(config: Config, args: &ServeArgs) -> Result<End, Failure> {
         dev_issuer,
         shutdown: stopping.clone(),
     });
-    let listening = tokio::spawn(app.events.clone().listen(database.app.clone(), stopping.clone()));
+    let mut background = Vec::new();
+    if args.role != Role::Worker {
+        background.push(tokio::spawn(app.events.clone().listen(database.app.clone(), stopping.clone())));
+    }
+    if args.role != Role::Api {
+        background.extend(start_workers(&app, &database, args.workers, &stopping));
+    }
     announce(&app, &database, address)?;
 
     tokio::spawn(async move {
@@ -372,7 +439,9 @@ async fn serve(config: Config, args: &ServeArgs) -> Result<End, Failure> {
         Role::Worker => crate::http::worker_router(&app),
     };
     crate::http::serve(listener, router, stopping).await?;
-    listening.await.ok();
+    // A worker ends what it has begun; what it cannot end is rolled back and done by another.
+    let ended = futures_util::future::join_all(background);
+    tokio::time::timeout(std::time::Duration::from_secs(15), ended).await.ok();
     db.close().await;
     drop(database);
     tracing::info!("stopped");

@@ -10,6 +10,10 @@ use std::str::FromStr;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::db::PoolLimits;
+use crate::organizations::OrganizationPlan;
+use crate::webhooks::settings::ApiKey;
+use crate::webhooks::signature::Secret;
+use crate::webhooks::{WebhookSource, WebhooksConfig};
 
 /// A variable: its name, its default and what it means.
 pub struct Variable {
@@ -48,6 +52,30 @@ pub const VARIABLES: &[Variable] = &[
     variable("AUTH_AUDIENCE", "–", "accepted `aud` of tokens, comma separated"),
     variable("AUTH_AUTHORIZED_PARTIES", "–", "accepted `azp` of tokens (origins of your web clients), comma separated"),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
+    variable(
+        "CLERK_WEBHOOK_SECRETS",
+        "development: one of its own",
+        "signing secrets of `/webhooks/clerk` (`whsec_…`), comma separated; unset in production: 503",
+    ),
+    variable(
+        "STRIPE_WEBHOOK_SECRETS",
+        "development: one of its own",
+        "signing secrets of `/webhooks/stripe` (`whsec_…`), comma separated; unset in production: 503",
+    ),
+    variable(
+        "CLERK_INSTANCE",
+        "any",
+        "the Clerk instance (`ins_…`) whose events are applied; those of others are ignored",
+    ),
+    variable(
+        "STRIPE_ACCOUNT",
+        "any",
+        "the Stripe account (`acct_…`) whose events are applied; those of others are ignored",
+    ),
+    variable("STRIPE_SECRET_KEY", "–", "key of Stripe's API; without, nothing is asked of Stripe"),
+    variable("STRIPE_API_BASE", "Stripe's", "address of Stripe's API, for tests against another one"),
+    variable("STRIPE_PRICE_PLANS", "–", "which plan a price stands for: `price_1=STARTER,price_2=PRO`"),
+    variable("PERSONAL_WORKSPACES", "off", "`on` or `off`: every new user gets a workspace of their own"),
     variable("CORS_ORIGINS", "–", "origins whose pages may call the API, comma separated"),
     variable("GRAPHIQL", "on; production: off", "`on` or `off`: the explorer at `/`"),
     variable("INTROSPECTION", "on; production: off", "`on` or `off`: introspection, the SDL and suggestions in errors"),
@@ -125,6 +153,8 @@ pub struct Config {
     pub authorized_parties: Vec<String>,
     /// The data folder, when one is named.
     pub data_dir: Option<PathBuf>,
+    /// Webhooks.
+    pub webhooks: WebhooksConfig,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
     /// Whether the explorer is served.
@@ -179,6 +209,7 @@ impl Config {
             audience: reader.list("AUTH_AUDIENCE"),
             authorized_parties: reader.list("AUTH_AUTHORIZED_PARTIES"),
             data_dir: reader.text("TENANTRY_DATA_DIR").map(PathBuf::from),
+            webhooks: reader.webhooks(production),
             cors_origins: reader.list("CORS_ORIGINS"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
@@ -282,6 +313,46 @@ impl Reader<'_> {
         }
     }
 
+    fn webhooks(&mut self, production: bool) -> WebhooksConfig {
+        let mut webhooks = WebhooksConfig::default();
+        webhooks.stripe_key = self.text("STRIPE_SECRET_KEY").map(ApiKey);
+        webhooks.stripe_api_base = self.text("STRIPE_API_BASE");
+        for source in WebhookSource::ALL {
+            let name = source.secrets_variable();
+            for text in self.list(name) {
+                // What is wrong is told, what was given is not repeated.
+                match Secret::parse(*source, &text) {
+                    Ok(secret) => webhooks.add_secret(*source, secret),
+                    Err(problem) => self.problem(format!("{name}: one of its secrets {problem}")),
+                }
+            }
+        }
+        if webhooks.stripe_key.as_ref().is_some_and(|key| !key.is_plausible()) {
+            self.problem("STRIPE_SECRET_KEY is not a secret or restricted key (sk_… or rk_…)");
+        }
+        if let Some(base) = &webhooks.stripe_api_base
+            && !(base.starts_with("https://") || !production && base.starts_with("http://"))
+        {
+            self.problem("STRIPE_API_BASE is not an https address: the key would travel in the open");
+        }
+        let sync = &mut webhooks.sync;
+        sync.clerk_instance = self.text("CLERK_INSTANCE");
+        sync.stripe_account = self.text("STRIPE_ACCOUNT");
+        sync.personal_workspaces = self.switch("PERSONAL_WORKSPACES").unwrap_or(false);
+        for item in self.list("STRIPE_PRICE_PLANS") {
+            let plan = item
+                .split_once('=')
+                .and_then(|(price, plan)| Some((price.trim().to_owned(), OrganizationPlan::from_label(plan.trim())?)));
+            match plan {
+                Some((price, plan)) if !price.is_empty() => drop(sync.price_plans.insert(price, plan)),
+                _ => self.problem(format!(
+                    "STRIPE_PRICE_PLANS has \"{item}\"; it takes price=PLAN, and plans are FREE, STARTER, PRO, ENTERPRISE"
+                )),
+            }
+        }
+        webhooks
+    }
+
     fn keys(&mut self, production: bool) -> KeysConfig {
         match (self.text("AUTH_JWKS_URL"), self.text("AUTH_JWKS_FILE")) {
             (Some(url), None) => KeysConfig::Url(url),
@@ -360,10 +431,25 @@ mod tests {
             ("TENANTRY_ENV", "prod"),
             ("DATABASE_URL", "mysql://user:hunter2@host/db?port=x"),
             ("CORS_ORIGINS", "*"),
+            ("CLERK_WEBHOOK_SECRETS", "whsec_hunter2"),
+            ("STRIPE_WEBHOOK_SECRETS", "hunter2"),
+            ("STRIPE_SECRET_KEY", "hunter2"),
+            ("STRIPE_API_BASE", "http://somewhere.example"),
+            ("STRIPE_PRICE_PLANS", "price_1=GOLD"),
         ])
         .expect_err("bad")
         .to_string();
-        for name in ["PORT", "GRAPHIQL", "TENANTRY_ENV", "DATABASE_URL"] {
+        for name in [
+            "PORT",
+            "GRAPHIQL",
+            "TENANTRY_ENV",
+            "DATABASE_URL",
+            "CLERK_WEBHOOK_SECRETS",
+            "STRIPE_WEBHOOK_SECRETS",
+            "STRIPE_SECRET_KEY",
+            "STRIPE_API_BASE",
+            "STRIPE_PRICE_PLANS",
+        ] {
             assert!(error.contains(name), "{error}");
         }
         assert!(!error.contains("hunter2"), "{error}");

@@ -13,11 +13,12 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
-use crate::db::TenantTx;
+use crate::db::{SystemTx, TenantTx};
 use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::organizations::Organization;
 use crate::tickets::Ticket;
+use crate::webhooks::WebhookEvent;
 
 /// The channel of NOTIFY.
 const CHANNEL: &str = "tenantry_events";
@@ -34,8 +35,16 @@ pub enum Event {
         #[serde(with = "uuid_of_id")]
         id: Id<Ticket>,
     },
+    /// A webhook event was worked on.
+    Webhook {
+        /// The event.
+        #[serde(with = "uuid_of_id")]
+        id: Id<WebhookEvent>,
+    },
     /// The organization itself changed.
     Organization,
+    /// The organization's subscription changed.
+    Subscription,
     /// Something that a newer instance knows of.
     #[serde(other)]
     Unknown,
@@ -50,10 +59,27 @@ struct Envelope {
 
 /// Tells all instances, when the transaction commits.
 pub async fn notify(tx: &mut TenantTx, event: &Event) -> Result<()> {
-    let envelope = Envelope { organization: tx.tenant().organization_id.uuid(), event: event.clone() };
-    let payload = serde_json::to_string(&envelope).map_err(Error::internal)?;
+    let payload = payload(tx.tenant().organization_id, event)?;
     sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(tx.conn()).await?;
     Ok(())
+}
+
+/// [`notify`] for the system: of any number of events of any organizations.
+pub async fn tell(tx: &mut SystemTx, events: &[(Id<Organization>, Event)]) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let payloads: Vec<String> =
+        events.iter().map(|(organization, event)| payload(*organization, event)).collect::<Result<_>>()?;
+    sqlx::query!("select pg_notify($1, payload) from unnest($2::text[]) as payload", CHANNEL, &payloads)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+fn payload(organization: Id<Organization>, event: &Event) -> Result<String> {
+    let envelope = Envelope { organization: organization.uuid(), event: event.clone() };
+    serde_json::to_string(&envelope).map_err(Error::internal)
 }
 
 /// The events of all organizations, as they arrive at this instance.

@@ -27,6 +27,7 @@ pub mod id;
 pub mod members;
 pub mod metrics;
 pub mod organizations;
+pub mod platform;
 pub mod refunds;
 pub mod representatives;
 pub mod seed;

@@ -39,7 +39,7 @@ const PKCS8_PREFIX: [u8; 16] =
 #[derive(Debug, thiserror::Error)]
 pub enum DevIssuerError {
     /// The key cannot be read or written.
-    #[error("the development signing key {path} cannot be used: {source}", path = path.display())]
+    #[error("the development key {path} cannot be used: {source}", path = path.display())]
     Io {
         /// The key's file.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum DevIssuerError {
         source: io::Error,
     },
     /// Anybody on the machine could issue tokens.
-    #[error("others may read the development signing key: run `chmod 600 {path}`", path = path.display())]
+    #[error("others may read the development key: run `chmod 600 {path}`", path = path.display())]
     Exposed {
         /// The key's file.
         path: PathBuf,
@@ -92,17 +92,8 @@ impl DevIssuer {
     /// Processes that start at the same time end with the same key.
     pub fn open(data_dir: &Path) -> Result<Self, DevIssuerError> {
         let path = data_dir.join(KEY_FILE);
-        let failed = |source| DevIssuerError::Io { path: path.clone(), source };
-        let secret = match read_key(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(data_dir).map_err(failed)?;
-                create_key(data_dir, &path).map_err(failed)?;
-                read_key(&path)
-            }
-            read => read,
-        }
-        .map_err(failed)?;
-        let Some(secret) = secret else { return Err(DevIssuerError::Exposed { path }) };
+        let make = || Ok([PKCS8_PREFIX.as_slice(), &random_bytes::<32>()?].concat());
+        let secret = private_file(data_dir, KEY_FILE, make)?;
         let key = EncodingKey::from_ed_der(&secret);
         let Ok(mut jwk) = Jwk::from_encoding_key(&key, Algorithm::EdDSA) else {
             return Err(DevIssuerError::Malformed { path });
@@ -175,7 +166,7 @@ fn signing(error: &dyn std::error::Error) -> DevIssuerError {
     DevIssuerError::Signing(error.to_string())
 }
 
-fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+pub(crate) fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes)
@@ -186,6 +177,28 @@ fn random_hex() -> Result<String, DevIssuerError> {
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
+/// The content of a file that only this user may read; `make` gives it when there is none.
+///
+/// Processes that do this at the same time end with the same content.
+pub(crate) fn private_file(
+    data_dir: &Path,
+    name: &str,
+    make: impl FnOnce() -> io::Result<Vec<u8>>,
+) -> Result<Vec<u8>, DevIssuerError> {
+    let path = data_dir.join(name);
+    let failed = |source| DevIssuerError::Io { path: path.clone(), source };
+    let content = match read_key(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(data_dir).map_err(failed)?;
+            make().and_then(|content| create_key(data_dir, &path, &content)).map_err(failed)?;
+            read_key(&path)
+        }
+        read => read,
+    }
+    .map_err(failed)?;
+    content.ok_or(DevIssuerError::Exposed { path })
+}
+
 /// The content of the key file; `None` when others may read it.
 fn read_key(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let exposed = fs::metadata(path)?.permissions().mode() & 0o077 != 0;
@@ -193,12 +206,10 @@ fn read_key(path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Makes a key file, or leaves the one that another process made meanwhile.
-fn create_key(data_dir: &Path, path: &Path) -> io::Result<()> {
-    let temporary = data_dir.join(format!("{KEY_FILE}.{:016x}", u64::from_be_bytes(random_bytes()?)));
-    let mut key = PKCS8_PREFIX.to_vec();
-    key.extend_from_slice(&random_bytes::<32>()?);
+fn create_key(data_dir: &Path, path: &Path, key: &[u8]) -> io::Result<()> {
+    let temporary = data_dir.join(format!("new-{:032x}", u128::from_be_bytes(random_bytes()?)));
     // The name appears with its whole content behind it, and unlike a rename a link never replaces the key of the winner.
-    let made = write_private(&temporary, &key).and_then(|()| fs::hard_link(&temporary, path));
+    let made = write_private(&temporary, key).and_then(|()| fs::hard_link(&temporary, path));
     let removed = fs::remove_file(&temporary);
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => removed,

@@ -79,6 +79,14 @@ impl Db {
         Self::retrying(&self.app, work).await
     }
 
+    /// Runs a statement outside of a transaction as the superadmin role: the webhook inbox only. See [`Db::retrying`].
+    pub(crate) async fn system_statement<T, F: Future<Output = sqlx::Result<T>>>(
+        &self,
+        work: impl Fn(PgPool) -> F,
+    ) -> sqlx::Result<T> {
+        Self::retrying(&self.system, work).await
+    }
+
     /// Repeats `work`, which must do nothing before it has a connection that lives, on another connection when the one
     /// it got had died with the server: as many times as there were idle ones.
     async fn retrying<T, F: Future<Output = sqlx::Result<T>>>(

@@ -23,6 +23,11 @@ impl SystemTx {
         &mut self.0
     }
 
+    /// Takes everything back, and comes back when it is: dropping leaves that, and the release of the locks, for later.
+    pub async fn rollback(self) -> Result<()> {
+        Ok(self.0.rollback().await?)
+    }
+
     /// Makes the writes durable.
     pub async fn commit(self) -> Result<()> {
         Ok(self.0.commit().await?)

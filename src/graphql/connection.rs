@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::graphql::listing::{Bind, Conditions, CursorValue, Direction, Filter as _, Listed, Order, keyset, order_by};
 use crate::graphql::session::Session;
+use crate::platform;
 
 /// Rows per page when neither `first` nor `last` is given.
 pub const DEFAULT_PAGE: i64 = 50;
@@ -27,6 +28,8 @@ pub const MAX_PAGE: i64 = 100;
 pub enum Scope {
     /// All of the organization.
     Organization,
+    /// All of every organization: for superadmins.
+    Platform,
     /// Those whose column (SQL, with the alias `t`) holds this id.
     Parent(&'static str, Uuid),
 }
@@ -65,6 +68,20 @@ pub struct Plan {
     pub limit: i64,
     /// Whether the page is read from the end.
     pub backward: bool,
+}
+
+impl Plan {
+    /// Cuts the row that was read beyond the page, and turns a page that was read from the end.
+    #[must_use]
+    pub fn cut<E>(&self, mut rows: Vec<Arc<E>>) -> Page<E> {
+        let limit = usize::try_from(self.limit).unwrap_or(0);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        if self.backward {
+            rows.reverse();
+        }
+        Page { rows, more }
+    }
 }
 
 /// The parameters every list statement begins with: the organization and the parents.
@@ -221,6 +238,35 @@ pub async fn connection<E: Listed>(
 ) -> Result<Connection<E>> {
     let session = Session::of(ctx)?;
     let organization = session.require(E::READ).await?.organization_id;
+    let (cursors, plan, has_cursor) = prepare(organization.uuid(), scope, (first, after, last, before), filter, order)?;
+    let page = session.page::<E>(scope, Arc::clone(&plan)).await?;
+    Ok(Connection { cursors, scope, page, backward: plan.backward, plan, has_cursor })
+}
+
+/// Answers a connection field over all organizations.
+///
+/// # Errors
+/// See [`ListArgs`]; [`Error::Forbidden`] for who is no superadmin.
+pub async fn platform_connection<E: Listed>(
+    ctx: &Context<'_>,
+    page: (Option<i64>, Option<String>, Option<i64>, Option<String>),
+    filter: Option<Box<E::Filter>>,
+    order: Option<Vec<impl Into<(E::OrderField, Direction)>>>,
+) -> Result<Connection<E>> {
+    let scope = Scope::Platform;
+    let (cursors, plan, has_cursor) = prepare(Uuid::nil(), scope, page, filter, order)?;
+    let page = Arc::new(platform::page::<E>(Session::of(ctx)?, &plan).await?);
+    Ok(Connection { cursors, scope, page, backward: plan.backward, plan, has_cursor })
+}
+
+/// Checks the arguments of a connection field: its cursors, its plan, and whether it was given a cursor.
+fn prepare<E: Listed>(
+    organization: Uuid,
+    scope: Scope,
+    (first, after, last, before): (Option<i64>, Option<String>, Option<i64>, Option<String>),
+    filter: Option<Box<E::Filter>>,
+    order: Option<Vec<impl Into<(E::OrderField, Direction)>>>,
+) -> Result<(Cursors<E>, Arc<Plan>, bool)> {
     let order: Order<E> = match order {
         Some(order) if !order.is_empty() => order.into_iter().map(Into::into).collect(),
         _ => vec![E::DEFAULT_ORDER],
@@ -228,13 +274,10 @@ pub async fn connection<E: Listed>(
     if order.len() > 5 {
         return Err(Error::invalid("orderBy", "An order has at most 5 steps."));
     }
-    let cursors = Cursors::new(organization.uuid(), scope, order.clone());
+    let cursors = Cursors::new(organization, scope, order.clone());
     let has_cursor = after.is_some() || before.is_some();
     let plan = ListArgs { first, after, last, before, filter, order }.plan(&cursors)?;
-    let backward = plan.backward;
-    let plan = Arc::new(plan);
-    let page = session.page::<E>(scope, Arc::clone(&plan)).await?;
-    Ok(Connection { cursors, scope, plan, page, backward, has_cursor })
+    Ok((cursors, Arc::new(plan), has_cursor))
 }
 
 /// A page of a list, with its cursors.
@@ -281,7 +324,11 @@ impl<E: Listed + ObjectType> Connection<E> {
     /// How many rows the whole list has under this `where`. Counting costs time in proportion to that number: ask for
     /// it only where it is shown.
     async fn total_count(&self, ctx: &Context<'_>) -> Result<i64> {
-        Session::of(ctx)?.count::<E>(self.scope, &self.plan).await
+        let session = Session::of(ctx)?;
+        match self.scope {
+            Scope::Platform => Box::pin(platform::count::<E>(session, &self.plan)).await,
+            scope => session.count::<E>(scope, &self.plan).await,
+        }
     }
 }
 

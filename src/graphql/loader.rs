@@ -101,7 +101,7 @@ impl<E: Listed> BatchFn<PageKey, Result<Arc<Page<E>>>> for Pages<E> {
             match boxed(self.fetch(&plan, &parents)).await {
                 Ok(mut pages) => result.extend(parents.into_iter().map(|scope| {
                     let rows = pages.remove(&parent_id(scope)).unwrap_or_default();
-                    (PageKey { scope, plan: Arc::clone(&plan) }, Ok(Arc::new(cut(rows, &plan))))
+                    (PageKey { scope, plan: Arc::clone(&plan) }, Ok(Arc::new(plan.cut(rows))))
                 })),
                 Err(error) => result.extend(
                     parents.into_iter().map(|scope| (PageKey { scope, plan: Arc::clone(&plan) }, Err(error.clone()))),
@@ -193,7 +193,7 @@ fn by_plan(keys: &[PageKey]) -> Vec<(Arc<Plan>, Vec<Scope>)> {
     let mut groups: HashMap<Question<'_>, (Arc<Plan>, Vec<Scope>)> = HashMap::new();
     for key in keys {
         let column = match key.scope {
-            Scope::Organization => None,
+            Scope::Organization | Scope::Platform => None,
             Scope::Parent(column, _) => Some(column),
         };
         groups.entry((&key.plan, column)).or_insert_with(|| (Arc::clone(&key.plan), Vec::new())).1.push(key.scope);
@@ -232,20 +232,9 @@ fn page_of(row: &PgRow, parents: &[Scope]) -> Result<Uuid> {
 
 fn parent_id(scope: Scope) -> Uuid {
     match scope {
-        Scope::Organization => Uuid::nil(),
+        Scope::Organization | Scope::Platform => Uuid::nil(),
         Scope::Parent(_, id) => id,
     }
-}
-
-/// Cuts the row that was read beyond the page, and turns a page that was read from the end.
-fn cut<E>(mut rows: Vec<Arc<E>>, plan: &Plan) -> Page<E> {
-    let limit = usize::try_from(plan.limit).unwrap_or(0);
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    if plan.backward {
-        rows.reverse();
-    }
-    Page { rows, more }
 }
 
 fn upgrade(session: &Weak<Session>) -> Result<Arc<Session>> {

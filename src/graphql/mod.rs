@@ -16,20 +16,22 @@ pub use session::{Credentials, Session};
 
 use crate::members::MembersQuery;
 use crate::organizations::{OrganizationMutation, OrganizationQuery};
+use crate::platform::PlatformQuery;
 use crate::tickets::{TicketMutation, TicketSubscription};
+use crate::webhooks::{WebhookMutation, WebhookSubscription};
 
 /// What can be read.
 #[derive(Debug, Default, MergedObject)]
-pub struct Query(MembersQuery, OrganizationQuery, NodeQuery);
+pub struct Query(MembersQuery, OrganizationQuery, NodeQuery, PlatformQuery);
 
 /// What can be changed. The fields of one request are done one after the other, each in a transaction of its own.
 #[derive(Debug, Default, MergedObject)]
-pub struct Mutation(OrganizationMutation, TicketMutation);
+pub struct Mutation(OrganizationMutation, TicketMutation, WebhookMutation);
 
 /// What can be listened to. (The name `Subscription` is that of what an organization pays for.)
 #[derive(Default, MergedSubscription)]
 #[graphql(name = "SubscriptionRoot")]
-pub struct Subscription(TicketSubscription);
+pub struct Subscription(TicketSubscription, WebhookSubscription);
 
 /// The schema of this API.
 pub type Schema = async_graphql::Schema<Query, Mutation, Subscription>;

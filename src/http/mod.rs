@@ -4,6 +4,7 @@ pub mod dev;
 pub mod graphiql;
 pub mod graphql;
 pub mod health;
+pub mod metrics;
 pub mod request_id;
 
 use std::net::SocketAddr;
@@ -24,7 +25,11 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// All routes.
 pub fn router(app: &Arc<App>) -> Router {
-    let mut router = Router::new().merge(graphql::router(Arc::clone(app))).merge(health::router(Arc::clone(app)));
+    let mut router = Router::new()
+        .merge(graphql::router(Arc::clone(app)))
+        .merge(health::router(Arc::clone(app)))
+        .merge(metrics::router(Arc::clone(app)))
+        .merge(crate::webhooks::receive::router(Arc::clone(app)));
     if app.config.graphiql {
         router = router.merge(graphiql::router(graphiql::Page { personas: app.dev_issuer.is_some() }));
     }
@@ -36,7 +41,7 @@ pub fn router(app: &Arc<App>) -> Router {
 
 /// The routes of a process that serves no API.
 pub fn worker_router(app: &Arc<App>) -> Router {
-    finish(health::router(Arc::clone(app)))
+    finish(health::router(Arc::clone(app)).merge(metrics::router(Arc::clone(app))))
 }
 
 /// What stands around every route.

@@ -59,6 +59,8 @@ matrix! {
     AuditRead, "AUDIT_READ": Owner Admin;
     /// See the webhook events that concern the organization.
     WebhookRead, "WEBHOOK_READ": Owner Admin;
+    /// Have webhook events that concern the organization worked on again.
+    WebhookReplay, "WEBHOOK_REPLAY": Owner Admin;
 }
 
 impl Action {

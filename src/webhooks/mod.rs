@@ -1,9 +1,36 @@
-//! The webhook inbox, as the tenant's administrators see it: their events, never the raw bodies.
+//! Webhooks: what Clerk and Stripe tell us.
+//!
+//! [`receive`] verifies the raw bytes ([`signature`]) and stores them ([`inbox`]); nothing else happens in the request.
+//! The [`worker`] takes events from the inbox and runs their effect ([`apply`]) in the transaction that also marks them
+//! as done: effects happen exactly once. Tenants' administrators see their events, never the raw bodies.
+
+pub mod apply;
+mod clerk;
+mod effects;
+mod facts;
+mod graphql;
+pub mod inbox;
+pub mod metrics;
+mod payload;
+pub mod receive;
+pub mod samples;
+pub mod settings;
+pub mod signature;
+mod skeleton;
+pub mod sql;
+pub mod stripe;
+pub mod worker;
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+pub use graphql::{WebhookMutation, WebhookSubscription};
+pub use settings::WebhooksConfig;
+
 use crate::graphql::listing::{DateTimeFilter, IntFilter, StringFilter};
 use crate::id::Id;
+use crate::organizations::Organization;
 use crate::{entity, listing, pg_enum};
 
 pg_enum! {
@@ -45,17 +72,22 @@ entity! {
         #[graphql(name = "type")]
         pub event_type: String,
         /// The sender's id of what the event is about.
+        #[graphql(name = "object")]
         pub object_id: Option<String>,
+        /// Whose event it is, when known.
+        pub organization_id: Option<Id<Organization>>,
         /// What became of it.
         pub status: WebhookStatus,
         /// How often it was tried.
         pub attempts: i32,
-        /// Why the last try failed.
+        /// Why the last try failed, or why there was nothing to do.
         #[graphql(name = "error")]
         pub last_error: Option<String>,
+        /// When the sender made it.
+        pub event_created_at: Option<DateTime<Utc>>,
         /// When it was received.
         pub received_at: DateTime<Utc>,
-        /// When its effect was in the database.
+        /// When it was applied, or found to need nothing.
         pub processed_at: Option<DateTime<Utc>>,
         /// When it last failed.
         pub failed_at: Option<DateTime<Utc>>,
@@ -73,6 +105,7 @@ listing! {
         /// By what became of it.
         status: WebhookStatusFilter = "t.status",
         /// By the sender's id of what it is about.
+        #[graphql(name = "object")]
         object_id: StringFilter = "t.object_id",
         /// By number of tries.
         attempts: IntFilter = "t.attempts",
@@ -84,4 +117,24 @@ listing! {
         ReceivedAt = "t.received_at", |row| row.received_at;
     },
     default ReceivedAt Desc
+}
+
+impl WebhookSource {
+    /// The variable with the signing secrets of this sender.
+    #[must_use]
+    pub fn secrets_variable(self) -> &'static str {
+        match self {
+            Self::Clerk => "CLERK_WEBHOOK_SECRETS",
+            Self::Stripe => "STRIPE_WEBHOOK_SECRETS",
+        }
+    }
+}
+
+/// What the requests and workers of this process share.
+#[derive(Clone, Debug)]
+pub struct Webhooks {
+    /// The way into the inbox.
+    pub inbox: inbox::Inbox,
+    /// What is counted.
+    pub metrics: Arc<metrics::Metrics>,
 }

@@ -10,6 +10,8 @@ mod listing;
 mod migrations;
 mod process;
 mod support;
+mod sync;
 mod tenancy;
 mod tickets;
+mod webhooks;
 mod ws;

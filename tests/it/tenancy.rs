@@ -20,6 +20,9 @@ pub const DENIED: &[&str] = &[
     "ticketUpdate",
     "ticketMessageAdd",
     "ticketChanged",
+    "platform",
+    "webhookEventReplay",
+    "webhookDelivery",
 ];
 
 /// The tables behind node types.
@@ -292,6 +295,46 @@ async fn a_subscription_hears_its_own_tenant_only() {
         heard.push_str(&String::from_utf8_lossy(&chunk.expect("a chunk")));
     }
     assert!(!heard.contains("secret"), "{heard}");
+}
+
+/// What spans tenants is for superadmins, whatever one is in one's own tenant.
+#[tokio::test]
+async fn the_platform_is_closed_and_events_of_others_cannot_be_replayed() {
+    let app = TestApp::start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    for query in ["{ platform { webhookEvents { nodes { id } } } }", "{ platform { webhookEvents { totalCount } } }"] {
+        assert_eq!(app.error_code(&alice, query, json!({})).await, "FORBIDDEN");
+    }
+    let bystander = app.token("alice@example.com", None).await;
+    let query = "{ platform { webhookEvents { nodes { id } } } }";
+    assert_eq!(app.error_code(&bystander, query, json!({})).await, "FORBIDDEN");
+    let foreign = global_id("WebhookEvent", ids_of(&app, "tech-startup", "webhook_events").await[0]);
+    let replay = "mutation($id: ID!) { webhookEventReplay(input: { id: $id }) { webhookEvent { id } userErrors { code field } } }";
+    let refused = app.data(&alice, replay, json!({ "id": foreign })).await;
+    assert_eq!(
+        refused["webhookEventReplay"],
+        json!({ "webhookEvent": null, "userErrors": [{ "code": "NOT_FOUND", "field": ["input", "id"] }] })
+    );
+    assert_eq!(app.error_code(&bystander, replay, json!({ "id": foreign })).await, "ORGANIZATION_REQUIRED");
+    let bob = app.token("bob@example.com", Some("acme-corp")).await;
+    let listen = "subscription { webhookDelivery { webhookEvent { id } } }";
+    let response = app
+        .client()
+        .post(format!("{}/graphql", app.base_url()))
+        .bearer_auth(&bob)
+        .header("Accept", "text/event-stream")
+        .json(&json!({ "query": listen }))
+        .send()
+        .await
+        .expect("a stream");
+    assert!(response.text().await.expect("text").contains("FORBIDDEN"), "a viewer hears no webhookDelivery");
+    let left: (i64, i64) = sqlx::query_as(
+        "select count(*) filter (where status = 'RECEIVED'), (select count(*) from platform_audit_logs) from webhook_events",
+    )
+    .fetch_one(&mut app.database.system().await)
+    .await
+    .expect("a look");
+    assert_eq!(left, (0, 0), "nothing was replayed, and no use is recorded that was none");
 }
 
 #[tokio::test]

@@ -1,0 +1,131 @@
+//! What the measurements share: the server under test, pgbench, and one HTTP exchange.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tenantry::db::local::{self, LocalPostgres};
+
+pub const DATABASE: &str = "bench";
+
+pub type Anything<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// The server under test; ended with the value.
+pub struct Server {
+    pub child: Child,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// `tenantry serve` with these arguments and variables, on a free port of this machine.
+    pub fn start(
+        postgres: &LocalPostgres,
+        data_dir: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Anything<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let child = Command::new(env!("CARGO_BIN_EXE_tenantry"))
+            .arg("serve")
+            .args(arguments)
+            .env("PORT", port.to_string())
+            .env("DATABASE_URL", postgres.url(local::APP_ROLE, DATABASE))
+            .env("SUPERADMIN_DATABASE_URL", postgres.url(local::SUPERADMIN_ROLE, DATABASE))
+            .env("TENANTRY_DATA_DIR", data_dir)
+            .env("DATABASE_MAX_CONNECTIONS", "20")
+            .env("RUST_LOG", "warn")
+            .envs(environment.iter().copied())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(server.address).is_err() {
+            if Instant::now() > deadline {
+                return Err("the server did not start".into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Ended already is as good.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Transactions per second of these scripts by pgbench, which is as little as a client can cost.
+pub fn pgbench(
+    postgres: &LocalPostgres,
+    role: &str,
+    scripts: &[PathBuf],
+    connections: usize,
+    seconds: u64,
+    settings: &str,
+) -> Anything<f64> {
+    let program = postgres.bin_dir().map_or_else(|| PathBuf::from("pgbench"), |dir| dir.join("pgbench"));
+    let mut command = Command::new(program);
+    command.args(["-n", "-M", "prepared", "-j", "2"]);
+    command.args(["-c", &connections.to_string(), "-T", &seconds.to_string()]);
+    for script in scripts {
+        command.arg("-f").arg(script);
+    }
+    let options = postgres.connect_options(role, DATABASE);
+    let socket = options.get_socket().ok_or("no socket")?;
+    command.arg("-h").arg(socket).args(["-U", role, DATABASE]).env("PGOPTIONS", settings);
+    let output =
+        command.output().map_err(|error| format!("pgbench (part of the PostgreSQL server packages): {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines()
+        .find_map(|line| line.strip_prefix("tps = ")?.split_whitespace().next()?.parse().ok())
+        .ok_or_else(|| format!("pgbench failed: {text}{}", String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// User and system time of a process so far, in seconds (Linux; elsewhere 0).
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<f64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|f| f.parse().ok())
+        .collect();
+    fields.iter().sum::<f64>() / 100.0
+}
+
+/// One request and its response's body.
+pub fn exchange(stream: &mut BufReader<TcpStream>, request: &[u8]) -> io::Result<Vec<u8>> {
+    stream.get_mut().write_all(request)?;
+    let mut length = 0;
+    let mut line = String::new();
+    let mut status = None;
+    loop {
+        line.clear();
+        if stream.read_line(&mut line)? == 0 {
+            return Err(io::Error::other("the server closed the connection"));
+        }
+        let text = line.trim_end();
+        if status.is_none() {
+            status = Some(text.contains(" 200 "));
+        }
+        if text.is_empty() {
+            break;
+        }
+        if let Some((name, value)) = text.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    if status == Some(true) { Ok(body) } else { Err(io::Error::other(String::from_utf8_lossy(&body).into_owned())) }
+}

@@ -1,0 +1,193 @@
+//! `tenantry webhooks send`: a delivery as the provider would make it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+
+use super::webhooks::printable;
+use super::{End, Failure, add_dev_secrets, say};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::webhooks::samples::{self, DEFAULT_TAG, Sample};
+use crate::webhooks::signature::sign;
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// How much of an answer is read.
+const MAX_ANSWER: usize = 64 * 1024;
+
+#[derive(Args)]
+pub(super) struct SendArgs {
+    /// The type: customer.subscription.updated.
+    #[arg(value_name = "TYPE", required_unless_present = "list")]
+    event_type: Option<String>,
+    /// List the types that are known, and send nothing.
+    #[arg(long)]
+    list: bool,
+    /// The server, or the whole address of its endpoint [default: the local one at PORT].
+    #[arg(long)]
+    url: Option<String>,
+    /// What ids, names and addresses are made from: events of one tag are of one tenant. Lower case letters and digits.
+    #[arg(long, default_value = DEFAULT_TAG)]
+    tag: String,
+    /// Change the payload: `data.object.status=past_due`, `data.object.items.data.0.quantity=3`. JSON, or else a text.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    changes: Vec<String>,
+    /// Deliver the event this often: a repeated delivery must change nothing.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    times: u16,
+    /// Print the payload, and send nothing.
+    #[arg(long)]
+    print: bool,
+}
+
+pub(super) async fn send(config: &Config, args: &SendArgs, json: bool) -> Result<End, Failure> {
+    if args.list {
+        return list(json);
+    }
+    if !config.is_development() {
+        return Err(Failure::environment("made-up events are for development: TENANTRY_ENV is production"));
+    }
+    let mut sample = make(args)?;
+    for change in &args.changes {
+        set(&mut sample.payload, change)?;
+    }
+    let body = Bytes::from(sample.payload.to_string());
+    if args.print {
+        say(&if json { sample.payload.to_string() } else { format!("{:#}", sample.payload) })?;
+        return Ok(End::Fine);
+    }
+    let mut config = config.clone();
+    add_dev_secrets(&mut config)?;
+    let secret = config.webhooks.secrets(sample.source).first().ok_or_else(|| {
+        Failure::environment(format!("{} is not set: there is nothing to sign with", sample.source.secrets_variable()))
+    })?;
+    let uri = address(args.url.as_deref(), config.port, &sample)?;
+    let mut answers = Vec::new();
+    for _ in 0..args.times {
+        let signed = sign(sample.source, secret, &sample.event_id, Clock::System.now(), &body);
+        let mut request = Request::post(&uri).header("content-type", "application/json");
+        for (name, value) in signed {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(body.clone())).map_err(Failure::environment)?;
+        let (status, text) = tokio::time::timeout(TIMEOUT, post(request))
+            .await
+            .map_err(|_| Failure::environment(format!("no answer from {uri} within {TIMEOUT:?}")))?
+            .map_err(|error| Failure::environment(format!("no answer from {uri}: {error}. Is the server running?")))?;
+        if !json {
+            say(&format!("{}  {}  {} {}", sample.event_id, uri, status.as_u16(), printable(&text)))?;
+        }
+        answers.push(status);
+    }
+    if json {
+        let statuses: Vec<u16> = answers.iter().map(StatusCode::as_u16).collect();
+        say(&json!({ "eventId": sample.event_id, "source": sample.source, "type": args.event_type, "url": uri.to_string(), "answers": statuses })
+            .to_string())?;
+    }
+    Ok(if answers.iter().all(StatusCode::is_success) { End::Fine } else { End::Found })
+}
+
+fn list(json: bool) -> Result<End, Failure> {
+    let types: Vec<_> = samples::types().collect();
+    if json {
+        let list: Vec<Value> = types.iter().map(|(source, name)| json!({ "source": source, "type": name })).collect();
+        say(&json!(list).to_string())?;
+    } else {
+        for (source, name) in types {
+            say(&format!("{:<6}  {name}", source.label()))?;
+        }
+    }
+    Ok(End::Fine)
+}
+
+fn make(args: &SendArgs) -> Result<Sample, Failure> {
+    if !samples::is_tag(&args.tag) {
+        return Err(Failure::environment("--tag takes 1 to 40 lower case letters and digits"));
+    }
+    let event_type = args.event_type.as_deref().unwrap_or_default();
+    samples::sample(event_type, &args.tag, &Clock::System).ok_or_else(|| {
+        Failure::environment(format!(
+            "no sample of the type {event_type:?}: `tenantry webhooks send --list` lists them"
+        ))
+    })
+}
+
+/// Sets one value of the payload. The objects on the way must be there.
+fn set(payload: &mut Value, change: &str) -> Result<(), Failure> {
+    let wrong = || Failure::environment(format!("--set {change:?} is not PATH=VALUE with a path that the payload has"));
+    let (path, text) = change.split_once('=').ok_or_else(wrong)?;
+    let value = serde_json::from_str(text).unwrap_or_else(|_| text.into());
+    let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let pointer = if parent.is_empty() { String::new() } else { format!("/{}", parent.replace('.', "/")) };
+    match payload.pointer_mut(&pointer).ok_or_else(wrong)? {
+        Value::Object(object) => drop(object.insert(name.to_owned(), value)),
+        Value::Array(list) => {
+            let at: usize = name.parse().map_err(|_| wrong())?;
+            *list.get_mut(at).ok_or_else(wrong)? = value;
+        }
+        _ => return Err(wrong()),
+    }
+    Ok(())
+}
+
+/// The address of the endpoint: as given, when it has a path.
+fn address(url: Option<&str>, port: u16, sample: &Sample) -> Result<Uri, Failure> {
+    let base = url.map_or_else(|| format!("http://127.0.0.1:{port}"), |url| url.trim_end_matches('/').to_owned());
+    let wrong = || Failure::environment(format!("--url {base:?} is not an http or https address"));
+    let uri: Uri = base.parse().map_err(|_| wrong())?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+        return Err(wrong());
+    }
+    if uri.path().len() > 1 {
+        return Ok(uri);
+    }
+    format!("{base}/webhooks/{}", sample.source.label().to_lowercase()).parse().map_err(|_| wrong())
+}
+
+async fn post(request: Request<Full<Bytes>>) -> Result<(StatusCode, String), String> {
+    let answer = if request.uri().scheme_str() == Some("http") {
+        // Where nothing is encrypted no certificates are needed.
+        Client::builder(TokioExecutor::new()).build_http().request(request).await
+    } else {
+        let tls = hyper_rustls::HttpsConnectorBuilder::new().with_native_roots().map_err(|error| error.to_string())?;
+        Client::builder(TokioExecutor::new()).build(tls.https_only().enable_http1().build()).request(request).await
+    };
+    let answer = answer.map_err(|error| error.to_string())?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+    Ok((status, String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_changed_where_they_have_something() {
+        let mut payload = json!({ "data": { "list": [{ "a": 1 }] } });
+        set(&mut payload, "data.list.0.a=2").ok().expect("set");
+        set(&mut payload, "data.new=some text").ok().expect("set");
+        set(&mut payload, "data.object={\"b\":null}").ok().expect("set");
+        assert_eq!(payload, json!({ "data": { "list": [{ "a": 2 }], "new": "some text", "object": { "b": null } } }));
+        for bad in ["data", "data.nowhere.a=1", "data.list.7=1", "data.list.0.a.b=1"] {
+            assert_eq!(set(&mut payload, bad).err().map(|failure| failure.code), Some(2), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_completed() {
+        let clerk = samples::sample("user.created", DEFAULT_TAG, &Clock::System).expect("a sample");
+        let full = |url| address(url, 8080, &clerk).ok().map(|uri| uri.to_string());
+        assert_eq!(full(None).as_deref(), Some("http://127.0.0.1:8080/webhooks/clerk"));
+        assert_eq!(full(Some("https://x.example/")).as_deref(), Some("https://x.example/webhooks/clerk"));
+        assert_eq!(full(Some("http://x.example/other")).as_deref(), Some("http://x.example/other"));
+        assert_eq!((full(Some("x.example")), full(Some("ftp://x.example")), full(Some(""))), (None, None, None));
+    }
+}

@@ -1,0 +1,231 @@
+//! Rows of users from what is known of them, and their own workspaces.
+//!
+//! An account that nobody has seen yet takes over a row with its e-mail address (adopted from an older system, or of
+//! another Clerk instance) instead of standing beside it. That hands the row to whoever owns the account, so it happens
+//! only when the provider says that it verified the address, when the row's own account was never heard of, when there
+//! is exactly one such row, and never for a superadmin.
+
+use sqlx::Connection as _;
+
+use crate::error::{Error, Result};
+use crate::id::Id;
+use crate::members::{OrganizationMember, User};
+use crate::organizations::Organization;
+use crate::webhooks::effects::Effects;
+use crate::webhooks::facts::{self, Lock, Object};
+use crate::webhooks::payload::{slug, slug_with_mark};
+
+/// The row of a user.
+pub(crate) struct UserRow {
+    pub(crate) id: Id<User>,
+    pub(crate) inserted: bool,
+    pub(crate) linked: bool,
+    pub(crate) deleted: bool,
+}
+
+/// Makes the row as the user is known; none, when nothing is known but that the user is gone. The lock of the user is held.
+pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<Option<UserRow>> {
+    let known = sqlx::query!(r#"select id as "id: Id<User>", source_version from users where clerk_id = $1"#, user.id)
+        .fetch_optional(effects.tx.conn())
+        .await?;
+    let linked = link(effects, user, known.as_ref().map(|row| row.id)).await?;
+    let (id, inserted) = match (linked, known) {
+        (Some(id), _) => (id, true),
+        // Not from the sync: what others say in passing does not change it.
+        (None, Some(row)) if row.source_version == 0 && !user.is_confirmed() && !user.deleted => {
+            return Ok(Some(UserRow { id: row.id, inserted: false, linked: false, deleted: false }));
+        }
+        (None, Some(row)) => (row.id, false),
+        (None, None) if user.is_blank() => return Ok(None),
+        (None, None) => (Id::new(effects.clock), true),
+    };
+    let (email, avatar) = (user.value("email"), user.value("avatar_url"));
+    sqlx::query!(
+        "insert into users (id, clerk_id, email, name, avatar_url, source_version, deleted_at)
+         values ($1, $2, $3, coalesce($4, 'Unnamed'), $5, $6, case when $7 then $8::timestamptz end)
+         on conflict (id) do update
+            set email = case when $9 then excluded.email else users.email end,
+                name = coalesce($4, users.name),
+                avatar_url = case when $10 then excluded.avatar_url else users.avatar_url end,
+                source_version = excluded.source_version,
+                deleted_at = coalesce(users.deleted_at, excluded.deleted_at)",
+        id as _,
+        user.id,
+        email.and_then(|email| email.as_str()),
+        user.text("name"),
+        avatar.and_then(|avatar| avatar.as_str()),
+        user.version(),
+        user.deleted,
+        effects.clock.now(),
+        email.is_some(),
+        avatar.is_some()
+    )
+    .execute(effects.tx.conn())
+    .await?;
+    Ok(Some(UserRow { id, inserted, linked: linked.is_some(), deleted: user.deleted }))
+}
+
+/// Gives the row of an unknown account with the same verified address to this one.
+async fn link(effects: &mut Effects<'_>, user: &Object, row: Option<Id<User>>) -> Result<Option<Id<User>>> {
+    let Some(email) = user.text("email").filter(|_| user.truth("verified") == Some(true)) else { return Ok(None) };
+    let email = email.to_lowercase();
+    facts::lock(effects.tx, [Lock::Email(email.clone())]).await?;
+    let candidates = sqlx::query_scalar!(
+        r#"select u.id as "id: Id<User>" from users u
+            where lower(u.email) = $1 and u.clerk_id <> $2 and u.deleted_at is null and not u.is_superadmin
+              and not exists (select from sync_objects o where o.source = 'CLERK' and o.kind = 'user' and o.object_id = u.clerk_id)
+            limit 2"#,
+        email,
+        user.id
+    )
+    .fetch_all(effects.tx.conn())
+    .await?;
+    let [candidate] = candidates[..] else {
+        if candidates.len() > 1 {
+            tracing::warn!("several users have the address of a new account: none was linked");
+        }
+        return Ok(None);
+    };
+    if let Some(row) = row
+        && !give_way(effects, row, candidate).await?
+    {
+        return Ok(None);
+    }
+    sqlx::query!("update users set clerk_id = $2 where id = $1", candidate as _, user.id)
+        .execute(effects.tx.conn())
+        .await?;
+    Ok(Some(candidate))
+}
+
+/// The row that a membership made too early goes; its memberships become those of the other. Not when it has been used.
+async fn give_way(effects: &mut Effects<'_>, early: Id<User>, other: Id<User>) -> Result<bool> {
+    let mut attempt = effects.tx.conn().begin().await?;
+    sqlx::query!(
+        "update organization_members m set user_id = $2
+          where m.user_id = $1
+            and not exists (select from organization_members x where x.organization_id = m.organization_id and x.user_id = $2)",
+        early as _,
+        other as _
+    )
+    .execute(&mut *attempt)
+    .await?;
+    sqlx::query!("delete from organization_members where user_id = $1", early as _).execute(&mut *attempt).await?;
+    match sqlx::query!("delete from users where id = $1", early as _).execute(&mut *attempt).await {
+        Ok(_) => {
+            attempt.commit().await?;
+            Ok(true)
+        }
+        Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => {
+            attempt.rollback().await?;
+            tracing::warn!(user = %early, "not linked to the older row with the same address: this one has been used");
+            Ok(false)
+        }
+        Err(error) => Err(Error::from(error)),
+    }
+}
+
+/// Writes to the log of every organization the user is in.
+pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<()> {
+    let action = match row {
+        UserRow { deleted: true, .. } => "user.delete",
+        UserRow { linked: true, .. } => "user.link",
+        _ => "user.sync",
+    };
+    let organizations = sqlx::query_scalar!(
+        r#"select organization_id as "id: Id<Organization>" from organization_members
+            where user_id = $1 and (deleted_at is null or $2) order by 1"#,
+        row.id as _,
+        row.deleted
+    )
+    .fetch_all(effects.tx.conn())
+    .await?;
+    for organization in organizations {
+        effects.record(organization, action, ("User", row.id.uuid()), serde_json::json!({})).await?;
+    }
+    Ok(())
+}
+
+/// A workspace of the user's own, once, when that is switched on. Deleted with the user.
+pub(crate) async fn workspace(
+    effects: &mut Effects<'_>,
+    user: &Object,
+    row: &UserRow,
+) -> Result<Option<Id<Organization>>> {
+    let known = sqlx::query!(
+        r#"select o.id as "id: Id<Organization>", o.name, o.slug, o.version, o.deleted_at is not null as "deleted!"
+             from organizations o join organization_members m on m.organization_id = o.id
+            where o.is_personal and m.user_id = $1 order by o.created_at limit 1"#,
+        row.id as _
+    )
+    .fetch_optional(effects.tx.conn())
+    .await?;
+    if known.is_none() && !(effects.settings.personal_workspaces && user.is_confirmed()) {
+        return Ok(None);
+    }
+    let given = user.text("first_given_name").or_else(|| user.text("name")).unwrap_or("My");
+    let name = format!("{given}'s Workspace");
+    let slug = slug_with_mark(&slug(&name).unwrap_or_else(|| "workspace".to_owned()), &user.id);
+    let now = effects.clock.now();
+    let organization = if let Some(known) = known {
+        // The name is the user's from their first change on. A deleted one is renamed, too: the deletion may have come
+        // before what was said first.
+        let rename = known.version == 1 && known.slug != slug && effects.settings.personal_workspaces;
+        if rename || (row.deleted && !known.deleted) {
+            sqlx::query!(
+                "update organizations
+                        set name = case when $2 then $3 else name end, slug = case when $2 then $4 else slug end,
+                            deleted_at = case when $5 then coalesce(deleted_at, $6::timestamptz) else deleted_at end
+                      where id = $1",
+                known.id as _,
+                rename,
+                name,
+                slug,
+                row.deleted,
+                now
+            )
+            .execute(effects.tx.conn())
+            .await?;
+            let action = if row.deleted { "organization.delete" } else { "organization.sync" };
+            let metadata = serde_json::json!({ "personal": true });
+            effects.record(known.id, action, ("Organization", known.id.uuid()), metadata).await?;
+        }
+        known.id
+    } else {
+        let organization = Id::<Organization>::new(effects.clock);
+        sqlx::query!(
+            "insert into organizations (id, name, slug, is_personal, deleted_at)
+                 values ($1, $2, $3, true, case when $4 then $5::timestamptz end)",
+            organization as _,
+            name,
+            slug,
+            row.deleted,
+            now
+        )
+        .execute(effects.tx.conn())
+        .await?;
+        sqlx::query!(
+            "insert into organization_members (organization_id, id, user_id, role, deleted_at)
+                 values ($1, $2, $3, 'OWNER', case when $4 then $5::timestamptz end)",
+            organization as _,
+            Id::<OrganizationMember>::new(effects.clock) as _,
+            row.id as _,
+            row.deleted,
+            now
+        )
+        .execute(effects.tx.conn())
+        .await?;
+        let metadata = serde_json::json!({ "personal": true });
+        effects.record(organization, "organization.create", ("Organization", organization.uuid()), metadata).await?;
+        organization
+    };
+    if !row.deleted {
+        sqlx::query!(
+            "update users set current_organization_id = $2 where id = $1 and current_organization_id is null",
+            row.id as _,
+            organization as _
+        )
+        .execute(effects.tx.conn())
+        .await?;
+    }
+    Ok(Some(organization))
+}

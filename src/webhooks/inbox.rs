@@ -1,0 +1,288 @@
+//! The inbox: where a verified event is made durable before its sender hears `200`.
+//!
+//! Deliveries that arrive while an insert is under way wait for the next one and share it: one statement, one commit,
+//! one round trip for all of them. A repeated event changes nothing. After a commit the workers are woken: those of this
+//! process at once, the others by NOTIFY, at most once in [`WAKE_EVERY`], because every NOTIFY makes commits wait for
+//! one another.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgPool;
+use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::db::Db;
+use crate::error::{Error, Result};
+use crate::id::Id;
+use crate::webhooks::{WebhookEvent, WebhookSource};
+
+/// The channel that wakes workers.
+pub const CHANNEL: &str = "tenantry_webhooks";
+/// Inserts under way at once: while one waits for the disk, the next gathers.
+const WRITERS: usize = 2;
+/// Most events of one insert, and most bytes.
+const BATCH: usize = 128;
+const BATCH_BYTES: usize = 4 << 20;
+/// Most bytes that wait for an insert; what comes on top is refused, so that a database that is away costs no memory.
+const WAITING_BYTES: usize = 64 << 20;
+/// How long a delivery waits for its insert.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How often other processes are woken.
+const WAKE_EVERY: Duration = Duration::from_millis(10);
+
+/// An event to store.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Who sent it.
+    pub source: WebhookSource,
+    /// The sender's id of the event.
+    pub event_id: String,
+    /// The sender's type of the event.
+    pub event_type: String,
+    /// The sender's id of what the event is about.
+    pub object_id: Option<String>,
+    /// The bytes as they came.
+    pub raw_body: Bytes,
+    /// When the sender made it.
+    pub created_at: Option<DateTime<Utc>>,
+    /// When it came.
+    pub received_at: DateTime<Utc>,
+}
+
+/// The way into the inbox. Clones share their inserts.
+#[derive(Clone, Debug)]
+pub struct Inbox(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    db: Db,
+    clock: Clock,
+    queue: Mutex<Queue>,
+    /// Wakes a worker of this process.
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    writers: usize,
+    notifying: bool,
+    notify_again: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: Id<WebhookEvent>,
+    delivery: Delivery,
+    /// Hears whether the event was new.
+    told: oneshot::Sender<Result<bool>>,
+}
+
+impl Inbox {
+    /// An inbox in this database.
+    #[must_use]
+    pub fn new(db: Db, clock: Clock) -> Self {
+        Self(Arc::new(Shared { db, clock, queue: Mutex::default(), wake: Arc::default() }))
+    }
+
+    /// What wakes the workers of this process.
+    #[must_use]
+    pub fn wake(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.wake)
+    }
+
+    /// Stores an event; when this returns `Ok`, it is durable. `false` when it was there before.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it could not be stored in time. It may be stored all the same: a repetition is harmless.
+    pub async fn store(&self, delivery: Delivery) -> Result<bool> {
+        let (told, hear) = oneshot::channel();
+        let waiting = Waiting { id: Id::new(&self.0.clock), delivery, told };
+        let start = {
+            let mut queue = self.0.queue();
+            if queue.bytes > WAITING_BYTES {
+                return Err(Error::Unavailable);
+            }
+            queue.bytes += waiting.delivery.raw_body.len();
+            queue.waiting.push_back(waiting);
+            let start = queue.writers < WRITERS;
+            queue.writers += usize::from(start);
+            start
+        };
+        if start {
+            // A task of its own: a sender that hangs up must not take the others' insert along.
+            tokio::spawn(Arc::clone(&self.0).write());
+        }
+        match tokio::time::timeout(PATIENCE, hear).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(Error::Unavailable),
+        }
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Inserts until nothing waits.
+    async fn write(self: Arc<Self>) {
+        while let Some(batch) = self.next() {
+            // Nobody waits for those whose sender has given up.
+            let stored = tokio::time::timeout(PATIENCE, self.insert(&batch)).await.unwrap_or(Err(Error::Unavailable));
+            let stored = match stored {
+                // One value that the database refuses must not cost the others.
+                Err(error) if batch.len() > 1 && !matches!(error, Error::Unavailable | Error::Timeout) => {
+                    for waiting in batch {
+                        let alone = [waiting];
+                        let stored = self.insert(&alone).await;
+                        tell(alone, stored);
+                    }
+                    continue;
+                }
+                stored => stored,
+            };
+            tell(batch, stored);
+        }
+    }
+
+    /// The next batch; `None`, and one writer less, when nothing waits.
+    fn next(&self) -> Option<Vec<Waiting>> {
+        let mut queue = self.queue();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < BATCH
+            && let Some(waiting) = queue.waiting.front()
+            && (batch.is_empty() || bytes + waiting.delivery.raw_body.len() <= BATCH_BYTES)
+        {
+            bytes += waiting.delivery.raw_body.len();
+            batch.extend(queue.waiting.pop_front());
+        }
+        queue.bytes -= bytes;
+        if batch.is_empty() {
+            queue.writers -= 1;
+            return None;
+        }
+        Some(batch)
+    }
+
+    /// Returns the ids that were new.
+    async fn insert(self: &Arc<Self>, batch: &[Waiting]) -> Result<HashSet<Uuid>> {
+        let new = self.db.system_statement(|pool| async move { insert(&pool, batch).await }).await?;
+        if !new.is_empty() {
+            self.wake.notify_one();
+            self.notify_others();
+        }
+        Ok(new)
+    }
+
+    fn notify_others(self: &Arc<Self>) {
+        let mut queue = self.queue();
+        queue.notify_again = true;
+        if !queue.notifying {
+            queue.notifying = true;
+            tokio::spawn(Arc::clone(self).keep_notifying());
+        }
+    }
+
+    async fn keep_notifying(self: Arc<Self>) {
+        loop {
+            {
+                let mut queue = self.queue();
+                if !queue.notify_again {
+                    queue.notifying = false;
+                    return;
+                }
+                queue.notify_again = false;
+            }
+            let sent = self.db.system_statement(|pool| async move { notify(&pool).await }).await;
+            if let Err(error) = sent {
+                // Workers look by themselves as well.
+                tracing::warn!(%error, "the workers of other processes were not woken");
+            }
+            tokio::time::sleep(WAKE_EVERY).await;
+        }
+    }
+}
+
+fn tell(batch: impl IntoIterator<Item = Waiting>, stored: Result<HashSet<Uuid>>) {
+    for waiting in batch {
+        let result = stored.as_ref().map(|new| new.contains(&waiting.id.uuid())).map_err(Clone::clone);
+        // A sender that hung up hears nothing.
+        waiting.told.send(result).ok();
+    }
+}
+
+async fn insert(pool: &PgPool, batch: &[Waiting]) -> sqlx::Result<HashSet<Uuid>> {
+    fn column<'a, T>(batch: &'a [Waiting], of: impl Fn(&'a Delivery) -> T) -> Vec<T> {
+        batch.iter().map(|waiting| of(&waiting.delivery)).collect()
+    }
+    let ids: Vec<Uuid> = batch.iter().map(|waiting| waiting.id.uuid()).collect();
+    let sources: Vec<String> = column(batch, |delivery| delivery.source.label().to_owned());
+    let event_ids: Vec<String> = column(batch, |delivery| delivery.event_id.clone());
+    let types: Vec<String> = column(batch, |delivery| delivery.event_type.clone());
+    let objects: Vec<Option<String>> = column(batch, |delivery| delivery.object_id.clone());
+    let bodies: Vec<&[u8]> = column(batch, |delivery| delivery.raw_body.as_ref());
+    let created: Vec<Option<DateTime<Utc>>> = column(batch, |delivery| delivery.created_at);
+    let received: Vec<DateTime<Utc>> = column(batch, |delivery| delivery.received_at);
+    let new = sqlx::query_scalar!(
+        "insert into webhook_events (id, source, event_id, event_type, object_id, raw_body, event_created_at, received_at, next_attempt_at)
+         select n.id, n.source::webhook_source, n.event_id, n.event_type, n.object_id, n.raw_body, n.created_at, n.received_at, n.received_at
+           from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::timestamptz[], $8::timestamptz[])
+                as n (id, source, event_id, event_type, object_id, raw_body, created_at, received_at)
+         on conflict (source, event_id) do nothing
+         returning id",
+        &ids,
+        &sources,
+        &event_ids,
+        &types,
+        &objects as _,
+        &bodies as _,
+        &created as _,
+        &received
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(new.into_iter().collect())
+}
+
+/// Wakes the workers of all processes.
+pub(crate) async fn notify(pool: &PgPool) -> sqlx::Result<()> {
+    sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(pool).await?;
+    Ok(())
+}
+
+/// What waits for a worker.
+#[derive(Clone, Debug)]
+pub struct Depth {
+    /// Who sent it.
+    pub source: WebhookSource,
+    /// How many events.
+    pub pending: i64,
+    /// When the oldest of them came.
+    pub oldest: Option<DateTime<Utc>>,
+}
+
+/// What waits for a worker, by source.
+pub async fn depth(db: &Db) -> Result<Vec<Depth>> {
+    let rows = db
+        .system_statement(|pool| async move {
+            sqlx::query_as!(
+                Depth,
+                r#"select s.source as "source!: WebhookSource", count(e.id) as "pending!", min(e.received_at) as oldest
+                     from unnest(enum_range(null::webhook_source)) as s (source)
+                     left join webhook_events e on e.source = s.source and e.status in ('RECEIVED', 'FAILED')
+                    group by 1 order by 1"#
+            )
+            .fetch_all(&pool)
+            .await
+        })
+        .await?;
+    Ok(rows)
+}

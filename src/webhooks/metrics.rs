@@ -1,0 +1,231 @@
+//! Counters of this process for `GET /metrics`, in Prometheus' text format (version 0.0.4).
+//!
+//! Labels come from fixed lists, so that no sender can make series without end: types that this build does not know
+//! count as `other`.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+
+use crate::webhooks::{WebhookSource, WebhookStatus};
+
+/// The types that have a label of their own.
+const TYPES: &[&str] = &[
+    "checkout.session.async_payment_failed",
+    "checkout.session.async_payment_succeeded",
+    "checkout.session.completed",
+    "checkout.session.expired",
+    "customer.created",
+    "customer.deleted",
+    "customer.subscription.created",
+    "customer.subscription.deleted",
+    "customer.subscription.paused",
+    "customer.subscription.pending_update_applied",
+    "customer.subscription.pending_update_expired",
+    "customer.subscription.resumed",
+    "customer.subscription.trial_will_end",
+    "customer.subscription.updated",
+    "customer.updated",
+    "email.created",
+    "entitlements.active_entitlement_summary.updated",
+    "invoice.created",
+    "invoice.finalized",
+    "invoice.paid",
+    "invoice.payment_action_required",
+    "invoice.payment_failed",
+    "invoice.payment_succeeded",
+    "invoice.upcoming",
+    "invoice.updated",
+    "invoice.voided",
+    "organization.created",
+    "organization.deleted",
+    "organization.updated",
+    "organizationDomain.created",
+    "organizationDomain.deleted",
+    "organizationDomain.updated",
+    "organizationInvitation.accepted",
+    "organizationInvitation.created",
+    "organizationInvitation.revoked",
+    "organizationMembership.created",
+    "organizationMembership.deleted",
+    "organizationMembership.updated",
+    "permission.created",
+    "permission.deleted",
+    "permission.updated",
+    "price.created",
+    "price.deleted",
+    "price.updated",
+    "product.created",
+    "product.deleted",
+    "product.updated",
+    "role.created",
+    "role.deleted",
+    "role.updated",
+    "session.created",
+    "session.ended",
+    "session.removed",
+    "session.revoked",
+    "user.created",
+    "user.deleted",
+    "user.updated",
+];
+const BOUNDS: [f64; 15] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
+/// Secrets have their place in the list as a label; more than this many are not told apart.
+const SECRETS: [&str; 5] = ["0", "1", "2", "3", "4+"];
+
+/// Everything that is counted.
+#[derive(Debug, Default)]
+pub struct Metrics(Mutex<Numbers>);
+
+#[derive(Debug, Default)]
+struct Numbers {
+    counters: BTreeMap<Series, u64>,
+    lags: BTreeMap<(&'static str, &'static str), Histogram>,
+}
+
+/// A counter: its name, its source, the name and the value of its other label.
+type Series = (&'static str, &'static str, &'static str, &'static str);
+
+#[derive(Debug, Default)]
+struct Histogram {
+    /// Values up to each bound, and beyond the last.
+    buckets: [u64; BOUNDS.len() + 1],
+    sum: f64,
+}
+
+fn label(source: WebhookSource) -> &'static str {
+    match source {
+        WebhookSource::Clerk => "clerk",
+        WebhookSource::Stripe => "stripe",
+    }
+}
+
+fn type_label(event_type: &str) -> &'static str {
+    TYPES.binary_search(&event_type).map_or("other", |at| TYPES[at])
+}
+
+impl Metrics {
+    fn count(&self, name: &'static str, source: WebhookSource, key: &'static str, value: &'static str) {
+        let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *numbers.counters.entry((name, label(source), key, value)).or_default() += 1;
+    }
+
+    fn lag(&self, name: &'static str, source: WebhookSource, from: DateTime<Utc>, to: DateTime<Utc>) {
+        // Clocks differ: what seems to come before its cause took no time.
+        let seconds = (to - from).to_std().unwrap_or_default().as_secs_f64();
+        let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let histogram = numbers.lags.entry((name, label(source))).or_default();
+        histogram.buckets[BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
+        histogram.sum += seconds;
+    }
+
+    /// A delivery was verified, by the secret at this place of the list.
+    pub fn verified(&self, source: WebhookSource, secret: usize) {
+        self.count("verified", source, "secret", SECRETS[secret.min(SECRETS.len() - 1)]);
+    }
+
+    /// A delivery was refused.
+    pub fn refused(&self, source: WebhookSource, reason: &'static str) {
+        self.count("refused", source, "reason", reason);
+    }
+
+    /// An event is in the inbox; `new` unless it was there before.
+    pub fn stored(&self, source: WebhookSource, event_type: &str, new: bool) {
+        self.count(if new { "received" } else { "repeated" }, source, "type", type_label(event_type));
+    }
+
+    /// An event that was new: how old it was.
+    pub fn received(&self, source: WebhookSource, created_at: Option<DateTime<Utc>>, received_at: DateTime<Utc>) {
+        if let Some(created_at) = created_at {
+            self.lag("receive", source, created_at, received_at);
+        }
+    }
+
+    /// An event was worked on.
+    pub fn worked(
+        &self,
+        source: WebhookSource,
+        event_type: &str,
+        status: WebhookStatus,
+        received_at: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) {
+        let name = match status {
+            WebhookStatus::Received => return,
+            WebhookStatus::Applied => "applied",
+            WebhookStatus::Ignored => "ignored",
+            WebhookStatus::Failed => "failed",
+            WebhookStatus::Dead => "dead",
+        };
+        self.count(name, source, "type", type_label(event_type));
+        if matches!(status, WebhookStatus::Applied | WebhookStatus::Ignored) {
+            self.lag("apply", source, received_at, now);
+        }
+    }
+
+    /// The text of the counters.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        let mut family = "";
+        for ((name, source, key, value), count) in &numbers.counters {
+            if *name != family {
+                family = name;
+                text += &format!("# TYPE tenantry_webhooks_{name}_total counter\n");
+            }
+            text += &format!("tenantry_webhooks_{name}_total{{source=\"{source}\",{key}=\"{value}\"}} {count}\n");
+        }
+        family = "";
+        for ((name, source), histogram) in &numbers.lags {
+            let family_name = format!("tenantry_webhooks_{name}_lag_seconds");
+            if *name != family {
+                family = name;
+                text += &format!("# TYPE {family_name} histogram\n");
+            }
+            let mut below = 0;
+            for (bound, count) in BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]).zip(histogram.buckets) {
+                below += count;
+                text += &format!("{family_name}_bucket{{source=\"{source}\",le=\"{bound}\"}} {below}\n");
+            }
+            text += &format!("{family_name}_sum{{source=\"{source}\"}} {}\n", histogram.sum);
+            text += &format!("{family_name}_count{{source=\"{source}\"}} {below}\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_prometheus_and_its_labels_are_bounded() {
+        assert!(TYPES.is_sorted());
+        let metrics = Metrics::default();
+        for event_type in ["user.created", "x\"}\n1", "another"] {
+            metrics.stored(WebhookSource::Clerk, event_type, true);
+        }
+        metrics.verified(WebhookSource::Stripe, 900);
+        metrics.refused(WebhookSource::Stripe, "SIGNATURE_TOO_OLD");
+        let then = DateTime::UNIX_EPOCH;
+        let later = then + chrono::Duration::milliseconds(7);
+        metrics.worked(WebhookSource::Clerk, "user.created", WebhookStatus::Applied, then, later);
+        metrics.worked(WebhookSource::Clerk, "user.created", WebhookStatus::Applied, later, then);
+        let text = metrics.render();
+        for line in [
+            "# TYPE tenantry_webhooks_received_total counter",
+            "tenantry_webhooks_received_total{source=\"clerk\",type=\"other\"} 2",
+            "tenantry_webhooks_received_total{source=\"clerk\",type=\"user.created\"} 1",
+            "tenantry_webhooks_refused_total{source=\"stripe\",reason=\"SIGNATURE_TOO_OLD\"} 1",
+            "tenantry_webhooks_verified_total{source=\"stripe\",secret=\"4+\"} 1",
+            "tenantry_webhooks_apply_lag_seconds_bucket{source=\"clerk\",le=\"0.005\"} 1",
+            "tenantry_webhooks_apply_lag_seconds_bucket{source=\"clerk\",le=\"0.01\"} 2",
+            "tenantry_webhooks_apply_lag_seconds_bucket{source=\"clerk\",le=\"+Inf\"} 2",
+            "tenantry_webhooks_apply_lag_seconds_count{source=\"clerk\"} 2",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! `POST /webhooks/clerk` and `POST /webhooks/stripe`: verify the raw bytes, store them, answer.
+//!
+//! Nothing else happens in the request. The content type is not asked for: the signature says who made the bytes, and
+//! whether they are JSON shows when they are read. Whatever is verified and a JSON object is stored, also what no worker
+//! will understand; ids that `PostgreSQL` cannot hold are replaced by their digest, the bytes stay as they came.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use chrono::{DateTime, Utc};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::app::App;
+use crate::error::Error;
+use crate::http::error;
+use crate::webhooks::inbox::Delivery;
+use crate::webhooks::skeleton::skeleton;
+use crate::webhooks::{WebhookSource, signature};
+
+/// Largest body.
+const MAX_BODY: usize = 1 << 20;
+/// How much of a body that is too large is still taken, so that its sender gets to read the answer.
+const MAX_DRAINED: usize = 16 << 20;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Most characters of an id or a type.
+const MAX_ID: usize = 255;
+/// The type of an event that names none.
+pub const NO_TYPE: &str = "(none)";
+
+/// Both routes.
+pub fn router(app: Arc<App>) -> Router {
+    let route = |source| {
+        post(move |State(app): State<Arc<App>>, request: Request| async move { receive(&app, source, request).await })
+            .fallback(|| async {
+                error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Webhooks are delivered with POST.")
+            })
+    };
+    Router::new()
+        .route("/webhooks/clerk", route(WebhookSource::Clerk))
+        .route("/webhooks/stripe", route(WebhookSource::Stripe))
+        .with_state(app)
+}
+
+/// The head of an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The sender's type of the event.
+    pub event_type: String,
+    /// The sender's id of what the event is about.
+    pub object_id: Option<String>,
+    /// When the sender made it.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Whose event it is: the Stripe account that it came through (Connect), or the Clerk instance.
+    pub account: Option<String>,
+}
+
+/// Reads the head of an event from its verified body; `None` when it has no type.
+#[must_use]
+pub fn head(source: WebhookSource, body: &Value) -> Option<Head> {
+    let text = |pointer| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let millis = |time: Option<&Value>, unit: i64| {
+        let time = time?.as_i64()?.checked_mul(unit)?;
+        // From 1970 to 2100: what lies outside is no time.
+        (0..4_102_444_800_000).contains(&time).then(|| DateTime::from_timestamp_millis(time)).flatten()
+    };
+    let event_type = text("/type").filter(|event_type| !event_type.is_empty())?;
+    let (object_id, created_at, account) = match source {
+        WebhookSource::Clerk => (text("/data/id"), millis(body.get("timestamp"), 1), text("/instance_id")),
+        WebhookSource::Stripe => (
+            text("/data/object/id").or_else(|| text("/related_object/id")),
+            millis(body.get("created"), 1000),
+            text("/account"),
+        ),
+    };
+    Some(Head { event_type, object_id, created_at, account })
+}
+
+async fn receive(app: &App, source: WebhookSource, request: Request) -> Response {
+    match accept(app, source, request).await {
+        Ok(()) => {
+            let json = HeaderValue::from_static("application/json");
+            (StatusCode::OK, [(CONTENT_TYPE, json)], "{\"received\":true}").into_response()
+        }
+        Err(refusal) => {
+            app.webhooks.metrics.refused(source, refusal.code);
+            tracing::info!(?source, code = refusal.code, "a webhook was refused");
+            let mut response = error(refusal.status, refusal.code, &refusal.message);
+            let headers = response.headers_mut();
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
+            }
+            response
+        }
+    }
+}
+
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+}
+
+async fn accept(app: &App, source: WebhookSource, request: Request) -> Result<(), Refusal> {
+    let (parts, body) = request.into_parts();
+    let secrets = app.config.webhooks.secrets(source);
+    if secrets.is_empty() {
+        // Not 404: the sender is to try again when the variable is set.
+        let variable = source.secrets_variable();
+        return Err(Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "WEBHOOKS_NOT_CONFIGURED",
+            format!("Set {variable} to the signing secret of this endpoint."),
+        ));
+    }
+    let body = match tokio::time::timeout(BODY_TIMEOUT, collect(&parts.headers, body)).await {
+        Ok(body) => body?,
+        Err(_) => {
+            let message = "The body took too long to arrive.";
+            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", message));
+        }
+    };
+    let received_at = app.clock.now();
+    let verified = signature::verify(source, &parts.headers, &body, secrets, received_at)
+        .map_err(|distrust| Refusal::new(StatusCode::UNAUTHORIZED, distrust.code(), distrust.message()))?;
+    app.webhooks.metrics.verified(source, verified.secret);
+    let value = skeleton(&body)
+        .filter(Value::is_object)
+        .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body is not a JSON object."))?;
+    let delivery = delivery(source, verified.event_id, &value, body, received_at);
+    let (event_type, created_at) = (delivery.event_type.clone(), delivery.created_at);
+    let new = app.webhooks.inbox.store(delivery).await.map_err(|error| {
+        tracing::error!(?source, %error, "a webhook could not be stored; its sender will repeat it");
+        let message = Error::Unavailable.to_string();
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+    })?;
+    app.webhooks.metrics.stored(source, &event_type, new);
+    if new {
+        app.webhooks.metrics.received(source, created_at, received_at);
+    }
+    Ok(())
+}
+
+/// The body, if it is not too large. One that is, is taken and thrown away up to a limit: a sender that is cut off while
+/// it writes never reads why.
+async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Refusal> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(MAX_BODY));
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body ended early."));
+        };
+        let Some(data) = frame.data_ref() else { continue };
+        length += data.len();
+        if length <= MAX_BODY {
+            bytes.extend_from_slice(data);
+        } else if length > MAX_DRAINED {
+            break;
+        }
+    }
+    if length > MAX_BODY {
+        let message = format!("The body is larger than {MAX_BODY} bytes.");
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message));
+    }
+    Ok(bytes.into())
+}
+
+fn delivery(
+    source: WebhookSource,
+    header_id: Option<String>,
+    value: &Value,
+    raw_body: Bytes,
+    received_at: DateTime<Utc>,
+) -> Delivery {
+    let head = head(source, value).unwrap_or_default();
+    let event_id = header_id.or_else(|| value.get("id").and_then(Value::as_str).map(str::to_owned));
+    let event_id = event_id.filter(|id| !id.is_empty());
+    Delivery {
+        source,
+        // Without an id, the same bytes are the same event.
+        event_id: event_id.map_or_else(|| digest(&raw_body), storable),
+        event_type: if head.event_type.is_empty() { NO_TYPE.to_owned() } else { storable(head.event_type) },
+        object_id: head.object_id.filter(|id| !id.is_empty()).map(storable),
+        raw_body,
+        created_at: head.created_at,
+        received_at,
+    }
+}
+
+/// The text itself where a column can hold it, else its digest, which is as good to tell it from others.
+fn storable(text: String) -> String {
+    if text.chars().count() <= MAX_ID && !text.contains('\0') { text } else { digest(text.as_bytes()) }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn heads_are_read_tolerantly() {
+        let clerk = json!({ "type": "user.created", "timestamp": 1_700_000_000_123_i64, "instance_id": "ins_1", "data": { "id": "user_1" } });
+        let read = head(WebhookSource::Clerk, &clerk).expect("a head");
+        assert_eq!((read.object_id.as_deref(), read.account.as_deref()), (Some("user_1"), Some("ins_1")));
+        assert_eq!(read.created_at.map(|at| at.timestamp_millis()), Some(1_700_000_000_123));
+        let stripe = json!({ "type": "invoice.paid", "created": 1_700_000_000, "account": "acct_1", "data": { "object": { "id": "in_1" } } });
+        let read = head(WebhookSource::Stripe, &stripe).expect("a head");
+        assert_eq!((read.object_id.as_deref(), read.account.as_deref()), (Some("in_1"), Some("acct_1")));
+        assert_eq!(read.created_at.map(|at| at.timestamp()), Some(1_700_000_000));
+        let odd = json!({ "type": "x", "created": i64::MAX, "account": 7, "data": [1], "timestamp": "soon" });
+        for source in [WebhookSource::Clerk, WebhookSource::Stripe] {
+            assert_eq!(head(source, &odd), Some(Head { event_type: "x".into(), ..Head::default() }));
+            for none in [json!({}), json!({ "type": "" }), json!({ "type": 1 }), json!([]), json!(null)] {
+                assert_eq!(head(source, &none), None, "{none}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_column_cannot_hold_is_replaced() {
+        let body = json!({ "id": "evt\0_1", "type": "t".repeat(300), "data": { "object": { "id": "a'b\"c" } } });
+        let raw = Bytes::from(body.to_string());
+        let stored = delivery(WebhookSource::Stripe, None, &body, raw.clone(), DateTime::UNIX_EPOCH);
+        assert!(stored.event_id.starts_with("sha256:") && stored.event_type.starts_with("sha256:"), "{stored:?}");
+        assert_eq!(stored.object_id.as_deref(), Some("a'b\"c"));
+        assert_eq!(stored.raw_body, raw);
+        let empty = delivery(WebhookSource::Stripe, None, &json!({}), Bytes::from_static(b"{}"), DateTime::UNIX_EPOCH);
+        assert_eq!((empty.event_type.as_str(), empty.object_id), (NO_TYPE, None));
+    }
+}

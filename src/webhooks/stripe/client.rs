@@ -1,0 +1,130 @@
+//! Asks Stripe.
+//!
+//! Requests, retries and errors are async-stripe's. Its types of objects are not used: they fit one version of the API,
+//! and objects are read tolerantly here, whichever version they are from.
+
+use std::time::Duration;
+
+use miniserde::json::Value as Answer;
+use serde::Serialize;
+use serde_json::Value;
+use stripe::{Client, ClientBuilder, StripeError};
+use stripe_client_core::{RequestBuilder, RequestStrategy, StripeMethod};
+
+use crate::error::{Error, Result};
+
+/// How long one try may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a request is tried at most, with growing pauses.
+const TRIES: u32 = 3;
+/// As many objects as Stripe gives at once.
+const PAGE: u8 = 100;
+
+/// A client of Stripe's API.
+#[derive(Clone, Debug)]
+pub struct StripeClient(Client);
+
+/// A part of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// Its objects.
+    pub objects: Vec<Value>,
+    /// The id after which the next part begins, if there is one.
+    pub next: Option<String>,
+}
+
+/// What is asked for in a list.
+#[derive(Debug, Default, Serialize)]
+pub struct Listing {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<Since>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starting_after: Option<String>,
+    limit: u8,
+}
+
+#[derive(Debug, Serialize)]
+struct Since {
+    gte: i64,
+}
+
+impl StripeClient {
+    /// A client with this key, at this address or Stripe's own.
+    ///
+    /// # Errors
+    /// The address is none, or the machine has no certificates to trust.
+    pub fn new(key: &str, api_base: Option<&str>) -> Result<Self> {
+        // Without certificates the client below would panic.
+        hyper_rustls::HttpsConnectorBuilder::new().with_native_roots().map_err(Error::internal)?;
+        let mut builder = ClientBuilder::new(key)
+            .timeout(TIMEOUT)
+            .request_strategy(RequestStrategy::ExponentialBackoff(TRIES))
+            .app_info("tenantry", Some(env!("CARGO_PKG_VERSION").to_owned()), None);
+        if let Some(base) = api_base {
+            builder = builder.url(format!("{}/", base.trim_end_matches('/')));
+        }
+        Ok(Self(builder.build().map_err(Error::internal)?))
+    }
+
+    /// The subscription as Stripe has it now; `None` when it has none such.
+    ///
+    /// # Errors
+    /// Stripe could not be asked, or refused.
+    pub async fn subscription(&self, id: &str) -> Result<Option<Value>> {
+        // The id becomes a part of the path.
+        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            return Ok(None);
+        }
+        match self.get(RequestBuilder::new(StripeMethod::Get, format!("/subscriptions/{id}"))).await {
+            Err(StripeError::Stripe(_, 404)) => Ok(None),
+            answer => read(answer).map(Some),
+        }
+    }
+
+    /// A part of the list of all subscriptions, those included that are over, the newest first.
+    ///
+    /// # Errors
+    /// As [`subscription`](Self::subscription).
+    pub async fn subscriptions(&self, after: Option<String>) -> Result<Page> {
+        let listing = Listing { status: Some("all"), ..Listing::default() };
+        self.list("/subscriptions", listing, after).await
+    }
+
+    /// A part of the list of events since then (in seconds since 1970), the newest first. Stripe keeps them for 30 days.
+    ///
+    /// # Errors
+    /// As [`subscription`](Self::subscription).
+    pub async fn events(&self, since: i64, after: Option<String>) -> Result<Page> {
+        let listing = Listing { created: Some(Since { gte: since }), ..Listing::default() };
+        self.list("/events", listing, after).await
+    }
+
+    async fn list(&self, path: &str, listing: Listing, after: Option<String>) -> Result<Page> {
+        let listing = Listing { starting_after: after, limit: PAGE, ..listing };
+        let mut answer = read(self.get(RequestBuilder::new(StripeMethod::Get, path).query(&listing)).await)?;
+        let Value::Array(objects) = answer["data"].take() else {
+            return Err(Error::internal("Stripe's answer is no list"));
+        };
+        let last = objects.last().and_then(|object| object["id"].as_str()).map(str::to_owned);
+        Ok(Page { next: last.filter(|_| answer["has_more"] == true), objects })
+    }
+
+    async fn get(&self, request: RequestBuilder) -> Result<Answer, StripeError> {
+        request.customize::<Answer>().send(&self.0).await
+    }
+}
+
+/// The answer in the JSON of everything else. What Stripe says in an error goes to the log and the terminal; it names
+/// objects and keys by their ends only.
+fn read(answer: Result<Answer, StripeError>) -> Result<Value> {
+    let answer = answer.map_err(|error| match error {
+        StripeError::Stripe(error, status) => {
+            let message = error.message.unwrap_or_default();
+            Error::internal(format!("Stripe answered with {status}: {message}"))
+        }
+        other => Error::internal(format!("Stripe could not be asked: {other}")),
+    })?;
+    serde_json::from_str(&miniserde::json::to_string(&answer)).map_err(Error::internal)
+}

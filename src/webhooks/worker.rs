@@ -1,0 +1,414 @@
+//! The worker: takes events from the inbox and applies them, each exactly once.
+//!
+//! Any number of workers, in any number of processes, share the inbox: rows are taken with `for update skip locked` and
+//! stay locked until the transaction that holds their effect and their new status commits; a worker that dies leaves
+//! nothing behind. Several events share a transaction as long as all goes well. When one fails, waits for another
+//! worker's lock or must ask the provider, nothing of that transaction remains and each event gets one of its own, those
+//! that take long last: an event that fails costs the others of its batch nothing but that, and other workers go on.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
+use rand::RngExt as _;
+use serde_json::Value;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::sync::{Notify, watch};
+
+use crate::app::App;
+use crate::clock::Clock;
+use crate::db::{Db, SystemTx};
+use crate::error::{Error, Result};
+use crate::events::{self, Event};
+use crate::id::Id;
+use crate::organizations::Organization;
+use crate::webhooks::apply::{ApplyContext, InboxEvent, Outcome, SyncSettings, apply};
+use crate::webhooks::metrics::Metrics;
+use crate::webhooks::receive::{NO_TYPE, head};
+use crate::webhooks::skeleton::skeleton;
+use crate::webhooks::stripe::client::StripeClient;
+use crate::webhooks::{WebhookEvent, WebhookSource, WebhookStatus, inbox, sql};
+
+/// Most events of one transaction.
+const BATCH: i64 = 32;
+/// Most bytes of bodies of one transaction. One event is always taken.
+const BATCH_BYTES: i64 = 4 << 20;
+/// How often a worker looks without having been woken.
+const POLL: Duration = Duration::from_secs(1);
+/// How long a worker that cannot reach the database waits.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long one event may take, should it not be the database that takes so long: that has its own bounds in `sql`.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Tries after which an event is DEAD: with the delays below, after two to three hours.
+pub const MAX_ATTEMPTS: i32 = 12;
+/// How often a try that met another transaction is repeated at once.
+const COLLISIONS: u32 = 5;
+
+/// A worker.
+#[derive(Clone)]
+pub struct Worker {
+    db: Db,
+    clock: Clock,
+    settings: SyncSettings,
+    stripe: Option<Arc<StripeClient>>,
+    metrics: Arc<Metrics>,
+    wake: Arc<Notify>,
+}
+
+/// What happened to one event.
+struct Done {
+    event: InboxEvent,
+    status: WebhookStatus,
+    reason: Option<&'static str>,
+    organization: Option<Id<Organization>>,
+}
+
+/// How long the statements of a transaction may take, and wait for others'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// While other events wait.
+    Short,
+    /// When none of the batch does.
+    Long,
+}
+
+/// Why events of a transaction have to be done one by one.
+enum Broken {
+    /// The transaction cannot be used any more.
+    Failed(Error),
+    /// The provider is to be asked for this object first.
+    Refetch(String),
+}
+
+impl Worker {
+    /// A worker of this application.
+    #[must_use]
+    pub fn new(app: &App) -> Self {
+        let webhooks = &app.config.webhooks;
+        let stripe = webhooks.stripe_client().unwrap_or_else(|error| {
+            // Ties are then decided without Stripe, which is better than no webhooks.
+            tracing::error!(reason = reason(&error), "Stripe cannot be asked");
+            None
+        });
+        Self {
+            db: app.db.clone(),
+            clock: app.clock.clone(),
+            settings: webhooks.sync.clone(),
+            stripe,
+            metrics: Arc::clone(&app.webhooks.metrics),
+            wake: app.webhooks.inbox.wake(),
+        }
+    }
+
+    /// Works until a stop is asked for; what was begun is ended.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            let pause = match self.step().await {
+                // There may be more, and others may help.
+                Ok(done) if done > 0 => {
+                    self.wake.notify_one();
+                    continue;
+                }
+                Ok(_) => self.until_due().await,
+                Err(error) => {
+                    tracing::warn!(%error, "the webhook worker cannot work; trying again");
+                    PAUSE
+                }
+            };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }
+    }
+
+    /// Listens for what other processes store, until a stop is asked for; comes back by itself when the database does.
+    pub async fn listen(self, options: PgConnectOptions, mut stop: watch::Receiver<bool>) {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(options.application_name("tenantry-webhooks-listen"));
+        let listening = async {
+            loop {
+                let result: sqlx::Result<()> = async {
+                    let mut listener = PgListener::connect_with(&pool).await?;
+                    listener.listen(inbox::CHANNEL).await?;
+                    // What came while nobody listened.
+                    self.wake.notify_one();
+                    loop {
+                        listener.recv().await?;
+                        self.wake.notify_one();
+                    }
+                }
+                .await;
+                if let Err(error) = result {
+                    tracing::warn!(%error, "listening for webhooks failed; trying again");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = listening => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    /// How long until the next event is due.
+    async fn until_due(&self) -> Duration {
+        let next = self.db.system_statement(|pool| async move { sql::next_due(&pool).await }).await;
+        match next {
+            Ok(Some(due)) => (due - self.clock.now()).to_std().unwrap_or(Duration::from_millis(20)).min(POLL),
+            Ok(None) | Err(_) => POLL,
+        }
+    }
+
+    /// Works on what is due now, at most one batch; returns how many events.
+    ///
+    /// # Errors
+    /// When the database cannot be reached. Whatever happens to an event is written to the event.
+    pub async fn step(&self) -> Result<usize> {
+        let mut tx = SystemTx::begin(&self.db).await?;
+        let events = sql::claim(&mut tx, self.clock.now(), BATCH, BATCH_BYTES).await?;
+        let count = events.len();
+        if count == 0 {
+            return Ok(0);
+        }
+        let mut ids: Vec<Id<WebhookEvent>> = events.iter().map(|event| event.id).collect();
+        let mut done = Vec::with_capacity(count);
+        for event in events {
+            match self.apply(&mut tx, event, None, self.stripe.is_some()).await {
+                Ok(applied) => done.push(applied),
+                Err(_) => break,
+            }
+        }
+        if done.len() < count {
+            // Its locks must go first: whoever looks for one of these events now passes over what is locked.
+            tx.rollback().await?;
+        } else if self.finish(tx, &done).await.is_ok() {
+            return Ok(count);
+        }
+        // Nothing of it is done, and others may take of it.
+        self.wake.notify_one();
+        // The event that broke it comes last.
+        if done.len() < count {
+            let broken = ids.remove(done.len());
+            ids.push(broken);
+        }
+        // So do those that need patience, which may not have been that one.
+        let mut slow = Vec::new();
+        for id in ids {
+            if !self.one(id, Patience::Short).await? {
+                slow.push(id);
+            }
+        }
+        for id in slow {
+            self.one(id, Patience::Long).await?;
+        }
+        Ok(count)
+    }
+
+    /// Works on one event in transactions of its own; `false` when it is to be done with more patience.
+    async fn one(&self, id: Id<WebhookEvent>, patience: Patience) -> Result<bool> {
+        let mut fetched = None;
+        let mut can_refetch = self.stripe.is_some();
+        let mut collisions = 0;
+        loop {
+            let mut tx = SystemTx::begin(&self.db).await?;
+            // Another worker has it, or had it.
+            let Some(event) = sql::claim_one(&mut tx, id, patience).await? else { return Ok(true) };
+            let head = (event.source, event.event_type.clone(), event.received_at, event.attempts);
+            let error = match self.apply(&mut tx, event, fetched.as_ref(), can_refetch).await {
+                Ok(done) => match self.finish(tx, &[done]).await {
+                    Ok(()) => return Ok(true),
+                    Err(error) => error,
+                },
+                Err(Broken::Failed(error)) => {
+                    // Else the lock on the event would keep its failure from being written. A connection that is broken
+                    // holds no locks.
+                    tx.rollback().await.ok();
+                    error
+                }
+                Err(Broken::Refetch(_)) if patience == Patience::Short => {
+                    tx.rollback().await?;
+                    return Ok(false);
+                }
+                Err(Broken::Refetch(object)) => {
+                    // Nothing of the database is held while Stripe is asked.
+                    tx.rollback().await?;
+                    can_refetch = false;
+                    match self.fetch(&object).await {
+                        Ok(object) => {
+                            fetched = object;
+                            continue;
+                        }
+                        Err(error) => error,
+                    }
+                }
+            };
+            if matches!(error, Error::Unavailable) {
+                return Err(error);
+            }
+            if patience == Patience::Short && (collided(&error) || matches!(error, Error::Timeout)) {
+                return Ok(false);
+            }
+            if collided(&error) && collisions < COLLISIONS {
+                collisions += 1;
+                let pause = rand::rng().random_range(1..20);
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                continue;
+            }
+            self.failed(id, head, &error).await?;
+            return Ok(true);
+        }
+    }
+
+    async fn fetch(&self, object: &str) -> Result<Option<Value>> {
+        match &self.stripe {
+            Some(stripe) => stripe.subscription(object).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Applies an event, with all that may go wrong in it.
+    async fn apply(
+        &self,
+        tx: &mut SystemTx,
+        event: InboxEvent,
+        fetched: Option<&Value>,
+        can_refetch: bool,
+    ) -> Result<Done, Broken> {
+        if let Some(reason) = self.unwanted(&event) {
+            return Ok(Done { event, status: WebhookStatus::Ignored, reason: Some(reason), organization: None });
+        }
+        let context = ApplyContext { clock: &self.clock, settings: &self.settings, fetched, can_refetch };
+        let applied = AssertUnwindSafe(apply(tx, &context, &event)).catch_unwind();
+        let outcome = match tokio::time::timeout(TIMEOUT, applied).await {
+            Ok(Ok(outcome)) => outcome.map_err(Broken::Failed)?,
+            Ok(Err(_)) => return Err(Broken::Failed(Error::internal("the code that applies it panicked"))),
+            Err(_) => return Err(Broken::Failed(Error::Timeout)),
+        };
+        match outcome {
+            Outcome::Applied { organization } => {
+                Ok(Done { event, status: WebhookStatus::Applied, reason: None, organization })
+            }
+            Outcome::Ignored { reason, organization } => {
+                Ok(Done { event, status: WebhookStatus::Ignored, reason: Some(reason), organization })
+            }
+            Outcome::Refetch { object_id } if can_refetch => Err(Broken::Refetch(object_id)),
+            Outcome::Refetch { .. } => Err(Broken::Failed(Error::internal("the provider cannot be asked"))),
+        }
+    }
+
+    /// Why an event is not even looked at.
+    fn unwanted(&self, event: &InboxEvent) -> Option<&'static str> {
+        if event.event_type == NO_TYPE {
+            return Some("the event names no type");
+        }
+        let (ours, reason) = match event.source {
+            WebhookSource::Clerk => (self.settings.clerk_instance.as_deref()?, "of another Clerk instance"),
+            WebhookSource::Stripe => (self.settings.stripe_account.as_deref()?, "of another Stripe account"),
+        };
+        // An event without an account is the endpoint's own.
+        let account = head(event.source, &skeleton(&event.raw_body)?)?.account?;
+        (account != ours).then_some(reason)
+    }
+
+    /// Writes what became of the events, tells their subscribers, and commits.
+    async fn finish(&self, mut tx: SystemTx, done: &[Done]) -> Result<()> {
+        let now = self.clock.now();
+        let settled: Vec<sql::Settled> = done
+            .iter()
+            .map(|done| sql::Settled {
+                id: done.event.id,
+                status: done.status,
+                reason: done.reason,
+                organization: done.organization,
+            })
+            .collect();
+        let written = async {
+            let organizations = sql::settle(&mut tx, &settled, now).await?;
+            let told: Vec<(Id<Organization>, Event)> =
+                organizations.into_iter().map(|(id, organization)| (organization, Event::Webhook { id })).collect();
+            events::tell(&mut tx, &told).await
+        };
+        if let Err(error) = written.await {
+            tx.rollback().await.ok();
+            return Err(error);
+        }
+        tx.commit().await?;
+        for Done { event, status, .. } in done {
+            self.metrics.worked(event.source, &event.event_type, *status, event.received_at, now);
+        }
+        Ok(())
+    }
+
+    /// Writes that an event failed, and when it is tried again.
+    async fn failed(
+        &self,
+        id: Id<WebhookEvent>,
+        (source, event_type, received_at, attempts): (WebhookSource, String, DateTime<Utc>, i32),
+        error: &Error,
+    ) -> Result<()> {
+        let now = self.clock.now();
+        let attempts = attempts + 1;
+        let status = if attempts >= MAX_ATTEMPTS { WebhookStatus::Dead } else { WebhookStatus::Failed };
+        let reason = reason(error);
+        tracing::warn!(%id, ?source, event_type, attempts, reason, ?status, "a webhook event failed");
+        let mut tx = SystemTx::begin(&self.db).await?;
+        let failure = sql::Failure { id, status, reason: &reason, next_attempt_at: now + delay(attempts), now };
+        let organization = sql::fail(&mut tx, &failure).await?;
+        if let Some(organization) = organization.flatten() {
+            events::tell(&mut tx, &[(organization, Event::Webhook { id })]).await?;
+        }
+        tx.commit().await?;
+        self.metrics.worked(source, &event_type, status, received_at, now);
+        Ok(())
+    }
+}
+
+/// How long after this many failures: 2 s, 4 s … at most an hour, each between half and all of it, so that what failed
+/// together does not come back together.
+fn delay(attempts: i32) -> chrono::Duration {
+    let exponent = u32::try_from(attempts).unwrap_or(1).min(12);
+    let longest = 2_i64.saturating_pow(exponent).min(3600) * 1000;
+    chrono::Duration::milliseconds(rand::rng().random_range(longest / 2..=longest))
+}
+
+/// The reason as the event's row keeps it: of an internal error the cause, which nobody else would find.
+fn reason(error: &Error) -> String {
+    let text = match error {
+        Error::Internal(cause) => cause.to_string(),
+        other => other.to_string(),
+    };
+    text.chars().filter(|c| *c != '\0').take(500).collect()
+}
+
+/// Whether the try met another transaction (SQLSTATE 40001, 40P01, 55P03), which says nothing about the event.
+fn collided(error: &Error) -> bool {
+    let Error::Internal(cause) = error else { return false };
+    let Some(sqlx::Error::Database(database)) = cause.downcast_ref::<sqlx::Error>() else { return false };
+    matches!(database.code().as_deref(), Some("40001" | "40P01" | "55P03"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_and_end() {
+        for attempts in 1..=40 {
+            let (longest, delay) = (2_i64.saturating_pow(attempts.min(12) as u32).min(3600), delay(attempts));
+            assert!(delay.num_milliseconds() <= longest * 1000 && delay.num_milliseconds() >= longest * 500);
+        }
+        let total: i64 = (1..MAX_ATTEMPTS).map(|n| 2_i64.pow(n as u32).min(3600)).sum();
+        assert!((3600..3 * 3600).contains(&total), "{total}");
+    }
+
+    #[test]
+    fn reasons_are_short_and_storable() {
+        assert_eq!(reason(&Error::internal("a\0b")), "ab");
+        assert_eq!(reason(&Error::internal("é".repeat(1000))).chars().count(), 500);
+    }
+}

@@ -1,0 +1,113 @@
+//! As much of Stripe's API as is asked: subscriptions, one by one and in pages, and events.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::get;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// Plainly no key of anybody.
+pub const KEY: &str = "sk_test_fake_0000";
+
+/// What the account holds; the newest first, as Stripe lists it.
+#[derive(Default)]
+pub struct Account {
+    pub subscriptions: Vec<Value>,
+    pub events: Vec<Value>,
+    /// What was asked for.
+    pub asked: Vec<String>,
+    /// How many requests more are answered with 503.
+    pub failing: u32,
+}
+
+type Shared = Arc<Mutex<Account>>;
+type Answer = (StatusCode, Json<Value>);
+
+pub struct FakeStripe {
+    pub url: String,
+    pub account: Shared,
+}
+
+impl FakeStripe {
+    pub async fn start() -> Self {
+        let account = Shared::default();
+        let router = Router::new()
+            .route("/v1/subscriptions/{id}", get(one))
+            .route("/v1/subscriptions", get(subscriptions))
+            .route("/v1/events", get(events))
+            .with_state(Arc::clone(&account));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, account }
+    }
+
+    pub fn with<T>(&self, change: impl FnOnce(&mut Account) -> T) -> T {
+        change(&mut self.account.lock().expect("a lock"))
+    }
+}
+
+/// What Stripe answers to a wrong key, and now and then.
+fn refusal(account: &mut Account, headers: &HeaderMap, path: &str) -> Option<Answer> {
+    account.asked.push(path.to_owned());
+    let error = |status, message: &str| {
+        Some((status, Json(json!({ "error": { "type": "invalid_request_error", "message": message } }))))
+    };
+    if headers.get("authorization").is_none_or(|value| value != &format!("Bearer {KEY}")) {
+        return error(StatusCode::UNAUTHORIZED, "Invalid API Key provided: sk_test_****");
+    }
+    if account.failing > 0 {
+        account.failing -= 1;
+        return error(StatusCode::SERVICE_UNAVAILABLE, "try again");
+    }
+    None
+}
+
+async fn one(State(account): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
+    let mut account = account.lock().expect("a lock");
+    if let Some(refusal) = refusal(&mut account, &headers, &format!("/subscriptions/{id}")) {
+        return refusal;
+    }
+    if let Some(object) = account.subscriptions.iter().find(|object| object["id"] == id) {
+        return (StatusCode::OK, Json(object.clone()));
+    }
+    let error =
+        json!({ "type": "invalid_request_error", "code": "resource_missing", "message": "No such subscription" });
+    (StatusCode::NOT_FOUND, Json(json!({ "error": error })))
+}
+
+type Asked = Query<BTreeMap<String, String>>;
+
+async fn subscriptions(State(account): State<Shared>, headers: HeaderMap, Query(asked): Asked) -> Answer {
+    let mut account = account.lock().expect("a lock");
+    if let Some(refusal) = refusal(&mut account, &headers, "/subscriptions") {
+        return refusal;
+    }
+    assert_eq!(asked.get("status").map(String::as_str), Some("all"), "those that are over, too");
+    page(&account.subscriptions, &asked)
+}
+
+async fn events(State(account): State<Shared>, headers: HeaderMap, Query(asked): Asked) -> Answer {
+    let mut account = account.lock().expect("a lock");
+    if let Some(refusal) = refusal(&mut account, &headers, "/events") {
+        return refusal;
+    }
+    let since: i64 = asked.get("created[gte]").expect("since").parse().expect("a number");
+    let recent: Vec<Value> = account.events.iter().filter(|e| e["created"].as_i64() >= Some(since)).cloned().collect();
+    page(&recent, &asked)
+}
+
+/// Two at a time, so that there is more than one page of anything.
+fn page(objects: &[Value], asked: &BTreeMap<String, String>) -> Answer {
+    let from = asked.get("starting_after").map_or(0, |id| {
+        1 + objects.iter().position(|object| object["id"] == *id).expect("an object of the page before")
+    });
+    let rest = &objects[from..];
+    let data = &rest[..rest.len().min(2)];
+    (StatusCode::OK, Json(json!({ "object": "list", "data": data, "has_more": rest.len() > 2, "url": "/v1" })))
+}

@@ -288,8 +288,7 @@ fn only_the_database_module_and_the_door_use_the_pool_of_the_api() {
 /// Single statements across tenants: the webhook inbox and its worker, and nobody else.
 #[test]
 fn only_the_inbox_uses_the_pool_of_the_system() {
-    const ALLOWED: &[&str] =
-        &["db/mod.rs", "db/roles.rs", "db/system_tx.rs", "webhooks/inbox.rs", "webhooks/worker.rs"];
+    const ALLOWED: &[&str] = &["db/roles.rs", "db/system_tx.rs", "webhooks/inbox.rs", "webhooks/worker.rs"];
     const WAYS: &[&str] = &["db.system", "system_statement("];
     let mut files = Vec::new();
     sources(&root("src"), &mut files);
@@ -340,7 +339,10 @@ async fn migrations_go_up_and_down_and_up_again() {
         rows
     };
     let count = migrations::up(&owner).await.expect("up");
-    assert_eq!(i64::try_from(count).expect("few"), migrations::newest());
+    // Branches number their own, so numbers may be missing.
+    let known = migrations::MIGRATOR.iter().filter(|migration| migration.migration_type.is_up_migration());
+    assert_eq!(count, known.clone().count());
+    assert_eq!(known.map(|migration| migration.version).max(), Some(migrations::newest()));
     let first = catalogue().await;
     assert_eq!(migrations::up(&owner).await.expect("nothing to do"), 0);
     assert_eq!(migrations::down(&owner, count).await.expect("down"), 0);

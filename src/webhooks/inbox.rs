@@ -142,13 +142,13 @@ impl Shared {
                     for waiting in batch {
                         let alone = [waiting];
                         let stored = self.insert(&alone).await;
-                        tell(alone, stored);
+                        tell(alone, &stored);
                     }
                     continue;
                 }
                 stored => stored,
             };
-            tell(batch, stored);
+            tell(batch, &stored);
         }
     }
 
@@ -211,7 +211,7 @@ impl Shared {
     }
 }
 
-fn tell(batch: impl IntoIterator<Item = Waiting>, stored: Result<HashSet<Uuid>>) {
+fn tell(batch: impl IntoIterator<Item = Waiting>, stored: &Result<HashSet<Uuid>>) {
     for waiting in batch {
         let result = stored.as_ref().map(|new| new.contains(&waiting.id.uuid())).map_err(Clone::clone);
         // A sender that hung up hears nothing.

@@ -129,13 +129,9 @@ async fn accept(app: &App, source: WebhookSource, request: Request) -> Result<()
             format!("Set {variable} to the signing secret of this endpoint."),
         ));
     }
-    let body = match tokio::time::timeout(BODY_TIMEOUT, collect(&parts.headers, body)).await {
-        Ok(body) => body?,
-        Err(_) => {
-            let message = "The body took too long to arrive.";
-            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", message));
-        }
-    };
+    let body = tokio::time::timeout(BODY_TIMEOUT, collect(&parts.headers, body)).await.map_err(|_| {
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "The body took too long to arrive.")
+    })??;
     let received_at = app.clock.now();
     let verified = signature::verify(source, &parts.headers, &body, secrets, received_at)
         .map_err(|distrust| Refusal::new(StatusCode::UNAUTHORIZED, distrust.code(), distrust.message()))?;
@@ -210,7 +206,7 @@ fn storable(text: String) -> String {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+    format!("sha256:{}", signature::hex(&Sha256::digest(bytes)))
 }
 
 #[cfg(test)]

@@ -398,11 +398,11 @@ mod tests {
 
     #[test]
     fn delays_grow_and_end() {
-        for attempts in 1..=40 {
-            let (longest, delay) = (2_i64.saturating_pow(attempts.min(12) as u32).min(3600), delay(attempts));
+        for attempts in 1..=40_i32 {
+            let (longest, delay) = (2_i64.saturating_pow(attempts.min(12).unsigned_abs()).min(3600), delay(attempts));
             assert!(delay.num_milliseconds() <= longest * 1000 && delay.num_milliseconds() >= longest * 500);
         }
-        let total: i64 = (1..MAX_ATTEMPTS).map(|n| 2_i64.pow(n as u32).min(3600)).sum();
+        let total: i64 = (1..MAX_ATTEMPTS).map(|n| 2_i64.pow(n.unsigned_abs()).min(3600)).sum();
         assert!((3600..3 * 3600).contains(&total), "{total}");
     }
 

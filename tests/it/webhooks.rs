@@ -111,7 +111,7 @@ pub async fn count(database: &TestDb, condition: &str) -> i64 {
 
 /// Waits until no event of this condition is left.
 pub async fn none_left(database: &TestDb, condition: &str) {
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(120);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_mins(2);
     while count(database, condition).await > 0 {
         assert!(tokio::time::Instant::now() < deadline, "events are left: {condition}");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -1,8 +1,9 @@
 //! The official senders' own libraries, and a fake Stripe: what they sign is accepted as it is.
 //!
-//! They come from npm and PyPI at pinned versions into the target folder. Without node or python the test says that it
-//! did not run.
+//! They come from npm and `PyPI` at pinned versions into the target folder. Without node, python
+//! or a network the test says that it did not run.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
@@ -18,7 +19,7 @@ const PYPI: [&str; 3] = ["stripe==16.1.0", "standardwebhooks==1.1.0", "localstri
 async fn the_official_senders_for_node_are_accepted() {
     match npm().await {
         Ok(modules) => run(Command::new("node").arg(script("senders.cjs")).arg(modules), "STRIPE_NODE").await,
-        Err(why) => eprintln!("SKIPPED: the official senders for node did not run: {why}"),
+        Err(why) => skipped("node", &why),
     }
 }
 
@@ -26,8 +27,13 @@ async fn the_official_senders_for_node_are_accepted() {
 async fn the_official_senders_for_python_and_the_fake_stripe_are_accepted() {
     match pip().await {
         Ok(packages) => run(Command::new("python3").arg(script("senders.py")).arg(packages), "STRIPE_PYTHON").await,
-        Err(why) => eprintln!("SKIPPED: the official senders for python did not run: {why}"),
+        Err(why) => skipped("python", &why),
     }
+}
+
+/// Past the harness, which shows of a test that passes nothing else.
+fn skipped(language: &str, why: &str) {
+    writeln!(std::io::stderr(), "SKIPPED: the official senders for {language} did not run: {why}").ok();
 }
 
 /// Every sender of a script delivers events whose ids it prints, one a line; all must be there, and be worked on.

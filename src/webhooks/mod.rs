@@ -2,7 +2,8 @@
 //!
 //! [`receive`] verifies the raw bytes ([`signature`]) and stores them ([`inbox`]); nothing else happens in the request.
 //! The [`worker`] takes events from the inbox and runs their effect ([`apply`]) in the transaction that also marks them
-//! as done: effects happen exactly once. Tenants' administrators see their events, never the raw bodies.
+//! as done: effects happen exactly once. Tenants' administrators see their events, never the raw bodies. `README.md` beside
+//! this file says what a sender and an operator can rely on.
 
 pub mod apply;
 mod clerk;

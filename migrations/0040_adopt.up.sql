@@ -162,7 +162,12 @@ declare
     adoption adopt.adoptions;
     organization uuid;
 begin
-    select * into adoption from adopt.adoptions where name = p_adoption for update;
+    -- Without a lock, as soon as it is there: registrations would wait for one another, and with them whoever writes to an
+    -- adopted table. And never a lock that a foreign key to this row waits for.
+    select * into adoption from adopt.adoptions where name = p_adoption;
+    if adoption.default_organization is null then
+        select * into adoption from adopt.adoptions where name = p_adoption for no key update;
+    end if;
     if adoption.default_organization is not null then
         return adoption.default_organization;
     end if;
@@ -306,11 +311,17 @@ begin
     update users u set current_organization_id = a.current_before
       from adopt.users a
      where a.adoption = p_adoption and a.user_id = u.id and a.current_set and u.current_organization_id = a.organization_id;
-    for item in select * from adopt.created where adoption = p_adoption and user_id is not null loop
-        delete from organization_members where organization_id = item.organization_id and user_id = item.user_id;
-    end loop;
+    delete from organization_members m
+     using adopt.created c
+     where c.adoption = p_adoption and c.user_id = m.user_id and c.organization_id = m.organization_id
+       and not exists (select from adopt.created o where o.adoption = p_adoption and o.user_id is null and o.organization_id = c.organization_id);
     for item in select * from adopt.created where adoption = p_adoption and user_id is null loop
+        -- One that has to stay keeps its members.
         begin
+            delete from organization_members m
+             using adopt.created c
+             where c.adoption = p_adoption and c.organization_id = item.organization_id
+               and c.user_id = m.user_id and c.organization_id = m.organization_id;
             delete from organizations where id = item.organization_id;
         exception when foreign_key_violation then
             kept := format('organization %s: other rows refer to it', item.organization_id);

@@ -14,7 +14,7 @@ use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, installed};
 use super::name::{literal, quote};
 use super::run::{is_made, make, record};
-use super::trigger::Change;
+use super::trigger::{Change, THEN};
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing, verify};
 
 /// How to finalize.
@@ -220,12 +220,11 @@ impl Work<'_> {
 
     async fn foreign_keys(&mut self, table: &CheckedTable) -> Result<()> {
         let sql = table.relation().sql();
-        let name = short_name(&format!("{}_organization_id_fkey", table.relation().name));
-        let refers = table
-            .info
-            .foreign_keys
-            .iter()
-            .any(|key| key.columns == [COLUMN] && key.target().to_string() == "public.organizations");
+        let name = short_name(&format!("{}_adopted_organization", table.relation().name));
+        // Our own does not count: it may be there and not validated yet.
+        let refers = table.info.foreign_keys.iter().any(|key| {
+            key.name != name && key.columns == [COLUMN] && key.target().to_string() == "public.organizations"
+        });
         if !refers {
             let definition = format!("foreign key ({}) references public.organizations (id)", quote(COLUMN));
             self.foreign_key(&sql, &name, &definition, None).await?;
@@ -266,7 +265,7 @@ impl Work<'_> {
             // `not valid` where it was so already is written by PostgreSQL itself.
             let not_valid = if old.definition.ends_with("NOT VALID") { "" } else { " not valid" };
             undo = format!(
-                "alter table {table} drop constraint if exists {old_name}; alter table {table} add constraint {old_name} {}{not_valid}; {undo}; alter table {table} validate constraint {old_name}",
+                "alter table {table} drop constraint if exists {old_name}; alter table {table} add constraint {old_name} {}{not_valid}; {undo}{THEN}alter table {table} validate constraint {old_name}",
                 old.definition
             );
         }

@@ -9,6 +9,7 @@ use super::check::check;
 use super::installed::{Wanted, installed};
 use super::name::{literal, quote};
 use super::progress::Progress;
+use super::trigger::THEN;
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing};
 
 /// What was taken back.
@@ -49,7 +50,15 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
     for (what, undo) in changes {
         let forget =
             format!("delete from adopt.changes where adoption = {} and what = {}", literal(&name), literal(&what));
-        session.short(&format!("taking back: {what}"), lock_timeout, &[undo, forget]).await?;
+        let doing_it = format!("taking back: {what}");
+        match undo.split_once(THEN) {
+            None => session.short(&doing_it, lock_timeout, &[undo, forget]).await?,
+            Some((undo, then)) => {
+                session.short(&doing_it, lock_timeout, &[undo.to_owned()]).await?;
+                session.long(&doing_it, &[then.to_owned()]).await?;
+                session.short(&doing_it, lock_timeout, &[forget]).await?;
+            }
+        }
         result.changes.push(what);
     }
     // Read again: columns that were added are gone. Those that were there before keep their place and lose what they got here.

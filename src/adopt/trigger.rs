@@ -11,6 +11,9 @@ use super::name::{literal, quote};
 use super::people::resolution;
 use super::plan::Source;
 
+/// Between the part of an undo that needs a short strong lock and the part that runs long under a weak one.
+pub const THEN: &str = "; -- and then, by itself:\n";
+
 /// One change of the schema: what it is, its statements, and what takes it back.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -18,7 +21,7 @@ pub struct Change {
     pub what: String,
     /// What makes it.
     pub statements: Vec<String>,
-    /// What takes it back.
+    /// What takes it back: at once, or in two parts with [`THEN`] between them. Both can be done again.
     pub undo: String,
 }
 

@@ -211,6 +211,11 @@ fn enforced(table: &CheckedTable) -> Vec<Finding> {
     if !table.info.foreign_keys.iter().any(|key| key.columns == [COLUMN]) {
         problems.push(format!("{COLUMN} has no foreign key to organizations"));
     }
+    for key in &table.info.foreign_keys {
+        if key.columns.iter().any(|column| column == COLUMN) && key.definition.ends_with("NOT VALID") {
+            problems.push(format!("the foreign key {} is not validated", key.name));
+        }
+    }
     if !table.info.indexed.iter().any(|column| column == COLUMN) {
         problems.push(format!("no index begins with {COLUMN}"));
     }

@@ -351,8 +351,12 @@ async fn a_rollback_keeps_what_others_depend_on() {
     )
     .await;
     let kept = rollback(&database, plan("bots")).await;
-    assert_eq!(kept.len(), 1, "{kept:?}");
+    // The workspace stays with who is in it.
+    assert_eq!(kept.len(), 2, "{kept:?}");
     assert!(kept[0].starts_with("organization ") && kept[0].contains("other rows refer to it"), "{kept:?}");
+    assert!(kept[1].starts_with("user ") && kept[1].contains("other rows refer to it"), "{kept:?}");
+    let members = "select count(*) from organization_members m join organizations o on o.id = m.organization_id where o.slug = 'john-workspace' and m.role = 'OWNER'";
+    assert_eq!(super::count(&database, members).await, 1);
     let left = super::pairs(
         &database,
         "select slug, 'stays' from organizations where is_personal and slug like '%workspace%'",

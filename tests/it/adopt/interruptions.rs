@@ -491,3 +491,50 @@ async fn a_lock_that_is_not_to_be_had_is_given_up() {
     holder.commit().await.expect("commit");
     run(&database, plan("bots")).await;
 }
+
+/// A foreign key that was added, and the process killed before its rows were looked at: it is looked at by the next.
+#[tokio::test]
+async fn a_foreign_key_that_was_not_validated_is_done_again() {
+    let database = legacy("workspaces").await;
+    run(&database, plan("workspaces")).await;
+    run_sql(
+        &mut database.owner().await,
+        "alter table legacy.dashboards add constraint dashboards_adopted_organization foreign key (organization_id) references public.organizations (id) not valid",
+    )
+    .await;
+    finalize(&database, keeping_access(plan("workspaces"))).await.expect("finalize");
+    let valid =
+        "select count(*) from pg_constraint c join adopt.changes a on a.what like '%dashboards_adopted_organization%'
+                  where c.conname = 'dashboards_adopted_organization' and c.convalidated";
+    assert_eq!(count(&database, valid).await, 1);
+    assert_eq!(count(&database, "select count(*) from pg_constraint where not convalidated").await, 0);
+    rollback(&database, plan("workspaces")).await;
+    assert_eq!(count(&database, "select count(*) from pg_constraint where not convalidated").await, 0);
+}
+
+/// Somebody registers and takes their time to commit: nobody else's registration or row waits for that.
+#[tokio::test]
+async fn a_registration_into_the_default_workspace_holds_nobody_up() {
+    let database = legacy("workspaces").await;
+    let mut shared = plan("workspaces");
+    shared.workspaces.newcomers = None;
+    run(&database, shared).await;
+    let mut slow = database.options(OLD_APP).connect().await.expect("the old application");
+    let mut registration = slow.begin().await.expect("begin");
+    let register = |email: &str| format!("insert into legacy.users (email, display_name) values ('{email}', 'New')");
+    sqlx::raw_sql(AssertSqlSafe(register("dora@example.org")))
+        .execute(&mut *registration)
+        .await
+        .expect("a registration");
+    let mut other = database.options(OLD_APP).connect().await.expect("the old application");
+    for statement in [
+        "set statement_timeout = '5s'",
+        "insert into legacy.connections (dashboard_id, dsn) select id, 'db://more' from legacy.dashboards limit 1",
+        &register("emil@example.org"),
+    ] {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut other).await.expect(statement);
+    }
+    registration.commit().await.expect("commit");
+    let newcomers = "select count(*) from organization_members m join organizations o on o.id = m.organization_id join users u on u.id = m.user_id where o.slug = 'default' and u.email in ('dora@example.org', 'emil@example.org')";
+    assert_eq!(count(&database, newcomers).await, 2);
+}

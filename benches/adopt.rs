@@ -167,7 +167,7 @@ async fn bare(owner: &PgConnectOptions, superuser: &mut PgConnection, table: &st
     Ok(rate(options.rows, seconds))
 }
 
-const PHASES: [&str; 3] = ["nothing else", "run", "finalize"];
+const PHASES: [&str; 4] = ["nothing else", "run", "finalize", "rollback"];
 
 /// What writers and the watcher share: the phase, and what was seen in each.
 #[derive(Default)]
@@ -192,6 +192,10 @@ async fn under_writers(owner: &PgConnectOptions, options: &Options, run_options:
     let begin = Instant::now();
     let done = adopt::finalize(&mut session, plan("live")?, &FinalizeOptions::default()).await?;
     let finalized = begin.elapsed();
+    seen.phase.store(3, Ordering::Relaxed);
+    let begin = Instant::now();
+    let undone = adopt::rollback(&mut session, plan("live")?, FinalizeOptions::default().lock_timeout).await?;
+    let rolled_back = begin.elapsed();
     session.close().await;
     seen.stop.store(true, Ordering::Relaxed);
     for writer in writers {
@@ -200,12 +204,14 @@ async fn under_writers(owner: &PgConnectOptions, options: &Options, run_options:
     watcher.await??;
 
     println!(
-        "{} writers; run {:.1} s with {} retries, finalize {:.1} s with {} changes",
+        "{} writers; run {:.1} s with {} retries, finalize {:.1} s with {} changes, rollback {:.1} s with {} rows",
         options.writers,
         summary.seconds,
         summary.retries,
         finalized.as_secs_f64(),
-        done.changes.len()
+        done.changes.len(),
+        rolled_back.as_secs_f64(),
+        undone.rows
     );
     println!(
         "| beside the writers | writes/s | p50 ms | p99 ms | longest ms | longest lock that stops writers, ms |\n|---|---|---|---|---|---|"

@@ -13,6 +13,7 @@ use super::catalogue::ForeignKey;
 use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, installed};
 use super::name::{literal, quote};
+use super::policies::{self, Before};
 use super::run::{is_made, make, record};
 use super::trigger::Change;
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing, verify};
@@ -98,8 +99,22 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
         if without > 0 {
             problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {COLUMN} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label()));
         }
-        let mut blind: Vec<&String> =
-            table.info.grantees.iter().filter(|role| !checked.plan.keep_access.contains(role)).collect();
+        let before = policies::before(session, checked, table).await?;
+        policies_allow(session, checked, table, before, &mut problems).await?;
+        // Where there was row-level security already, nobody but the owner loses anything.
+        let mut blind: Vec<&String> = table
+            .info
+            .grantees
+            .iter()
+            .filter(|role| !before.enabled && *role != "public" && !checked.plan.keep_access.contains(role))
+            .collect();
+        if !before.enabled && !options.cut_over && table.info.grantees.iter().any(|role| role == "public") {
+            problems.push(format!(
+                "{}: is granted to PUBLIC, and row-level security would hide all rows from it. No policy can keep that: it would hold for tenantry_app as well. Name the old application's login instead: `grant select, insert, update, delete on {1} to <its login>; revoke all on {1} from public`, and list it in keep_access",
+                table.label(),
+                table.relation().sql()
+            ));
+        }
         // The login of the command itself sees everything, by tenantry_superadmin.
         let superadmin: bool = sqlx::query_scalar("select pg_has_role($1, 'tenantry_superadmin', 'usage') or rolsuper or rolbypassrls from pg_roles where rolname = $1")
             .bind(&table.info.owner)
@@ -107,7 +122,7 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
             .await
             .map_err(doing("looking at the owner"))?
             .unwrap_or(false);
-        if !superadmin && !checked.plan.keep_access.contains(&table.info.owner) {
+        if !superadmin && !(before.enabled && before.forced) && !checked.plan.keep_access.contains(&table.info.owner) {
             blind.push(&table.info.owner);
         }
         if !blind.is_empty() && !options.cut_over {
@@ -120,6 +135,15 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
             ));
         }
     }
+    if !options.cut_over {
+        for (role, whom) in policies::shared_with_the_api(session, checked).await? {
+            problems.push(if role == "public" {
+                "keep_access: \"public\" is everybody, tenantry_app too: every tenant's rows would be open to all others. Name the old application's login, and if its access is by PUBLIC, `grant` it to that login and `revoke` it from public".to_owned()
+            } else {
+                format!("keep_access: {whom} has the rights of \"{role}\": every tenant's rows would be open to the API. Let the old application have a login of its own, or `revoke {} from …`", quote(&role))
+            });
+        }
+    }
     if problems.is_empty() {
         // What a foreign key would refuse after hours is better said now, row by row.
         let findings = verify::cross_references(session, checked).await?;
@@ -127,6 +151,36 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
             .extend(findings.into_iter().take(20).map(|finding| format!("{}: {}", finding.subject, finding.problem)));
     }
     if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused("NOT_READY", problems.join("\n"))) }
+}
+
+/// No policy but our own may hold for the API, and none of the team's may bear our names.
+async fn policies_allow(
+    session: &mut Session,
+    checked: &Checked,
+    table: &CheckedTable,
+    before: Before,
+    problems: &mut Vec<String>,
+) -> Result<()> {
+    if !before.finalized {
+        let names = ["tenant".to_owned(), "superadmin".to_owned(), keep_policy_name(&checked.plan.name)];
+        for name in policies::in_the_way(session, table, &names).await? {
+            problems.push(format!(
+                "{}: has a policy \"{name}\" of yours, and ours needs the name: `alter policy {1} on {2} rename to {3}`",
+                table.label(),
+                quote(&name),
+                table.relation().sql(),
+                quote(&format!("legacy_{name}"))
+            ));
+        }
+    }
+    let keep = keep_policy_name(&checked.plan.name);
+    for policy in policies::open(session, table, before.finalized).await? {
+        // Ours is made anew, for the roles of the plan, which are looked at by themselves.
+        if !(before.finalized && policy.name == keep) {
+            problems.push(format!("{}: {}", table.label(), policy.problem(table)));
+        }
+    }
+    Ok(())
 }
 
 struct Work<'a> {
@@ -342,37 +396,30 @@ impl Work<'_> {
         if !table.info.row_security {
             undo.push(format!("alter table {sql} disable row level security"));
         }
-        if let Some(policy) = self.keep_policy(&sql)
-            && !self.options.cut_over
-        {
-            statements.extend(policy);
-            undo.push(format!("drop policy if exists {} on {sql}", keep_name(&plan.name)));
+        // Also when it is for nobody any more.
+        let keep = quote(&keep_policy_name(&plan.name));
+        statements.push(format!("drop policy if exists {keep} on {sql}"));
+        let before = policies::before(self.session, self.checked, table).await?;
+        let kept = policies::kept(self.checked, table, before);
+        if !kept.is_empty() && !self.options.cut_over {
+            let roles: Vec<String> = kept.into_iter().map(|role| quote(role)).collect();
+            statements.push(format!(
+                "create policy {keep} on {sql} for all to {} using (true) with check (true)",
+                roles.join(", ")
+            ));
+            undo.push(format!("drop policy if exists {keep} on {sql}"));
         }
         // Enabled by ourselves earlier: what takes it back is what was recorded then.
+        let what = policies::change_name(table);
         let known: Option<String> =
             sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
                 .bind(&plan.name)
-                .bind(format!("row-level security on {sql}"))
+                .bind(&what)
                 .fetch_optional(self.session.conn())
                 .await
                 .map_err(doing("reading the record"))?;
         let undo = known.unwrap_or_else(|| undo.join("; "));
-        self.short(Change { what: format!("row-level security on {sql}"), statements, undo }).await
-    }
-
-    /// The old application's logins see everything until the cut-over.
-    fn keep_policy(&self, table: &str) -> Option<Vec<String>> {
-        let plan = &self.checked.plan;
-        if plan.keep_access.is_empty() {
-            return None;
-        }
-        let roles: Vec<String> =
-            plan.keep_access.iter().map(|role| if role == "public" { role.clone() } else { quote(role) }).collect();
-        let name = keep_name(&plan.name);
-        Some(vec![
-            format!("drop policy if exists {name} on {table}"),
-            format!("create policy {name} on {table} for all to {} using (true) with check (true)", roles.join(", ")),
-        ])
+        self.short(Change { what, statements, undo }).await
     }
 
     async fn cut_over(&mut self) -> Result<()> {
@@ -394,7 +441,8 @@ impl Work<'_> {
             self.changes.push(format!("no {what}"));
         }
         for table in &self.checked.tables {
-            let statement = format!("drop policy if exists {} on {}", keep_name(&plan.name), table.relation().sql());
+            let statement =
+                format!("drop policy if exists {} on {}", quote(&keep_policy_name(&plan.name)), table.relation().sql());
             self.session.short("cut-over", self.options.lock_timeout, &[statement]).await?;
         }
         let done = format!(
@@ -405,8 +453,8 @@ impl Work<'_> {
     }
 }
 
-fn keep_name(adoption: &str) -> String {
-    quote(&format!("adopt_keep_{adoption}"))
+fn keep_policy_name(adoption: &str) -> String {
+    format!("adopt_keep_{adoption}")
 }
 
 fn index_name(table: &str, columns: &[String]) -> String {

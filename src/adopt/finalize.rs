@@ -11,12 +11,11 @@ use sqlx::AssertSqlSafe;
 
 use super::catalogue::ForeignKey;
 use super::check::{Checked, CheckedTable, check};
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, creators, installed};
 use super::name::{literal, quote};
-use super::policies::{self, Before};
 use super::run::{is_made, make, record};
 use super::trigger::Change;
-use super::{AdoptError, COLUMN, Plan, Result, Session, doing, verify};
+use super::{AdoptError, COLUMN, Plan, Result, Session, doing, policies, verify};
 
 /// How to finalize.
 #[derive(Clone, Debug)]
@@ -47,6 +46,7 @@ pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptio
     installed(session, Wanted::Write).await?;
     session.lock(&plan.name.clone()).await?;
     let checked = check(session, plan, Wanted::Write).await?;
+    creators(session).await?;
     let cut_over: bool = sqlx::query_scalar(
         "select coalesce(bool_or(cut_over_at is not null), false) from adopt.adoptions where name = $1",
     )
@@ -100,7 +100,7 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
             problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {COLUMN} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label()));
         }
         let before = policies::before(session, checked, table).await?;
-        policies_allow(session, checked, table, before, &mut problems).await?;
+        problems.extend(policies::problems(session, checked, table, before).await?);
         // Where there was row-level security already, nobody but the owner loses anything.
         let mut blind: Vec<&String> = table
             .info
@@ -136,13 +136,7 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
         }
     }
     if !options.cut_over {
-        for (role, whom) in policies::shared_with_the_api(session, checked).await? {
-            problems.push(if role == "public" {
-                "keep_access: \"public\" is everybody, tenantry_app too: every tenant's rows would be open to all others. Name the old application's login, and if its access is by PUBLIC, `grant` it to that login and `revoke` it from public".to_owned()
-            } else {
-                format!("keep_access: {whom} has the rights of \"{role}\": every tenant's rows would be open to the API. Let the old application have a login of its own, or `revoke {} from …`", quote(&role))
-            });
-        }
+        problems.extend(policies::shared_with_the_api(session, checked).await?);
     }
     if problems.is_empty() {
         // What a foreign key would refuse after hours is better said now, row by row.
@@ -151,36 +145,6 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
             .extend(findings.into_iter().take(20).map(|finding| format!("{}: {}", finding.subject, finding.problem)));
     }
     if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused("NOT_READY", problems.join("\n"))) }
-}
-
-/// No policy but our own may hold for the API, and none of the team's may bear our names.
-async fn policies_allow(
-    session: &mut Session,
-    checked: &Checked,
-    table: &CheckedTable,
-    before: Before,
-    problems: &mut Vec<String>,
-) -> Result<()> {
-    if !before.finalized {
-        let names = ["tenant".to_owned(), "superadmin".to_owned(), keep_policy_name(&checked.plan.name)];
-        for name in policies::in_the_way(session, table, &names).await? {
-            problems.push(format!(
-                "{}: has a policy \"{name}\" of yours, and ours needs the name: `alter policy {1} on {2} rename to {3}`",
-                table.label(),
-                quote(&name),
-                table.relation().sql(),
-                quote(&format!("legacy_{name}"))
-            ));
-        }
-    }
-    let keep = keep_policy_name(&checked.plan.name);
-    for policy in policies::open(session, table, before.finalized).await? {
-        // Ours is made anew, for the roles of the plan, which are looked at by themselves.
-        if !(before.finalized && policy.name == keep) {
-            problems.push(format!("{}: {}", table.label(), policy.problem(table)));
-        }
-    }
-    Ok(())
 }
 
 struct Work<'a> {
@@ -397,7 +361,7 @@ impl Work<'_> {
             undo.push(format!("alter table {sql} disable row level security"));
         }
         // Also when it is for nobody any more.
-        let keep = quote(&keep_policy_name(&plan.name));
+        let keep = quote(&policies::keep_name(&plan.name));
         statements.push(format!("drop policy if exists {keep} on {sql}"));
         let before = policies::before(self.session, self.checked, table).await?;
         let kept = policies::kept(self.checked, table, before);
@@ -441,8 +405,11 @@ impl Work<'_> {
             self.changes.push(format!("no {what}"));
         }
         for table in &self.checked.tables {
-            let statement =
-                format!("drop policy if exists {} on {}", quote(&keep_policy_name(&plan.name)), table.relation().sql());
+            let statement = format!(
+                "drop policy if exists {} on {}",
+                quote(&policies::keep_name(&plan.name)),
+                table.relation().sql()
+            );
             self.session.short("cut-over", self.options.lock_timeout, &[statement]).await?;
         }
         let done = format!(
@@ -451,10 +418,6 @@ impl Work<'_> {
         );
         self.session.short("cut-over", self.options.lock_timeout, &[done]).await
     }
-}
-
-fn keep_policy_name(adoption: &str) -> String {
-    format!("adopt_keep_{adoption}")
 }
 
 fn index_name(table: &str, columns: &[String]) -> String {

@@ -21,20 +21,64 @@ pub struct OpenPolicy {
     pub for_whom: String,
 }
 
-/// Roles among `keep_access` whose policy would hold for the API as well, and for whom of it.
-pub async fn shared_with_the_api(session: &mut Session, checked: &Checked) -> Result<Vec<(String, String)>> {
+/// What is wrong with `keep_access`: roles whose policy would hold for the API as well.
+pub async fn shared_with_the_api(session: &mut Session, checked: &Checked) -> Result<Vec<String>> {
     let sql = format!(
-        "select k.name, coalesce(string_agg(a.oid::regrole::text, ', ' order by a.oid::regrole::text), '')
+        "select k.name, string_agg(a.oid::regrole::text, ', ' order by a.oid::regrole::text)
            from unnest($1::text[]) k(name)
            left join pg_roles r on r.rolname = k.name
-           join {API} a on k.name = 'public' or pg_has_role(a.oid, r.oid, 'usage')
+           join {API} a on case when k.name = 'public' then true else pg_has_role(a.oid, r.oid, 'usage') end
           group by k.name order by k.name"
     );
-    sqlx::query_as(AssertSqlSafe(sql))
+    let found: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(&checked.plan.keep_access)
         .fetch_all(session.conn())
         .await
-        .map_err(doing("looking at the roles of keep_access"))
+        .map_err(doing("looking at the roles of keep_access"))?;
+    let problem = |(role, whom): (String, String)| {
+        if role == "public" {
+            "keep_access: \"public\" is everybody, tenantry_app too: every tenant's rows would be open to all others. Name the old application's login, and if its access is by PUBLIC, `grant` it to that login and `revoke` it from public".to_owned()
+        } else {
+            format!(
+                "keep_access: {whom} has the rights of \"{role}\": every tenant's rows would be open to the API. Let the old application have a login of its own, or `revoke {} from …`",
+                quote(&role)
+            )
+        }
+    };
+    Ok(found.into_iter().map(problem).collect())
+}
+
+/// What is wrong with the table's policies: none but our own may hold for the API, and none of the team's may bear our
+/// names.
+pub async fn problems(
+    session: &mut Session,
+    checked: &Checked,
+    table: &CheckedTable,
+    before: Before,
+) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    let (label, sql, keep) = (table.label(), table.relation().sql(), keep_name(&checked.plan.name));
+    if !before.finalized {
+        for name in in_the_way(session, table, &["tenant", "superadmin", &keep]).await? {
+            problems.push(format!(
+                "{label}: has a policy \"{name}\" of yours, and ours needs the name: `alter policy {} on {sql} rename to {}`",
+                quote(&name),
+                quote(&format!("legacy_{name}"))
+            ));
+        }
+    }
+    for policy in open(session, table, before.finalized).await? {
+        // Ours is made anew, for the roles of the plan, which are looked at by themselves.
+        if !(before.finalized && policy.name == keep) {
+            problems.push(format!("{label}: {}", policy.problem(table)));
+        }
+    }
+    Ok(problems)
+}
+
+/// The name of the policy for all rows of the old application's logins.
+pub fn keep_name(adoption: &str) -> String {
+    format!("adopt_keep_{adoption}")
 }
 
 /// Permissive policies of the table that hold for the API, but for our own two; `finalized` says whether those that bear
@@ -57,7 +101,7 @@ pub async fn open(session: &mut Session, table: &CheckedTable, finalized: bool) 
 }
 
 /// Policies of the team's under names that ours need.
-pub async fn in_the_way(session: &mut Session, table: &CheckedTable, names: &[String]) -> Result<Vec<String>> {
+async fn in_the_way(session: &mut Session, table: &CheckedTable, names: &[&str]) -> Result<Vec<String>> {
     sqlx::query_scalar(
         "select p.polname::text from pg_policy p where p.polrelid = to_regclass($1) and p.polname = any ($2) order by 1",
     )

@@ -122,7 +122,8 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
             .await
             .map_err(doing("looking at the owner"))?
             .unwrap_or(false);
-        if !superadmin && !(before.enabled && before.forced) && !checked.plan.keep_access.contains(&table.info.owner) {
+        let had_its_own = before.enabled && before.forced;
+        if !superadmin && !had_its_own && !checked.plan.keep_access.contains(&table.info.owner) {
             blind.push(&table.info.owner);
         }
         if !blind.is_empty() && !options.cut_over {

@@ -183,10 +183,12 @@ end
 $$;
 comment on function adopt.default_organization(text, uuid) is 'The default workspace of the plan; makes it when it is first needed.';
 
--- The one way a legacy user becomes a user with an organization; a run calls it once per user, a trigger for a newcomer.
+-- The one way a legacy user becomes a user with an organization; a run calls it once per user, a trigger for a newcomer
+-- (p_live). Whoever registers in the old application writes what they like there: an address alone then neither makes them
+-- somebody whom Tenantry knows, nor the owner of the default workspace, nor a row that the sync would take for theirs.
 create function adopt.adopt_user(
     p_adoption text, p_legacy_id text, p_clerk_id text, p_email text, p_name text,
-    p_organization uuid, p_reason text, p_memberships jsonb, p_policy text, p_ids uuid[]) returns text
+    p_organization uuid, p_reason text, p_memberships jsonb, p_policy text, p_ids uuid[], p_live boolean) returns text
     language plpgsql volatile security definer
     set search_path = pg_catalog, public, pg_temp
     as $$
@@ -199,6 +201,7 @@ declare
     result text := 'processed';
     made_user boolean := false;
     sets_current boolean := false;
+    gone boolean := false;
     settings jsonb;
     first_name text;
     membership jsonb;
@@ -212,13 +215,14 @@ begin
     select plan -> 'workspaces' into settings from adopt.adoptions where name = p_adoption;
 
     -- Who is it? Whom an earlier run found; else by the identity provider's id; else by e-mail, if that names one person.
+    -- Who was deleted is found as well: the id is taken.
     if known.user_id is not null then
         select * into person from users where id = known.user_id;
     else
         select * into person from users
-         where clerk_id in (p_clerk_id, 'legacy:' || p_adoption || ':' || p_legacy_id) and deleted_at is null
+         where clerk_id in (p_clerk_id, 'legacy:' || p_adoption || ':' || p_legacy_id)
          order by clerk_id = p_clerk_id desc nulls last limit 1;
-        if person.id is null and p_email is not null then
+        if person.id is null and p_email is not null and not p_live then
             select array_agg(u.id) into candidates
               from users u
              where lower(u.email) = lower(p_email) and u.deleted_at is null
@@ -229,6 +233,14 @@ begin
                 why := coalesce(why, format('%s users of Tenantry have this e-mail address', cardinality(candidates)));
             end if;
         end if;
+    end if;
+    if person.deleted_at is not null then
+        why := coalesce(why, 'was deleted at the identity provider');
+        person := null;
+        gone := true;
+    end if;
+    if why is not null then
+        organization := null;
     end if;
 
     if why is null and organization is null and person.id is not null then
@@ -250,10 +262,11 @@ begin
         why := 'has no organization, and the plan leaves such users alone';
     end if;
 
-    if person.id is null and (why is null or jsonb_array_length(p_memberships) > 0) and coalesce(cardinality(candidates), 0) <= 1 then
+    if person.id is null and not gone and (why is null or jsonb_array_length(p_memberships) > 0) and coalesce(cardinality(candidates), 0) <= 1 then
         insert into users (id, clerk_id, email, name)
         values (p_ids[1], coalesce(p_clerk_id, 'legacy:' || p_adoption || ':' || p_legacy_id),
-                case when char_length(p_email) between 3 and 320 then p_email end,
+                case when char_length(p_email) between 3 and 320
+                      and not (p_live and exists (select from users u where lower(u.email) = lower(p_email))) then p_email end,
                 left(coalesce(p_name, nullif(split_part(p_email, '@', 1), ''), 'User ' || p_legacy_id), 200))
         returning * into person;
         made_user := true;
@@ -263,7 +276,7 @@ begin
         if p_policy = 'default' then
             organization := adopt.default_organization(p_adoption, p_ids[2]);
             perform adopt.create_membership(p_adoption, organization, person.id,
-                        case when lower(p_email) = lower(settings ->> 'owner') then 'OWNER' else (settings ->> 'role')::member_role end, p_ids[3]);
+                        case when not p_live and lower(p_email) = lower(settings ->> 'owner') then 'OWNER' else (settings ->> 'role')::member_role end, p_ids[3]);
         else
             first_name := split_part(btrim(coalesce(p_name, person.name)), ' ', 1);
             organization := adopt.create_organization(p_adoption, p_ids[2], first_name || '''s Workspace',
@@ -297,7 +310,7 @@ begin
     return case when organization is null then 'unresolved' else result end;
 end
 $$;
-comment on function adopt.adopt_user(text, text, text, text, text, uuid, text, jsonb, text, uuid[]) is
+comment on function adopt.adopt_user(text, text, text, text, text, uuid, text, jsonb, text, uuid[], boolean) is
     'Makes a legacy user a user of Tenantry with an organization, or records why not: processed, skipped or unresolved.';
 
 -- Takes back what adopt_user and the organizations of the plan made, as far as nothing else has come to depend on it.

@@ -12,7 +12,7 @@ use super::check::{Checked, CheckedTable, check};
 use super::infer::{Mappings, dry_table, inference};
 use super::installed::{Wanted, installed};
 use super::name::{literal, quote};
-use super::people::resolution;
+use super::people::{resolution, strangers};
 use super::plan::{Policy, Source};
 use super::progress::duration;
 use super::{COLUMN, Plan, Result, RunOptions, Session, doing};
@@ -70,6 +70,7 @@ const USERS_PER_SECOND: f64 = 200.0;
 pub async fn dry_run(session: &mut Session, plan: Plan, options: &RunOptions) -> Result<DryRun> {
     installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;
+    strangers(session, &checked).await?;
     temporary_tables(session, &checked).await?;
     let connection = session.conn();
     // From here on the server itself refuses to change anything but the temporary tables.
@@ -200,17 +201,22 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
          select f.legacy_id, f.organization_id, case when f.organization_id is null then f.reason end,
                 case when f.organization_id is null then 'unresolved' when f.had then 'skipped' else 'processed' end
            from (select r.legacy_id, a.organization_id is not null or (r.organization_id is null and r.reason is null and t.one is not null) as had,
-                        coalesce(a.organization_id, r.organization_id, case when r.reason is null then t.one end,
+                        coalesce(a.organization_id, case when p.ambiguous is null then r.organization_id end, case when r.reason is null then t.one end,
                                  case when r.reason is null and t.several is null and p.ambiguous is null then {made} end) as organization_id,
                         coalesce(r.reason, p.ambiguous, t.several, {why}) as reason
                    from ({}) r
                    left join adopt.users a on a.adoption = {adoption} and a.legacy_id = r.legacy_id
                    left join lateral (
-                       select case when count(*) filter (where by_id) > 0 or count(*) = 1 then (array_agg(u.id order by by_id desc))[1] end as id,
-                              case when count(*) filter (where by_id) = 0 and count(*) > 1 then format('%s users of Tenantry have this e-mail address', count(*)) end as ambiguous
-                         from (select u.id, coalesce(u.clerk_id in (r.clerk_id, 'legacy:' || {adoption} || ':' || r.legacy_id), false) as by_id
-                                 from public.users u
-                                where u.deleted_at is null and (u.clerk_id in (r.clerk_id, 'legacy:' || {adoption} || ':' || r.legacy_id) or lower(u.email) = lower(r.email))) u) p on true
+                       select case when not g.gone then g.id end as id,
+                              case when g.gone then 'was deleted at the identity provider' else g.ambiguous end as ambiguous
+                         from (select case when count(*) filter (where by_id) > 0 or count(*) = 1 then (array_agg(u.id order by by_clerk desc, by_id desc))[1] end as id,
+                                      case when count(*) filter (where by_id) = 0 and count(*) > 1 then format('%s users of Tenantry have this e-mail address', count(*)) end as ambiguous,
+                                      (array_agg(u.deleted_at order by by_clerk desc, by_id desc))[1] is not null as gone
+                                 from (select u.id, u.deleted_at, coalesce(u.clerk_id = r.clerk_id, false) as by_clerk,
+                                              coalesce(u.clerk_id in (r.clerk_id, 'legacy:' || {adoption} || ':' || r.legacy_id), false) as by_id
+                                         from public.users u
+                                        where u.clerk_id in (r.clerk_id, 'legacy:' || {adoption} || ':' || r.legacy_id)
+                                           or u.deleted_at is null and lower(u.email) = lower(r.email)) u) g) p on true
                    left join lateral (
                        select case when count(*) = 1 then (array_agg(m.organization_id))[1]
                                    else (array_agg(m.organization_id) filter (where m.organization_id = u.current_organization_id))[1] end as one,

@@ -11,11 +11,11 @@ use sqlx::AssertSqlSafe;
 
 use super::catalogue::ForeignKey;
 use super::check::{Checked, CheckedTable, check};
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, creators, installed};
 use super::name::{literal, quote};
 use super::run::{is_made, make, record};
 use super::trigger::{Change, THEN};
-use super::{AdoptError, COLUMN, Plan, Result, Session, doing, verify};
+use super::{AdoptError, COLUMN, Plan, Result, Session, doing, policies, verify};
 
 /// How to finalize.
 #[derive(Clone, Debug)]
@@ -46,6 +46,7 @@ pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptio
     installed(session, Wanted::Write).await?;
     session.lock(&plan.name.clone()).await?;
     let checked = check(session, plan, Wanted::Write).await?;
+    creators(session).await?;
     let cut_over: bool = sqlx::query_scalar(
         "select coalesce(bool_or(cut_over_at is not null), false) from adopt.adoptions where name = $1",
     )
@@ -98,8 +99,22 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
         if without > 0 {
             problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {COLUMN} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label()));
         }
-        let mut blind: Vec<&String> =
-            table.info.grantees.iter().filter(|role| !checked.plan.keep_access.contains(role)).collect();
+        let before = policies::before(session, checked, table).await?;
+        problems.extend(policies::problems(session, checked, table, before).await?);
+        // Where there was row-level security already, nobody but the owner loses anything.
+        let mut blind: Vec<&String> = table
+            .info
+            .grantees
+            .iter()
+            .filter(|role| !before.enabled && *role != "public" && !checked.plan.keep_access.contains(role))
+            .collect();
+        if !before.enabled && !options.cut_over && table.info.grantees.iter().any(|role| role == "public") {
+            problems.push(format!(
+                "{}: is granted to PUBLIC, and row-level security would hide all rows from it. No policy can keep that: it would hold for tenantry_app as well. Name the old application's login instead: `grant select, insert, update, delete on {1} to <its login>; revoke all on {1} from public`, and list it in keep_access",
+                table.label(),
+                table.relation().sql()
+            ));
+        }
         // The login of the command itself sees everything, by tenantry_superadmin.
         let superadmin: bool = sqlx::query_scalar("select pg_has_role($1, 'tenantry_superadmin', 'usage') or rolsuper or rolbypassrls from pg_roles where rolname = $1")
             .bind(&table.info.owner)
@@ -107,7 +122,8 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
             .await
             .map_err(doing("looking at the owner"))?
             .unwrap_or(false);
-        if !superadmin && !checked.plan.keep_access.contains(&table.info.owner) {
+        let had_its_own = before.enabled && before.forced;
+        if !superadmin && !had_its_own && !checked.plan.keep_access.contains(&table.info.owner) {
             blind.push(&table.info.owner);
         }
         if !blind.is_empty() && !options.cut_over {
@@ -119,6 +135,9 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
                 list.join(", ")
             ));
         }
+    }
+    if !options.cut_over {
+        problems.extend(policies::shared_with_the_api(session, checked).await?);
     }
     if problems.is_empty() {
         // What a foreign key would refuse after hours is better said now, row by row.
@@ -341,37 +360,30 @@ impl Work<'_> {
         if !table.info.row_security {
             undo.push(format!("alter table {sql} disable row level security"));
         }
-        if let Some(policy) = self.keep_policy(&sql)
-            && !self.options.cut_over
-        {
-            statements.extend(policy);
-            undo.push(format!("drop policy if exists {} on {sql}", keep_name(&plan.name)));
+        // Also when it is for nobody any more.
+        let keep = quote(&policies::keep_name(&plan.name));
+        statements.push(format!("drop policy if exists {keep} on {sql}"));
+        let before = policies::before(self.session, self.checked, table).await?;
+        let kept = policies::kept(self.checked, table, before);
+        if !kept.is_empty() && !self.options.cut_over {
+            let roles: Vec<String> = kept.into_iter().map(|role| quote(role)).collect();
+            statements.push(format!(
+                "create policy {keep} on {sql} for all to {} using (true) with check (true)",
+                roles.join(", ")
+            ));
+            undo.push(format!("drop policy if exists {keep} on {sql}"));
         }
         // Enabled by ourselves earlier: what takes it back is what was recorded then.
+        let what = policies::change_name(table);
         let known: Option<String> =
             sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
                 .bind(&plan.name)
-                .bind(format!("row-level security on {sql}"))
+                .bind(&what)
                 .fetch_optional(self.session.conn())
                 .await
                 .map_err(doing("reading the record"))?;
         let undo = known.unwrap_or_else(|| undo.join("; "));
-        self.short(Change { what: format!("row-level security on {sql}"), statements, undo }).await
-    }
-
-    /// The old application's logins see everything until the cut-over.
-    fn keep_policy(&self, table: &str) -> Option<Vec<String>> {
-        let plan = &self.checked.plan;
-        if plan.keep_access.is_empty() {
-            return None;
-        }
-        let roles: Vec<String> =
-            plan.keep_access.iter().map(|role| if role == "public" { role.clone() } else { quote(role) }).collect();
-        let name = keep_name(&plan.name);
-        Some(vec![
-            format!("drop policy if exists {name} on {table}"),
-            format!("create policy {name} on {table} for all to {} using (true) with check (true)", roles.join(", ")),
-        ])
+        self.short(Change { what, statements, undo }).await
     }
 
     async fn cut_over(&mut self) -> Result<()> {
@@ -393,7 +405,11 @@ impl Work<'_> {
             self.changes.push(format!("no {what}"));
         }
         for table in &self.checked.tables {
-            let statement = format!("drop policy if exists {} on {}", keep_name(&plan.name), table.relation().sql());
+            let statement = format!(
+                "drop policy if exists {} on {}",
+                quote(&policies::keep_name(&plan.name)),
+                table.relation().sql()
+            );
             self.session.short("cut-over", self.options.lock_timeout, &[statement]).await?;
         }
         let done = format!(
@@ -402,10 +418,6 @@ impl Work<'_> {
         );
         self.session.short("cut-over", self.options.lock_timeout, &[done]).await
     }
-}
-
-fn keep_name(adoption: &str) -> String {
-    quote(&format!("adopt_keep_{adoption}"))
 }
 
 fn index_name(table: &str, columns: &[String]) -> String {

@@ -55,6 +55,35 @@ pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
     Ok(())
 }
 
+/// Refuses while others may create objects in a schema where our statements and functions find operators and functions: a
+/// better match of theirs would run with our rights.
+pub async fn creators(session: &mut Session) -> Result<()> {
+    let found: Vec<(String, String)> = sqlx::query_as(
+        "select n.nspname::text, case x.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end
+           from pg_namespace n cross join aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x
+          where (n.nspname = 'public' or n.nspname = any (current_schemas(false))) and x.privilege_type = 'CREATE'
+            and (x.grantee = 0
+                 or exists (select from pg_roles r
+                             where pg_has_role(r.oid, x.grantee, 'member') and not r.rolsuper
+                               and r.rolcanlogin and r.rolname <> current_user and not pg_has_role(r.oid, n.nspowner, 'member')))
+          order by 1, 2",
+    )
+    .fetch_all(session.conn())
+    .await
+    .map_err(doing("looking at the schemas"))?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = found
+        .iter()
+        .map(|(schema, role)| {
+            let schema = quote(schema);
+            format!("{role} may create objects in schema {schema}, where they could take the place of functions and operators that run with the owner's rights: `revoke create on schema {schema} from {role}`")
+        })
+        .collect();
+    Err(AdoptError::refused("SCHEMA_OPEN", lines.join("\n")))
+}
+
 /// Tables of the team in `public` under the names that Tenantry's migrations make. Empty once Tenantry is installed.
 pub async fn collisions(connection: &mut PgConnection) -> Result<Vec<String>> {
     let ours: Vec<String> = MIGRATOR

@@ -25,6 +25,7 @@ mod installed;
 mod name;
 mod people;
 mod plan;
+mod policies;
 mod progress;
 mod report;
 mod rollback;

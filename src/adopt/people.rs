@@ -115,20 +115,16 @@ fn new_id(clock: &Clock) -> uuid::Uuid {
     Id::<()>::new(clock).uuid()
 }
 
-/// Makes the organizations that are not there yet. One with the same UUID is the same one; one with the same slug is not.
-pub async fn organizations(
-    session: &mut Session,
-    checked: &Checked,
-    clock: &Clock,
-    summary: &mut Summary,
-) -> Result<()> {
-    let Some(plan) = &checked.plan.organizations else { return Ok(()) };
-    let adoption = checked.plan.name.as_str();
+/// A legacy organization that is still to be made: its key, name and slug.
+type Waiting = (String, String, Option<String>);
+
+async fn waiting(session: &mut Session, checked: &Checked) -> Result<Vec<Waiting>> {
+    let Some(plan) = &checked.plan.organizations else { return Ok(Vec::new()) };
     let slug = plan
         .slug
         .as_ref()
         .map_or_else(|| "null".to_owned(), |slug| format!("nullif(btrim(o.{}::text), '')", quote(slug)));
-    let waiting = format!(
+    let sql = format!(
         "select o.{id}::text, coalesce(nullif(btrim(o.{name}::text), ''), 'Organization ' || o.{id}::text), {slug}
            from {table} o
           where not exists (select from adopt.organizations a where a.adoption = $1 and a.legacy_id = o.{id}::text)
@@ -137,18 +133,75 @@ pub async fn organizations(
         name = quote(&plan.name),
         table = plan.table.sql(),
     );
-    let list: Vec<(String, String, Option<String>)> = session
+    session
         .retrying("reading the organizations", async |connection| {
-            sqlx::query_as(AssertSqlSafe(waiting.as_str())).bind(adoption).fetch_all(connection).await
+            sqlx::query_as(AssertSqlSafe(sql.as_str())).bind(&checked.plan.name).fetch_all(connection).await
+        })
+        .await
+}
+
+/// The key, where it can be the id as well.
+fn own_id(legacy_id: &str) -> Option<uuid::Uuid> {
+    uuid::Uuid::try_parse(legacy_id).ok().filter(|id| !id.is_nil())
+}
+
+/// Refuses legacy organizations that have the id of one that is there already and that this adoption did not make: whoever
+/// writes the legacy database could choose it, and its members would become members of that tenant.
+pub async fn strangers(session: &mut Session, checked: &Checked) -> Result<()> {
+    let Some(plan) = &checked.plan.organizations else { return Ok(()) };
+    let ids: Vec<uuid::Uuid> = waiting(session, checked).await?.iter().filter_map(|(id, ..)| own_id(id)).collect();
+    let found: Vec<(uuid::Uuid, String, bool)> = session
+        .retrying("looking for organizations of the same id", async |connection| {
+            sqlx::query_as(
+                "select o.id, o.slug, o.deleted_at is not null from public.organizations o
+                  where o.id = any ($1) and (o.deleted_at is not null or not $3)
+                    and not exists (select from adopt.created c where c.adoption = $2 and c.organization_id = o.id and c.user_id is null)
+                  order by o.id limit 20",
+            )
+            .bind(&ids)
+            .bind(&checked.plan.name)
+            .bind(plan.join_existing)
+            .fetch_all(connection)
+            .await
         })
         .await?;
-    for (legacy_id, name, slug) in list {
-        let id = uuid::Uuid::try_parse(&legacy_id).ok().filter(|id| !id.is_nil()).unwrap_or_else(|| new_id(clock));
+    if found.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = found
+        .iter()
+        .map(|(id, slug, deleted)| {
+            let table = &plan.table;
+            if *deleted {
+                format!("{table} {id}: is the id of the organization `{slug}`, which is deleted: give the legacy one another id")
+            } else {
+                format!("{table} {id}: is the id of the organization `{slug}`, which this adoption did not make. If they are the same, and its members and roles in the legacy database shall hold in Tenantry, say `join_existing = true` in [organizations]; else give the legacy one another id")
+            }
+        })
+        .collect();
+    Err(AdoptError::refused("ORGANIZATION_TAKEN", lines.join("\n")))
+}
+
+/// Makes the organizations that are not there yet. One with the same UUID is the same one if this adoption made it or the
+/// plan says so; one with the same slug is not.
+pub async fn organizations(
+    session: &mut Session,
+    checked: &Checked,
+    clock: &Clock,
+    summary: &mut Summary,
+) -> Result<()> {
+    let Some(plan) = &checked.plan.organizations else { return Ok(()) };
+    let adoption = checked.plan.name.as_str();
+    for (legacy_id, name, slug) in waiting(session, checked).await? {
+        let id = own_id(&legacy_id).unwrap_or_else(|| new_id(clock));
         session
             .retrying(&format!("making organization {legacy_id}"), async |connection| {
+                // One that came just now, and may not be joined, is a duplicate key.
                 sqlx::query(
                     "insert into adopt.organizations (adoption, legacy_id, organization_id)
-                     select $1, $2, coalesce((select o.id from organizations o where o.id = $3),
+                     select $1, $2, coalesce((select o.id from public.organizations o
+                                               where o.id = $3 and o.deleted_at is null
+                                                 and ($6 or exists (select from adopt.created c where c.adoption = $1 and c.organization_id = o.id and c.user_id is null))),
                                              adopt.create_organization($1, $3, $4, adopt.slug(coalesce($5, $4)), false))
                       where not exists (select from adopt.organizations where adoption = $1 and legacy_id = $2)",
                 )
@@ -157,6 +210,7 @@ pub async fn organizations(
                 .bind(id)
                 .bind(&name)
                 .bind(&slug)
+                .bind(plan.join_existing)
                 .execute(connection)
                 .await
                 .map(drop)
@@ -256,7 +310,7 @@ async fn adopt_one(
     ids: &[uuid::Uuid; 3],
     with_user: &[BatchSql],
 ) -> sqlx::Result<(String, Vec<(String, u64)>)> {
-    let adopt = sqlx::query_scalar("select adopt.adopt_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+    let adopt = sqlx::query_scalar("select adopt.adopt_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, false)")
         .bind(&plan.name)
         .bind(&person.0)
         .bind(&person.1)

@@ -115,6 +115,9 @@ pub struct Organizations {
     pub name: String,
     /// The slug; without, it is made of the name.
     pub slug: Option<String>,
+    /// One with the UUID of an organization that is there already is that organization: members and roles join it.
+    #[serde(default)]
+    pub join_existing: bool,
 }
 
 fn name() -> String {

@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 
 use super::batch::BatchSql;
 use super::check::{Checked, CheckedTable, check};
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, creators, installed};
 use super::name::{literal, quote};
 use super::progress::Progress;
 use super::trigger::{self, Change};
@@ -113,6 +113,8 @@ pub async fn run(session: &mut Session, plan: Plan, options: &RunOptions, clock:
     let start = Instant::now();
     session.lock(&plan.name.clone()).await?;
     let checked = check(session, plan, Wanted::Write).await?;
+    creators(session).await?;
+    people::strangers(session, &checked).await?;
     let mut summary = Summary { name: checked.plan.name.clone(), ..Summary::default() };
     let mut pace = Pace::new(session, options).await?;
     register(session, &checked).await?;

@@ -135,10 +135,23 @@ impl Writer<'_> {
         }
         let mut logins: BTreeSet<String> = BTreeSet::new();
         for table in self.tables.values() {
-            logins.extend(table.grantees.iter().cloned());
+            logins.extend(table.grantees.iter().filter(|role| *role != "public").cloned());
             if !table.owned {
                 logins.insert(table.owner.clone());
             }
+        }
+        let open: Vec<String> = self
+            .tables
+            .values()
+            .filter(|table| table.grantees.iter().any(|role| role == "public"))
+            .map(|table| table.relation().sql())
+            .collect();
+        if !open.is_empty() {
+            // A policy for PUBLIC would hold for tenantry_app as well.
+            let list = open.join(", ");
+            self.question(format!(
+                "Tables that are granted to PUBLIC cannot stay so: which login does the old application use? Before `adopt finalize`: `grant select, insert, update, delete on {list} to <that login>; revoke all on {list} from public`, and write it into keep_access"
+            ));
         }
         if !logins.is_empty() {
             let list: Vec<String> = logins.iter().map(|login| toml_string(login)).collect();

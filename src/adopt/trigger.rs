@@ -43,7 +43,7 @@ pub fn meet(checked: &Checked) -> Change {
     let body = format!(
         "begin
     perform adopt.adopt_user({}, r.legacy_id, r.clerk_id, r.email, r.name, r.organization_id, r.reason, r.memberships, {},
-                             array[adopt.uuid_v7(), adopt.uuid_v7(), adopt.uuid_v7()])
+                             array[adopt.uuid_v7(), adopt.uuid_v7(), adopt.uuid_v7()], true)
        from ({}) r;
 end",
         literal(&plan.name),
@@ -92,6 +92,8 @@ pub fn on_table(checked: &Checked, number: usize, table: &CheckedTable) -> Chang
     let columns = table.source_columns();
     let row: Vec<String> = columns.iter().map(|name| format!("new.{0} as {0}", quote(name))).collect();
     let row = if row.is_empty() { "1".to_owned() } else { row.join(", ") };
+    let unmoved: Vec<String> =
+        columns.iter().map(|name| format!("new.{0} is not distinct from old.{0}", quote(name))).collect();
     let ask =
         format!("select {} into v_organization from (select {row}) b{}", inference.organization(), inference.joins);
     let meet: String = table
@@ -111,12 +113,23 @@ pub fn on_table(checked: &Checked, number: usize, table: &CheckedTable) -> Chang
     let body = format!(
         "declare
     v_organization uuid;
+    v_before uuid;
+    v_role text;
+    v_trusted boolean := false;
 begin
-    -- Who sets it knows better.
-    if tg_op = 'INSERT' then
-        if new.{column} is not null then return new; end if;
-    elsif new.{column} is distinct from old.{column} then
-        return new;
+    if tg_op = 'UPDATE' then v_before := old.{column}; end if;
+    if new.{column} is distinct from v_before then
+        -- Inside of this function current_user is its owner.
+        v_role := nullif(current_setting('role'), 'none');
+        v_role := coalesce(v_role, session_user);
+        -- Of ours, who sets it knows better. What others give counts only in a column that they had before, and only if
+        -- it is an organization of theirs.
+        v_trusted := pg_has_role(v_role, 'tenantry_app', 'usage') or pg_has_role(v_role, 'tenantry_superadmin', 'usage')
+            or exists (select from adopt.organizations where adoption = {adoption} and organization_id = new.{column})
+               and not exists (select from adopt.changes where adoption = {adoption} and what = {added});
+        if v_trusted then return new; end if;
+        new.{column} := v_before;
+        if tg_op = 'UPDATE' and {unmoved} then return new; end if;
     end if;
     {ask};
     if v_organization is null then
@@ -130,9 +143,12 @@ begin
     return new;
 exception when others then
     raise warning 'the organization of a row of % was not found: %', {label}, sqlerrm;
+    if not v_trusted and new.{column} is distinct from v_organization then new.{column} := v_before; end if;
     return new;
 end",
         adoption = literal(&checked.plan.name),
+        unmoved = if columns.is_empty() { "true".to_owned() } else { unmoved.join(" and ") },
+        added = literal(&format!("column on {}", table.relation().sql())),
         label = literal(&table.label()),
         key = table.key_text("new"),
     );
@@ -141,12 +157,29 @@ end",
         let list: Vec<String> = columns.iter().map(|name| quote(name)).collect();
         event += &format!(" or update of {}", list.join(", "));
     }
-    change(checked, &number.to_string(), &table.relation().sql(), &event, &body)
+    let sql = table.relation().sql();
+    let mut change = change(checked, &number.to_string(), &sql, &event, &body);
+    // A name no other adoption can have. Whoever may update any column may update this one. The batches of a run, by our own login, do not stop for it.
+    let trigger = quote(&format!("{} own", trigger_name(checked)));
+    let drop_it = format!("drop trigger if exists {trigger} on {sql}");
+    change.statements.extend([
+        drop_it.clone(),
+        format!(
+            "create trigger {trigger} before update of {column} on {sql} for each row when (new.{column} is distinct from old.{column} and not pg_has_role('tenantry_superadmin', 'usage')) execute function {}()",
+            fill_function(checked, &number.to_string())
+        ),
+    ]);
+    change.undo = format!("{drop_it}; {}", change.undo);
+    change
+}
+
+fn fill_function(checked: &Checked, number: &str) -> String {
+    format!("adopt.{}", quote(&format!("fill_{}_{number}", checked.plan.name)))
 }
 
 fn change(checked: &Checked, number: &str, table: &str, event: &str, body: &str) -> Change {
     let trigger = quote(&trigger_name(checked));
-    let function = format!("adopt.{}", quote(&format!("fill_{}_{number}", checked.plan.name)));
+    let function = fill_function(checked, number);
     Change {
         what: format!("trigger on {table}"),
         statements: vec![

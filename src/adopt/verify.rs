@@ -7,7 +7,7 @@ use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, installed};
 use super::name::{literal, quote};
 use super::plan::Source;
-use super::{COLUMN, Plan, Result, Session, doing};
+use super::{COLUMN, Plan, Result, Session, doing, policies};
 
 /// At most so many findings of one check on one table.
 const LIMIT: u32 = 100;
@@ -49,6 +49,13 @@ pub async fn verify(session: &mut Session, plan: Plan) -> Result<Vec<Finding>> {
     if finalized == Some(true) {
         for table in &checked.tables {
             findings.extend(enforced(table));
+            for policy in policies::open(session, table, true).await? {
+                findings.push(Finding {
+                    check: "open-policy".to_owned(),
+                    subject: table.label(),
+                    problem: policy.problem(table),
+                });
+            }
         }
     }
     Ok(findings)

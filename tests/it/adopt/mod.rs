@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod interruptions;
+mod isolation;
 mod situations;
 
 use std::collections::{BTreeMap, BTreeSet};

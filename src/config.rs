@@ -43,7 +43,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MIGRATION_DATABASE_URL",
         "a local server",
-        "PostgreSQL as the owner of the tables: `tenantry migrate` only",
+        "PostgreSQL as the owner of the tables: `tenantry migrate` and `adopt` only",
     ),
     variable("DATABASE_MAX_CONNECTIONS", "20", "connections of one instance for the API; a quarter more for the rest"),
     variable("AUTH_JWKS_URL", "the development issuer", "https address of the identity provider's signing keys"),

@@ -321,7 +321,11 @@ fn readme_lists_every_variable() {
         let cell = |(n, cell): (usize, &&str)| if n < 2 { cell.replace('`', "") } else { (*cell).to_owned() };
         rows.iter().map(|row| row.iter().enumerate().map(cell).collect()).collect()
     };
-    assert_eq!(plain(rows), plain(expected));
+    let (rows, expected) = (plain(rows), plain(expected));
+    for (row, expected) in rows.iter().zip(&expected) {
+        assert_eq!(row, expected, "README.md and config.rs, in one order");
+    }
+    assert_eq!(rows.len(), expected.len());
 }
 
 #[tokio::test]

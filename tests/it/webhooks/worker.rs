@@ -13,7 +13,9 @@ use crate::support::{Setup, TestApp, TestDb};
 
 /// An event that has an effect, and an object of its own: an organization is made, and its audit log says by which event.
 pub(super) fn with_effect(id: &str) -> String {
-    clerk("organization.updated", &format!("org_of_{id}")).to_string()
+    let mut event = clerk("organization.updated", &format!("org_of_{id}"));
+    event["data"]["name"] = format!("Organization of {id}").into();
+    event.to_string()
 }
 
 /// Events that had an effect, and how often altogether. The audit log is append only: whatever is done twice, or done
@@ -29,7 +31,7 @@ pub(super) async fn effects(database: &TestDb) -> (i64, i64) {
 }
 
 /// What the database does when an event of the type `poison` is about to be marked as done.
-async fn poison(database: &TestDb, does: &str) {
+pub(super) async fn poison(database: &TestDb, does: &str) {
     let sql = format!(
         "create function poison() returns trigger language plpgsql as $$ begin {does}; return new; end $$;
          create trigger poison before update of status on webhook_events for each row

@@ -229,8 +229,7 @@ impl Reconciliation<'_> {
         let known = facts::load_one(tx, Kind::Subscription, subscription).await?;
         let outrun = known.version() >= asked;
         let change = translate::fetched(subscription.to_owned(), known.version().max(asked - UNDER_WAY), answer);
-        let mut effects =
-            Effects { tx, clock: self.clock, settings: self.settings, cause: "reconcile".to_owned() };
+        let mut effects = Effects { tx, clock: self.clock, settings: self.settings, cause: "reconcile".to_owned() };
         Ok(match merge(&mut effects, &change, false).await? {
             Outcome::Applied { organization } | Outcome::Ignored { organization, .. } => {
                 Applied { organization, outrun }

@@ -387,10 +387,11 @@ async fn reconcile_keeps_to_an_organization() {
     let report = json_of(&app.database, &stripe, &["reconcile", "--org", &slug], 0).await;
     assert_eq!((&report["fixed"], &report["notAtStripe"]), (&json!(1), &json!([])));
     assert_eq!(row(&app).await.0, "UNPAID");
-    let next: String = sqlx::query_scalar("select status::text from subscriptions where stripe_customer_id = 'cus_next'")
-        .fetch_one(&mut app.database.system().await)
-        .await
-        .expect("the neighbour's");
+    let next: String =
+        sqlx::query_scalar("select status::text from subscriptions where stripe_customer_id = 'cus_next'")
+            .fetch_one(&mut app.database.system().await)
+            .await
+            .expect("the neighbour's");
     assert_eq!(next, "PAST_DUE", "not asked for, not touched");
     assert_eq!(tenantry(&app.database, Some(&stripe), &["reconcile", "--org", "nobody"]).await.0, 1);
     assert_eq!(tenantry(&app.database, Some(&stripe), &["reconcile", "--fix"]).await.0, 2);
@@ -478,6 +479,13 @@ async fn a_hanging_stripe_holds_up_nothing_else() {
     assert!(!first.is_finished(), "it waits for Stripe");
     assert_eq!(states().await, [("APPLIED".to_owned(), 1, 1), ("RECEIVED".to_owned(), 0, 4)]);
     assert_eq!(first.await.expect("an end").expect("a step"), 4);
+    let after_the_first = [("APPLIED".to_owned(), 1, 1), ("FAILED".to_owned(), 1, 1), ("RECEIVED".to_owned(), 0, 3)];
+    assert_eq!(states().await, after_the_first, "it did not go on waiting with the next");
+    sqlx::query("update webhook_events set next_attempt_at = now() where status = 'RECEIVED'")
+        .execute(&mut app.database.system().await)
+        .await
+        .expect("they are due");
+    assert_eq!(worker.step().await.expect("a step"), 3);
     assert_eq!(states().await, [("APPLIED".to_owned(), 1, 1), ("FAILED".to_owned(), 1, 4)]);
     assert_eq!(stripe.with(|account| account.asked.len()), 1, "the first failure is enough");
 }

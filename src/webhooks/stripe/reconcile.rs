@@ -273,8 +273,8 @@ async fn customers(db: &Db, organization: Id<Organization>) -> Result<BTreeSet<S
     .fetch_one(tx.conn())
     .await?;
     let names: Vec<String> = row.clerk_org_id.into_iter().chain([organization.uuid().to_string()]).collect();
-    let named = facts::naming(&mut tx, &[Kind::Customer, Kind::Subscription, Kind::Checkout], &names).await?;
-    let of_objects = named.into_iter().filter_map(|(kind, object)| match kind {
+    let objects = facts::naming(&mut tx, &[Kind::Customer, Kind::Subscription, Kind::Checkout], &names).await?;
+    let of_objects = objects.into_iter().filter_map(|(kind, object)| match kind {
         Kind::Customer => Some(object.id),
         _ => object.text("customer").map(str::to_owned),
     });

@@ -90,7 +90,7 @@ enum Command {
         #[command(subcommand)]
         action: webhooks::WebhooksAction,
     },
-    /// Compare subscriptions with Stripe's; exit 1 when some differ and are not mended.
+    /// Compare subscriptions with Stripe's and mend rows that differ; exit 1 when some are left.
     Reconcile(stripe::ReconcileArgs),
     /// Check isolation and integrity of the database; exit 1 with a table of findings.
     Verify,
@@ -387,6 +387,7 @@ async fn serve(mut config: Config, args: &ServeArgs) -> Result<End, Failure> {
             tracing::info!(applied, "migrated the local database");
         }
     }
+    config.pool.workers = if args.role == Role::Api { 0 } else { args.workers.into() };
     let db = database.pools(&config)?;
     refuse_unsafe_roles(&db).await?;
     if database.local.is_some() && !args.no_setup && seed::is_empty(&db).await? {

@@ -43,9 +43,13 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MIGRATION_DATABASE_URL",
         "a local server",
-        "PostgreSQL as the owner of the tables: `tenantry migrate` only",
+        "PostgreSQL as the owner of the tables: `tenantry migrate` and `adopt` only",
     ),
-    variable("DATABASE_MAX_CONNECTIONS", "20", "connections of one instance for the API; a quarter more for the rest"),
+    variable(
+        "DATABASE_MAX_CONNECTIONS",
+        "20",
+        "connections of one instance for the API; a quarter more for the rest, and one for each worker",
+    ),
     variable("AUTH_JWKS_URL", "the development issuer", "https address of the identity provider's signing keys"),
     variable("AUTH_JWKS_FILE", "–", "the same as a file, instead of the address"),
     variable("AUTH_ISSUER", "the development issuer", "required `iss` of tokens"),

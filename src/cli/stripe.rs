@@ -1,5 +1,6 @@
 //! `tenantry webhooks gaps` and `tenantry reconcile`: what Stripe has against what is here.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, SecondsFormat, Utc};
@@ -28,12 +29,39 @@ pub(super) struct GapsArgs {
 
 #[derive(Args)]
 pub(super) struct ReconcileArgs {
-    /// Mend the rows that differ. Without, they are listed only.
-    #[arg(long, conflicts_with = "dry_run")]
-    fix: bool,
-    /// List what differs and change nothing, as without --fix.
+    /// List what differs and change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Only this organization: its slug, or its id (ours or Clerk's).
+    #[arg(long, value_name = "ORGANIZATION")]
+    org: Option<String>,
+}
+
+/// Counts on the terminal, if stderr is one.
+struct Counter {
+    what: &'static str,
+    terminal: bool,
+}
+
+impl Counter {
+    fn new(what: &'static str) -> Self {
+        Self { what, terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&self, done: usize) {
+        if self.terminal {
+            drop(write!(std::io::stderr(), "\r{done} {}", self.what));
+        }
+    }
+}
+
+/// The line is the result's, or the error's.
+impl Drop for Counter {
+    fn drop(&mut self) {
+        if self.terminal {
+            drop(write!(std::io::stderr(), "\r\x1b[K"));
+        }
+    }
 }
 
 fn client(config: &Config) -> Result<Arc<StripeClient>, Failure> {
@@ -50,7 +78,9 @@ pub(super) async fn gaps(config: &Config, args: &GapsArgs, json: bool) -> Result
     let db = database.pools(config)?;
     let clock = Clock::System;
     let since = args.since.unwrap_or_else(|| clock.now() - Duration::days(DAYS));
-    let report = gaps::gaps(&db, &clock, &stripe, since, args.fix).await?;
+    let counter = Counter::new("events looked at");
+    let report = gaps::gaps(&db, &clock, &stripe, since, args.fix, |done| counter.show(done)).await?;
+    drop(counter);
     db.close().await;
     if json {
         say(&json!(report).to_string())?;
@@ -86,22 +116,39 @@ pub(super) async fn reconcile(config: &Config, args: &ReconcileArgs, json: bool)
     let stripe = client(config)?;
     let database = Database::open(config).await?;
     let db = database.pools(config)?;
-    let report = reconcile::reconcile(&db, &Clock::System, &config.webhooks.sync, &stripe, args.fix).await?;
+    let only = match &args.org {
+        None => None,
+        Some(name) => Some(
+            reconcile::find_organization(&db, name)
+                .await?
+                .ok_or_else(|| Failure { code: 1, message: format!("there is no organization {}", printable(name)) })?,
+        ),
+    };
+    let work = reconcile::Reconciliation {
+        db: &db,
+        clock: &Clock::System,
+        settings: &config.webhooks.sync,
+        stripe: &stripe,
+        dry_run: args.dry_run,
+    };
+    let counter = Counter::new("subscriptions compared");
+    let report = work.run(only, |done| counter.show(done)).await?;
+    drop(counter);
     db.close().await;
     if json {
         say(&json!(report).to_string())?;
     } else {
-        print(&report, args.fix)?;
+        print(&report, args.dry_run)?;
     }
     Ok(if report.is_clean() { End::Fine } else { End::Found })
 }
 
-fn print(report: &reconcile::Report, fix: bool) -> Result<(), Failure> {
+fn print(report: &reconcile::Report, dry_run: bool) -> Result<(), Failure> {
     for difference in &report.differ {
         for (name, values) in &difference.fields {
             say(&printable(&format!(
-                "{}  {:<24} {name}: here {}, at Stripe {}",
-                difference.subscription, difference.organization, values["here"], values["stripe"]
+                "{:<24} {}  {name}: here {}, at Stripe {}",
+                difference.organization, difference.subscription, values["here"], values["stripe"]
             )))?;
         }
     }
@@ -122,14 +169,18 @@ fn print(report: &reconcile::Report, fix: bool) -> Result<(), Failure> {
         )))?;
     }
     say(&format!(
-        "{} subscriptions at Stripe: {} agree, {} differ{}, {} of nobody; {} here are not at Stripe",
+        "{} subscriptions at Stripe: {} agree, {} differ{}{}, {} of nobody; {} here are not at Stripe",
         report.at_stripe,
         report.agree,
         report.differ.len(),
         match report.differ.len() {
             0 => String::new(),
-            _ if fix => format!(" ({} mended)", report.fixed),
-            _ => " (--fix mends them)".to_owned(),
+            _ if dry_run => " (without --dry-run they are mended)".to_owned(),
+            _ => format!(" ({} mended)", report.fixed),
+        },
+        match report.under_way {
+            0 => String::new(),
+            count => format!(", {count} under way: look again in a minute"),
         },
         report.of_nobody.len(),
         report.not_at_stripe.len(),

@@ -31,13 +31,16 @@ pub struct Db {
 pub struct PoolLimits {
     /// `DATABASE_MAX_CONNECTIONS`: the API's connections; the system pool has a quarter of them, at least two.
     pub max_connections: u32,
+    /// Webhook workers of this process, each of which holds a connection of the system pool while it works. They come on
+    /// top, so that what a worker does keeps no webhook from being answered.
+    pub workers: u32,
     /// How long a request waits for a connection before it is refused as `UNAVAILABLE`.
     pub acquire_timeout: Duration,
 }
 
 impl Default for PoolLimits {
     fn default() -> Self {
-        Self { max_connections: 20, acquire_timeout: Duration::from_secs(5) }
+        Self { max_connections: 20, workers: 0, acquire_timeout: Duration::from_secs(5) }
     }
 }
 
@@ -58,7 +61,7 @@ impl Db {
                 // good as a custom one and saves planning (PERFORMANCE.md: −11…−30 % of PostgreSQL's CPU).
                 ("plan_cache_mode", "force_generic_plan"),
             ]));
-        let system = pool((limits.max_connections / 4).max(2)).connect_lazy_with(session_settings(
+        let system = pool((limits.max_connections / 4).max(2) + limits.workers).connect_lazy_with(session_settings(
             system,
             "tenantry-system",
             "60s",

@@ -14,6 +14,7 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::{Organization, OrganizationPlan};
+use crate::webhooks::stripe::asking::Fetched;
 use crate::webhooks::{WebhookEvent, WebhookSource, clerk, stripe};
 
 /// An event as the worker reads it from the inbox.
@@ -43,7 +44,7 @@ pub struct ApplyContext<'a> {
     /// The settings.
     pub settings: &'a SyncSettings,
     /// The object as the provider has it now, after a [`Outcome::Refetch`].
-    pub fetched: Option<&'a Value>,
+    pub fetched: Option<&'a Fetched>,
     /// Whether a [`Outcome::Refetch`] can be served; when it was tried in vain, it cannot.
     pub can_refetch: bool,
 }

@@ -70,6 +70,14 @@ pub(super) async fn claim_one(
     Ok(event)
 }
 
+/// Has this event, which the transaction holds, wait until then.
+pub(super) async fn put_off(tx: &mut SystemTx, id: Id<WebhookEvent>, until: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("update webhook_events set next_attempt_at = $2 where id = $1", id as _, until)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
 /// When the next event is due.
 pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>>> {
     sqlx::query_scalar!(

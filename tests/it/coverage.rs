@@ -305,20 +305,27 @@ fn only_the_inbox_uses_the_pool_of_the_system() {
     assert_eq!(users, ALLOWED.iter().map(|file| (*file).to_owned()).collect());
 }
 
+/// Row by row: name, default and meaning, of every variable and of nothing else.
 #[test]
 fn readme_lists_every_variable() {
     let readme = std::fs::read_to_string(root("README.md")).expect("README.md");
-    let listed: BTreeSet<&str> = readme
+    let (_, section) = readme.split_once("\n## Configuration\n").expect("the section");
+    let (section, _) = section.split_once("\n## ").expect("an end of the section");
+    let rows: Vec<Vec<&str>> = section
         .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name))
-        .filter(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
-        .filter(|name| {
-            VARIABLES.iter().any(|variable| variable.name == *name) || name.contains('_') && !name.starts_with("QUERY_")
-        })
+        .filter_map(|line| Some(line.strip_prefix("| `")?.strip_suffix(" |")?.splitn(3, " | ").collect()))
         .collect();
-    for variable in VARIABLES {
-        assert!(listed.contains(variable.name), "{} is missing in README.md", variable.name);
+    let expected: Vec<Vec<&str>> = VARIABLES.iter().map(|v| vec![v.name, v.default, v.meaning]).collect();
+    // Markup of names and of defaults is the table's own.
+    let plain = |rows: Vec<Vec<&str>>| -> Vec<Vec<String>> {
+        let cell = |(n, cell): (usize, &&str)| if n < 2 { cell.replace('`', "") } else { (*cell).to_owned() };
+        rows.iter().map(|row| row.iter().enumerate().map(cell).collect()).collect()
+    };
+    let (rows, expected) = (plain(rows), plain(expected));
+    for (row, expected) in rows.iter().zip(&expected) {
+        assert_eq!(row, expected, "README.md and config.rs, in one order");
     }
+    assert_eq!(rows.len(), expected.len());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::members::{OrganizationMember, User};
 use crate::organizations::Organization;
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Lock, Object};
-use crate::webhooks::payload::{slug, slug_with_mark};
+use crate::webhooks::payload::{fingerprint, slug, slug_with_mark};
 
 /// The row of a user.
 pub(crate) struct UserRow {
@@ -145,7 +145,8 @@ pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<(
     Ok(())
 }
 
-/// A workspace of the user's own, once, when that is switched on. Deleted with the user.
+/// A workspace of the user's own, once, when that is switched on. Deleted with the user; that of somebody else, in which
+/// the user is a member, is not.
 pub(crate) async fn workspace(
     effects: &mut Effects<'_>,
     user: &Object,
@@ -154,7 +155,8 @@ pub(crate) async fn workspace(
     let known = sqlx::query!(
         r#"select o.id as "id: Id<Organization>", o.name, o.slug, o.version, o.deleted_at is not null as "deleted!"
              from organizations o join organization_members m on m.organization_id = o.id
-            where o.is_personal and m.user_id = $1 order by o.created_at limit 1"#,
+            where o.is_personal and m.user_id = $1 and m.role = 'OWNER' and m.promoted_from is null
+            order by o.created_at limit 1"#,
         row.id as _
     )
     .fetch_optional(effects.tx.conn())
@@ -167,9 +169,10 @@ pub(crate) async fn workspace(
     let slug = slug_with_mark(&slug(&name).unwrap_or_else(|| "workspace".to_owned()), &user.id);
     let now = effects.clock.now();
     let organization = if let Some(known) = known {
-        // The name is the user's from their first change on. A deleted one is renamed, too: the deletion may have come
-        // before what was said first.
-        let rename = known.version == 1 && known.slug != slug && effects.settings.personal_workspaces;
+        // The name is the user's from their first change on, and that of an adopted one was always theirs: it has no
+        // mark. A deleted one is renamed, too: the deletion may have come before what was said first.
+        let ours = known.slug.ends_with(&format!("-{}", fingerprint(&user.id)));
+        let rename = ours && known.version == 1 && known.slug != slug && effects.settings.personal_workspaces;
         if rename || (row.deleted && !known.deleted) {
             sqlx::query!(
                 "update organizations

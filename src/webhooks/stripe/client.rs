@@ -39,6 +39,8 @@ pub struct Listing {
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    customer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<Since>,
     #[serde(skip_serializing_if = "Option::is_none")]
     starting_after: Option<String>,
@@ -83,12 +85,12 @@ impl StripeClient {
         }
     }
 
-    /// A part of the list of all subscriptions, those included that are over, the newest first.
+    /// A part of the list of all subscriptions, or of a customer's, those included that are over, the newest first.
     ///
     /// # Errors
     /// As [`subscription`](Self::subscription).
-    pub async fn subscriptions(&self, after: Option<String>) -> Result<Page> {
-        let listing = Listing { status: Some("all"), ..Listing::default() };
+    pub async fn subscriptions(&self, customer: Option<&str>, after: Option<String>) -> Result<Page> {
+        let listing = Listing { status: Some("all"), customer: customer.map(str::to_owned), ..Listing::default() };
         self.list("/subscriptions", listing, after).await
     }
 

@@ -61,10 +61,18 @@ pub struct Missing {
 }
 
 /// Looks for events made since then that have an effect and are not in the inbox; with `fix`, puts them there.
+/// `progress` hears how many were looked at.
 ///
 /// # Errors
 /// Stripe or the database could not be asked.
-pub async fn gaps(db: &Db, clock: &Clock, stripe: &StripeClient, since: DateTime<Utc>, fix: bool) -> Result<Report> {
+pub async fn gaps(
+    db: &Db,
+    clock: &Clock,
+    stripe: &StripeClient,
+    since: DateTime<Utc>,
+    fix: bool,
+    progress: impl Fn(usize),
+) -> Result<Report> {
     let mut report = Report { since, at_stripe: 0, without_effect: 0, received: 0, missing: Vec::new(), stored: 0 };
     let mut lost = Vec::new();
     let mut next = None;
@@ -90,6 +98,7 @@ pub async fn gaps(db: &Db, clock: &Clock, stripe: &StripeClient, since: DateTime
                 lost.push((event_id, event));
             }
         }
+        progress(report.at_stripe);
         next = page.next;
         if next.is_none() {
             break;

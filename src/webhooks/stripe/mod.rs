@@ -3,6 +3,7 @@
 //! Invariants: the organization's plan and status follow its subscription by one table ([`EFFECTS`]); a subscription
 //! that comes before anything says whose it is waits, and finds its organization whichever event names it.
 
+pub mod asking;
 mod billing;
 pub mod client;
 pub mod gaps;

@@ -1,5 +1,8 @@
 //! Holds our subscriptions against Stripe's, and mends what differs.
 //!
+//! Events go on meanwhile. So what is mended is mended from an answer of that moment, and never when something is known
+//! from that moment or after it: which of the two is newer, nobody can tell.
+//!
 //! What Stripe says of a subscription is merged as if an event had said it, and the row is derived as always; so there
 //! is no second way in which a row could come about. What cannot be mended from here is reported only: a subscription
 //! that Stripe does not have is more likely another account's than one to be cancelled.
@@ -8,7 +11,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
+use super::asking::Fetched;
 use super::client::StripeClient;
 use super::{merge, translate};
 use crate::clock::Clock;
@@ -18,7 +23,7 @@ use crate::id::Id;
 use crate::organizations::Organization;
 use crate::webhooks::apply::{Outcome, SyncSettings};
 use crate::webhooks::effects::Effects;
-use crate::webhooks::facts::{self, Kind};
+use crate::webhooks::facts::{self, Kind, Lock};
 use crate::webhooks::payload::{id, text};
 
 /// What happened within so many seconds may still be on its way to us, and is for its event to decide.
@@ -34,6 +39,8 @@ pub struct Report {
     pub agree: usize,
     /// Rows that are not as they should be.
     pub differ: Vec<Difference>,
+    /// Those that changed while this looked at them: their events are on the way, or have just come.
+    pub under_way: usize,
     /// Subscriptions of which nothing says whose they are.
     pub of_nobody: Vec<Stray>,
     /// Rows whose subscription Stripe does not have.
@@ -76,107 +83,202 @@ pub struct Stray {
     pub organization: Option<String>,
 }
 
-/// Compares all subscriptions; with `fix`, mends the rows that differ.
+/// What is compared, and with what.
+#[derive(Clone, Copy)]
+pub struct Reconciliation<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// The time.
+    pub clock: &'a Clock,
+    /// The settings.
+    pub settings: &'a SyncSettings,
+    /// Stripe.
+    pub stripe: &'a StripeClient,
+    /// Whether rows that differ are left as they are.
+    pub dry_run: bool,
+}
+
+/// The organization with this slug, or this id: ours or Clerk's.
 ///
 /// # Errors
-/// Stripe or the database could not be asked. What was mended until then stays so.
-pub async fn reconcile(
-    db: &Db,
-    clock: &Clock,
-    settings: &SyncSettings,
-    stripe: &StripeClient,
-    fix: bool,
-) -> Result<Report> {
-    let (mut report, mut seen) = (Report::default(), BTreeSet::new());
-    let mut next = None;
-    loop {
-        let page = stripe.subscriptions(next).await?;
-        for object in page.objects {
-            let Some(subscription) = id(&object["id"]) else { continue };
-            compare(db, clock, settings, &subscription, &object, fix, &mut report).await?;
-            seen.insert(subscription);
-        }
-        next = page.next;
-        if next.is_none() {
-            break;
-        }
-    }
+/// The database could not be asked.
+pub async fn find_organization(db: &Db, name: &str) -> Result<Option<Id<Organization>>> {
+    let ours = Id::<Organization>::parse(name).map(Id::uuid).or_else(|_| Uuid::try_parse(name)).ok();
     let mut tx = SystemTx::begin(db).await?;
-    for (subscription, customer, status, slug) in living(&mut tx).await? {
-        if !seen.contains(&subscription) {
-            report.not_at_stripe.push(Stray { subscription, customer, status: Some(status), organization: Some(slug) });
-        }
-    }
-    tx.commit().await?;
-    Ok(report)
+    Ok(sqlx::query_scalar!(
+        r#"select id as "id: Id<Organization>" from organizations
+            where id = $1 or slug = $2 or clerk_org_id = $2 order by slug <> $2 limit 1"#,
+        ours,
+        name
+    )
+    .fetch_optional(tx.conn())
+    .await?)
 }
 
-async fn compare(
-    db: &Db,
-    clock: &Clock,
-    settings: &SyncSettings,
-    subscription: &str,
-    object: &Value,
-    fix: bool,
-    report: &mut Report,
-) -> Result<()> {
-    report.at_stripe += 1;
-    // First as it should be, which is taken back; then as it is.
-    let mut trial = SystemTx::begin(db).await?;
-    let organization = apply(&mut trial, clock, settings, subscription, object).await?;
-    let Some(organization) = organization else {
-        drop(trial);
-        report.of_nobody.push(Stray {
-            subscription: subscription.to_owned(),
-            customer: id(&object["customer"]),
-            status: text(&object["status"], 50),
-            organization: None,
-        });
-        return Ok(());
-    };
-    let (_, wanted) = state(&mut trial, organization).await?;
-    drop(trial);
-    let mut tx = SystemTx::begin(db).await?;
-    let (slug, found) = state(&mut tx, organization).await?;
-    let mut fields = Map::new();
-    for (name, value) in &wanted {
-        let here = found.get(name).unwrap_or(&Value::Null);
-        if here != value {
-            fields.insert(name.clone(), json!({ "here": here, "stripe": value }));
+impl Reconciliation<'_> {
+    /// Compares all subscriptions, or those of an organization's customers, and mends the rows that differ. `progress`
+    /// hears how many were compared.
+    ///
+    /// # Errors
+    /// Stripe or the database could not be asked. What was mended until then stays so.
+    pub async fn run(&self, only: Option<Id<Organization>>, progress: impl Fn(usize)) -> Result<Report> {
+        let (mut report, mut seen) = (Report::default(), BTreeSet::new());
+        let customers: Vec<Option<String>> = match only {
+            None => vec![None],
+            Some(organization) => customers(self.db, organization).await?.into_iter().map(Some).collect(),
+        };
+        for customer in customers {
+            let mut next = None;
+            loop {
+                let asked_at = self.clock.now();
+                let page = self.stripe.subscriptions(customer.as_deref(), next).await?;
+                for object in page.objects {
+                    let Some(subscription) = id(&object["id"]) else { continue };
+                    self.compare(&subscription, &Fetched { object, asked_at }, &mut report).await?;
+                    seen.insert(subscription);
+                    progress(report.at_stripe);
+                }
+                next = page.next;
+                if next.is_none() {
+                    break;
+                }
+            }
         }
-    }
-    if fields.is_empty() {
-        report.agree += 1;
-        return Ok(());
-    }
-    report.differ.push(Difference { subscription: subscription.to_owned(), organization: slug, fields });
-    if fix {
-        apply(&mut tx, clock, settings, subscription, object).await?;
+        report.differ.sort_by(|a, b| (&a.organization, &a.subscription).cmp(&(&b.organization, &b.subscription)));
+        let mut tx = SystemTx::begin(self.db).await?;
+        for (subscription, customer, status, slug) in living(&mut tx, only).await? {
+            if !seen.contains(&subscription) {
+                let (status, organization) = (Some(status), Some(slug));
+                report.not_at_stripe.push(Stray { subscription, customer, status, organization });
+            }
+        }
         tx.commit().await?;
-        report.fixed += 1;
+        Ok(report)
     }
-    Ok(())
+
+    async fn compare(&self, subscription: &str, listed: &Fetched, report: &mut Report) -> Result<()> {
+        report.at_stripe += 1;
+        match self.difference(subscription, listed).await? {
+            Drift::OfNobody => report.of_nobody.push(Stray {
+                subscription: subscription.to_owned(),
+                customer: id(&listed.object["customer"]),
+                status: text(&listed.object["status"], 50),
+                organization: None,
+            }),
+            Drift::None => report.agree += 1,
+            Drift::UnderWay => report.under_way += 1,
+            Drift::Some(difference) if self.dry_run => report.differ.push(difference),
+            // The list may be as old as a page of it takes.
+            Drift::Some(difference) => match self.mend(subscription).await? {
+                Mended::Yes => {
+                    report.fixed += 1;
+                    report.differ.push(difference);
+                }
+                Mended::No => report.differ.push(difference),
+                Mended::UnderWay => report.under_way += 1,
+            },
+        }
+        Ok(())
+    }
+
+    /// Compares the row as it is with the row as it should be, and changes nothing.
+    async fn difference(&self, subscription: &str, answer: &Fetched) -> Result<Drift> {
+        let mut trial = SystemTx::begin(self.db).await?;
+        let applied = self.apply(&mut trial, subscription, answer).await?;
+        let Some(organization) = applied.organization else { return Ok(Drift::OfNobody) };
+        let (_, wanted) = state(&mut trial, organization).await?;
+        trial.rollback().await?;
+        let mut tx = SystemTx::begin(self.db).await?;
+        let (slug, found) = state(&mut tx, organization).await?;
+        let mut fields = Map::new();
+        for (name, value) in &wanted {
+            let here = found.get(name).unwrap_or(&Value::Null);
+            if here != value {
+                fields.insert(name.clone(), json!({ "here": here, "stripe": value }));
+            }
+        }
+        Ok(if fields.is_empty() {
+            Drift::None
+        } else if applied.outrun {
+            Drift::UnderWay
+        } else {
+            Drift::Some(Difference { subscription: subscription.to_owned(), organization: slug, fields })
+        })
+    }
+
+    /// Mends the row from what Stripe says now.
+    async fn mend(&self, subscription: &str) -> Result<Mended> {
+        let asked_at = self.clock.now();
+        let Some(object) = self.stripe.subscription(subscription).await? else { return Ok(Mended::No) };
+        let mut tx = SystemTx::begin(self.db).await?;
+        let applied = self.apply(&mut tx, subscription, &Fetched { object, asked_at }).await?;
+        if applied.outrun {
+            tx.rollback().await?;
+            return Ok(Mended::UnderWay);
+        }
+        tx.commit().await?;
+        Ok(if applied.organization.is_some() { Mended::Yes } else { Mended::No })
+    }
+
+    /// Merges what Stripe said.
+    async fn apply(&self, tx: &mut SystemTx, subscription: &str, answer: &Fetched) -> Result<Applied> {
+        let asked = answer.asked_at.timestamp();
+        // Before the version is read, so that no event comes between that and the merge.
+        let locks = [Some(subscription.to_owned()), id(&answer.object["customer"])];
+        facts::lock(tx, locks.into_iter().flatten().map(Lock::Object)).await?;
+        let known = facts::load_one(tx, Kind::Subscription, subscription).await?;
+        let outrun = known.version() >= asked;
+        let change = translate::fetched(subscription.to_owned(), known.version().max(asked - UNDER_WAY), answer);
+        let mut effects = Effects { tx, clock: self.clock, settings: self.settings, cause: "reconcile".to_owned() };
+        Ok(match merge(&mut effects, &change, false).await? {
+            Outcome::Applied { organization } | Outcome::Ignored { organization, .. } => {
+                Applied { organization, outrun }
+            }
+            Outcome::Refetch { .. } => Applied { organization: None, outrun },
+        })
+    }
 }
 
-/// Merges what Stripe says; answers whose subscription it is.
-async fn apply(
-    tx: &mut SystemTx,
-    clock: &Clock,
-    settings: &SyncSettings,
-    subscription: &str,
-    object: &Value,
-) -> Result<Option<Id<Organization>>> {
-    let now = clock.now();
-    let known = facts::load_one(tx, Kind::Subscription, subscription).await?;
-    let version = known.version().max(now.timestamp() - UNDER_WAY);
-    // Sorts after the ids of events, and after what an earlier run said.
-    let name = format!("reconcile {:020}", now.timestamp_millis());
-    let change = translate::fetched(subscription.to_owned(), version, name, object);
-    let mut effects = Effects { tx, clock, settings, cause: "reconcile".to_owned() };
-    Ok(match merge(&mut effects, &change, false).await? {
-        Outcome::Applied { organization } | Outcome::Ignored { organization, .. } => organization,
-        Outcome::Refetch { .. } => None,
-    })
+/// What comparing led to.
+enum Drift {
+    None,
+    Some(Difference),
+    OfNobody,
+    UnderWay,
+}
+
+/// What mending led to.
+enum Mended {
+    Yes,
+    /// It is not Stripe's any more, or nobody's.
+    No,
+    UnderWay,
+}
+
+/// What merging led to.
+struct Applied {
+    organization: Option<Id<Organization>>,
+    /// Something is known from the second of the question, or from after it.
+    outrun: bool,
+}
+
+/// The customers of an organization, as far as anything said so.
+async fn customers(db: &Db, organization: Id<Organization>) -> Result<BTreeSet<String>> {
+    let mut tx = SystemTx::begin(db).await?;
+    let row = sqlx::query!(
+        r#"select o.clerk_org_id, s.stripe_customer_id as "customer?"
+             from organizations o left join subscriptions s on s.organization_id = o.id where o.id = $1"#,
+        organization as _
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    let names: Vec<String> = row.clerk_org_id.into_iter().chain([organization.uuid().to_string()]).collect();
+    let objects = facts::naming(&mut tx, &[Kind::Customer, Kind::Subscription, Kind::Checkout], &names).await?;
+    let of_objects = objects.into_iter().filter_map(|(kind, object)| match kind {
+        Kind::Customer => Some(object.id),
+        _ => object.text("customer").map(str::to_owned),
+    });
+    Ok(row.customer.into_iter().chain(of_objects).collect())
 }
 
 /// The slug of an organization, and what is derived from its subscription.
@@ -198,12 +300,17 @@ async fn state(tx: &mut SystemTx, organization: Id<Organization>) -> Result<(Str
 }
 
 /// Rows of subscriptions that are not over: at Stripe, too, they should be.
-async fn living(tx: &mut SystemTx) -> Result<Vec<(String, Option<String>, String, String)>> {
+async fn living(
+    tx: &mut SystemTx,
+    only: Option<Id<Organization>>,
+) -> Result<Vec<(String, Option<String>, String, String)>> {
     let rows = sqlx::query!(
         r#"select s.stripe_subscription_id as "subscription!", s.stripe_customer_id, s.status::text as "status!", o.slug
              from subscriptions s join organizations o on o.id = s.organization_id
             where s.stripe_subscription_id is not null and s.status not in ('CANCELED', 'INCOMPLETE_EXPIRED')
-            order by 1"#
+              and ($1::uuid is null or o.id = $1)
+            order by 1"#,
+        only.map(Id::uuid)
     )
     .fetch_all(tx.conn())
     .await?;

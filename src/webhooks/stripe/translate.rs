@@ -8,6 +8,7 @@ use crate::id::Id;
 use crate::organizations::Organization;
 use crate::webhooks::facts::{Change, Kind, Stamp};
 use crate::webhooks::payload::{id, seconds, text, whole};
+use crate::webhooks::stripe::asking::Fetched;
 use crate::webhooks::stripe::plans;
 
 /// What an event says.
@@ -53,7 +54,7 @@ pub(crate) fn translate(
     event_type: &str,
     event_id: &str,
     payload: &Value,
-    fetched: Option<&Value>,
+    fetched: Option<&Fetched>,
 ) -> Result<Said, &'static str> {
     let object = &payload["data"]["object"];
     let verb = event_type.rsplit('.').next().unwrap_or_default();
@@ -75,8 +76,11 @@ pub(crate) fn translate(
         )),
         _ if event_type.starts_with("customer.subscription.") => {
             let subscription_id = named()?;
-            if let Some(fetched) = fetched.filter(|fetched| id(fetched).is_some_and(|id| id == subscription_id)) {
-                return Ok(Said::Of(subscription(subscription_id, stamp(FETCHED), fetched, deleted)));
+            if let Some(fetched) = fetched.filter(|fetched| id(&fetched.object).is_some_and(|id| id == subscription_id))
+            {
+                let change = self::fetched(subscription_id, version, fetched);
+                let over = change.deleted;
+                return Ok(Said::Of(change.deleted(deleted || over)));
             }
             let status = text(&object["status"], 50).as_deref().and_then(plans::status);
             let rank = by_verb.2 * 20 + status.map_or(0, |status| rank(plans::precedence(status)));
@@ -122,9 +126,11 @@ pub(crate) fn translate(
     }
 }
 
-/// What a subscription is like now, as Stripe answers.
-pub(crate) fn fetched(subscription_id: String, version: i64, name: String, object: &Value) -> Change {
-    subscription(subscription_id, Stamp(1, version, FETCHED, name), object, false)
+/// What a subscription is like now, as Stripe answers. Of several answers of one moment the one that was asked for last
+/// counts.
+pub(crate) fn fetched(subscription_id: String, version: i64, fetched: &Fetched) -> Change {
+    let name = format!("fetched {:020}", fetched.asked_at.timestamp_millis());
+    subscription(subscription_id, Stamp(1, version, FETCHED, name), &fetched.object, false)
 }
 
 /// Of two statuses in one second the later in a subscription's life wins.

@@ -279,6 +279,54 @@ async fn new_users_get_a_workspace() {
     assert!(list(&rows, "organizations").is_empty() && list(&rows, "users").len() == 1, "{rows:#}");
 }
 
+/// The workspace that a user brought along keeps its name, and one in which they are but a member outlives them.
+#[tokio::test]
+async fn workspaces_that_the_sync_did_not_make_are_left_alone() {
+    let sync = Sync::start().await;
+    let tag = sync.next_tag();
+    let mut system = sync.database.system().await;
+    for (who, role) in [("adopted", "OWNER"), ("other", "OWNER")] {
+        sqlx::query(
+            "with u as (insert into users (id, clerk_id, email, name)
+                        values (gen_random_uuid(), $2 || '_' || $1, $2 || '.' || $1 || '@example.com', 'John') returning id),
+                  o as (insert into organizations (id, name, slug, is_personal, created_at)
+                        values (gen_random_uuid(), 'John''s place', $2 || '-' || lower($1), true, now() - interval '1 year') returning id)
+             insert into organization_members (organization_id, id, user_id, role)
+             select o.id, gen_random_uuid(), u.id, $3::member_role from u, o",
+        )
+        .bind(&tag)
+        .bind(who)
+        .bind(role)
+        .execute(&mut system)
+        .await
+        .expect("a workspace of before");
+    }
+    let created = event(1, "user.created", 1, |object| {
+        object["email_addresses"][0]["verification"]["status"] = "verified".into();
+        object["email_addresses"][0]["email_address"] = format!("adopted.{TAG}@example.com").into();
+    });
+    sync.run_as(&tag, &[created]).await;
+    let workspaces = "select slug || ' ' || name || ' ' || (deleted_at is not null) from organizations
+                       where slug in ('adopted-' || lower($1), 'other-' || lower($1)) order by slug";
+    let lower = tag.to_lowercase();
+    let kept: Vec<String> = sqlx::query_scalar(workspaces).bind(&tag).fetch_all(&mut system).await.expect("rows");
+    let as_before = ["adopted", "other"].map(|who| format!("{who}-{lower} John's place false"));
+    assert_eq!(kept, as_before);
+    // They are a member of the other's, which is older.
+    sqlx::query(
+        "with other as (update organizations set created_at = now() - interval '2 years' where slug = 'other-' || lower($1) returning id)
+         insert into organization_members (organization_id, id, user_id, role)
+         select other.id, gen_random_uuid(), u.id, 'MEMBER' from other, users u where u.clerk_id = 'user_' || $1",
+    )
+    .bind(&tag)
+    .execute(&mut system)
+    .await
+    .expect("a membership");
+    sync.run_as(&tag, &[plain(2, "user.deleted", 2)]).await;
+    let kept: Vec<String> = sqlx::query_scalar(workspaces).bind(&tag).fetch_all(&mut system).await.expect("rows");
+    assert_eq!(kept, [format!("adopted-{lower} John's place true"), as_before[1].clone()]);
+}
+
 /// An account with the verified address of a row that no account was ever heard of takes it over.
 #[tokio::test]
 async fn a_known_address_is_linked_when_it_is_verified() {

@@ -23,6 +23,10 @@ pub struct Account {
     pub asked: Vec<String>,
     /// How many requests more are answered with 503.
     pub failing: u32,
+    /// Whether one who asks for a subscription waits for ever.
+    pub hanging: bool,
+    /// Subscriptions as they are by the time they are asked for one by one, where the list is older.
+    pub newer: Vec<Value>,
 }
 
 type Shared = Arc<Mutex<Account>>;
@@ -68,12 +72,23 @@ fn refusal(account: &mut Account, headers: &HeaderMap, path: &str) -> Option<Ans
     None
 }
 
+fn hangs(account: &Shared, id: &str) -> bool {
+    let mut account = account.lock().expect("a lock");
+    if account.hanging {
+        account.asked.push(format!("/subscriptions/{id}"));
+    }
+    account.hanging
+}
+
 async fn one(State(account): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
+    if hangs(&account, &id) {
+        std::future::pending::<()>().await;
+    }
     let mut account = account.lock().expect("a lock");
     if let Some(refusal) = refusal(&mut account, &headers, &format!("/subscriptions/{id}")) {
         return refusal;
     }
-    if let Some(object) = account.subscriptions.iter().find(|object| object["id"] == id) {
+    if let Some(object) = account.newer.iter().chain(&account.subscriptions).find(|object| object["id"] == id) {
         return (StatusCode::OK, Json(object.clone()));
     }
     let error =
@@ -89,7 +104,9 @@ async fn subscriptions(State(account): State<Shared>, headers: HeaderMap, Query(
         return refusal;
     }
     assert_eq!(asked.get("status").map(String::as_str), Some("all"), "those that are over, too");
-    page(&account.subscriptions, &asked)
+    let of_customer = |object: &&Value| asked.get("customer").is_none_or(|customer| object["customer"] == *customer);
+    let wanted: Vec<Value> = account.subscriptions.iter().filter(of_customer).cloned().collect();
+    page(&wanted, &asked)
 }
 
 async fn events(State(account): State<Shared>, headers: HeaderMap, Query(asked): Asked) -> Answer {

@@ -269,8 +269,11 @@ async fn gaps_are_found_and_filled() {
 async fn reconcile_finds_and_mends() {
     let stripe = FakeStripe::start().await;
     let app = start(Some(&stripe)).await;
+    // Long enough ago that nothing is under way.
+    let before = format!("created={}", Clock::System.now().timestamp() - 600);
     for kind in ["organization.created", "customer.created", "customer.subscription.created"] {
-        send(&app, kind, &[]).await;
+        let changes = if kind.starts_with("customer.sub") { vec![before.as_str()] } else { Vec::new() };
+        send(&app, kind, &changes).await;
     }
     work(&app).await;
     // As the event had it, with its periods.
@@ -305,8 +308,8 @@ async fn reconcile_finds_and_mends() {
         .execute(&mut app.database.system().await)
         .await
         .expect("an edit");
-    for arguments in [["reconcile"].as_slice(), &["reconcile", "--dry-run"]] {
-        let report = json_of(&app.database, &stripe, arguments, 1).await;
+    for _ in 0..2 {
+        let report = json_of(&app.database, &stripe, &["reconcile", "--dry-run"], 1).await;
         let fields = &report["differ"][0]["fields"];
         assert_eq!(fields["status"], json!({ "here": "ACTIVE", "stripe": "UNPAID" }), "{report}");
         assert_eq!(fields["seats"], json!({ "here": 5, "stripe": 12 }));
@@ -317,8 +320,7 @@ async fn reconcile_finds_and_mends() {
         assert_eq!(report["ofNobody"].as_array().map(Vec::len), Some(2));
         assert_eq!(row(&app).await, as_row("ACTIVE", "PRO", 5), "nothing is changed");
     }
-    assert_eq!(tenantry(&app.database, Some(&stripe), &["reconcile", "--fix", "--dry-run"]).await.0, 2);
-    let (code, text) = tenantry(&app.database, Some(&stripe), &["reconcile", "--fix"]).await;
+    let (code, text) = tenantry(&app.database, Some(&stripe), &["reconcile"]).await;
     assert!(
         code == 1 && text.contains("3 subscriptions at Stripe: 0 agree, 1 differ (1 mended), 2 of nobody"),
         "{text}"
@@ -338,9 +340,154 @@ async fn reconcile_finds_and_mends() {
 
     // With the key of another account everything would seem gone: that is told and nothing is taken away.
     stripe.with(|account| account.subscriptions.clear());
-    let report = json_of(&app.database, &stripe, &["reconcile", "--fix"], 1).await;
+    let report = json_of(&app.database, &stripe, &["reconcile"], 1).await;
     assert_eq!(report["notAtStripe"][0]["subscription"], format!("sub_{TAG}"));
     assert_eq!(row(&app).await, as_row("ACTIVE", "PRO", 10));
+}
+
+/// One organization's subscriptions alone, and nobody else's.
+#[tokio::test]
+async fn reconcile_keeps_to_an_organization() {
+    let stripe = FakeStripe::start().await;
+    let app = start(Some(&stripe)).await;
+    let before = format!("created={}", Clock::System.now().timestamp() - 600);
+    send(&app, "organization.created", &[]).await;
+    send(&app, "customer.created", &[]).await;
+    send(&app, "customer.subscription.created", &[&before]).await;
+    work(&app).await;
+    // The neighbour's row is known by its customer alone, and differs, too.
+    sqlx::query(
+        "update subscriptions set stripe_customer_id = 'cus_next', stripe_subscription_id = 'sub_next', status = 'PAST_DUE'
+          where organization_id = (select id from organizations where slug = 'acme-corp')",
+    )
+    .execute(&mut app.database.system().await)
+    .await
+    .expect("a neighbour");
+    let of_next = subscription(|object| {
+        object["id"] = "sub_next".into();
+        object["customer"] = "cus_next".into();
+        object["metadata"] = json!({});
+    });
+    let unpaid = subscription(|object| object["status"] = "unpaid".into());
+    stripe.with(|account| account.subscriptions = vec![of_next, unpaid]);
+    let (slug, id): (String, uuid::Uuid) =
+        sqlx::query_as("select slug, id from organizations where clerk_org_id = 'org_' || $1")
+            .bind(TAG)
+            .fetch_one(&mut app.database.system().await)
+            .await
+            .expect("the organization");
+    for name in [slug.as_str(), &format!("org_{TAG}"), &id.to_string()] {
+        let report = json_of(&app.database, &stripe, &["reconcile", "--dry-run", "--org", name], 1).await;
+        let differ: Vec<&Value> =
+            report["differ"].as_array().expect("a list").iter().map(|row| &row["organization"]).collect();
+        assert_eq!((&report["atStripe"], differ), (&json!(1), vec![&json!(slug)]), "{report}");
+    }
+    let both = json_of(&app.database, &stripe, &["reconcile", "--dry-run"], 1).await;
+    assert_eq!(both["differ"].as_array().map(Vec::len), Some(2), "{both}");
+    let report = json_of(&app.database, &stripe, &["reconcile", "--org", &slug], 0).await;
+    assert_eq!((&report["fixed"], &report["notAtStripe"]), (&json!(1), &json!([])));
+    assert_eq!(row(&app).await.0, "UNPAID");
+    let next: String =
+        sqlx::query_scalar("select status::text from subscriptions where stripe_customer_id = 'cus_next'")
+            .fetch_one(&mut app.database.system().await)
+            .await
+            .expect("the neighbour's");
+    assert_eq!(next, "PAST_DUE", "not asked for, not touched");
+    assert_eq!(tenantry(&app.database, Some(&stripe), &["reconcile", "--org", "nobody"]).await.0, 1);
+    assert_eq!(tenantry(&app.database, Some(&stripe), &["reconcile", "--fix"]).await.0, 2);
+}
+
+/// What is known from after the question is not overwritten by the answer, and what is mended is mended from an answer
+/// of that moment.
+#[tokio::test]
+async fn reconcile_takes_nothing_newer_back() {
+    let stripe = FakeStripe::start().await;
+    let app = start(Some(&stripe)).await;
+    send(&app, "organization.created", &[]).await;
+    send(&app, "customer.created", &[]).await;
+    let ago = |seconds: i64| format!("created={}", Clock::System.now().timestamp() - seconds);
+    send(&app, "customer.subscription.created", &[&ago(600)]).await;
+    work(&app).await;
+    // The list is old, the single answer is new.
+    stripe.with(|account| {
+        account.subscriptions = vec![subscription(|object| object["status"] = "past_due".into())];
+        account.newer = vec![subscription(|object| object["status"] = "unpaid".into())];
+    });
+    assert_eq!(json_of(&app.database, &stripe, &["reconcile"], 0).await["fixed"], 1);
+    assert_eq!(row(&app).await.0, "UNPAID");
+    // An event of a moment after the question, which clocks make possible at any time.
+    send(&app, "customer.subscription.updated", &[&ago(-60), "data.object.status=active"]).await;
+    work(&app).await;
+    let report = json_of(&app.database, &stripe, &["reconcile"], 0).await;
+    assert_eq!((&report["underWay"], &report["fixed"], &report["differ"]), (&json!(1), &json!(0), &json!([])));
+    assert_eq!(row(&app).await.0, "ACTIVE");
+}
+
+/// Of two answers of one second the later one counts, whatever the events are called.
+#[tokio::test]
+async fn of_two_answers_of_a_second_the_later_counts() {
+    let stripe = FakeStripe::start().await;
+    let app = start(Some(&stripe)).await;
+    let created = format!("created={}", Clock::System.now().timestamp());
+    send(&app, "organization.created", &[]).await;
+    send(&app, "customer.created", &[]).await;
+    send(&app, "customer.subscription.created", &[&created]).await;
+    work(&app).await;
+    for (id, status, expected) in [("id=evt_zzz", "past_due", "PAST_DUE"), ("id=evt_aaa", "unpaid", "UNPAID")] {
+        stripe.with(|account| account.subscriptions = vec![subscription(|object| object["status"] = status.into())]);
+        send(&app, "customer.subscription.updated", &[&created, id]).await;
+        work(&app).await;
+        assert_eq!(row(&app).await.0, expected);
+    }
+    assert_eq!(stripe.with(|account| account.asked.len()), 2);
+}
+
+/// While Stripe hangs, one worker waits for it, once; the other events are applied, and the ties wait their time.
+#[tokio::test]
+async fn a_hanging_stripe_holds_up_nothing_else() {
+    let stripe = FakeStripe::start().await;
+    let app = start(Some(&stripe)).await;
+    let created = format!("created={}", Clock::System.now().timestamp());
+    let ids: Vec<String> = (0..4).map(|n| format!("data.object.id=sub_{n}")).collect();
+    for id in &ids {
+        send(&app, "customer.subscription.created", &[&created, id]).await;
+    }
+    work(&app).await;
+    stripe.with(|account| account.hanging = true);
+    for id in &ids {
+        send(&app, "customer.subscription.updated", &[&created, id]).await;
+    }
+    let worker = Worker::new(&app.app);
+    let first = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.step().await }
+    });
+    while stripe.with(|account| account.asked.is_empty()) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    send(&app, "organization.created", &[]).await;
+    assert_eq!(worker.step().await.expect("a step"), 5);
+    let states = async || -> Vec<(String, i32, i64)> {
+        sqlx::query_as(
+            "select status::text, attempts, count(*) from webhook_events
+              where event_type in ('organization.created', 'customer.subscription.updated') group by 1, 2 order by 1",
+        )
+        .fetch_all(&mut app.database.system().await)
+        .await
+        .expect("the inbox")
+    };
+    assert!(!first.is_finished(), "it waits for Stripe");
+    assert_eq!(states().await, [("APPLIED".to_owned(), 1, 1), ("RECEIVED".to_owned(), 0, 4)]);
+    assert_eq!(first.await.expect("an end").expect("a step"), 4);
+    let after_the_first = [("APPLIED".to_owned(), 1, 1), ("FAILED".to_owned(), 1, 1), ("RECEIVED".to_owned(), 0, 3)];
+    assert_eq!(states().await, after_the_first, "it did not go on waiting with the next");
+    sqlx::query("update webhook_events set next_attempt_at = now() where status = 'RECEIVED'")
+        .execute(&mut app.database.system().await)
+        .await
+        .expect("they are due");
+    assert_eq!(worker.step().await.expect("a step"), 3);
+    assert_eq!(states().await, [("APPLIED".to_owned(), 1, 1), ("FAILED".to_owned(), 1, 4)]);
+    assert_eq!(stripe.with(|account| account.asked.len()), 1, "the first failure is enough");
 }
 
 /// An event that cannot be applied is written down as failed, and does not keep the others.

@@ -69,8 +69,8 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "STRIPE_ACCOUNT",
-        "any",
-        "the Stripe account (`acct_…`) whose events are applied; those of others are ignored",
+        "the endpoint's own",
+        "a connected Stripe account (`acct_…`) whose events are applied, too; those of others are ignored",
     ),
     variable("STRIPE_SECRET_KEY", "–", "key of Stripe's API; without, nothing is asked of Stripe"),
     variable("STRIPE_API_BASE", "Stripe's", "address of Stripe's API, for tests against another one"),

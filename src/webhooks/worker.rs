@@ -296,6 +296,8 @@ impl Worker {
             Outcome::Ignored { reason, organization } => {
                 Ok(Done { event, status: WebhookStatus::Ignored, reason: Some(reason), organization })
             }
+            // It stays as it is, and is taken again.
+            Outcome::More => Ok(Done { event, status: WebhookStatus::Received, reason: None, organization: None }),
             Outcome::Refetch { object_id } if can_refetch => Err(Broken::Refetch(object_id)),
             Outcome::Refetch { .. } => Err(Broken::Failed(Error::internal("the provider cannot be asked"))),
         }
@@ -306,13 +308,15 @@ impl Worker {
         if event.event_type == NO_TYPE {
             return Some("the event names no type");
         }
-        let (ours, reason) = match event.source {
-            WebhookSource::Clerk => (self.settings.clerk_instance.as_deref()?, "of another Clerk instance"),
-            WebhookSource::Stripe => (self.settings.stripe_account.as_deref()?, "of another Stripe account"),
-        };
         // An event without an account is the endpoint's own.
-        let account = head(event.source, &skeleton(&event.raw_body)?)?.account?;
-        (account != ours).then_some(reason)
+        let account = || head(event.source, &skeleton(&event.raw_body)?)?.account;
+        match (event.source, &self.settings.clerk_instance, &self.settings.stripe_account) {
+            (WebhookSource::Clerk, None, _) => None,
+            (WebhookSource::Clerk, Some(ours), _) => (account()? != *ours).then_some("of another Clerk instance"),
+            // Whoever is connected to a platform makes customers and metadata as they like.
+            (WebhookSource::Stripe, _, None) => account().map(|_| "of a connected Stripe account"),
+            (WebhookSource::Stripe, _, Some(ours)) => (account()? != *ours).then_some("of another Stripe account"),
+        }
     }
 
     /// Writes what became of the events, tells their subscribers, and commits.
@@ -320,6 +324,7 @@ impl Worker {
         let now = self.clock.now();
         let settled: Vec<sql::Settled> = done
             .iter()
+            .filter(|done| done.status != WebhookStatus::Received)
             .map(|done| sql::Settled {
                 id: done.event.id,
                 status: done.status,

@@ -365,6 +365,23 @@ async fn events_of_others_are_recorded_and_not_applied() {
     );
 }
 
+/// Who is connected to the endpoint's account writes metadata as they like: without being named they have no say.
+#[tokio::test]
+async fn connected_accounts_are_ignored_unless_named() {
+    let app = start().await;
+    for (id, account) in [("evt_connected", json!("acct_theirs")), ("evt_own", Value::Null)] {
+        let mut event = stripe(id, "customer.subscription.updated", "sub_1");
+        event["account"] = account;
+        assert_eq!(deliver(&app, Stripe, "", event.to_string()).await.0, 200);
+    }
+    let workers = start_workers(&app.app, 1);
+    none_left(&app.database, "status = 'RECEIVED'").await;
+    drop(workers);
+    let ignored = "event_id = 'evt_connected' and status = 'IGNORED' and last_error = 'of a connected Stripe account'";
+    assert_eq!(count(&app.database, ignored).await, 1);
+    assert_eq!(count(&app.database, "event_id = 'evt_own' and last_error like 'of a%'").await, 0);
+}
+
 /// The database goes away: 503, and nothing is acknowledged that is not kept. It comes back: no restart is needed.
 #[tokio::test]
 async fn while_the_database_is_away_senders_are_asked_to_repeat() {

@@ -175,7 +175,7 @@ async fn apply(
     let mut effects = Effects { tx, clock, settings, cause: "reconcile".to_owned() };
     Ok(match merge(&mut effects, &change, false).await? {
         Outcome::Applied { organization } | Outcome::Ignored { organization, .. } => organization,
-        Outcome::Refetch { .. } => None,
+        Outcome::Refetch { .. } | Outcome::More => None,
     })
 }
 

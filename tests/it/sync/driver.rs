@@ -221,6 +221,10 @@ impl Sync {
         let (status, organization) = match outcome {
             Outcome::Applied { organization } => ("APPLIED", organization),
             Outcome::Ignored { organization, .. } => ("IGNORED", organization),
+            Outcome::More => {
+                tx.commit().await.map_err(|error| format!("{error:?}"))?;
+                return Ok(true);
+            }
             Outcome::Refetch { .. } => panic!("nothing can be fetched here"),
         };
         sqlx::query("update webhook_events set status = $2::webhook_status, organization_id = $3, processed_at = now() where id = $1")

@@ -362,7 +362,10 @@ impl Worker {
         let reason = reason(error);
         tracing::warn!(%id, ?source, event_type, attempts, reason, ?status, "a webhook event failed");
         let mut tx = SystemTx::begin(&self.db).await?;
-        let failure = sql::Failure { id, status, reason: &reason, next_attempt_at: now + delay(attempts), now };
+        // The cause may hold what is none of a tenant's business: names of constraints, others' ids, addresses.
+        let told = format!("it could not be applied; tell support the id {id}");
+        let failure =
+            sql::Failure { id, status, cause: &reason, told: &told, next_attempt_at: now + delay(attempts), now };
         let organization = sql::fail(&mut tx, &failure).await?;
         if let Some(organization) = organization.flatten() {
             events::tell(&mut tx, &[(organization, Event::Webhook { id })]).await?;
@@ -381,7 +384,7 @@ fn delay(attempts: i32) -> chrono::Duration {
     chrono::Duration::milliseconds(rand::rng().random_range(longest / 2..=longest))
 }
 
-/// The reason as the event's row keeps it: of an internal error the cause, which nobody else would find.
+/// The cause as the event's row keeps it for operators: of an internal error its own, which nobody else would find.
 fn reason(error: &Error) -> String {
     let text = match error {
         Error::Internal(cause) => cause.to_string(),

@@ -93,7 +93,7 @@ impl Sync {
     /// Types, states and errors of the events of a run.
     pub async fn inbox(&self, tag: &str) -> Vec<(String, String, Option<String>)> {
         sqlx::query_as(
-            "select event_type, status::text, last_error from webhook_events where event_id like '%' || $1 || '%'",
+            "select event_type, status::text, coalesce(cause, last_error) from webhook_events where event_id like '%' || $1 || '%'",
         )
         .bind(tag)
         .fetch_all(&mut self.database.system().await)

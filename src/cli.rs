@@ -408,10 +408,12 @@ async fn serve(mut config: Config, args: &ServeArgs) -> Result<End, Failure> {
     // With an identity provider of its own, a development server makes no tokens: they would not be accepted.
     let dev_issuer = dev_issuer.filter(|_| config.keys == KeysConfig::Development);
     let (stop, stopping) = watch::channel(false);
-    let listener = TcpListener::bind((config.host.as_str(), config.port)).await.map_err(|error| {
-        Failure::environment(format!("cannot listen on {}:{}: {error}. Choose another PORT.", config.host, config.port))
-    })?;
+    let listener = listen(&config.host, config.port, "PORT").await?;
     let address = listener.local_addr()?;
+    let metrics = match config.metrics_port {
+        Some(port) => Some(listen(&config.host, port, "METRICS_PORT").await?),
+        None => None,
+    };
     let app = App::new(AppParts {
         config,
         db: db.clone(),
@@ -426,6 +428,16 @@ async fn serve(mut config: Config, args: &ServeArgs) -> Result<End, Failure> {
     }
     if args.role != Role::Api {
         background.extend(start_workers(&app, &database, args.workers, &stopping));
+    }
+    if let Some(metrics) = metrics {
+        background.push(tokio::spawn({
+            let (router, stopping) = (crate::http::metrics_router(&app), stopping.clone());
+            async move {
+                if let Err(error) = crate::http::serve(metrics, router, stopping).await {
+                    tracing::error!(%error, "/metrics is not served any more");
+                }
+            }
+        }));
     }
     announce(&app, &database, address)?;
 
@@ -447,6 +459,12 @@ async fn serve(mut config: Config, args: &ServeArgs) -> Result<End, Failure> {
     drop(database);
     tracing::info!("stopped");
     Ok(End::Fine)
+}
+
+async fn listen(host: &str, port: u16, variable: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        Failure::environment(format!("cannot listen on {host}:{port}: {error}. Choose another {variable}."))
+    })
 }
 
 fn verifier(config: &Config, dev: Option<&DevIssuer>) -> Result<Verifier, Failure> {

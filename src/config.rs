@@ -34,6 +34,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("TENANTRY_ENV", "development", "`development` or `production`"),
     variable("HOST", "127.0.0.1", "address to listen on; production: `::`"),
     variable("PORT", "8080", "port to listen on"),
+    variable(
+        "METRICS_PORT",
+        "development: `PORT`",
+        "port of `/metrics`, not to be published; unset in production: only workers have it, on `PORT`",
+    ),
     variable("DATABASE_URL", "a local server", "PostgreSQL as a member of `tenantry_app`, bound by row-level security"),
     variable(
         "SUPERADMIN_DATABASE_URL",
@@ -73,8 +78,8 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "STRIPE_ACCOUNT",
-        "any",
-        "the Stripe account (`acct_…`) whose events are applied; those of others are ignored",
+        "the endpoint's own",
+        "a connected Stripe account (`acct_…`) whose events are applied, too; those of others are ignored",
     ),
     variable("STRIPE_SECRET_KEY", "–", "key of Stripe's API; without, nothing is asked of Stripe"),
     variable("STRIPE_API_BASE", "Stripe's", "address of Stripe's API, for tests against another one"),
@@ -143,6 +148,8 @@ pub struct Config {
     pub host: String,
     /// Port to listen on.
     pub port: u16,
+    /// Port of `/metrics`, if it has one of its own.
+    pub metrics_port: Option<u16>,
     /// The database.
     pub database: DatabaseConfig,
     /// Limits of the pools.
@@ -200,6 +207,7 @@ impl Config {
             environment,
             host: reader.text("HOST").unwrap_or_else(|| if production { "::" } else { "127.0.0.1" }.to_owned()),
             port: reader.parsed("PORT", "a port, 0 to 65535").unwrap_or(8080),
+            metrics_port: reader.parsed("METRICS_PORT", "a port, 0 to 65535"),
             database: reader.database(production),
             pool: PoolLimits {
                 max_connections: reader
@@ -239,6 +247,12 @@ impl Config {
             }
         }
         if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
+    }
+
+    /// Whether `/metrics` is on the port of the API, which in production is open to everybody.
+    #[must_use]
+    pub fn metrics_beside_api(&self) -> bool {
+        self.metrics_port.is_none() && self.is_development()
     }
 
     /// Whether this is development.
@@ -389,7 +403,7 @@ mod tests {
     #[test]
     fn development_needs_nothing() {
         let config = read(&[]).expect("defaults");
-        assert!(config.is_development() && config.graphiql && config.introspection);
+        assert!(config.is_development() && config.graphiql && config.introspection && config.metrics_beside_api());
         assert!(matches!(config.database, DatabaseConfig::Local));
         assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 8080));
     }
@@ -424,7 +438,7 @@ mod tests {
             ("AUTH_ISSUER", "https://issuer.example"),
         ])
         .expect("complete");
-        assert!(!config.graphiql && !config.introspection && config.log_json);
+        assert!(!config.graphiql && !config.introspection && config.log_json && !config.metrics_beside_api());
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(crate) async fn page<E: Listed>(session: &Session, plan: &Plan) -> Result<Pa
     let mut tx = open(session, &format!("{}.list", E::TABLE), metadata).await?;
     let sql = format!(
         "select {} from {} t where {} and {} and {} order by {} limit {}",
-        E::COLUMNS,
+        columns::<E>(),
         E::TABLE,
         E::LISTED_WHEN,
         plan.condition,
@@ -66,6 +66,11 @@ pub(crate) async fn page<E: Listed>(session: &Session, plan: &Plan) -> Result<Pa
     tx.commit().await?;
     let rows = rows.iter().map(|row| E::decode(row, 0).map(Arc::new)).collect::<sqlx::Result<Vec<_>>>()?;
     Ok(plan.cut(rows))
+}
+
+/// The columns as superadmins see them: of an event that failed, the cause.
+fn columns<E: Listed>() -> String {
+    E::COLUMNS.replace("t.last_error", "coalesce(t.cause, t.last_error)")
 }
 
 /// How many rows a list over all organizations has.

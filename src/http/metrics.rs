@@ -1,4 +1,6 @@
 //! `GET /metrics`: figures of this process, and of the inbox as the database has it, in Prometheus' text format.
+//!
+//! Whoever asks often takes no more of the database than one statement every few seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,22 +10,55 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use chrono::{DateTime, Utc};
+use tokio::sync::Mutex;
 
 use crate::app::App;
-use crate::webhooks::inbox;
+use crate::error::Result;
+use crate::webhooks::inbox::{self, Depth};
 
 /// How long the database may take for its part.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The route.
-pub fn router(app: Arc<App>) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(app)
+/// How long its part is good for, in seconds.
+const FRESH: i64 = 5;
+
+/// The inbox as it was at that moment.
+type Known = (DateTime<Utc>, Vec<Depth>);
+
+/// What the requests share.
+#[derive(Clone)]
+struct Figures {
+    app: Arc<App>,
+    /// The inbox as it was when it was last asked for. Who asks holds it, and the others wait for the answer.
+    depth: Arc<Mutex<Option<Known>>>,
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
+impl Figures {
+    async fn depth(&self) -> Result<Vec<Depth>> {
+        let mut known = self.depth.lock().await;
+        let now = self.app.clock.now();
+        if let Some((at, depth)) = known.as_ref()
+            && (0..FRESH).contains(&(now - *at).num_seconds())
+        {
+            return Ok(depth.clone());
+        }
+        let depth = inbox::depth(&self.app.db).await?;
+        *known = Some((now, depth.clone()));
+        Ok(depth)
+    }
+}
+
+/// The route.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(Figures { app, depth: Arc::default() })
+}
+
+async fn metrics(State(figures): State<Figures>) -> Response {
+    let app = &figures.app;
     let mut text = app.webhooks.metrics.render();
     // While the database is away its part is missing, which is what a scraper shows as a gap.
-    if let Ok(Ok(depth)) = tokio::time::timeout(PATIENCE, inbox::depth(&app.db)).await {
+    if let Ok(Ok(depth)) = tokio::time::timeout(PATIENCE, figures.depth()).await {
         text.push_str("# TYPE tenantry_webhooks_pending gauge\n");
         for depth in &depth {
             let source = depth.source.label().to_lowercase();

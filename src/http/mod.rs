@@ -28,8 +28,10 @@ pub fn router(app: &Arc<App>) -> Router {
     let mut router = Router::new()
         .merge(graphql::router(Arc::clone(app)))
         .merge(health::router(Arc::clone(app)))
-        .merge(metrics::router(Arc::clone(app)))
         .merge(crate::webhooks::receive::router(Arc::clone(app)));
+    if app.config.metrics_beside_api() {
+        router = router.merge(metrics::router(Arc::clone(app)));
+    }
     if app.config.graphiql {
         router = router.merge(graphiql::router(graphiql::Page { personas: app.dev_issuer.is_some() }));
     }
@@ -41,7 +43,16 @@ pub fn router(app: &Arc<App>) -> Router {
 
 /// The routes of a process that serves no API.
 pub fn worker_router(app: &Arc<App>) -> Router {
-    finish(health::router(Arc::clone(app)).merge(metrics::router(Arc::clone(app))))
+    let mut router = health::router(Arc::clone(app));
+    if app.config.metrics_port.is_none() {
+        router = router.merge(metrics::router(Arc::clone(app)));
+    }
+    finish(router)
+}
+
+/// The routes of `METRICS_PORT`.
+pub fn metrics_router(app: &Arc<App>) -> Router {
+    finish(metrics::router(Arc::clone(app)))
 }
 
 /// What stands around every route.

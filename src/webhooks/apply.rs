@@ -56,7 +56,7 @@ pub struct SyncSettings {
     pub price_plans: BTreeMap<String, OrganizationPlan>,
     /// Whether a new user gets a workspace of their own.
     pub personal_workspaces: bool,
-    /// Apply events of this Stripe account only.
+    /// Apply events of this Stripe account, and those that name none: they are the endpoint's own. `None`: only those.
     pub stripe_account: Option<String>,
     /// Apply events of this Clerk instance only.
     pub clerk_instance: Option<String>,
@@ -77,6 +77,8 @@ pub enum Outcome {
         /// Whose event it is, when that is known.
         organization: Option<Id<Organization>>,
     },
+    /// A part of its effect is in the transaction; the rest comes when it is applied again, which is to be soon.
+    More,
     /// Two events of the same second cannot be ordered: ask the provider for the object outside of the transaction, then
     /// apply again with [`ApplyContext::fetched`]. Nothing was written.
     Refetch {

@@ -79,7 +79,7 @@ impl Kind {
             Self::Membership => &["user", "organization"],
             Self::Invitation | Self::Customer => &["organization"],
             Self::Subscription => &["customer", "organization", "catalogue"],
-            Self::Checkout => &["customer", "subscription", "organization"],
+            Self::Checkout => &["customer", "subscription", "organization", "reference"],
             Self::Price => &["product"],
             Self::Entitlements => &["customer"],
         }
@@ -228,6 +228,17 @@ impl Object {
         self.fields.values().map(|field| field.at.1).max().unwrap_or(0)
     }
 
+    /// Notes something of our own, which no event says.
+    pub(crate) fn note(&mut self, field: &str, value: Option<String>) {
+        match value {
+            Some(value) => {
+                let at = Stamp(0, 0, 0, String::new());
+                self.fields.insert(field.to_owned(), Field { at, is: value.into() });
+            }
+            None => drop(self.fields.remove(field)),
+        }
+    }
+
     fn references(&self, kind: Kind) -> Vec<String> {
         let mut found = Vec::new();
         for field in kind.references() {
@@ -290,6 +301,27 @@ pub(crate) async fn naming(tx: &mut SystemTx, kinds: &[Kind], names: &[String]) 
         .collect()
 }
 
+/// The customers of subscriptions that name one of these, in order, the next so many behind one.
+pub(crate) async fn customers_of(
+    tx: &mut SystemTx,
+    names: &[String],
+    behind: &str,
+    limit: usize,
+) -> Result<Vec<String>> {
+    let customers = sqlx::query_scalar!(
+        r#"select distinct fields #>> '{customer,is}' collate "C" as "customer!" from sync_objects
+            where source = 'STRIPE' and kind = 'subscription' and refs && $1
+              and fields #>> '{customer,is}' > $2 collate "C"
+            order by 1 limit $3"#,
+        names,
+        behind,
+        i64::try_from(limit).unwrap_or(i64::MAX)
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(customers)
+}
+
 fn object(id: String, fields: Value, deleted: bool) -> Result<Object> {
     let fields = serde_json::from_value(fields).map_err(Error::internal)?;
     Ok(Object { id, deleted, fields })
@@ -299,23 +331,29 @@ fn object(id: String, fields: Value, deleted: bool) -> Result<Object> {
 pub(crate) async fn merge(tx: &mut SystemTx, object: &mut Object, change: &Change) -> Result<Merged> {
     let merged = object.merge(change);
     if merged > Merged::Stale {
-        sqlx::query!(
-            "insert into sync_objects (source, kind, object_id, fields, refs, deleted_at)
+        keep(tx, change.kind, object).await?;
+    }
+    Ok(merged)
+}
+
+/// Keeps an object as it is known. The caller holds its lock.
+pub(crate) async fn keep(tx: &mut SystemTx, kind: Kind, object: &Object) -> Result<()> {
+    sqlx::query!(
+        "insert into sync_objects (source, kind, object_id, fields, refs, deleted_at)
              values ($1, $2, $3, $4, $5, case when $6 then now() end)
              on conflict (source, kind, object_id) do update
                 set fields = excluded.fields, refs = excluded.refs,
                     deleted_at = coalesce(sync_objects.deleted_at, excluded.deleted_at)",
-            change.kind.source() as _,
-            change.kind.label(),
-            change.id,
-            serde_json::to_value(&object.fields).map_err(Error::internal)?,
-            &object.references(change.kind),
-            object.deleted
-        )
-        .execute(tx.conn())
-        .await?;
-    }
-    Ok(merged)
+        kind.source() as _,
+        kind.label(),
+        object.id,
+        serde_json::to_value(&object.fields).map_err(Error::internal)?,
+        &object.references(kind),
+        object.deleted
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }
 
 /// What is locked, in the order in which transactions take their locks: so none waits for one that waits for it.

@@ -81,7 +81,7 @@ entity! {
         pub status: WebhookStatus,
         /// How often it was tried.
         pub attempts: i32,
-        /// Why the last try failed, or why there was nothing to do.
+        /// Why there was nothing to do, or that the last try failed; what failed in it is told to superadmins.
         #[graphql(name = "error")]
         pub last_error: Option<String>,
         /// When the sender made it.

@@ -111,7 +111,7 @@ pub(super) async fn settle(
     let organizations: Vec<Option<Uuid>> = settled.iter().map(|event| event.organization.map(Id::uuid)).collect();
     let rows = sqlx::query!(
         r#"update webhook_events e
-              set status = n.status::webhook_status, attempts = e.attempts + 1, last_error = n.reason,
+              set status = n.status::webhook_status, attempts = e.attempts + 1, last_error = n.reason, cause = null,
                   organization_id = coalesce(n.organization_id, e.organization_id), processed_at = $5
              from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[]) as n (id, status, reason, organization_id)
             where e.id = n.id
@@ -133,8 +133,10 @@ pub(super) struct Failure<'a> {
     pub id: Id<WebhookEvent>,
     /// FAILED or DEAD.
     pub status: WebhookStatus,
-    /// Why.
-    pub reason: &'a str,
+    /// What failed, for operators.
+    pub cause: &'a str,
+    /// What its organization may know of it.
+    pub told: &'a str,
     /// When it is tried again.
     pub next_attempt_at: DateTime<Utc>,
     /// When it failed.
@@ -145,14 +147,15 @@ pub(super) struct Failure<'a> {
 pub(super) async fn fail(tx: &mut SystemTx, failure: &Failure<'_>) -> Result<Option<Option<Id<Organization>>>> {
     let organization = sqlx::query_scalar!(
         r#"update webhook_events
-              set status = $2::text::webhook_status, attempts = attempts + 1, last_error = $3, next_attempt_at = $4, failed_at = $5
+              set status = $2::text::webhook_status, attempts = attempts + 1, last_error = $3, cause = $6, next_attempt_at = $4, failed_at = $5
             where id = $1 and status in ('RECEIVED', 'FAILED')
             returning organization_id as "organization_id: Id<Organization>""#,
         failure.id as _,
         failure.status.label(),
-        failure.reason,
+        failure.told,
         failure.next_attempt_at,
-        failure.now
+        failure.now,
+        failure.cause
     )
     .fetch_optional(tx.conn())
     .await?;
@@ -226,7 +229,7 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
     let events = sqlx::query_as!(
         Listed,
         r#"select e.id as "id: Id<WebhookEvent>", e.source as "source: WebhookSource", e.event_id, e.event_type, e.object_id,
-                  e.status as "status: WebhookStatus", e.attempts, e.last_error, o.slug as "organization?", e.event_created_at,
+                  e.status as "status: WebhookStatus", e.attempts, coalesce(e.cause, e.last_error) as last_error, o.slug as "organization?", e.event_created_at,
                   e.received_at, e.processed_at, e.failed_at, e.next_attempt_at
              from webhook_events e left join organizations o on o.id = e.organization_id
             where (cardinality($1::uuid[]) = 0 or e.id = any($1))
@@ -275,7 +278,7 @@ pub async fn replay(
 ) -> Result<Vec<(Id<WebhookEvent>, Option<Id<Organization>>)>> {
     let rows = sqlx::query!(
         r#"update webhook_events
-              set status = 'RECEIVED', attempts = 0, last_error = null, next_attempt_at = $2, processed_at = null, failed_at = null
+              set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, next_attempt_at = $2, processed_at = null, failed_at = null
             where id = any($1) and status <> 'RECEIVED'
             returning id as "id: Id<WebhookEvent>", organization_id as "organization_id: Id<Organization>""#,
         ids,
@@ -303,7 +306,7 @@ pub(super) async fn replay_own(
     if before.is_some_and(|status| status != WebhookStatus::Received) {
         sqlx::query!(
             "update webhook_events
-                set status = 'RECEIVED', attempts = 0, last_error = null, next_attempt_at = $3, processed_at = null, failed_at = null
+                set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, next_attempt_at = $3, processed_at = null, failed_at = null
               where organization_id = $1 and id = $2",
             organization as _,
             id as _,

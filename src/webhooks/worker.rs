@@ -318,6 +318,8 @@ impl Worker {
             Outcome::Ignored { reason, organization } => {
                 Ok(Done { event, status: WebhookStatus::Ignored, reason: Some(reason), organization })
             }
+            // It stays as it is, and is taken again.
+            Outcome::More => Ok(Done { event, status: WebhookStatus::Received, reason: None, organization: None }),
             Outcome::Refetch { object_id } if can_refetch => Err(Broken::Refetch(object_id)),
             Outcome::Refetch { .. } => Err(Broken::Failed(Error::internal("the provider cannot be asked"))),
         }
@@ -328,13 +330,15 @@ impl Worker {
         if event.event_type == NO_TYPE {
             return Some("the event names no type");
         }
-        let (ours, reason) = match event.source {
-            WebhookSource::Clerk => (self.settings.clerk_instance.as_deref()?, "of another Clerk instance"),
-            WebhookSource::Stripe => (self.settings.stripe_account.as_deref()?, "of another Stripe account"),
-        };
         // An event without an account is the endpoint's own.
-        let account = head(event.source, &skeleton(&event.raw_body)?)?.account?;
-        (account != ours).then_some(reason)
+        let account = || head(event.source, &skeleton(&event.raw_body)?)?.account;
+        match (event.source, &self.settings.clerk_instance, &self.settings.stripe_account) {
+            (WebhookSource::Clerk, None, _) => None,
+            (WebhookSource::Clerk, Some(ours), _) => (account()? != *ours).then_some("of another Clerk instance"),
+            // Whoever is connected to a platform makes customers and metadata as they like.
+            (WebhookSource::Stripe, _, None) => account().map(|_| "of a connected Stripe account"),
+            (WebhookSource::Stripe, _, Some(ours)) => (account()? != *ours).then_some("of another Stripe account"),
+        }
     }
 
     /// Writes what became of the events, tells their subscribers, and commits.
@@ -342,6 +346,7 @@ impl Worker {
         let now = self.clock.now();
         let settled: Vec<sql::Settled> = done
             .iter()
+            .filter(|done| done.status != WebhookStatus::Received)
             .map(|done| sql::Settled {
                 id: done.event.id,
                 status: done.status,
@@ -379,7 +384,10 @@ impl Worker {
         let reason = reason(error);
         tracing::warn!(%id, ?source, event_type, attempts, reason, ?status, "a webhook event failed");
         let mut tx = SystemTx::begin(&self.db).await?;
-        let failure = sql::Failure { id, status, reason: &reason, next_attempt_at: now + delay(attempts), now };
+        // The cause may hold what is none of a tenant's business: names of constraints, others' ids, addresses.
+        let told = format!("it could not be applied; tell support the id {id}");
+        let failure =
+            sql::Failure { id, status, cause: &reason, told: &told, next_attempt_at: now + delay(attempts), now };
         let organization = sql::fail(&mut tx, &failure).await?;
         if let Some(organization) = organization.flatten() {
             events::tell(&mut tx, &[(organization, Event::Webhook { id })]).await?;
@@ -398,7 +406,7 @@ fn delay(attempts: i32) -> chrono::Duration {
     chrono::Duration::milliseconds(rand::rng().random_range(longest / 2..=longest))
 }
 
-/// The reason as the event's row keeps it: of an internal error the cause, which nobody else would find.
+/// The cause as the event's row keeps it for operators: of an internal error its own, which nobody else would find.
 fn reason(error: &Error) -> String {
     let text = match error {
         Error::Internal(cause) => cause.to_string(),

@@ -4,6 +4,7 @@ mod cases;
 mod driver;
 mod fake_stripe;
 mod history;
+mod owners;
 mod stripe;
 
 use proptest::prelude::*;

@@ -365,6 +365,46 @@ async fn events_of_others_are_recorded_and_not_applied() {
     );
 }
 
+/// `/metrics` has a port of its own where the API's is open to everybody, and asking often asks the database once.
+#[tokio::test]
+async fn metrics_are_kept_apart_and_asked_for_once() {
+    let mut environment = environment();
+    environment.push(("METRICS_PORT", "0".to_owned()));
+    let app = TestApp::start_with(Setup { environment, clock: Clock::manual(Clock::System.now()) }).await;
+    assert!(metrics(&app).await.contains("NOT_FOUND"), "not on the port of the API");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/metrics", listener.local_addr().expect("an address"));
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(tenantry::http::serve(listener, tenantry::http::metrics_router(&app.app), stopping));
+    let pending = async || {
+        let text = reqwest::get(&url).await.expect("an answer").text().await.expect("text");
+        text.lines().find(|line| line.starts_with("tenantry_webhooks_pending{source=\"clerk\"}")).map(str::to_owned)
+    };
+    let before = pending().await.expect("a figure");
+    assert_eq!(deliver(&app, Clerk, "msg_1", clerk("thing.happened", "x").to_string()).await.0, 200);
+    assert_eq!(pending().await.as_ref(), Some(&before), "the clock stands still");
+    app.clock.advance(chrono::Duration::seconds(5));
+    assert_ne!(pending().await, Some(before));
+    drop(stop);
+}
+
+/// Who is connected to the endpoint's account writes metadata as they like: without being named they have no say.
+#[tokio::test]
+async fn connected_accounts_are_ignored_unless_named() {
+    let app = start().await;
+    for (id, account) in [("evt_connected", json!("acct_theirs")), ("evt_own", Value::Null)] {
+        let mut event = stripe(id, "customer.subscription.updated", "sub_1");
+        event["account"] = account;
+        assert_eq!(deliver(&app, Stripe, "", event.to_string()).await.0, 200);
+    }
+    let workers = start_workers(&app.app, 1);
+    none_left(&app.database, "status = 'RECEIVED'").await;
+    drop(workers);
+    let ignored = "event_id = 'evt_connected' and status = 'IGNORED' and last_error = 'of a connected Stripe account'";
+    assert_eq!(count(&app.database, ignored).await, 1);
+    assert_eq!(count(&app.database, "event_id = 'evt_own' and last_error like 'of a%'").await, 0);
+}
+
 /// The database goes away: 503, and nothing is acknowledged that is not kept. It comes back: no restart is needed.
 #[tokio::test]
 async fn while_the_database_is_away_senders_are_asked_to_repeat() {

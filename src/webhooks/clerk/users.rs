@@ -1,9 +1,10 @@
 //! Rows of users from what is known of them, and their own workspaces.
 //!
-//! An account that nobody has seen yet takes over a row with its e-mail address (adopted from an older system, or of
-//! another Clerk instance) instead of standing beside it. That hands the row to whoever owns the account, so it happens
-//! only when the provider says that it verified the address, when the row's own account was never heard of, when there
-//! is exactly one such row, and never for a superadmin.
+//! An account that nobody has seen yet takes over a row with its e-mail address that was adopted from an older system
+//! without an account, instead of standing beside it. That hands the row to whoever owns the address now, so it happens
+//! only when the provider says that it verified the address, when the row's id is one that the adoption made up (never
+//! one of the provider's, of which we may merely not have heard), when there is exactly one such row, and never for a
+//! superadmin.
 
 use sqlx::Connection as _;
 
@@ -72,7 +73,7 @@ async fn link(effects: &mut Effects<'_>, user: &Object, row: Option<Id<User>>) -
     facts::lock(effects.tx, [Lock::Email(email.clone())]).await?;
     let candidates = sqlx::query_scalar!(
         r#"select u.id as "id: Id<User>" from users u
-            where lower(u.email) = $1 and u.clerk_id <> $2 and u.deleted_at is null and not u.is_superadmin
+            where lower(u.email) = $1 and u.clerk_id like 'legacy:%' and u.clerk_id <> $2 and u.deleted_at is null and not u.is_superadmin
               and not exists (select from sync_objects o where o.source = 'CLERK' and o.kind = 'user' and o.object_id = u.clerk_id)
             limit 2"#,
         email,

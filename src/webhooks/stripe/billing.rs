@@ -1,8 +1,4 @@
-//! Whose a subscription is, and the row of the one that counts.
-//!
-//! Whose it is, the first of these says that names an organization which exists: its own metadata; the checkout it is
-//! from; the metadata of its customer; another checkout or subscription of the customer; and where nothing says so, the
-//! row that already has the customer.
+//! The row of the subscription that counts, and the flags of what is entitled to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,145 +13,33 @@ use crate::organizations::{Organization, OrganizationPlan, OrganizationStatus};
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Kind, Lock, Object};
 use crate::webhooks::payload::moment_of_seconds;
+use crate::webhooks::stripe::owners::Cluster;
 use crate::webhooks::stripe::plans::{self, Catalogue};
 
 /// Marks the overrides of flags that are entitlements at Stripe.
 const ENTITLEMENT: &str = "Entitlement at Stripe";
 
-/// Everything known of some customers.
-#[derive(Default)]
-struct Cluster {
-    customers: BTreeMap<String, Object>,
-    subscriptions: Vec<Object>,
-    checkouts: Vec<Object>,
-    entitlements: Vec<Object>,
-    /// Organizations by the names that are used for them.
-    organizations: BTreeMap<String, Id<Organization>>,
-    /// Organizations by the customer of their row.
-    rows: BTreeMap<String, Id<Organization>>,
-}
-
-impl Cluster {
-    async fn load(tx: &mut SystemTx, customers: &BTreeSet<String>) -> Result<Self> {
-        let ids: Vec<String> = customers.iter().cloned().collect();
-        let mut cluster = Self::default();
-        for customer in facts::load(tx, Kind::Customer, &ids).await? {
-            cluster.customers.insert(customer.id.clone(), customer);
-        }
-        for (kind, object) in facts::naming(tx, &[Kind::Subscription, Kind::Checkout, Kind::Entitlements], &ids).await?
-        {
-            match kind {
-                Kind::Subscription => cluster.subscriptions.push(object),
-                Kind::Checkout => cluster.checkouts.push(object),
-                _ => cluster.entitlements.push(object),
-            }
-        }
-        // The newest first.
-        let created = |object: &Object| std::cmp::Reverse((object.number("created"), object.id.clone()));
-        cluster.checkouts.sort_by_key(created);
-        cluster.subscriptions.sort_by_key(created);
-        Ok(cluster)
-    }
-
-    fn names(&self) -> BTreeSet<String> {
-        let objects = self.customers.values().chain(&self.subscriptions).chain(&self.checkouts);
-        objects.filter_map(|object| object.text("organization").map(str::to_owned)).collect()
-    }
-
-    /// Finds the organizations that are named. Whether one exists is guarded by the lock of its name.
-    async fn resolve(&mut self, tx: &mut SystemTx) -> Result<()> {
-        let names: Vec<String> = self.names().into_iter().collect();
-        let ids: Vec<Uuid> = names.iter().filter_map(|name| Uuid::try_parse(name).ok()).collect();
-        let customers: Vec<String> = self.customers.keys().cloned().collect();
-        let rows = sqlx::query!(
-            r#"select o.id as "id: Id<Organization>", o.clerk_org_id, s.stripe_customer_id as "customer?"
-                 from organizations o left join subscriptions s on s.organization_id = o.id
-                where o.id = any($1) or o.clerk_org_id = any($2) or s.stripe_customer_id = any($3)
-                order by o.id"#,
-            &ids,
-            &names,
-            &customers
-        )
-        .fetch_all(tx.conn())
-        .await?;
-        for row in rows {
-            self.organizations.insert(row.id.uuid().to_string(), row.id);
-            self.organizations.extend(row.clerk_org_id.map(|name| (name, row.id)));
-            if let Some(customer) = row.customer {
-                self.rows.entry(customer).or_insert(row.id);
-            }
-        }
-        Ok(())
-    }
-
-    fn owner(&self, customer: &str, subscription: Option<&Object>) -> Option<Id<Organization>> {
-        let of_customer = |object: &&Object| object.text("customer") == Some(customer);
-        let of_this = |object: &&Object| {
-            subscription.is_some_and(|wanted| object.text("subscription") == Some(wanted.id.as_str()))
-        };
-        let mut said = subscription
-            .into_iter()
-            .chain(self.checkouts.iter().filter(of_this))
-            .chain(self.customers.get(customer))
-            .chain(self.checkouts.iter().filter(of_customer))
-            .chain(self.subscriptions.iter().filter(of_customer))
-            .filter_map(|object| object.text("organization"))
-            .peekable();
-        if said.peek().is_none() {
-            return self.rows.get(customer).copied();
-        }
-        said.find_map(|name| self.organizations.get(name).copied())
-    }
-
-    fn subscriptions_of(&self, organization: Id<Organization>) -> impl Iterator<Item = &Object> {
-        self.subscriptions.iter().filter(move |subscription| {
-            let customer = subscription.text("customer").unwrap_or_default();
-            self.owner(customer, Some(subscription)) == Some(organization)
-        })
-    }
-
-    fn status(&self, subscription: &Object) -> SubscriptionStatus {
-        let status = subscription.text("status").and_then(SubscriptionStatus::from_label);
-        let customer = subscription.text("customer").and_then(|id| self.customers.get(id));
-        let over = subscription.deleted || customer.is_some_and(|customer| customer.deleted);
-        match status {
-            Some(SubscriptionStatus::IncompleteExpired) => SubscriptionStatus::IncompleteExpired,
-            _ if over => SubscriptionStatus::Canceled,
-            Some(status) => status,
-            None => SubscriptionStatus::Incomplete,
-        }
-    }
-}
-
-/// The organization of a customer.
-pub(crate) async fn organization_of(tx: &mut SystemTx, customer: &str) -> Result<Option<Id<Organization>>> {
-    let mut cluster = Cluster::load(tx, &BTreeSet::from([customer.to_owned()])).await?;
-    cluster.resolve(tx).await?;
-    Ok(cluster.owner(customer, None))
-}
-
-/// Brings the rows of all organizations that these customers have to do with up to date; answers the one of a
-/// subscription of theirs, if there is one.
-pub(crate) async fn settle(effects: &mut Effects<'_>, customers: BTreeSet<String>) -> Result<Option<Id<Organization>>> {
-    if customers.is_empty() {
-        return Ok(None);
-    }
-    let mut cluster = Cluster::load(effects.tx, &customers).await?;
-    let foreign = cluster.names().into_iter().filter(|name| Uuid::try_parse(name).is_err());
+/// Brings the rows of all organizations that these customers have to do with up to date, and those that were named
+/// `before` the event. Answers what is known of the customers.
+pub(super) async fn settle(
+    effects: &mut Effects<'_>,
+    customers: &BTreeSet<String>,
+    before: Option<&str>,
+) -> Result<Cluster> {
+    let mut cluster = Cluster::load(effects.tx, customers).await?;
+    let mut names = cluster.names();
+    names.extend(before.map(str::to_owned));
+    let foreign = names.iter().filter(|name| Uuid::try_parse(name).is_err()).cloned();
     facts::lock(effects.tx, foreign.map(Lock::Organization)).await?;
-    cluster.resolve(effects.tx).await?;
-    let owners: BTreeSet<Id<Organization>> = cluster
-        .subscriptions
-        .iter()
-        .filter_map(|s| cluster.owner(s.text("customer")?, Some(s)))
-        .chain(customers.iter().filter_map(|customer| cluster.owner(customer, None)))
-        .collect();
-    let touched: BTreeSet<Id<Organization>> = owners.iter().chain(cluster.rows.values()).copied().collect();
+    cluster.resolve(effects.tx, &names).await?;
+    // Also those whose claim does not count now: by this event it may have ceased to, or begun.
+    let touched = cluster.touched();
+    cluster.compete(effects.tx).await?;
     facts::lock(effects.tx, touched.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
     for organization in &touched {
         project(effects, *organization).await?;
     }
-    Ok(owners.into_iter().next())
+    Ok(cluster)
 }
 
 /// What came before its organization finds its place. The locks of the organization are held.
@@ -211,8 +95,7 @@ async fn project(effects: &mut Effects<'_>, organization: Id<Organization>) -> R
         })
         .collect();
     customers.extend(before.as_ref().and_then(|row| row.customer.clone()));
-    let mut cluster = Cluster::load(effects.tx, &customers).await?;
-    cluster.resolve(effects.tx).await?;
+    let cluster = Cluster::known(effects.tx, &customers).await?;
 
     project_entitlements(effects, organization, &cluster).await?;
     let catalogue = catalogue(effects.tx, &cluster).await?;

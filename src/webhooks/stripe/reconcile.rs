@@ -234,7 +234,7 @@ impl Reconciliation<'_> {
             Outcome::Applied { organization } | Outcome::Ignored { organization, .. } => {
                 Applied { organization, outrun }
             }
-            Outcome::Refetch { .. } => Applied { organization: None, outrun },
+            Outcome::Refetch { .. } | Outcome::More => Applied { organization: None, outrun },
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::billing::SubscriptionStatus;
 use crate::id::Id;
 use crate::organizations::Organization;
 use crate::webhooks::facts::{Change, Kind, Stamp};
-use crate::webhooks::payload::{id, seconds, text, whole};
+use crate::webhooks::payload::{at, id, seconds, text, whole};
 use crate::webhooks::stripe::asking::Fetched;
 use crate::webhooks::stripe::plans;
 
@@ -19,6 +19,8 @@ pub(crate) enum Said {
     Invoice {
         /// Whose.
         customer: String,
+        /// For what, if it says so.
+        subscription: Option<String>,
         /// What happened, for the audit log.
         metadata: Value,
     },
@@ -91,9 +93,11 @@ pub(crate) fn translate(
                 .known("created", Some(version))
                 .known("customer", id(&object["customer"]))
                 .known("subscription", id(&object["subscription"]))
+                .known("organization", organization(&object["metadata"]))
+                // Whoever opens a payment link can append one to its address.
                 .known(
-                    "organization",
-                    reference(&object["client_reference_id"]).or_else(|| organization(&object["metadata"])),
+                    "reference",
+                    reference(&object["client_reference_id"]).filter(|_| object["payment_link"].is_null()),
                 ),
         )),
         "product.created" | "product.updated" | "product.deleted" => Ok(Said::Of(
@@ -113,6 +117,9 @@ pub(crate) fn translate(
         "entitlements.active_entitlement_summary.updated" => entitlements(object, by_verb),
         _ if INVOICES.contains(&event_type) => Ok(Said::Invoice {
             customer: id(&object["customer"]).ok_or("names no customer")?,
+            // Since 2025-03-31 of its parent.
+            subscription: id(at(object, &["parent", "subscription_details", "subscription"]))
+                .or_else(|| id(&object["subscription"])),
             metadata: serde_json::json!({
                 "invoice": id(&object["id"]),
                 "amount_due": whole(&object["amount_due"]),

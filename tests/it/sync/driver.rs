@@ -93,7 +93,7 @@ impl Sync {
     /// Types, states and errors of the events of a run.
     pub async fn inbox(&self, tag: &str) -> Vec<(String, String, Option<String>)> {
         sqlx::query_as(
-            "select event_type, status::text, last_error from webhook_events where event_id like '%' || $1 || '%'",
+            "select event_type, status::text, coalesce(cause, last_error) from webhook_events where event_id like '%' || $1 || '%'",
         )
         .bind(tag)
         .fetch_all(&mut self.database.system().await)
@@ -221,6 +221,10 @@ impl Sync {
         let (status, organization) = match outcome {
             Outcome::Applied { organization } => ("APPLIED", organization),
             Outcome::Ignored { organization, .. } => ("IGNORED", organization),
+            Outcome::More => {
+                tx.commit().await.map_err(|error| format!("{error:?}"))?;
+                return Ok(true);
+            }
             Outcome::Refetch { .. } => panic!("nothing can be fetched here"),
         };
         sqlx::query("update webhook_events set status = $2::webhook_status, organization_id = $3, processed_at = now() where id = $1")

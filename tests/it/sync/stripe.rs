@@ -130,7 +130,7 @@ async fn a_tie_is_decided_by_asking() {
     work(&app).await;
     assert_eq!(row(&app).await, as_row("ACTIVE", "PRO", 5));
     let failed: (String, String) =
-        sqlx::query_as("select status::text, last_error from webhook_events where status <> 'APPLIED'")
+        sqlx::query_as("select status::text, cause from webhook_events where status <> 'APPLIED'")
             .fetch_one(&mut app.database.system().await)
             .await
             .expect("the event");
@@ -506,7 +506,7 @@ async fn a_poisoned_event_fails_alone() {
     send(&app, "customer.created", &[]).await;
     work(&app).await;
     let inbox: Vec<(String, String, Option<String>)> =
-        sqlx::query_as("select event_type, status::text, last_error from webhook_events order by id")
+        sqlx::query_as("select event_type, status::text, coalesce(cause, last_error) from webhook_events order by id")
             .fetch_all(&mut app.database.system().await)
             .await
             .expect("the inbox");

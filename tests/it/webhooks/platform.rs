@@ -92,6 +92,42 @@ async fn administrators_see_and_replay_their_own() {
     assert!(refused.is_err_and(|error| error.to_string().contains("permission denied")));
 }
 
+/// What failed inside is shown to superadmins; to the organization, that it failed and what to say to support.
+#[tokio::test]
+async fn causes_are_for_superadmins() {
+    let app = start().await;
+    sqlx::raw_sql(
+        "create function secretive() returns trigger language plpgsql as $$ begin raise exception 'row of another tenant'; end $$;
+         create trigger secretive before update of status on webhook_events for each row
+            when (new.status in ('APPLIED', 'IGNORED') and new.event_id = 'msg_1') execute function secretive()",
+    )
+    .execute(&mut app.database.owner().await)
+    .await
+    .expect("a trigger");
+    deliver(&app, Clerk, "msg_1", clerk("thing.happened", "x").to_string()).await;
+    let own = "update webhook_events set organization_id = (select id from organizations where slug = 'acme-corp') where event_id = 'msg_1'";
+    sqlx::raw_sql(own).execute(&mut app.database.system().await).await.expect("an update");
+    let workers = start_workers(&app.app, 1);
+    none_left(&app.database, "event_id = 'msg_1' and status = 'RECEIVED'").await;
+    drop(workers);
+    let id = id_of(&app, "msg_1").await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let list =
+        "{ organization { webhookEvents(where: { type: { eq: \"thing.happened\" } }) { nodes { status error } } } }";
+    let seen = app.data(&alice, list, json!({})).await["organization"]["webhookEvents"]["nodes"].clone();
+    let told = format!("it could not be applied; tell support the id {id}");
+    assert_eq!(seen, json!([{ "status": "FAILED", "error": told }]));
+    let refused = sqlx::query("select cause from webhook_events").fetch_all(&mut app.database.app().await).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("permission denied")));
+    let admin = app.token("admin@example.com", None).await;
+    let all = app.data(&admin, ALL, json!({ "first": 1 })).await["platform"]["webhookEvents"]["nodes"][0].clone();
+    assert_eq!(all["eventId"], "msg_1");
+    assert!(all["error"].as_str().is_some_and(|error| error.contains("row of another tenant")), "{all}");
+    // Worked on again by the tenant, the cause goes, too.
+    app.data(&alice, REPLAY, json!({ "id": id })).await;
+    assert_eq!(count(&app.database, "event_id = 'msg_1' and cause is null and last_error is null").await, 1);
+}
+
 /// Each event that was worked on is told to the administrators of its organization.
 #[tokio::test]
 async fn deliveries_are_told_to_their_organization() {

@@ -106,7 +106,7 @@ async fn a_poisoned_event_delays_nobody_and_ends_dead() {
     clock.advance(chrono::Duration::days(30));
     assert_eq!(worker.step().await.expect("a step"), 0, "nobody tries a dead event");
     let (status, reason): (String, String) =
-        sqlx::query_as("select status::text, last_error from webhook_events where event_type = 'poison'")
+        sqlx::query_as("select status::text, cause from webhook_events where event_type = 'poison'")
             .fetch_one(&mut app.database.system().await)
             .await
             .expect("the event");
@@ -133,7 +133,7 @@ async fn a_slow_event_delays_nobody() {
     drop(workers);
     let late = "processed_at > (select failed_at from webhook_events where event_type = 'poison')";
     assert_eq!(count(&app.database, late).await, 0, "all others were done before it was given up");
-    assert_eq!(count(&app.database, "event_type = 'poison' and last_error like '%too long%'").await, 1);
+    assert_eq!(count(&app.database, "event_type = 'poison' and cause like '%too long%'").await, 1);
 }
 
 /// A worker that is gone in mid-transaction leaves the events to the others.

@@ -69,8 +69,8 @@ async fn seen(sync: &Sync, tag: &str) -> BTreeMap<u32, String> {
 fn rows(rows: &Value) -> Vec<(String, String)> {
     let last = |value: &Value| value.as_str().unwrap_or_default().rsplit('_').next().unwrap_or_default().to_owned();
     let letter = |row: &Value| row["organization"].as_str().and_then(|slug| slug.split('-').nth(1)).map(str::to_owned);
-    let list = rows["subscriptions"].as_array().map_or(&[][..], Vec::as_slice);
-    list.iter().map(|row| (letter(row).unwrap_or_default(), last(&row["stripe_customer_id"]))).collect()
+    let found = rows["subscriptions"].as_array().map_or(&[][..], Vec::as_slice);
+    found.iter().map(|row| (letter(row).unwrap_or_default(), last(&row["stripe_customer_id"]))).collect()
 }
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {

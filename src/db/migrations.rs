@@ -47,8 +47,10 @@ pub async fn up(options: &PgConnectOptions) -> Result<usize, MigrateError> {
     let mut connection = connect(options).await?;
     let before = applied(&mut connection).await?.len();
     MIGRATOR.run(&mut connection).await?;
-    // The readiness probe compares versions as the API's role.
-    connection.execute("grant select on _sqlx_migrations to tenantry_app, tenantry_superadmin").await?;
+    // The readiness probe compares versions as the API's role. One instance at a time: two grants at once collide.
+    let grant = "select pg_advisory_xact_lock(hashtext('tenantry migrate up'));
+                 grant select on _sqlx_migrations to tenantry_app, tenantry_superadmin";
+    connection.execute(grant).await?;
     let after = applied(&mut connection).await?.len();
     connection.close().await?;
     Ok(after - before)

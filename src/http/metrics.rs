@@ -23,15 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long its part is good for, in seconds.
 const FRESH: i64 = 5;
 
-/// The inbox as it was at that moment.
-type Known = (DateTime<Utc>, Vec<Depth>);
+/// What the database answered, and when.
+type Asked = Option<(DateTime<Utc>, Vec<Depth>)>;
 
 /// What the requests share.
 #[derive(Clone)]
 struct Figures {
     app: Arc<App>,
     /// The inbox as it was when it was last asked for. Who asks holds it, and the others wait for the answer.
-    depth: Arc<Mutex<Option<Known>>>,
+    depth: Arc<Mutex<Asked>>,
 }
 
 impl Figures {

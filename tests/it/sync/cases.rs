@@ -288,7 +288,7 @@ async fn workspaces_that_the_sync_did_not_make_are_left_alone() {
     for (who, role) in [("adopted", "OWNER"), ("other", "OWNER")] {
         sqlx::query(
             "with u as (insert into users (id, clerk_id, email, name)
-                        values (gen_random_uuid(), $2 || '_' || $1, $2 || '.' || $1 || '@example.com', 'John') returning id),
+                        values (gen_random_uuid(), 'legacy:' || $2 || ':' || $1, $2 || '.' || $1 || '@example.com', 'John') returning id),
                   o as (insert into organizations (id, name, slug, is_personal, created_at)
                         values (gen_random_uuid(), 'John''s place', $2 || '-' || lower($1), true, now() - interval '1 year') returning id)
              insert into organization_members (organization_id, id, user_id, role)

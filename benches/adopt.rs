@@ -110,7 +110,7 @@ async fn fill(superuser: &mut PgConnection, rows: i64) -> Anything<()> {
     for (table, rows) in [("small", 1), ("items", rows), ("bare_a", rows), ("bare_b", rows), ("live", rows)] {
         sql += &format!(
             "create table legacy.{table} (id bigint generated always as identity primary key, user_id integer not null references legacy.users (id), title text not null, amount numeric not null default 0, created_at timestamptz not null default now());
-             insert into legacy.{table} (user_id, title) select 1 + (n * 7919) % {users}, 'title of row ' || n from generate_series(1, {rows}) n;
+             insert into legacy.{table} (user_id, title) select 1 + (n::bigint * 7919) % {users}, 'title of row ' || n from generate_series(1, {rows}) n;
              create index on legacy.{table} (user_id);"
         );
     }

@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 use super::catalogue::ForeignKey;
 use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, creators, installed};
-use super::name::{literal, quote};
+use super::name::{literal, quote, short_name};
 use super::run::{is_made, make, record};
 use super::trigger::{Change, THEN};
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing, policies, verify};
@@ -422,20 +422,6 @@ impl Work<'_> {
 
 fn index_name(table: &str, columns: &[String]) -> String {
     short_name(&format!("{table}_organization_id_{}_key", columns.join("_")))
-}
-
-/// A name that `PostgreSQL` does not cut off (63 bytes), still its own.
-fn short_name(name: &str) -> String {
-    use sha2::{Digest as _, Sha256};
-    if name.len() <= 63 {
-        return name.to_owned();
-    }
-    let digest = Sha256::digest(name.as_bytes());
-    let mut end = 52;
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}_{:02x}{:02x}{:02x}{:02x}", &name[..end], digest[0], digest[1], digest[2], digest[3])
 }
 
 /// The foreign key with the organization in front. On delete it empties its own columns only, never the organization.

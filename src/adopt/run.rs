@@ -209,8 +209,8 @@ async fn expand(session: &mut Session, checked: &Checked, options: &RunOptions) 
         return Ok(());
     }
     make(session, adoption, options.lock_timeout, &trigger::meet(checked)).await?;
-    for (number, table) in checked.tables.iter().enumerate() {
-        make(session, adoption, options.lock_timeout, &trigger::on_table(checked, number, table)).await?;
+    for table in &checked.tables {
+        make(session, adoption, options.lock_timeout, &trigger::on_table(checked, table)).await?;
     }
     if let Some(change) = trigger::on_users(checked) {
         // The old application needs to see its users table only; the function runs with our rights.

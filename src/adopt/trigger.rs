@@ -7,7 +7,7 @@
 use super::COLUMN;
 use super::check::{Checked, CheckedTable};
 use super::infer::{Mappings, inference};
-use super::name::{literal, quote};
+use super::name::{literal, quote, short_name};
 use super::people::resolution;
 use super::plan::Source;
 
@@ -25,7 +25,7 @@ pub struct Change {
     pub undo: String,
 }
 
-/// The name of the trigger and, with the number of the table, of its function.
+/// The name of the trigger.
 pub fn trigger_name(checked: &Checked) -> String {
     format!("adopt_{}", checked.plan.name)
 }
@@ -87,7 +87,7 @@ end",
 }
 
 /// Fills in the organization of new rows, and again when one of its sources changes.
-pub fn on_table(checked: &Checked, number: usize, table: &CheckedTable) -> Change {
+pub fn on_table(checked: &Checked, table: &CheckedTable) -> Change {
     let inference = inference(checked, table, Mappings::Real);
     let columns = table.source_columns();
     let row: Vec<String> = columns.iter().map(|name| format!("new.{0} as {0}", quote(name))).collect();
@@ -158,7 +158,7 @@ end",
         event += &format!(" or update of {}", list.join(", "));
     }
     let sql = table.relation().sql();
-    let mut change = change(checked, &number.to_string(), &sql, &event, &body);
+    let mut change = change(checked, &table.label(), &sql, &event, &body);
     // A name no other adoption can have. Whoever may update any column may update this one. The batches of a run, by our own login, do not stop for it.
     let trigger = quote(&format!("{} own", trigger_name(checked)));
     let drop_it = format!("drop trigger if exists {trigger} on {sql}");
@@ -166,20 +166,21 @@ end",
         drop_it.clone(),
         format!(
             "create trigger {trigger} before update of {column} on {sql} for each row when (new.{column} is distinct from old.{column} and not pg_has_role('tenantry_superadmin', 'usage')) execute function {}()",
-            fill_function(checked, &number.to_string())
+            fill_function(checked, &table.label())
         ),
     ]);
     change.undo = format!("{drop_it}; {}", change.undo);
     change
 }
 
-fn fill_function(checked: &Checked, number: &str) -> String {
-    format!("adopt.{}", quote(&format!("fill_{}_{number}", checked.plan.name)))
+/// Named by the table and not by its place in the plan, which may change between two runs.
+fn fill_function(checked: &Checked, table: &str) -> String {
+    format!("adopt.{}", quote(&short_name(&format!("fill_{}_{table}", checked.plan.name))))
 }
 
-fn change(checked: &Checked, number: &str, table: &str, event: &str, body: &str) -> Change {
+fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) -> Change {
     let trigger = quote(&trigger_name(checked));
-    let function = fill_function(checked, number);
+    let function = fill_function(checked, label);
     Change {
         what: format!("trigger on {table}"),
         statements: vec![

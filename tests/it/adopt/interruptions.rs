@@ -538,3 +538,24 @@ async fn a_registration_into_the_default_workspace_holds_nobody_up() {
     let newcomers = "select count(*) from organization_members m join organizations o on o.id = m.organization_id join users u on u.id = m.user_id where o.slug = 'default' and u.email in ('dora@example.org', 'emil@example.org')";
     assert_eq!(count(&database, newcomers).await, 2);
 }
+
+/// Between two runs the plan's tables change their places, and one goes: every trigger keeps the function of its table.
+#[tokio::test]
+async fn a_plan_may_change_between_two_runs() {
+    let database = legacy("bots").await;
+    run(&database, plan("bots")).await;
+    let mut changed = plan("bots");
+    changed.tables.remove(0);
+    changed.tables.reverse();
+    try_run(&database, changed).await.ok();
+    let strangers = "select count(*) from pg_trigger t where not t.tgisinternal and t.tgname like 'adopt_bots%'
+                      and t.tgrelid <> 'legacy.users'::regclass and position((select relname from pg_class where oid = t.tgrelid) in t.tgfoid::regproc::text) = 0";
+    assert_eq!(count(&database, strangers).await, 0);
+    run(&database, plan("bots")).await;
+    run_sql(&mut database.owner().await, "insert into legacy.bots (user_id, name) values (1, 'late')").await;
+    assert_eq!(
+        count(&database, "select count(*) from legacy.bots where name = 'late' and organization_id is null").await,
+        0
+    );
+    rollback(&database, plan("bots")).await;
+}

@@ -1,6 +1,6 @@
 //! From an event of the inbox to its effect, in one transaction.
 //!
-//! What the event says is merged into the objects of the provider ([`facts`](crate::webhooks::facts)); the rows of our
+//! What the event says is merged into the objects of the provider (`facts`); the rows of our
 //! tables are then derived from the objects. So it does not matter in which order events come, nor how often. What a
 //! change needs (audit row, NOTIFY) is written in the same transaction: effects happen exactly once.
 

@@ -2,7 +2,7 @@
 //!
 //! Deliveries that arrive while an insert is under way wait for the next one and share it: one statement, one commit,
 //! one round trip for all of them. A repeated event changes nothing. After a commit the workers are woken: those of this
-//! process at once, the others by NOTIFY, at most once in [`WAKE_EVERY`], because every NOTIFY makes commits wait for
+//! process at once, the others by NOTIFY, at most once in `WAKE_EVERY`, because every NOTIFY makes commits wait for
 //! one another.
 
 use std::collections::{HashSet, VecDeque};

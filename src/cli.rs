@@ -405,6 +405,11 @@ async fn serve(mut config: Config, args: &ServeArgs) -> Result<End, Failure> {
         tracing::warn!("{} is not set: its webhooks are answered with 503", source.secrets_variable());
     }
     let verifier = verifier(&config, dev_issuer.as_ref())?;
+    if !config.is_development() && config.authorized_parties.is_empty() {
+        tracing::warn!(
+            "AUTH_AUTHORIZED_PARTIES is not set: tokens issued to any web application of the issuer are accepted"
+        );
+    }
     // With an identity provider of its own, a development server makes no tokens: they would not be accepted.
     let dev_issuer = dev_issuer.filter(|_| config.keys == KeysConfig::Development);
     let (stop, stopping) = watch::channel(false);
@@ -479,6 +484,8 @@ fn verifier(config: &Config, dev: Option<&DevIssuer>) -> Result<Verifier, Failur
         issuer,
         audience: config.audience.clone(),
         authorized_parties: config.authorized_parties.clone(),
+        oauth_clients: config.oauth_clients.clone(),
+        impersonation: false,
     };
     Verifier::new(settings, Clock::System).map_err(Failure::environment)
 }

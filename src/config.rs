@@ -58,8 +58,13 @@ pub const VARIABLES: &[Variable] = &[
     variable("AUTH_JWKS_URL", "the development issuer", "https address of the identity provider's signing keys"),
     variable("AUTH_JWKS_FILE", "–", "the same as a file, instead of the address"),
     variable("AUTH_ISSUER", "the development issuer", "required `iss` of tokens"),
-    variable("AUTH_AUDIENCE", "–", "accepted `aud` of tokens, comma separated"),
+    variable("AUTH_AUDIENCE", "–", "the names of this API: required `aud` of tokens, comma separated"),
     variable("AUTH_AUTHORIZED_PARTIES", "–", "accepted `azp` of tokens (origins of your web clients), comma separated"),
+    variable(
+        "AUTH_OAUTH_CLIENTS",
+        "–",
+        "`client_id`s whose OAuth access tokens count as sessions, comma separated; needs `AUTH_AUDIENCE`",
+    ),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
     variable(
         "CLERK_WEBHOOK_SECRETS",
@@ -162,6 +167,8 @@ pub struct Config {
     pub audience: Vec<String>,
     /// Accepted parties.
     pub authorized_parties: Vec<String>,
+    /// OAuth clients whose access tokens count as sessions.
+    pub oauth_clients: Vec<String>,
     /// The data folder, when one is named.
     pub data_dir: Option<PathBuf>,
     /// Webhooks.
@@ -220,6 +227,7 @@ impl Config {
             issuer: reader.text("AUTH_ISSUER"),
             audience: reader.list("AUTH_AUDIENCE"),
             authorized_parties: reader.list("AUTH_AUTHORIZED_PARTIES"),
+            oauth_clients: reader.list("AUTH_OAUTH_CLIENTS"),
             data_dir: reader.text("TENANTRY_DATA_DIR").map(PathBuf::from),
             webhooks: reader.webhooks(production),
             cors_origins: reader.list("CORS_ORIGINS"),
@@ -245,6 +253,11 @@ impl Config {
             if config.cors_origins.iter().any(|origin| origin == "*") {
                 reader.problem("CORS_ORIGINS is *: name the origins of your web clients");
             }
+        }
+        if !config.oauth_clients.is_empty() && config.audience.is_empty() {
+            reader.problem(
+                "AUTH_OAUTH_CLIENTS is set without AUTH_AUDIENCE: an access token is good for its audience only, so name ours",
+            );
         }
         if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
     }

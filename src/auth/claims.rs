@@ -1,5 +1,10 @@
 //! What a token says, checked: the registered claims of RFC 7519, section 4.1, and Clerk's session token claims in both of
-//! their versions (Clerk documentation, "Session tokens" and "Manual JWT verification").
+//! their versions (Clerk documentation, "Session tokens" and "Manual JWT verification"). `docs/TOKENS.md` has one rule per
+//! claim, with its source.
+//!
+//! An identity provider signs many kinds of tokens with one key: session tokens, access tokens of other people's OAuth
+//! applications, ID tokens, logout tokens, tokens of machines. Only a session token is a session. What marks another kind
+//! refuses a token, and what marks nothing is not enough: a token must belong to a session or be meant for us by name.
 //!
 //! A claim of the wrong JSON type is refused, never taken for absent: a library that skipped the check of an `nbf` it could
 //! not read let such tokens through (CVE-2026-25537).
@@ -21,10 +26,17 @@ const MAX_NAME_CHARS: usize = 255;
 pub(super) struct Rules {
     /// `iss` must be this.
     pub(super) issuer: Option<String>,
-    /// `aud` must name one of these, when there are any.
+    /// `aud`, where there is one, must name one of these.
     pub(super) audience: Vec<String>,
     /// `azp` must be one of these, when there are any and the token has one.
     pub(super) authorized_parties: Vec<String>,
+    /// The OAuth clients whose access tokens count as the user's sessions.
+    pub(super) oauth_clients: Vec<String>,
+    /// Whether a token may say that somebody acts in the place of its subject.
+    pub(super) impersonation: bool,
+    /// Whether a token counts that neither belongs to a session nor names an audience of ours: only where the issuer makes
+    /// no other tokens.
+    pub(super) sessionless: bool,
 }
 
 /// The claims that we read. `None` is an absent claim; a present `null` is a value, of the wrong type.
@@ -49,9 +61,38 @@ struct Claims {
     /// The version of Clerk's claims.
     #[serde(default, deserialize_with = "present")]
     v: Option<Value>,
+    /// The identity provider's session.
+    #[serde(default, deserialize_with = "present")]
+    sid: Option<Value>,
     /// The state of Clerk's session.
     #[serde(default, deserialize_with = "present")]
     sts: Option<Value>,
+    /// Who acts in the place of the subject.
+    act: Option<Value>,
+    /// Marks of OAuth access tokens, here and below.
+    #[serde(default, deserialize_with = "present")]
+    client_id: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    scope: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    scp: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    scopes: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    cid: Option<Value>,
+    /// Marks of ID tokens, here and below.
+    #[serde(default, deserialize_with = "present")]
+    nonce: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    at_hash: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    c_hash: Option<Value>,
+    /// The mark of logout tokens and security events.
+    #[serde(default, deserialize_with = "present")]
+    events: Option<Value>,
+    /// The key that the bearer must prove to have.
+    #[serde(default, deserialize_with = "present")]
+    cnf: Option<Value>,
     /// The active organization, version 2. Its role and permissions (`rol`, `per`, `fpm`) are not read: the database decides.
     o: Option<Value>,
     /// The active organization, version 1, here and below; `org_role` is not read for the same reason.
@@ -70,33 +111,127 @@ pub(super) fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Option<T> {
     if first == Some(&b'{') { serde_json::from_slice(json).ok() } else { None }
 }
 
+/// What its header calls a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing in particular: the claims tell.
+    Any,
+    /// An OAuth access token.
+    Access,
+    /// A token of one of Clerk's JWT templates, which are made for other services.
+    Template,
+}
+
 /// Why a token is refused; never a piece of the token.
 type Refusal = String;
 
 impl Rules {
     /// The identity in a payload whose signature was checked before.
-    pub(super) fn check(&self, payload: &[u8], now: DateTime<Utc>) -> Result<Identity, Refusal> {
+    ///
+    /// `kind` is what its header calls it.
+    pub(super) fn check(&self, payload: &[u8], kind: Kind, now: DateTime<Utc>) -> Result<Identity, Refusal> {
         let claims: Claims = object(payload).ok_or("its claims are not a JSON object, or a claim is there twice")?;
         let expires_at = check_times(&claims, now)?;
-        self.check_origin(&claims)?;
+        let for_us = self.check_origin(&claims)?;
+        if !self.is_access_token(&claims, kind, for_us)? {
+            self.check_party(&claims)?;
+        }
         let subject = text(claims.sub.as_ref(), "sub")?.ok_or("it has no sub claim")?;
         check_name(subject, "sub")?;
-        if text(claims.sts.as_ref(), "sts")? == Some("pending") {
-            return Err("its session is pending: finish signing in first".into());
+        if subject.starts_with("mch_") {
+            return Err("it is the token of a machine, not of a user (sub)".into());
         }
-        Ok(Identity { subject: subject.to_owned(), organization: organization(&claims)?, expires_at })
+        let session_id = text(claims.sid.as_ref(), "sid")?;
+        if let Some(session_id) = session_id {
+            check_name(session_id, "sid")?;
+        }
+        if (session_id.is_none() || kind == Kind::Template) && !for_us && !self.sessionless {
+            return Err("it belongs to no session (sid) and names no audience of this API (aud)".into());
+        }
+        match text(claims.sts.as_ref(), "sts")? {
+            None | Some("active") => {}
+            Some("pending") => return Err("its session is pending: finish signing in first".into()),
+            Some(_) => return Err("its session is not active (sts)".into()),
+        }
+        Ok(Identity {
+            subject: subject.to_owned(),
+            session_id: session_id.map(str::to_owned),
+            impersonator: self.impersonator(claims.act.as_ref())?,
+            organization: organization(&claims)?,
+            expires_at,
+        })
     }
 
-    /// Who issued the token, for whom, and to which application.
-    fn check_origin(&self, claims: &Claims) -> Result<(), Refusal> {
+    /// Whether it is the access token of an OAuth client that counts here. Refuses tokens of another kind. `for_us`: it names
+    /// an audience of ours.
+    fn is_access_token(&self, claims: &Claims, kind: Kind, for_us: bool) -> Result<bool, Refusal> {
+        // Back-channel logout tokens and security events (OpenID Connect Back-Channel Logout 1.0, RFC 8417).
+        if claims.events.is_some() {
+            return Err("it is an event and not a session (events)".into());
+        }
+        // Whoever presents it must prove to hold a key (RFC 7800), which is not checked here: as a bearer token it is stolen.
+        if claims.cnf.is_some() {
+            return Err("it is bound to a key (cnf), and bound tokens are not supported".into());
+        }
+        // An ID token tells a client who signed in (OpenID Connect Core 1.0, sections 2 and 3.3.2.11). Its audience is the
+        // client; where that is an audience of ours, the operator has said that such tokens are good here.
+        let id_token = [&claims.nonce, &claims.at_hash, &claims.c_hash].iter().any(|claim| claim.is_some());
+        if id_token && !for_us {
+            return Err("it is an ID token and not a session (nonce, at_hash, c_hash)".into());
+        }
+        let marks = [&claims.client_id, &claims.scope, &claims.scp, &claims.scopes, &claims.cid];
+        if kind != Kind::Access && marks.iter().all(|claim| claim.is_none()) {
+            return Ok(false);
+        }
+        let client = text(claims.client_id.as_ref().or(claims.cid.as_ref()), "client_id")?;
+        let party = text(claims.azp.as_ref(), "azp")?;
+        if client.is_some() && party.is_some() && client != party {
+            return Err("it names two clients (client_id, azp)".into());
+        }
+        let ours = client.or(party).is_some_and(|client| self.oauth_clients.iter().any(|known| known == client));
+        match (ours, for_us) {
+            (true, true) => Ok(true),
+            (true, false) => Err("it is an OAuth access token for another audience (aud)".into()),
+            (false, _) => Err("it is an OAuth access token and not a session: sign in here instead".into()),
+        }
+    }
+
+    /// Who acts in the place of the subject (RFC 8693, section 4.1; Clerk documentation, "User impersonation").
+    fn impersonator(&self, act: Option<&Value>) -> Result<Option<String>, Refusal> {
+        let Some(act) = act.filter(|act| !act.is_null()) else { return Ok(None) };
+        let act = act.as_object().ok_or("its act claim is not an object")?;
+        let actor = text(act.get("sub"), "act.sub")?.ok_or("its act claim has no sub")?;
+        check_name(actor, "act.sub")?;
+        if self.impersonation {
+            Ok(Some(actor.to_owned()))
+        } else {
+            Err("somebody acts in the place of its subject (act), which is not allowed here".into())
+        }
+    }
+
+    /// Who issued the token, and for whom: whether it names an audience of ours.
+    fn check_origin(&self, claims: &Claims) -> Result<bool, Refusal> {
         let issuer = text(claims.iss.as_ref(), "iss")?;
         if self.issuer.is_some() && self.issuer.as_deref() != issuer {
             return Err("it is from another issuer (iss)".into());
         }
-        let audience = audience(claims.aud.as_ref())?;
-        if !self.audience.is_empty() && !audience.iter().any(|one| self.audience.iter().any(|ours| ours == one)) {
-            return Err("it is for another audience (aud)".into());
-        }
+        // A recipient that does not find itself among the audiences must refuse the token (RFC 7519, section 4.1.3), and one
+        // that has no name cannot find itself.
+        let for_us = match &claims.aud {
+            None if self.audience.is_empty() => false,
+            aud => {
+                let named = audience(aud.as_ref())?;
+                if !named.iter().any(|one| self.audience.iter().any(|ours| ours == one)) {
+                    return Err("it is for another audience (aud)".into());
+                }
+                true
+            }
+        };
+        Ok(for_us)
+    }
+
+    /// To which web application it was issued. (The `azp` of an access token is its client, which was checked as that.)
+    fn check_party(&self, claims: &Claims) -> Result<(), Refusal> {
         // Clerk leaves `azp` out when the browser sent no Origin, so its absence cannot be held against a token.
         if let Some(party) = text(claims.azp.as_ref(), "azp")?
             && !self.authorized_parties.is_empty()
@@ -125,6 +260,9 @@ fn check_times(claims: &Claims, now: DateTime<Utc>) -> Result<DateTime<Utc>, Ref
 
 /// The organization the token was issued for.
 ///
+/// An empty claim (null, "", an object without an id) is what Clerk and templates write for a user without an active
+/// organization; a value of another type is refused.
+///
 /// Version 2 is the member `o` and nothing else, version 1 the members `org_…`: an application may add claims of its own, so
 /// the members of the other version prove nothing.
 fn organization(claims: &Claims) -> Result<Option<TokenOrganization>, Refusal> {
@@ -134,19 +272,24 @@ fn organization(claims: &Claims) -> Result<Option<TokenOrganization>, Refusal> {
     };
     let (id, slug) = match version {
         1 => match &claims.org_id {
-            None | Some(Value::Null) => return Ok(None),
+            None => return Ok(None),
             Some(id) => (("org_id", Some(id)), ("org_slug", claims.org_slug.as_ref())),
         },
         2 => match &claims.o {
             None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(empty)) if empty.is_empty() => return Ok(None),
             Some(Value::Object(o)) => (("o.id", o.get("id")), ("o.slg", o.get("slg"))),
             Some(_) => return Err("its o claim is not an object".into()),
         },
         _ => return Err("its session claims are of an unknown version (v)".into()),
     };
-    let (claim, id) = (id.0, text(id.1, id.0)?.ok_or("its o claim has no id")?);
+    let present = |value: Option<&'_ Value>| value.is_some_and(|value| !value.is_null() && value != "");
+    if !present(id.1) {
+        return Ok(None);
+    }
+    let (claim, id) = (id.0, text(id.1, id.0)?.ok_or("its organization has no id")?);
     check_name(id, claim)?;
-    let (claim, slug) = (slug.0, text(slug.1.filter(|slug| !slug.is_null()), slug.0)?);
+    let (claim, slug) = (slug.0, text(slug.1.filter(|slug| present(Some(slug))), slug.0)?);
     if let Some(slug) = slug {
         check_name(slug, claim)?;
     }

@@ -119,6 +119,8 @@ impl DevIssuer {
             issuer: Some(DEV_ISSUER.to_owned()),
             audience: Vec::new(),
             authorized_parties: Vec::new(),
+            oauth_clients: Vec::new(),
+            impersonation: false,
         }
     }
 

@@ -10,6 +10,10 @@ use crate::members::OrganizationSummary;
 pub struct Identity {
     /// `sub`: the identity provider's user id (Clerk: `user_…`), stored in `users.clerk_id`.
     pub subject: String,
+    /// `sid`: the identity provider's session, when the token belongs to one.
+    pub session_id: Option<String>,
+    /// `act.sub`: who acts in the place of the subject, when somebody does (RFC 8693, section 4.1).
+    pub impersonator: Option<String>,
     /// The organization the token was issued for, when it names one.
     pub organization: Option<TokenOrganization>,
     /// `exp`: after this moment the token, and any socket opened with it, is refused.

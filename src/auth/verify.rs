@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::claims::{Rules, object, present};
+use super::claims::{Kind, Rules, object, present};
+use super::dev::DEV_ISSUER;
 use super::identity::Identity;
 use super::jwks::{Jwks, KeySource, Pace};
 use super::keys::{KeySet, Miss};
@@ -33,11 +34,16 @@ pub struct AuthSettings {
     pub source: KeySource,
     /// The only `iss` that is accepted. Leave it out only where the keys are of no other use.
     pub issuer: Option<String>,
-    /// When not empty: `aud` must name one of these.
+    /// The names of this API: `aud` must name one of these where a token has it, and every token must when there are any.
     pub audience: Vec<String>,
     /// When not empty: `azp`, the web application that asked for the token, must be one of these where it is present.
     /// Clerk's guard against tokens that a sibling subdomain got hold of ("Manual JWT verification").
     pub authorized_parties: Vec<String>,
+    /// The OAuth clients (`client_id`) whose access tokens count as their users' sessions, if they are for our audience.
+    /// Empty: an OAuth access token is never a session.
+    pub oauth_clients: Vec<String>,
+    /// Whether tokens of impersonated users (`act`) are accepted.
+    pub impersonation: bool,
 }
 
 /// Why a [`Verifier`] cannot be set up.
@@ -63,6 +69,9 @@ pub enum AuthSetupError {
     /// The key set verifies nothing.
     #[error("the key set has no public RS256, ES256 or EdDSA key for signatures")]
     NoUsableKey,
+    /// An access token is good for its audience only (RFC 9068, section 4), so there must be one.
+    #[error("OAuth clients are configured without an audience (aud) that their access tokens are for")]
+    ClientsWithoutAudience,
     /// An empty value would refuse every token, or accept one with an empty claim.
     #[error("{0} contains an empty value")]
     Empty(&'static str),
@@ -90,18 +99,26 @@ impl Verifier {
     }
 
     pub(super) fn with_pace(settings: AuthSettings, clock: Clock, pace: Pace) -> Result<Self, AuthSetupError> {
-        let AuthSettings { source, issuer, audience, authorized_parties } = settings;
+        let AuthSettings { source, issuer, audience, authorized_parties, oauth_clients, impersonation } = settings;
         if issuer.as_deref() == Some("") {
             return Err(AuthSetupError::Empty("the issuer"));
         }
-        for (list, name) in [(&audience, "the audience"), (&authorized_parties, "the list of authorized parties")] {
+        for (list, name) in [
+            (&audience, "the audience"),
+            (&authorized_parties, "the list of authorized parties"),
+            (&oauth_clients, "the list of OAuth clients"),
+        ] {
             if list.iter().any(String::is_empty) {
                 return Err(AuthSetupError::Empty(name));
             }
         }
+        if !oauth_clients.is_empty() && audience.is_empty() {
+            return Err(AuthSetupError::ClientsWithoutAudience);
+        }
+        let sessionless = issuer.as_deref() == Some(DEV_ISSUER);
         Ok(Self {
             jwks: Jwks::new(&source, pace)?,
-            rules: Rules { issuer, audience, authorized_parties },
+            rules: Rules { issuer, audience, authorized_parties, oauth_clients, impersonation, sessionless },
             clock,
             verified: Cache::new(CACHED_TOKENS),
         })
@@ -134,7 +151,7 @@ impl Verifier {
         token.check_signature(&keys)?;
         // Read after the wait for keys, so that a token which expired meanwhile is refused.
         let now = self.clock.now();
-        let identity = Arc::new(self.rules.check(&token.payload()?, now).map_err(Error::InvalidToken)?);
+        let identity = Arc::new(self.rules.check(&token.payload()?, token.kind, now).map_err(Error::InvalidToken)?);
         self.remember(fingerprint, &keys, &identity, now);
         Ok(identity)
     }
@@ -179,6 +196,8 @@ pub fn parse_authorization(header: &str) -> Result<&str> {
 /// A token in three parts (JWS compact serialization, RFC 7515, section 7.1), with its header read and nothing believed.
 struct Token<'a> {
     algorithm: Algorithm,
+    /// What its header calls it.
+    kind: Kind,
     key_id: Option<String>,
     /// What the signature covers.
     signed: &'a str,
@@ -199,6 +218,8 @@ struct Header {
     typ: Option<Value>,
     #[serde(default, deserialize_with = "present")]
     crit: Option<Value>,
+    /// Clerk's category of tokens.
+    cat: Option<Value>,
 }
 
 impl<'a> Token<'a> {
@@ -216,7 +237,13 @@ impl<'a> Token<'a> {
         if header.crit.is_some() {
             return Err(refuse("its header demands an extension (crit) that is not supported"));
         }
-        check_type(header.typ.as_ref())?;
+        let access_token = is_access_token(header.typ.as_ref())?;
+        let template = is_template(header.cat.as_ref())?;
+        let kind = match (access_token, template) {
+            (true, _) => Kind::Access,
+            (false, true) => Kind::Template,
+            (false, false) => Kind::Any,
+        };
         let algorithm = algorithm(header.alg.as_ref())?;
         if signature.is_empty() {
             return Err(refuse("it is not signed"));
@@ -226,7 +253,7 @@ impl<'a> Token<'a> {
             Some(Value::String(id)) => Some(id),
             Some(_) => return Err(refuse("its key id (kid) is not a string")),
         };
-        Ok(Self { algorithm, key_id, signed, payload, signature })
+        Ok(Self { algorithm, kind, key_id, signed, payload, signature })
     }
 
     fn misses(&self, keys: &KeySet) -> Option<Miss> {
@@ -264,15 +291,29 @@ impl<'a> Token<'a> {
     }
 }
 
-/// Refuses what was signed with the same key for another purpose, a logout token say (RFC 8725, sections 3.11 and 3.12).
-fn check_type(typ: Option<&Value>) -> Result<()> {
-    let Some(typ) = typ else { return Ok(()) };
+/// Whether the header calls it an OAuth access token (RFC 9068, section 2.1). Refuses what was signed with the same key for
+/// another purpose, a logout token say (RFC 8725, sections 3.11 and 3.12).
+fn is_access_token(typ: Option<&Value>) -> Result<bool> {
+    let Some(typ) = typ else { return Ok(false) };
     let typ = typ.as_str().ok_or_else(|| refuse("its type (typ) is not a string"))?;
     let short = typ.get(..12).filter(|start| start.eq_ignore_ascii_case("application/")).map_or(typ, |_| &typ[12..]);
-    if short.eq_ignore_ascii_case("JWT") || short.eq_ignore_ascii_case("at+jwt") {
-        Ok(())
-    } else {
-        Err(refuse("it is a token of another type (typ)"))
+    match short {
+        jwt if jwt.eq_ignore_ascii_case("JWT") => Ok(false),
+        access if access.eq_ignore_ascii_case("at+jwt") => Ok(true),
+        _ => Err(refuse("it is a token of another type (typ)")),
+    }
+}
+
+/// Whether the header puts it into Clerk's category of JWT templates. Refuses Clerk's tokens of machines, which the key of
+/// sessions signs, and categories that came after this was written. The values are those of Clerk's own SDK
+/// (`@clerk/backend`, token categories). Other issuers may use `cat` as they like.
+fn is_template(cat: Option<&Value>) -> Result<bool> {
+    match cat.and_then(Value::as_str) {
+        // A session token, and the value that says nothing.
+        Some("cl_B7d4PD111AAA" | "cl_I7d4PD111III") => Ok(false),
+        Some("cl_B7d4PD222AAA") => Ok(true),
+        Some(cat) if cat.starts_with("cl_") => Err(refuse("it is not the token of a user's session (cat)")),
+        _ => Ok(false),
     }
 }
 

@@ -303,6 +303,8 @@ mod tests {
     fn identity(organization: Option<(&str, Option<&str>)>) -> Identity {
         Identity {
             subject: "user_1".into(),
+            session_id: None,
+            impersonator: None,
             organization: organization
                 .map(|(id, slug)| TokenOrganization { id: id.into(), slug: slug.map(str::to_owned) }),
             expires_at: DateTime::UNIX_EPOCH,

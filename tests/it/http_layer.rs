@@ -9,7 +9,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tenantry::clock::Clock;
 
-use crate::support::{Setup, TestApp};
+use crate::support::{Setup, TestApp, sign, third_party_tokens};
 
 const JSON: &str = "application/json";
 const RESPONSE: &str = "application/graphql-response+json";
@@ -278,6 +278,20 @@ async fn credentials() {
     for bad in ["Bearer", "Bearer nonsense", "Basic YTpi", "", "Bearer a.b.c", "Bearer é"] {
         ask(Some(bad.to_owned()), "{ __typename }").await.refused(401, "INVALID_TOKEN");
     }
+    for token in third_party_tokens(&Clock::System) {
+        for query in [VIEWER, "{ __typename }", "{ platform { webhookEvents { totalCount } } }"] {
+            let reply = ask(Some(format!("Bearer {token}")), query).await;
+            reply.refused(401, "INVALID_TOKEN");
+            assert!(reply.text.contains("OAuth access token"), "{}", reply.text);
+            let mut request = client.post(json!({ "query": query }).to_string());
+            request = request.header("authorization", format!("Bearer {token}")).header("accept", "text/event-stream");
+            Reply::of(request).await.refused(401, "INVALID_TOKEN");
+        }
+    }
+    // The same signer and the same claims without those marks: the refusal is for what the token is.
+    let claims = json!({ "iss": "tenantry-development", "sub": "user_alice", "sid": "sess_1" });
+    let session = sign(&json!({ "alg": "EdDSA", "typ": "JWT" }), &claims, &Clock::System);
+    ask(Some(format!("Bearer {session}")), VIEWER).await.data();
 
     let clock = Clock::manual(Clock::System.now());
     let app = TestApp::start_with(Setup { clock: clock.clone(), ..Setup::default() }).await;

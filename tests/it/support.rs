@@ -226,6 +226,8 @@ impl TestApp {
             issuer: Some(DEV_ISSUER.to_owned()),
             audience: config.audience.clone(),
             authorized_parties: config.authorized_parties.clone(),
+            oauth_clients: config.oauth_clients.clone(),
+            impersonation: false,
         };
         let verifier = Verifier::new(settings, setup.clock.clone()).expect("a verifier");
         let (stop, stopping) = watch::channel(false);
@@ -358,6 +360,35 @@ pub fn issue(subject: String, organization: Option<TokenOrganization>, ttl: chro
         .expect("the development issuer")
         .issue(&IssueRequest { subject, organization, ttl: Some(ttl), now: clock.now() })
         .expect("a token")
+}
+
+/// Makes a token with any header and claims, signed with the development issuer's key; `exp` and `iat` are added.
+pub fn sign(header: &serde_json::Value, claims: &serde_json::Value, clock: &Clock) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    // Makes the key, when this is the first test to need it.
+    let issuer = DevIssuer::open(&keys_dir()).expect("the development issuer");
+    let key_id = issuer.jwk_set().keys[0].common.key_id.clone();
+    let key = std::fs::read(keys_dir().join("dev-signing-key.der")).expect("the key");
+    let (mut header, mut claims) = (header.clone(), claims.clone());
+    header["kid"] = serde_json::json!(key_id);
+    claims["iat"] = serde_json::json!(clock.now().timestamp());
+    claims["exp"] = serde_json::json!(clock.now().timestamp() + 600);
+    let message = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+    let key = jsonwebtoken::EncodingKey::from_ed_der(&key);
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::EdDSA);
+    format!("{message}.{}", signature.expect("a signature"))
+}
+
+/// Access tokens of a third party's OAuth application, as the identity provider signs them for the same users.
+pub fn third_party_tokens(clock: &Clock) -> Vec<String> {
+    let claims = |user: &str| {
+        serde_json::json!({ "iss": DEV_ISSUER, "sub": user, "client_id": "client_thirdparty", "scope": "profile email",
+                            "jti": "oat_1" })
+    };
+    [("at+jwt", "user_alice"), ("at+jwt", "user_admin"), ("JWT", "user_alice")]
+        .map(|(typ, user)| sign(&serde_json::json!({ "alg": "EdDSA", "typ": typ }), &claims(user), clock))
+        .into()
 }
 
 fn keys_dir() -> PathBuf {

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-use crate::support::{Setup, TestApp};
+use crate::support::{Setup, TestApp, third_party_tokens};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -189,6 +189,13 @@ async fn credentials_come_in_the_payload_or_in_the_headers() {
     let mut socket = Socket::open(&app).await;
     socket.send(&json!({ "type": "connection_init", "payload": { "authorization": "Bearer nonsense" } })).await;
     assert_eq!(socket.closed_with(4403).await, "Forbidden");
+    for token in third_party_tokens(&app.clock) {
+        let mut socket = Socket::open(&app).await;
+        socket
+            .send(&json!({ "type": "connection_init", "payload": { "authorization": format!("Bearer {token}") } }))
+            .await;
+        assert_eq!(socket.closed_with(4403).await, "Forbidden");
+    }
 }
 
 #[tokio::test]

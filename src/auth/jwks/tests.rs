@@ -9,7 +9,14 @@ use crate::auth::verify::{AuthSettings, Verifier};
 use crate::clock::Clock;
 
 fn verifier(source: KeySource, pace: Pace) -> Verifier {
-    let settings = AuthSettings { source, issuer: None, audience: Vec::new(), authorized_parties: Vec::new() };
+    let settings = AuthSettings {
+        source,
+        issuer: None,
+        audience: Vec::new(),
+        authorized_parties: Vec::new(),
+        oauth_clients: Vec::new(),
+        impersonation: false,
+    };
     Verifier::with_pace(settings, Clock::System, pace).expect("a verifier")
 }
 
@@ -19,7 +26,9 @@ fn pace() -> Pace {
 }
 
 fn token(key: &TestKey) -> String {
-    key.sign(&json!({ "sub": "user_1", "exp": (Clock::System.now() + TimeDelta::hours(1)).timestamp() }))
+    key.sign(
+        &json!({ "sub": "user_1", "sid": "sess_1", "exp": (Clock::System.now() + TimeDelta::hours(1)).timestamp() }),
+    )
 }
 
 async fn code(verifier: &Verifier, key: &TestKey) -> &'static str {

@@ -3,7 +3,9 @@ use jsonwebtoken::EncodingKey;
 use serde_json::json;
 
 use super::*;
-use crate::auth::testing::{Kind, TestKey, jwk_set, message};
+use crate::auth::testing::{Kind as KeyKind, TestKey, jwk_set, message};
+
+mod table;
 
 const NOW: i64 = 1_800_000_000;
 
@@ -17,6 +19,8 @@ fn settings(keys: &[&TestKey]) -> AuthSettings {
         issuer: Some("https://clerk.example".into()),
         audience: Vec::new(),
         authorized_parties: Vec::new(),
+        oauth_clients: Vec::new(),
+        impersonation: false,
     }
 }
 
@@ -25,7 +29,7 @@ fn verifier(keys: &[&TestKey]) -> Verifier {
 }
 
 fn claims() -> Value {
-    json!({ "iss": "https://clerk.example", "sub": "user_1", "exp": NOW + 60, "iat": NOW, "org_id": "org_1" })
+    json!({ "iss": "https://clerk.example", "sub": "user_1", "sid": "sess_1", "exp": NOW + 60, "iat": NOW, "org_id": "org_1" })
 }
 
 #[track_caller]
@@ -43,7 +47,7 @@ async fn refused(verifier: &Verifier, token: &str) -> String {
 
 #[tokio::test]
 async fn each_algorithm_is_accepted_with_its_key() {
-    let keys = [TestKey::new(Kind::Rsa, "rsa"), TestKey::new(Kind::Ec, "ec"), TestKey::new(Kind::Ed, "ed")];
+    let keys = [TestKey::new(KeyKind::Rsa, "rsa"), TestKey::new(KeyKind::Ec, "ec"), TestKey::new(KeyKind::Ed, "ed")];
     let verifier = verifier(&keys.each_ref());
     for key in &keys {
         let token = key.sign(&claims());
@@ -52,7 +56,7 @@ async fn each_algorithm_is_accepted_with_its_key() {
             assert_eq!((identity.subject.as_str(), identity.expires_at.timestamp()), ("user_1", NOW + 60));
             assert_eq!(identity.organization.as_ref().map(|o| o.id.as_str()), Some("org_1"));
         }
-        for typ in ["jwt", "at+jwt", "application/at+JWT"] {
+        for typ in ["jwt", "JWT", "application/JWT"] {
             let header = json!({ "alg": key.algorithm, "kid": key.id(), "typ": typ, "cat": "unknown parameter" });
             assert!(verifier.verify(&key.sign_with(&header, &claims())).await.is_ok());
         }
@@ -73,8 +77,8 @@ async fn each_algorithm_is_accepted_with_its_key() {
 
 #[tokio::test]
 async fn a_public_key_is_not_a_shared_secret() {
-    let rsa = TestKey::new(Kind::Rsa, "k");
-    let ed = TestKey::new(Kind::Ed, "k");
+    let rsa = TestKey::new(KeyKind::Rsa, "k");
+    let ed = TestKey::new(KeyKind::Ed, "k");
     for key in [&rsa, &ed] {
         let jwk = key.jwk_json();
         let verifier = verifier(&[key]);
@@ -99,7 +103,7 @@ async fn a_public_key_is_not_a_shared_secret() {
 
 #[tokio::test]
 async fn other_algorithms_are_refused_with_the_reason() {
-    let key = TestKey::new(Kind::Ed, "k");
+    let key = TestKey::new(KeyKind::Ed, "k");
     let verifier = verifier(&[&key]);
     for (alg, expected) in [
         (json!("none"), "alg none"),
@@ -127,8 +131,8 @@ async fn other_algorithms_are_refused_with_the_reason() {
 
 #[tokio::test]
 async fn the_header_decides_nothing_about_the_key() {
-    let ours = TestKey::new(Kind::Ed, "k");
-    let theirs = TestKey::new(Kind::Ed, "k");
+    let ours = TestKey::new(KeyKind::Ed, "k");
+    let theirs = TestKey::new(KeyKind::Ed, "k");
     let verifier = verifier(&[&ours]);
     let brought = json!({ "alg": "EdDSA", "kid": "k", "jwk": theirs.jwk_json(), "jku": "https://evil.example/k" });
     assert_eq!(refused(&verifier, &theirs.sign_with(&brought, &claims())).await, "its signature is wrong");
@@ -159,7 +163,7 @@ async fn the_header_decides_nothing_about_the_key() {
 
 #[tokio::test]
 async fn a_token_without_a_key_id_needs_an_only_key() {
-    let (a, b) = (TestKey::new(Kind::Ed, "a"), TestKey::new(Kind::Ed, "b"));
+    let (a, b) = (TestKey::new(KeyKind::Ed, "a"), TestKey::new(KeyKind::Ed, "b"));
     let token = a.sign_with(&json!({ "alg": "EdDSA" }), &claims());
     assert!(verifier(&[&a]).verify(&token).await.is_ok());
     assert!(refused(&verifier(&[&a, &b]), &token).await.contains("names no key"));
@@ -168,7 +172,7 @@ async fn a_token_without_a_key_id_needs_an_only_key() {
 
 #[tokio::test]
 async fn claims_are_looked_at_after_the_signature_only() {
-    let key = TestKey::new(Kind::Ec, "k");
+    let key = TestKey::new(KeyKind::Ec, "k");
     let verifier = verifier(&[&key]);
     let mut expired = claims();
     expired["exp"] = json!(NOW - 60);
@@ -194,7 +198,7 @@ async fn claims_are_looked_at_after_the_signature_only() {
 
 #[tokio::test]
 async fn garbage_is_refused_without_repeating_it() {
-    let key = TestKey::new(Kind::Ed, "k");
+    let key = TestKey::new(KeyKind::Ed, "k");
     let verifier = verifier(&[&key]);
     let good = key.sign(&claims());
     let [header, payload, signature] = good.split('.').collect::<Vec<_>>().try_into().expect("three parts");
@@ -247,7 +251,7 @@ async fn garbage_is_refused_without_repeating_it() {
 
 #[tokio::test]
 async fn a_remembered_token_does_not_outlive_its_expiry() {
-    let key = TestKey::new(Kind::Ed, "k");
+    let key = TestKey::new(KeyKind::Ed, "k");
     let clock = clock();
     let verifier = Verifier::new(settings(&[&key]), clock.clone()).expect("a verifier");
     let token = key.sign(&claims());
@@ -269,10 +273,15 @@ async fn a_remembered_token_does_not_outlive_its_expiry() {
 
 #[test]
 fn memory_is_bounded() {
-    let key = TestKey::new(Kind::Ed, "k");
+    let key = TestKey::new(KeyKind::Ed, "k");
     let verifier = verifier(&[&key]);
-    let identity =
-        Arc::new(Identity { subject: "user_1".into(), organization: None, expires_at: DateTime::<Utc>::MAX_UTC });
+    let identity = Arc::new(Identity {
+        subject: "user_1".into(),
+        session_id: None,
+        impersonator: None,
+        organization: None,
+        expires_at: DateTime::<Utc>::MAX_UTC,
+    });
     for n in 0..30_000_u32 {
         verifier.verified.insert((Sha256::digest(n.to_be_bytes()).into(), 1), Arc::clone(&identity));
     }
@@ -309,7 +318,7 @@ fn the_header_is_bearer_and_one_token() {
 
 #[test]
 fn settings_that_cannot_work_are_refused() {
-    let key = TestKey::new(Kind::Ed, "k");
+    let key = TestKey::new(KeyKind::Ed, "k");
     let setup = |change: fn(&mut AuthSettings)| {
         let mut settings = settings(&[&key]);
         change(&mut settings);
@@ -321,4 +330,6 @@ fn settings_that_cannot_work_are_refused() {
     assert!(setup(|s| s.issuer = Some(String::new())).contains("the issuer"));
     assert!(setup(|s| s.audience = vec![String::new()]).contains("the audience"));
     assert!(setup(|s| s.authorized_parties = vec!["a".into(), String::new()]).contains("authorized parties"));
+    assert!(setup(|s| s.oauth_clients = vec![String::new()]).contains("OAuth clients"));
+    assert!(setup(|s| s.oauth_clients = vec!["client_1".into()]).contains("without an audience"));
 }

@@ -6,7 +6,6 @@ mod webhooks;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sqlx::postgres::PgConnectOptions;
@@ -18,14 +17,14 @@ use crate::adopt::command::AdoptAction;
 use crate::adopt::{self, AdoptError};
 use crate::app::{App, AppParts};
 use crate::auth::dev::{DEV_ISSUER, DevIssuer, IssueRequest};
-use crate::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
+use crate::auth::{AuthSettings, KeySource, Verifier};
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, KeysConfig, Needs, VARIABLES};
 use crate::db::local::{self, LocalPostgres};
 use crate::db::migrations::{self, MigrationState};
 use crate::db::{Db, check_roles};
 use crate::error::Error;
-use crate::graphql::Schemas;
+use crate::schema::Schemas;
 use crate::webhooks::WebhookSource;
 use crate::webhooks::signature::{Secret, dev_secret};
 use crate::webhooks::worker::Worker;
@@ -365,13 +364,8 @@ fn add_dev_secrets(config: &mut Config) -> Result<(), Failure> {
 }
 
 /// Starts this process's webhook workers; they end when a stop is asked for.
-fn start_workers(
-    app: &Arc<App>,
-    database: &Database,
-    count: u8,
-    stopping: &watch::Receiver<bool>,
-) -> Vec<JoinHandle<()>> {
-    let worker = Worker::new(app);
+fn start_workers(app: &App, database: &Database, count: u8, stopping: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+    let worker = Worker::new(&app.webhooks);
     let mut tasks: Vec<_> = (0..count).map(|_| tokio::spawn(worker.clone().run(stopping.clone()))).collect();
     if let Some(options) = &database.superadmin {
         tasks.push(tokio::spawn(worker.listen(options.clone(), stopping.clone())));
@@ -420,18 +414,19 @@ async fn serve(mut config: Config, args: &ServeArgs) -> Result<End, Failure> {
         clock: Clock::System,
         verifier,
         dev_issuer,
+        personas: seed::PERSONAS,
         shutdown: stopping.clone(),
     });
     let mut background = Vec::new();
     if args.role != Role::Worker {
-        background.push(tokio::spawn(app.events.clone().listen(database.app.clone(), stopping.clone())));
+        background.push(tokio::spawn(app.services.events.clone().listen(database.app.clone(), stopping.clone())));
     }
     if args.role != Role::Api {
         background.extend(start_workers(&app, &database, args.workers, &stopping));
     }
     if let Some(metrics) = metrics {
         background.push(tokio::spawn({
-            let (router, stopping) = (crate::http::metrics_router(&app), stopping.clone());
+            let (router, stopping) = (crate::http::metrics_router(&app.edge), stopping.clone());
             async move {
                 if let Err(error) = crate::http::serve(metrics, router, stopping).await {
                     tracing::error!(%error, "/metrics is not served any more");
@@ -448,8 +443,8 @@ async fn serve(mut config: Config, args: &ServeArgs) -> Result<End, Failure> {
         stop.send(true).ok();
     });
     let router = match args.role {
-        Role::All | Role::Api => crate::http::router(&app),
-        Role::Worker => crate::http::worker_router(&app),
+        Role::All | Role::Api => crate::http::router(&app.edge),
+        Role::Worker => crate::http::worker_router(&app.edge),
     };
     crate::http::serve(listener, router, stopping).await?;
     // A worker ends what it has begun; what it cannot end is rolled back and done by another.
@@ -495,7 +490,7 @@ async fn refuse_unsafe_roles(db: &Db) -> Result<(), Failure> {
 }
 
 fn announce(app: &App, database: &Database, address: std::net::SocketAddr) -> Result<(), Failure> {
-    if app.dev_issuer.is_none() {
+    if app.edge.dev.is_none() {
         tracing::info!(%address, "listening");
         return Ok(());
     }
@@ -612,7 +607,7 @@ async fn token(config: &Config, user: &str, org: Option<&str>, ttl: chrono::Dura
             let row = members::viewer(&db, &subject).await?;
             let membership = row.iter().flat_map(|row| &row.memberships).find(|m| m.organization.slug == slug);
             let membership = membership.ok_or_else(|| not_found(format!("{user} is not a member of {slug}")))?;
-            Some(TokenOrganization::of(&membership.organization))
+            Some(membership.organization.token_claim())
         }
     };
     let token = issuer

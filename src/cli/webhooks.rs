@@ -10,9 +10,9 @@ use super::{Database, End, Failure, say};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::SystemTx;
-use crate::id::Id;
+use crate::id::{Id, WebhookEventId};
 use crate::webhooks::sql::{self, Listed, Selection};
-use crate::webhooks::{WebhookEvent, WebhookSource, WebhookStatus};
+use crate::webhooks::{WebhookSource, WebhookStatus};
 
 /// Most events that one replay takes.
 const MAX_REPLAY: i64 = 100_000;
@@ -144,7 +144,7 @@ pub(super) async fn run(config: &Config, action: &WebhooksAction, json: bool) ->
 }
 
 /// The event with this id, ours or the sender's.
-async fn find(tx: &mut SystemTx, text: &str) -> Result<Id<WebhookEvent>, Failure> {
+async fn find(tx: &mut SystemTx, text: &str) -> Result<WebhookEventId, Failure> {
     if let Ok(id) = Id::parse(text) {
         return Ok(id);
     }

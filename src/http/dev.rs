@@ -13,16 +13,21 @@ use axum::{Json, Router, routing::get};
 use chrono::{Duration, SecondsFormat};
 use serde::Deserialize;
 
-use crate::app::App;
-use crate::auth::TokenOrganization;
-use crate::auth::dev::IssueRequest;
-use crate::http::error;
+use crate::auth::dev::{DevIssuer, IssueRequest, Persona};
+use crate::http::{Edge, error};
 use crate::members;
-use crate::seed::PERSONAS;
+
+/// Who may be what on a development server.
+pub struct DevLogin {
+    /// Makes the tokens.
+    pub issuer: DevIssuer,
+    /// The people of the sample data.
+    pub personas: &'static [Persona],
+}
 
 /// Both routes.
-pub fn router(app: Arc<App>) -> Router {
-    Router::new().route("/dev/personas", get(personas)).route("/dev/token", get(token)).with_state(app)
+pub fn router(edge: Arc<Edge>) -> Router {
+    Router::new().route("/dev/personas", get(personas)).route("/dev/token", get(token)).with_state(edge)
 }
 
 fn stranger(headers: &HeaderMap) -> Option<Response> {
@@ -41,13 +46,14 @@ fn stranger(headers: &HeaderMap) -> Option<Response> {
     }
 }
 
-async fn personas(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+async fn personas(State(edge): State<Arc<Edge>>, headers: HeaderMap) -> Response {
     if let Some(refusal) = stranger(&headers) {
         return refusal;
     }
-    let mut list = Vec::with_capacity(PERSONAS.len());
-    for persona in PERSONAS {
-        let Ok(Some(row)) = members::viewer(&app.db, persona.subject).await else { continue };
+    let personas = edge.dev.as_ref().map_or(&[][..], |dev| dev.personas);
+    let mut list = Vec::with_capacity(personas.len());
+    for persona in personas {
+        let Ok(Some(row)) = members::viewer(&edge.services.db, persona.subject).await else { continue };
         let organizations: Vec<_> = row
             .memberships
             .iter()
@@ -66,17 +72,17 @@ struct TokenQuery {
     org: Option<String>,
 }
 
-async fn token(State(app): State<Arc<App>>, headers: HeaderMap, Query(query): Query<TokenQuery>) -> Response {
+async fn token(State(edge): State<Arc<Edge>>, headers: HeaderMap, Query(query): Query<TokenQuery>) -> Response {
     if let Some(refusal) = stranger(&headers) {
         return refusal;
     }
-    let Some(persona) = PERSONAS.iter().find(|persona| persona.email == query.user) else {
-        return error(StatusCode::NOT_FOUND, "NOT_FOUND", "There is no such persona; GET /dev/personas lists them.");
-    };
-    let Some(issuer) = &app.dev_issuer else {
+    let Some(dev) = &edge.dev else {
         return error(StatusCode::NOT_FOUND, "NOT_FOUND", "Only the development server gives tokens.");
     };
-    let row = match members::viewer(&app.db, persona.subject).await {
+    let Some(persona) = dev.personas.iter().find(|persona| persona.email == query.user) else {
+        return error(StatusCode::NOT_FOUND, "NOT_FOUND", "There is no such persona; GET /dev/personas lists them.");
+    };
+    let row = match members::viewer(&edge.services.db, persona.subject).await {
         Ok(Some(row)) => row,
         Ok(None) => {
             return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The sample data is not there: run `tenantry seed`.");
@@ -86,15 +92,16 @@ async fn token(State(app): State<Arc<App>>, headers: HeaderMap, Query(query): Qu
     let organization = match query.org.as_deref().filter(|slug| !slug.is_empty()) {
         None => None,
         Some(slug) => match row.memberships.iter().find(|m| m.organization.slug == slug) {
-            Some(membership) => Some(TokenOrganization::of(&membership.organization)),
+            Some(membership) => Some(membership.organization.token_claim()),
             None => {
                 return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The persona is not a member of that organization.");
             }
         },
     };
-    let now = app.clock.now();
+    let now = edge.services.clock.now();
     let ttl = Duration::hours(1);
-    let token = issuer.issue(&IssueRequest { subject: persona.subject.to_owned(), organization, ttl: Some(ttl), now });
+    let token =
+        dev.issuer.issue(&IssueRequest { subject: persona.subject.to_owned(), organization, ttl: Some(ttl), now });
     match token {
         Ok(token) => {
             let expires_at = (now + ttl).to_rfc3339_opts(SecondsFormat::Secs, true);

@@ -21,23 +21,11 @@ use uuid::Uuid;
 
 pub use scale::{Scale, scale};
 
+use crate::auth::Persona;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::Result;
 use crate::id::Id;
-
-/// Somebody of the sample data to sign in as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Persona {
-    /// The e-mail address.
-    pub email: &'static str,
-    /// The full name.
-    pub name: &'static str,
-    /// The `sub` of their tokens, `users.clerk_id`.
-    pub subject: &'static str,
-    /// What they are good for.
-    pub description: &'static str,
-}
 
 const ALICE: Persona = Persona {
     email: "alice@example.com",

@@ -12,16 +12,16 @@ use serde_json::Value;
 use crate::clock::Clock;
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::id::Id;
-use crate::organizations::{Organization, OrganizationPlan};
+use crate::id::{OrganizationId, WebhookEventId};
+use crate::organizations::OrganizationPlan;
 use crate::webhooks::stripe::asking::Fetched;
-use crate::webhooks::{WebhookEvent, WebhookSource, clerk, stripe};
+use crate::webhooks::{WebhookSource, clerk, stripe};
 
 /// An event as the worker reads it from the inbox.
 #[derive(Clone, Debug)]
 pub struct InboxEvent {
     /// The row of the inbox.
-    pub id: Id<WebhookEvent>,
+    pub id: WebhookEventId,
     /// Who sent it.
     pub source: WebhookSource,
     /// The sender's id of the event.
@@ -68,14 +68,14 @@ pub enum Outcome {
     /// Its effect is in the transaction.
     Applied {
         /// Whose event it is, when that is known.
-        organization: Option<Id<Organization>>,
+        organization: Option<OrganizationId>,
     },
     /// It has no effect.
     Ignored {
         /// Why.
         reason: &'static str,
         /// Whose event it is, when that is known.
-        organization: Option<Id<Organization>>,
+        organization: Option<OrganizationId>,
     },
     /// A part of its effect is in the transaction; the rest comes when it is applied again, which is to be soon.
     More,

@@ -1,15 +1,16 @@
 //! What every effect needs: the transaction, the time, and a way to say what was done.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::audit;
 use crate::clock::Clock;
 use crate::db::SystemTx;
 use crate::error::Result;
 use crate::events::{self, Event};
-use crate::id::Id;
-use crate::organizations::Organization;
+use crate::id::{Identified as _, OrganizationId, SubscriptionId, marker};
+use crate::trail::{self, AuditEntry};
 use crate::webhooks::apply::SyncSettings;
 
 /// The effect under way.
@@ -25,14 +26,19 @@ impl Effects<'_> {
     /// Writes an audit row and tells the subscribers. Metadata holds states and ids, no names and no addresses.
     pub(crate) async fn record(
         &mut self,
-        organization: Id<Organization>,
-        action: &str,
-        resource: (&str, Uuid),
+        organization: OrganizationId,
+        action: impl Into<Cow<'static, str>>,
+        (resource_type, resource_id): (&'static str, Uuid),
         mut metadata: Value,
     ) -> Result<()> {
         metadata["cause"] = self.cause.as_str().into();
-        audit::record_of_system(self.tx, self.clock, organization, action, resource, metadata).await?;
-        let event = if resource.0 == "Subscription" { Event::Subscription } else { Event::Organization };
+        let entry = AuditEntry { action: action.into(), resource_type, resource_id, metadata };
+        trail::record_of_system(self.tx, self.clock, organization, &entry).await?;
+        let event = if resource_type == marker::Subscription::NAME {
+            Event::of(SubscriptionId::from_uuid(resource_id))
+        } else {
+            Event::of(organization)
+        };
         events::tell(self.tx, &[(organization, event)]).await
     }
 }

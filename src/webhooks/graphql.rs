@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, InputObject, Object, SimpleObject, Subscription};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::Stream;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
-use crate::audit;
-use crate::db::TenantTx;
+use crate::access::Action;
 use crate::error::{Error, Result};
-use crate::events::Event;
 use crate::graphql::entity::Entity as _;
-use crate::graphql::mutation::{UserError, UserErrorCode};
+use crate::graphql::follow::follow;
+use crate::graphql::mutation::{
+    self, Done, Mutation, MutationInfo, Ran, UserError, UserErrorCode, VerbError, VerbResult, Work,
+};
 use crate::graphql::session::Session;
-use crate::id::Id;
-use crate::members::Action;
+use crate::id::{WebhookEventId, marker};
 use crate::platform;
 use crate::webhooks::{WebhookEvent, sql};
 
@@ -23,7 +23,7 @@ use crate::webhooks::{WebhookEvent, sql};
 #[derive(Clone, Debug, InputObject)]
 pub struct WebhookEventReplayInput {
     /// The event.
-    pub id: Id<WebhookEvent>,
+    pub id: WebhookEventId,
 }
 
 /// The result of `webhookEventReplay`.
@@ -49,50 +49,61 @@ impl WebhookMutation {
         ctx: &Context<'_>,
         input: WebhookEventReplayInput,
     ) -> Result<WebhookEventReplayPayload> {
+        let id = input.id;
         let session = Session::of(ctx)?;
-        let refused = match session.write(Action::WebhookReplay).await {
-            Ok(mut tx) => {
-                if replay_own(&mut tx, session, input.id).await? {
-                    tx.commit().await?;
-                    let webhook_event = session.load(input.id).await?;
-                    return Ok(WebhookEventReplayPayload { webhook_event, user_errors: Vec::new() });
-                }
-                None
+        let (own, user_errors) = match mutation::run(ctx, input).await {
+            Ok(Ran { id: Some(id), .. }) => {
+                let webhook_event = session.load(id).await?;
+                return Ok(WebhookEventReplayPayload { webhook_event, user_errors: Vec::new() });
             }
+            Ok(Ran { user_errors, .. }) => (None, user_errors),
             // A superadmin need not be a member of anything.
             Err(error @ (Error::OrganizationRequired | Error::OrganizationNotFound | Error::Forbidden { .. })) => {
-                Some(error)
+                (Some(error), vec![no_such_event()])
             }
             Err(error) => return Err(error),
         };
-        match replay_any(session, input.id).await {
-            Ok(Some(event)) => {
+        match (replay_any(session, id).await, own) {
+            (Ok(Some(event)), _) => {
                 Ok(WebhookEventReplayPayload { webhook_event: Some(Arc::new(event)), user_errors: Vec::new() })
             }
-            Err(Error::Forbidden { .. }) if refused.is_some() => Err(refused.unwrap_or(Error::OrganizationRequired)),
-            Ok(None) | Err(Error::Forbidden { .. }) => {
-                let message = "There is no such webhook event.";
-                let user_errors = vec![UserError::new("id", UserErrorCode::NotFound, message)];
+            (Err(Error::Forbidden { .. }), Some(refused)) => Err(refused),
+            (Ok(None) | Err(Error::Forbidden { .. }), _) => {
                 Ok(WebhookEventReplayPayload { webhook_event: None, user_errors })
             }
-            Err(error) => Err(error),
+            (Err(error), _) => Err(error),
         }
     }
 }
 
-async fn replay_own(tx: &mut TenantTx, session: &Session, id: Id<WebhookEvent>) -> Result<bool> {
-    let Some(before) = sql::replay_own(tx, id, session.app().clock.now()).await? else { return Ok(false) };
-    let metadata = json!({ "before": { "status": before } });
-    audit::record(tx, &audit::Actor::of(session), "webhook_event.replay", "WebhookEvent", id.uuid(), metadata).await?;
-    sql::wake(tx.conn()).await?;
-    Ok(true)
+/// Replays an event of the viewer's organization.
+impl Mutation for WebhookEventReplayInput {
+    type Row = marker::WebhookEvent;
+    const FIELD: &'static str = "webhookEventReplay";
+    const ACTION: Action = Action::WebhookReplay;
+    const AUDIT: &'static str = "webhook_event.replay";
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let Some(before) = sql::replay_own(work.tx, self.id, work.now).await? else {
+            return Err(VerbError::User(vec![no_such_event()]));
+        };
+        sql::wake(work.tx.conn()).await?;
+        Ok(Done { id: self.id, audit: json!({ "before": { "status": before } }), event: None })
+    }
+}
+
+/// The mutations of the slice.
+pub const MUTATIONS: &[MutationInfo] = &[MutationInfo::of::<WebhookEventReplayInput>()];
+
+fn no_such_event() -> UserError {
+    UserError::new("id", UserErrorCode::NotFound, "There is no such webhook event.")
 }
 
 /// As a superadmin.
-async fn replay_any(session: &Session, id: Id<WebhookEvent>) -> Result<Option<WebhookEvent>> {
+async fn replay_any(session: &Session, id: WebhookEventId) -> Result<Option<WebhookEvent>> {
     let mut tx = platform::open(session, "webhook_event.replay", json!({ "id": id.to_string() })).await?;
-    sql::replay(&mut tx, &[id.uuid()], session.app().clock.now()).await?;
-    let select = format!("select {} from webhook_events t where t.id = $1", WebhookEvent::COLUMNS);
+    sql::replay(&mut tx, &[id.uuid()], session.clock().now()).await?;
+    let select = format!("select {} from webhook_events t where t.id = $1", WebhookEvent::PLATFORM_COLUMNS);
     let row = sqlx::query(AssertSqlSafe(select)).bind(id).fetch_optional(tx.conn()).await?;
     let event = row.map(|row| WebhookEvent::decode(&row, 0)).transpose()?;
     sql::wake(tx.conn()).await?;
@@ -115,27 +126,6 @@ pub struct WebhookSubscription;
 impl WebhookSubscription {
     /// Tells of every webhook event of the organization when it was worked on, well or not. For administrators.
     async fn webhook_delivery(&self, ctx: &Context<'_>) -> Result<impl Stream<Item = Result<WebhookDelivery>>> {
-        let session = Arc::clone(Session::of(ctx)?);
-        let tenant = session.require(Action::WebhookRead).await?;
-        let events = session.app().events.subscribe(tenant.organization_id);
-        // Nothing is read until something happens: the connection goes back.
-        session.close().await;
-        Ok(events.filter_map(move |event| {
-            let session = Arc::clone(&session);
-            async move {
-                let Event::Webhook { id } = event else { return None };
-                // What the last event loaded is not what this one is to show.
-                session.close().await;
-                let event = async {
-                    session.require(Action::WebhookRead).await?;
-                    session.load(id).await
-                };
-                match event.await {
-                    Ok(Some(webhook_event)) => Some(Ok(WebhookDelivery { webhook_event })),
-                    Ok(None) => None,
-                    Err(error) => Some(Err(error)),
-                }
-            }
-        }))
+        follow::<marker::WebhookEvent, _>(ctx, None, |webhook_event| WebhookDelivery { webhook_event }).await
     }
 }

@@ -18,8 +18,8 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::error::{Error, Result};
-use crate::id::Id;
-use crate::webhooks::{WebhookEvent, WebhookSource};
+use crate::id::{Id, WebhookEventId};
+use crate::webhooks::WebhookSource;
 
 /// The channel that wakes workers.
 pub const CHANNEL: &str = "tenantry_webhooks";
@@ -78,7 +78,7 @@ struct Queue {
 
 #[derive(Debug)]
 struct Waiting {
-    id: Id<WebhookEvent>,
+    id: WebhookEventId,
     delivery: Delivery,
     /// Hears whether the event was new.
     told: oneshot::Sender<Result<bool>>,

@@ -26,12 +26,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-pub use graphql::{WebhookMutation, WebhookSubscription};
+pub use graphql::{MUTATIONS, WebhookMutation, WebhookSubscription};
 pub use settings::WebhooksConfig;
 
-use crate::graphql::listing::{DateTimeFilter, IntFilter, StringFilter};
-use crate::id::Id;
-use crate::organizations::Organization;
+use crate::clock::Clock;
+use crate::db::Db;
+use crate::graphql::filter::{DateTimeFilter, IntFilter, StringFilter};
+use crate::id::{OrganizationId, WebhookEventId};
 use crate::{entity, listing, pg_enum};
 
 pg_enum! {
@@ -62,9 +63,9 @@ pg_enum! {
 
 entity! {
     /// An event that a provider told of.
-    pub struct WebhookEvent("whe", "webhook_events", tenant: true, listed when "true", read by WebhookRead) {
+    pub struct WebhookEvent("webhook_events", read by WebhookRead) {
         /// The id.
-        pub id: Id<WebhookEvent>,
+        pub id: WebhookEventId,
         /// Who sent it.
         pub source: WebhookSource,
         /// The sender's id of the event.
@@ -76,14 +77,14 @@ entity! {
         #[graphql(name = "object")]
         pub object_id: Option<String>,
         /// Whose event it is, when known.
-        pub organization_id: Option<Id<Organization>>,
+        pub organization_id: Option<OrganizationId>,
         /// What became of it.
         pub status: WebhookStatus,
         /// How often it was tried.
         pub attempts: i32,
         /// Why there was nothing to do, or that the last try failed; what failed in it is told to superadmins.
         #[graphql(name = "error")]
-        pub last_error: Option<String>,
+        pub last_error: Option<String> = "last_error" platform "coalesce(t.cause, t.last_error)",
         /// When the sender made it.
         pub event_created_at: Option<DateTime<Utc>>,
         /// When it was received.
@@ -96,28 +97,21 @@ entity! {
 }
 
 listing! {
-    WebhookEvent,
-    filter WebhookEventFilter {
-        /// By sender.
-        source: WebhookSourceFilter = "t.source",
-        /// By the sender's type.
-        #[graphql(name = "type")]
-        event_type: StringFilter = "t.event_type",
-        /// By what became of it.
-        status: WebhookStatusFilter = "t.status",
-        /// By the sender's id of what it is about.
-        #[graphql(name = "object")]
-        object_id: StringFilter = "t.object_id",
-        /// By number of tries.
-        attempts: IntFilter = "t.attempts",
-        /// By the moment it was received.
-        received_at: DateTimeFilter = "t.received_at",
-    },
-    order WebhookEventOrder by WebhookEventOrderField {
-        /// When it was received.
-        ReceivedAt = "t.received_at", |row| row.received_at;
-    },
-    default ReceivedAt Desc
+    WebhookEvent: WebhookEventFilter, WebhookEventOrder by WebhookEventOrderField, default ReceivedAt Desc;
+    /// Sender.
+    source: WebhookSourceFilter;
+    /// Sender's type.
+    #[graphql(name = "type")]
+    event_type: StringFilter;
+    /// What became of it.
+    status: WebhookStatusFilter;
+    /// Sender's id of what it is about.
+    #[graphql(name = "object")]
+    object_id: StringFilter;
+    /// Number of tries.
+    attempts: IntFilter;
+    /// Moment it was received.
+    received_at: DateTimeFilter, ReceivedAt;
 }
 
 impl WebhookSource {
@@ -132,10 +126,25 @@ impl WebhookSource {
 }
 
 /// What the requests and workers of this process share.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Webhooks {
+    /// The database.
+    pub db: Db,
+    /// The time.
+    pub clock: Clock,
+    /// What the environment says.
+    pub settings: WebhooksConfig,
     /// The way into the inbox.
     pub inbox: inbox::Inbox,
     /// What is counted.
     pub metrics: Arc<metrics::Metrics>,
+}
+
+impl Webhooks {
+    /// Of this process.
+    #[must_use]
+    pub fn new(db: Db, clock: Clock, settings: WebhooksConfig) -> Self {
+        let inbox = inbox::Inbox::new(db.clone(), clock.clone());
+        Self { db, clock, settings, inbox, metrics: Arc::default() }
+    }
 }

@@ -19,12 +19,11 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::app::App;
 use crate::error::Error;
 use crate::http::error;
 use crate::webhooks::inbox::Delivery;
 use crate::webhooks::skeleton::skeleton;
-use crate::webhooks::{WebhookSource, signature};
+use crate::webhooks::{WebhookSource, Webhooks, signature};
 
 /// Largest body.
 const MAX_BODY: usize = 1 << 20;
@@ -38,17 +37,19 @@ const MAX_ID: usize = 255;
 pub const NO_TYPE: &str = "(none)";
 
 /// Both routes.
-pub fn router(app: Arc<App>) -> Router {
+pub fn router(webhooks: Arc<Webhooks>) -> Router {
     let route = |source| {
-        post(move |State(app): State<Arc<App>>, request: Request| async move { receive(&app, source, request).await })
-            .fallback(|| async {
-                error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Webhooks are delivered with POST.")
-            })
+        post(move |State(webhooks): State<Arc<Webhooks>>, request: Request| async move {
+            receive(&webhooks, source, request).await
+        })
+        .fallback(|| async {
+            error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Webhooks are delivered with POST.")
+        })
     };
     Router::new()
         .route("/webhooks/clerk", route(WebhookSource::Clerk))
         .route("/webhooks/stripe", route(WebhookSource::Stripe))
-        .with_state(app)
+        .with_state(webhooks)
 }
 
 /// The head of an event.
@@ -85,14 +86,14 @@ pub fn head(source: WebhookSource, body: &Value) -> Option<Head> {
     Some(Head { event_type, object_id, created_at, account })
 }
 
-async fn receive(app: &App, source: WebhookSource, request: Request) -> Response {
-    match accept(app, source, request).await {
+async fn receive(webhooks: &Webhooks, source: WebhookSource, request: Request) -> Response {
+    match accept(webhooks, source, request).await {
         Ok(()) => {
             let json = HeaderValue::from_static("application/json");
             (StatusCode::OK, [(CONTENT_TYPE, json)], "{\"received\":true}").into_response()
         }
         Err(refusal) => {
-            app.webhooks.metrics.refused(source, refusal.code);
+            webhooks.metrics.refused(source, refusal.code);
             tracing::info!(?source, code = refusal.code, "a webhook was refused");
             let mut response = error(refusal.status, refusal.code, &refusal.message);
             let headers = response.headers_mut();
@@ -117,9 +118,9 @@ impl Refusal {
     }
 }
 
-async fn accept(app: &App, source: WebhookSource, request: Request) -> Result<(), Refusal> {
+async fn accept(webhooks: &Webhooks, source: WebhookSource, request: Request) -> Result<(), Refusal> {
     let (parts, body) = request.into_parts();
-    let secrets = app.config.webhooks.secrets(source);
+    let secrets = webhooks.settings.secrets(source);
     if secrets.is_empty() {
         // Not 404: the sender is to try again when the variable is set.
         let variable = source.secrets_variable();
@@ -132,23 +133,23 @@ async fn accept(app: &App, source: WebhookSource, request: Request) -> Result<()
     let body = tokio::time::timeout(BODY_TIMEOUT, collect(&parts.headers, body)).await.map_err(|_| {
         Refusal::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "The body took too long to arrive.")
     })??;
-    let received_at = app.clock.now();
+    let received_at = webhooks.clock.now();
     let verified = signature::verify(source, &parts.headers, &body, secrets, received_at)
         .map_err(|distrust| Refusal::new(StatusCode::UNAUTHORIZED, distrust.code(), distrust.message()))?;
-    app.webhooks.metrics.verified(source, verified.secret);
+    webhooks.metrics.verified(source, verified.secret);
     let value = skeleton(&body)
         .filter(Value::is_object)
         .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body is not a JSON object."))?;
     let delivery = delivery(source, verified.event_id, &value, body, received_at);
     let (event_type, created_at) = (delivery.event_type.clone(), delivery.created_at);
-    let new = app.webhooks.inbox.store(delivery).await.map_err(|error| {
+    let new = webhooks.inbox.store(delivery).await.map_err(|error| {
         tracing::error!(?source, %error, "a webhook could not be stored; its sender will repeat it");
         let message = Error::Unavailable.to_string();
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
     })?;
-    app.webhooks.metrics.stored(source, &event_type, new);
+    webhooks.metrics.stored(source, &event_type, new);
     if new {
-        app.webhooks.metrics.received(source, created_at, received_at);
+        webhooks.metrics.received(source, created_at, received_at);
     }
     Ok(())
 }

@@ -6,11 +6,10 @@ use uuid::Uuid;
 
 use crate::db::{SystemTx, TenantTx};
 use crate::error::Result;
-use crate::id::Id;
-use crate::organizations::Organization;
+use crate::id::{Id, OrganizationId, WebhookEventId};
 use crate::webhooks::apply::InboxEvent;
 use crate::webhooks::worker::Patience;
-use crate::webhooks::{WebhookEvent, WebhookSource, WebhookStatus};
+use crate::webhooks::{WebhookSource, WebhookStatus};
 
 /// Takes events that are due and that nobody else has, the longest due first.
 pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, bytes: i64) -> Result<Vec<InboxEvent>> {
@@ -29,7 +28,7 @@ pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, byt
            -- another worker while it holds many locks itself makes a deadlock likely.
            bounds as materialized (
                select set_config('statement_timeout', '1s', true), set_config('lock_timeout', '100ms', true))
-           select id as "id!: Id<WebhookEvent>", source as "source!: WebhookSource", event_id as "event_id!",
+           select id as "id!: WebhookEventId", source as "source!: WebhookSource", event_id as "event_id!",
                   event_type as "event_type!", raw_body as "raw_body!", received_at as "received_at!", attempts as "attempts!"
              from summed cross join bounds where before < $3 order by next_attempt_at, id"#,
         now,
@@ -42,11 +41,7 @@ pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, byt
 }
 
 /// Takes this event, if it still waits and nobody else has it.
-pub(super) async fn claim_one(
-    tx: &mut SystemTx,
-    id: Id<WebhookEvent>,
-    patience: Patience,
-) -> Result<Option<InboxEvent>> {
+pub(super) async fn claim_one(tx: &mut SystemTx, id: WebhookEventId, patience: Patience) -> Result<Option<InboxEvent>> {
     let (statement, lock) = match patience {
         Patience::Short => ("1s", "100ms"),
         Patience::Long => ("10s", "5s"),
@@ -58,7 +53,7 @@ pub(super) async fn claim_one(
                  from webhook_events where id = $1 and status in ('RECEIVED', 'FAILED') for update skip locked),
            bounds as materialized (
                select set_config('statement_timeout', $2, true), set_config('lock_timeout', $3, true))
-           select id as "id!: Id<WebhookEvent>", source as "source!: WebhookSource", event_id as "event_id!",
+           select id as "id!: WebhookEventId", source as "source!: WebhookSource", event_id as "event_id!",
                   event_type as "event_type!", raw_body as "raw_body!", received_at as "received_at!", attempts as "attempts!"
              from event cross join bounds"#,
         id as _,
@@ -71,7 +66,7 @@ pub(super) async fn claim_one(
 }
 
 /// Has this event, which the transaction holds, wait until then.
-pub(super) async fn put_off(tx: &mut SystemTx, id: Id<WebhookEvent>, until: DateTime<Utc>) -> Result<()> {
+pub(super) async fn put_off(tx: &mut SystemTx, id: WebhookEventId, until: DateTime<Utc>) -> Result<()> {
     sqlx::query!("update webhook_events set next_attempt_at = $2 where id = $1", id as _, until)
         .execute(tx.conn())
         .await?;
@@ -90,13 +85,13 @@ pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>
 /// What became of an event.
 pub(super) struct Settled {
     /// The event.
-    pub id: Id<WebhookEvent>,
+    pub id: WebhookEventId,
     /// APPLIED or IGNORED.
     pub status: WebhookStatus,
     /// Why it was ignored.
     pub reason: Option<&'static str>,
     /// Whose event it is, when that became known.
-    pub organization: Option<Id<Organization>>,
+    pub organization: Option<OrganizationId>,
 }
 
 /// Writes what became of events; returns those that belong to an organization.
@@ -104,7 +99,7 @@ pub(super) async fn settle(
     tx: &mut SystemTx,
     settled: &[Settled],
     now: DateTime<Utc>,
-) -> Result<Vec<(Id<WebhookEvent>, Id<Organization>)>> {
+) -> Result<Vec<(WebhookEventId, OrganizationId)>> {
     let ids: Vec<Uuid> = settled.iter().map(|event| event.id.uuid()).collect();
     let statuses: Vec<String> = settled.iter().map(|event| event.status.label().to_owned()).collect();
     let reasons: Vec<Option<&str>> = settled.iter().map(|event| event.reason).collect();
@@ -115,7 +110,7 @@ pub(super) async fn settle(
                   organization_id = coalesce(n.organization_id, e.organization_id), processed_at = $5
              from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[]) as n (id, status, reason, organization_id)
             where e.id = n.id
-            returning e.id as "id: Id<WebhookEvent>", e.organization_id as "organization_id: Id<Organization>""#,
+            returning e.id as "id: WebhookEventId", e.organization_id as "organization_id: OrganizationId""#,
         &ids,
         &statuses,
         &reasons as _,
@@ -130,7 +125,7 @@ pub(super) async fn settle(
 /// A try that failed.
 pub(super) struct Failure<'a> {
     /// The event.
-    pub id: Id<WebhookEvent>,
+    pub id: WebhookEventId,
     /// FAILED or DEAD.
     pub status: WebhookStatus,
     /// What failed, for operators.
@@ -144,12 +139,12 @@ pub(super) struct Failure<'a> {
 }
 
 /// Writes that an event failed, unless another worker has done it meanwhile; returns whose it is.
-pub(super) async fn fail(tx: &mut SystemTx, failure: &Failure<'_>) -> Result<Option<Option<Id<Organization>>>> {
+pub(super) async fn fail(tx: &mut SystemTx, failure: &Failure<'_>) -> Result<Option<Option<OrganizationId>>> {
     let organization = sqlx::query_scalar!(
         r#"update webhook_events
               set status = $2::text::webhook_status, attempts = attempts + 1, last_error = $3, cause = $6, next_attempt_at = $4, failed_at = $5
             where id = $1 and status in ('RECEIVED', 'FAILED')
-            returning organization_id as "organization_id: Id<Organization>""#,
+            returning organization_id as "organization_id: OrganizationId""#,
         failure.id as _,
         failure.status.label(),
         failure.told,
@@ -187,7 +182,7 @@ pub struct Selection {
 pub struct Listed {
     /// The id.
     #[serde(serialize_with = "as_text")]
-    pub id: Id<WebhookEvent>,
+    pub id: WebhookEventId,
     /// Who sent it.
     pub source: WebhookSource,
     /// The sender's id of the event.
@@ -219,7 +214,7 @@ pub struct Listed {
     pub next_attempt_at: DateTime<Utc>,
 }
 
-fn as_text<S: serde::Serializer>(id: &Id<WebhookEvent>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn as_text<S: serde::Serializer>(id: &WebhookEventId, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_str(id)
 }
 
@@ -228,7 +223,7 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
     let statuses: Vec<String> = selection.statuses.iter().map(|status| status.label().to_owned()).collect();
     let events = sqlx::query_as!(
         Listed,
-        r#"select e.id as "id: Id<WebhookEvent>", e.source as "source: WebhookSource", e.event_id, e.event_type, e.object_id,
+        r#"select e.id as "id: WebhookEventId", e.source as "source: WebhookSource", e.event_id, e.event_type, e.object_id,
                   e.status as "status: WebhookStatus", e.attempts, coalesce(e.cause, e.last_error) as last_error, o.slug as "organization?", e.event_created_at,
                   e.received_at, e.processed_at, e.failed_at, e.next_attempt_at
              from webhook_events e left join organizations o on o.id = e.organization_id
@@ -255,9 +250,9 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
 }
 
 /// The events that senders call by this id: one of each sender at most.
-pub async fn with_event_id(tx: &mut SystemTx, event_id: &str) -> Result<Vec<Id<WebhookEvent>>> {
+pub async fn with_event_id(tx: &mut SystemTx, event_id: &str) -> Result<Vec<WebhookEventId>> {
     let ids = sqlx::query_scalar!(
-        r#"select id as "id: Id<WebhookEvent>" from webhook_events
+        r#"select id as "id: WebhookEventId" from webhook_events
             where source = any(enum_range(null::webhook_source)) and event_id = $1"#,
         event_id
     );
@@ -265,7 +260,7 @@ pub async fn with_event_id(tx: &mut SystemTx, event_id: &str) -> Result<Vec<Id<W
 }
 
 /// The bytes of an event as they came.
-pub async fn raw_body(tx: &mut SystemTx, id: Id<WebhookEvent>) -> Result<Option<Vec<u8>>> {
+pub async fn raw_body(tx: &mut SystemTx, id: WebhookEventId) -> Result<Option<Vec<u8>>> {
     let body = sqlx::query_scalar!("select raw_body from webhook_events where id = $1", id as _);
     Ok(body.fetch_optional(tx.conn()).await?)
 }
@@ -275,12 +270,12 @@ pub async fn replay(
     tx: &mut SystemTx,
     ids: &[Uuid],
     now: DateTime<Utc>,
-) -> Result<Vec<(Id<WebhookEvent>, Option<Id<Organization>>)>> {
+) -> Result<Vec<(WebhookEventId, Option<OrganizationId>)>> {
     let rows = sqlx::query!(
         r#"update webhook_events
               set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, next_attempt_at = $2, processed_at = null, failed_at = null
             where id = any($1) and status <> 'RECEIVED'
-            returning id as "id: Id<WebhookEvent>", organization_id as "organization_id: Id<Organization>""#,
+            returning id as "id: WebhookEventId", organization_id as "organization_id: OrganizationId""#,
         ids,
         now
     )
@@ -292,7 +287,7 @@ pub async fn replay(
 /// Puts an event of the tenant back to the beginning; `None` when the tenant has none such.
 pub(super) async fn replay_own(
     tx: &mut TenantTx,
-    id: Id<WebhookEvent>,
+    id: WebhookEventId,
     now: DateTime<Utc>,
 ) -> Result<Option<WebhookStatus>> {
     let organization = tx.tenant().organization_id;

@@ -18,19 +18,17 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::app::App;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
 use crate::events::{self, Event};
-use crate::id::Id;
-use crate::organizations::Organization;
+use crate::id::{OrganizationId, WebhookEventId};
 use crate::webhooks::apply::{ApplyContext, InboxEvent, Outcome, SyncSettings, apply};
 use crate::webhooks::metrics::Metrics;
 use crate::webhooks::receive::{NO_TYPE, head};
 use crate::webhooks::skeleton::skeleton;
 use crate::webhooks::stripe::asking::{Asking, Fetched, Turn};
-use crate::webhooks::{WebhookEvent, WebhookSource, WebhookStatus, inbox, sql};
+use crate::webhooks::{WebhookSource, WebhookStatus, Webhooks, inbox, sql};
 
 /// Most events of one transaction.
 const BATCH: i64 = 32;
@@ -67,7 +65,7 @@ struct Done {
     event: InboxEvent,
     status: WebhookStatus,
     reason: Option<&'static str>,
-    organization: Option<Id<Organization>>,
+    organization: Option<OrganizationId>,
 }
 
 /// How long the statements of a transaction may take, and wait for others'.
@@ -88,22 +86,21 @@ enum Broken {
 }
 
 impl Worker {
-    /// A worker of this application.
+    /// A worker of this process.
     #[must_use]
-    pub fn new(app: &App) -> Self {
-        let webhooks = &app.config.webhooks;
-        let stripe = webhooks.stripe_client().unwrap_or_else(|error| {
+    pub fn new(webhooks: &Webhooks) -> Self {
+        let stripe = webhooks.settings.stripe_client().unwrap_or_else(|error| {
             // Ties are then decided without Stripe, which is better than no webhooks.
             tracing::error!(reason = reason(&error), "Stripe cannot be asked");
             None
         });
         Self {
-            db: app.db.clone(),
-            clock: app.clock.clone(),
-            settings: webhooks.sync.clone(),
+            db: webhooks.db.clone(),
+            clock: webhooks.clock.clone(),
+            settings: webhooks.settings.sync.clone(),
             stripe: stripe.map(Asking::new),
-            metrics: Arc::clone(&app.webhooks.metrics),
-            wake: app.webhooks.inbox.wake(),
+            metrics: Arc::clone(&webhooks.metrics),
+            wake: webhooks.inbox.wake(),
         }
     }
 
@@ -180,7 +177,7 @@ impl Worker {
         if count == 0 {
             return Ok(0);
         }
-        let mut ids: Vec<Id<WebhookEvent>> = events.iter().map(|event| event.id).collect();
+        let mut ids: Vec<WebhookEventId> = events.iter().map(|event| event.id).collect();
         let mut done = Vec::with_capacity(count);
         for event in events {
             match self.apply(&mut tx, event, None, self.stripe.is_some()).await {
@@ -223,7 +220,7 @@ impl Worker {
     }
 
     /// Works on one event in transactions of its own; `false` when it is to be done with more patience.
-    async fn one(&self, id: Id<WebhookEvent>, patience: Patience) -> Result<bool> {
+    async fn one(&self, id: WebhookEventId, patience: Patience) -> Result<bool> {
         let mut fetched = None;
         let mut can_refetch = self.stripe.is_some();
         let mut collisions = 0;
@@ -288,7 +285,7 @@ impl Worker {
     }
 
     /// Leaves an event that this transaction holds for a little later; that is no try.
-    async fn put_off(&self, mut tx: SystemTx, id: Id<WebhookEvent>) -> Result<()> {
+    async fn put_off(&self, mut tx: SystemTx, id: WebhookEventId) -> Result<()> {
         sql::put_off(&mut tx, id, self.clock.now() + PUT_OFF).await?;
         tx.commit().await
     }
@@ -356,8 +353,8 @@ impl Worker {
             .collect();
         let written = async {
             let organizations = sql::settle(&mut tx, &settled, now).await?;
-            let told: Vec<(Id<Organization>, Event)> =
-                organizations.into_iter().map(|(id, organization)| (organization, Event::Webhook { id })).collect();
+            let told: Vec<(OrganizationId, Event)> =
+                organizations.into_iter().map(|(id, organization)| (organization, Event::of(id))).collect();
             events::tell(&mut tx, &told).await
         };
         if let Err(error) = written.await {
@@ -374,7 +371,7 @@ impl Worker {
     /// Writes that an event failed, and when it is tried again.
     async fn failed(
         &self,
-        id: Id<WebhookEvent>,
+        id: WebhookEventId,
         (source, event_type, received_at, attempts): (WebhookSource, String, DateTime<Utc>, i32),
         error: &Error,
     ) -> Result<()> {
@@ -390,7 +387,7 @@ impl Worker {
             sql::Failure { id, status, cause: &reason, told: &told, next_attempt_at: now + delay(attempts), now };
         let organization = sql::fail(&mut tx, &failure).await?;
         if let Some(organization) = organization.flatten() {
-            events::tell(&mut tx, &[(organization, Event::Webhook { id })]).await?;
+            events::tell(&mut tx, &[(organization, Event::of(id))]).await?;
         }
         tx.commit().await?;
         self.metrics.worked(source, &event_type, status, received_at, now);

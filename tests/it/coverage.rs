@@ -7,7 +7,8 @@ use async_graphql::parser::types::{TypeKind, TypeSystemDefinition};
 use sqlx::{AssertSqlSafe, Row as _};
 use tenantry::config::VARIABLES;
 use tenantry::db::{check_roles, local, migrations};
-use tenantry::graphql::{PREFIXES, Schemas};
+use tenantry::id::PREFIXES;
+use tenantry::schema::Schemas;
 use tenantry::verify::{self, CATALOGUE_CHECKS};
 
 use crate::support::TestDb;
@@ -128,7 +129,7 @@ async fn enums_are_the_same_in_sql_and_rust() {
     check!(system,
         "organization_plan" => tenantry::organizations::OrganizationPlan,
         "organization_status" => tenantry::organizations::OrganizationStatus,
-        "member_role" => tenantry::members::MemberRole,
+        "member_role" => tenantry::access::MemberRole,
         "user_role" => tenantry::members::UserRole,
         "representative_role" => tenantry::representatives::RepresentativeRole,
         "representative_status" => tenantry::representatives::RepresentativeStatus,

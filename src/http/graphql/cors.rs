@@ -13,14 +13,14 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use crate::app::App;
+use crate::http::Edge;
 
 const HEADERS: &str = "accept, apollo-require-preflight, authorization, cache-control, content-type, graphql-require-preflight, last-event-id, traceparent, tracestate, x-organization-id, x-request-id";
 const EXPOSED: &str = "retry-after, server-timing, x-request-id";
 
 /// Answers preflight requests and marks the answers that other origins may read.
-pub async fn cors(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let origin = request.headers().get(ORIGIN).filter(|origin| is_listed(&app.config.cors_origins, origin)).cloned();
+pub async fn cors(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(ORIGIN).filter(|origin| is_listed(&edge.settings.cors_origins, origin)).cloned();
     let preflight =
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn sockets_open_from_the_own_host_and_listed_origins_only() {
-        let list = ["https://app.example.com".to_owned()];
+        let list = ["https://edge.example.com".to_owned()];
         let check = |origin: Option<&'static str>, host: &'static str| {
             let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
             if let Some(origin) = origin {
@@ -79,11 +79,11 @@ mod tests {
             may_open_socket(&list, &headers)
         };
         assert!(check(None, "api.example.com"));
-        assert!(check(Some("https://app.example.com"), "api.example.com"));
+        assert!(check(Some("https://edge.example.com"), "api.example.com"));
         assert!(check(Some("https://api.example.com"), "api.example.com:443"));
         assert!(check(Some("http://localhost:8080"), "localhost:8080"));
         for evil in
-            ["https://evil.example", "null", "https://app.example.com.evil.example", "http://localhost:8081", ""]
+            ["https://evil.example", "null", "https://edge.example.com.evil.example", "http://localhost:8081", ""]
         {
             assert!(!check(Some(evil), "localhost:8080"), "{evil}");
         }

@@ -5,10 +5,9 @@
 
 use chrono::Duration;
 
+use crate::access::MemberRole;
 use crate::error::Result;
-use crate::id::Id;
-use crate::members::{Invitation, MemberRole};
-use crate::organizations::Organization;
+use crate::id::{InvitationId, OrganizationId};
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Kind, Object};
 use crate::webhooks::payload::moment_of_millis;
@@ -19,7 +18,7 @@ const DAYS: i64 = 30;
 /// Makes the row as the invitation is known, and with it those of all for its address. The lock of the organization is held.
 pub(crate) async fn project(
     effects: &mut Effects<'_>,
-    organization: Id<Organization>,
+    organization: OrganizationId,
     invitation: &Object,
 ) -> Result<()> {
     let (Some(email), Some(clerk_id)) = (invitation.text("email"), invitation.text("organization")) else {
@@ -54,12 +53,7 @@ pub(crate) async fn project(
     Ok(())
 }
 
-async fn write(
-    effects: &mut Effects<'_>,
-    organization: Id<Organization>,
-    invitation: &Object,
-    open: bool,
-) -> Result<()> {
+async fn write(effects: &mut Effects<'_>, organization: OrganizationId, invitation: &Object, open: bool) -> Result<()> {
     let now = effects.clock.now();
     let created = moment_of_millis(invitation.number("created_at")).unwrap_or(now);
     let expires = moment_of_millis(invitation.number("expires_at")).unwrap_or(created + Duration::days(DAYS));
@@ -78,9 +72,9 @@ async fn write(
                   is distinct from
                   (excluded.email, excluded.role, excluded.expires_at, excluded.accepted_at is null,
                    excluded.revoked_at is null, excluded.created_at)
-        returning id as "id: Id<Invitation>""#,
+        returning id as "id: InvitationId""#,
         organization as _,
-        Id::<Invitation>::new(effects.clock) as _,
+        InvitationId::new(effects.clock) as _,
         invitation.text("email"),
         role as _,
         expires,

@@ -6,10 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::access::MemberRole;
 use crate::error::Result;
-use crate::id::Id;
-use crate::members::{MemberRole, OrganizationMember, User};
-use crate::organizations::Organization;
+use crate::id::{OrganizationId, OrganizationMemberId, UserId};
 use crate::webhooks::clerk::users::UserRow;
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Kind, Lock, Object};
@@ -27,8 +26,8 @@ pub(crate) async fn project(effects: &mut Effects<'_>, memberships: &[Object]) -
     let (organizations, users): (Vec<String>, Vec<String>) =
         pairs.keys().map(|(organization, user)| ((*organization).to_owned(), (*user).to_owned())).unzip();
     let rows = sqlx::query!(
-        r#"select p.organization as "organization!", p.user as "user!", o.id as "organization_id: Id<Organization>",
-                  u.id as "user_id: Id<User>"
+        r#"select p.organization as "organization!", p.user as "user!", o.id as "organization_id: OrganizationId",
+                  u.id as "user_id: UserId"
              from unnest($1::text[], $2::text[]) as p(organization, "user")
              join organizations o on o.clerk_org_id = p.organization
              join users u on u.clerk_id = p.user
@@ -38,7 +37,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, memberships: &[Object]) -
     )
     .fetch_all(effects.tx.conn())
     .await?;
-    let tenants: BTreeSet<Id<Organization>> = rows.iter().map(|row| row.organization_id).collect();
+    let tenants: BTreeSet<OrganizationId> = rows.iter().map(|row| row.organization_id).collect();
     facts::lock(effects.tx, tenants.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
     let mut lost = BTreeSet::new();
     for row in rows {
@@ -57,8 +56,8 @@ pub(crate) async fn project(effects: &mut Effects<'_>, memberships: &[Object]) -
 /// is right, and of several the newest.
 async fn project_pair(
     effects: &mut Effects<'_>,
-    organization: Id<Organization>,
-    user: Id<User>,
+    organization: OrganizationId,
+    user: UserId,
     memberships: &[&Object],
 ) -> Result<bool> {
     let Some(membership) =
@@ -89,9 +88,9 @@ async fn project_pair(
                   source_version = excluded.source_version,
                   created_at = case when $7::timestamptz is null then organization_members.created_at else excluded.created_at end,
                   deleted_at = case when excluded.deleted_at is not null then coalesce(organization_members.deleted_at, excluded.deleted_at) end
-           returning id as "id: Id<OrganizationMember>", role as "role: MemberRole", deleted_at is not null as "deleted!""#,
+           returning id as "id: OrganizationMemberId", role as "role: MemberRole", deleted_at is not null as "deleted!""#,
         organization as _,
-        Id::<OrganizationMember>::new(effects.clock) as _,
+        OrganizationMemberId::new(effects.clock) as _,
         user as _,
         role as _,
         membership.id,
@@ -115,7 +114,7 @@ async fn project_pair(
     Ok(before.is_some_and(|row| owns(row.role, row.deleted)) && !owns(after.role, after.deleted))
 }
 
-async fn forget_current(effects: &mut Effects<'_>, organization: Id<Organization>, user: Id<User>) -> Result<()> {
+async fn forget_current(effects: &mut Effects<'_>, organization: OrganizationId, user: UserId) -> Result<()> {
     sqlx::query!(
         "update users set current_organization_id = null where id = $1 and current_organization_id = $2",
         user as _,
@@ -129,7 +128,7 @@ async fn forget_current(effects: &mut Effects<'_>, organization: Id<Organization
 /// Ends every membership of a deleted user, those included that did not come from the provider.
 pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result<()> {
     let organizations = sqlx::query_scalar!(
-        r#"select organization_id as "id: Id<Organization>" from organization_members
+        r#"select organization_id as "id: OrganizationId" from organization_members
             where user_id = $1 and deleted_at is null order by 1"#,
         user.id as _
     )
@@ -140,7 +139,7 @@ pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result
         r#"update organization_members
               set deleted_at = $2, role = coalesce(promoted_from, role), promoted_from = null
             where user_id = $1 and deleted_at is null
-        returning organization_id as "organization_id: Id<Organization>", id as "id: Id<OrganizationMember>""#,
+        returning organization_id as "organization_id: OrganizationId", id as "id: OrganizationMemberId""#,
         user.id as _,
         effects.clock.now()
     )
@@ -160,9 +159,9 @@ pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result
 /// See the module. The lock of the organization is held. `lost`: it has just lost an owner.
 ///
 /// A deleted organization is treated as any other: its members are the same whether the deletion came before or after.
-pub(crate) async fn keep_an_owner(effects: &mut Effects<'_>, organization: Id<Organization>, lost: bool) -> Result<()> {
+pub(crate) async fn keep_an_owner(effects: &mut Effects<'_>, organization: OrganizationId, lost: bool) -> Result<()> {
     let members = sqlx::query!(
-        r#"select m.id as "id: Id<OrganizationMember>", m.role as "role: MemberRole",
+        r#"select m.id as "id: OrganizationMemberId", m.role as "role: MemberRole",
                   m.promoted_from as "promoted_from: MemberRole", m.created_at, u.clerk_id, o.clerk_org_id
              from organization_members m
              join users u on u.id = m.user_id
@@ -217,7 +216,7 @@ pub(crate) async fn keep_an_owner(effects: &mut Effects<'_>, organization: Id<Or
     Ok(())
 }
 
-async fn is_alive(effects: &mut Effects<'_>, organization: Id<Organization>) -> Result<bool> {
+async fn is_alive(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<bool> {
     Ok(sqlx::query_scalar!(
         r#"select deleted_at is null as "alive!" from organizations where id = $1"#,
         organization as _

@@ -16,8 +16,7 @@ use serde_json::Value;
 
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::id::Id;
-use crate::organizations::Organization;
+use crate::id::OrganizationId;
 use crate::webhooks::apply::{ApplyContext, InboxEvent, Outcome, STALE};
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Change, Kind, Lock, Merged, Object};
@@ -151,7 +150,7 @@ async fn organization_or_membership(
 }
 
 /// What came before its organization finds its place.
-async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<Organization>) -> Result<()> {
+async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: OrganizationId) -> Result<()> {
     let waiting = facts::naming(effects.tx, &[Kind::Membership, Kind::Invitation], &[clerk_id.to_owned()]).await?;
     let of_kind = |wanted| waiting.iter().filter(move |(kind, _)| *kind == wanted).map(|(_, object)| object.clone());
     members::project(effects, &of_kind(Kind::Membership).collect::<Vec<_>>()).await?;

@@ -6,26 +6,22 @@
 
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::id::Id;
-use crate::organizations::Organization;
+use crate::id::OrganizationId;
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Kind, Lock, Object};
 use crate::webhooks::payload::slug_with_mark;
 
 /// The row of an organization.
 pub(crate) struct OrganizationRow {
-    pub(crate) id: Id<Organization>,
+    pub(crate) id: OrganizationId,
     pub(crate) inserted: bool,
 }
 
 /// The row of the organization with this id at Clerk.
-pub(crate) async fn find(tx: &mut SystemTx, clerk_id: &str) -> Result<Option<Id<Organization>>> {
-    Ok(sqlx::query_scalar!(
-        r#"select id as "id: Id<Organization>" from organizations where clerk_org_id = $1"#,
-        clerk_id
-    )
-    .fetch_optional(tx.conn())
-    .await?)
+pub(crate) async fn find(tx: &mut SystemTx, clerk_id: &str) -> Result<Option<OrganizationId>> {
+    Ok(sqlx::query_scalar!(r#"select id as "id: OrganizationId" from organizations where clerk_org_id = $1"#, clerk_id)
+        .fetch_optional(tx.conn())
+        .await?)
 }
 
 /// Makes the row as the organization is known; none, when nothing is known but that it is gone. Its lock is held.
@@ -35,7 +31,7 @@ pub(crate) async fn project(
     organization: &Object,
 ) -> Result<Option<OrganizationRow>> {
     let known = sqlx::query!(
-        r#"select id as "id: Id<Organization>", source_version, deleted_at is not null as "deleted!"
+        r#"select id as "id: OrganizationId", source_version, deleted_at is not null as "deleted!"
              from organizations where clerk_org_id = $1"#,
         organization.id
     )
@@ -70,7 +66,7 @@ pub(crate) async fn project(
         }
         None if organization.is_blank() => return Ok(None),
         None => {
-            let id = Id::<Organization>::new(effects.clock);
+            let id = OrganizationId::new(effects.clock);
             sqlx::query!(
                 "insert into organizations (id, clerk_org_id, name, slug, source_version, deleted_at)
                  values ($1, $2, coalesce($3, 'Unnamed'), $4, $5, case when $6 then $7::timestamptz end)",
@@ -107,7 +103,7 @@ fn wanted_slug(organization: &Object) -> Option<&str> {
     organization.text("slug_key").or_else(|| organization.text("first_slug"))?.strip_prefix("slug:")
 }
 
-async fn rename(tx: &mut SystemTx, organization: Id<Organization>, slug: &str) -> Result<()> {
+async fn rename(tx: &mut SystemTx, organization: OrganizationId, slug: &str) -> Result<()> {
     sqlx::query!("update organizations set slug = $2 where id = $1 and slug <> $2", organization as _, slug)
         .execute(tx.conn())
         .await?;
@@ -122,7 +118,7 @@ async fn give_slug(tx: &mut SystemTx, slug: &str) -> Result<()> {
     claims.sort_by_key(|claim| (claim.deleted, claim.number("created_at").unwrap_or(i64::MAX), claim.id.clone()));
     let ids: Vec<String> = claims.iter().map(|claim| claim.id.clone()).collect();
     let rows = sqlx::query!(
-        r#"select id as "id: Id<Organization>", clerk_org_id, slug from organizations
+        r#"select id as "id: OrganizationId", clerk_org_id, slug from organizations
             where slug = $1 or clerk_org_id = any($2)"#,
         slug,
         &ids

@@ -1,6 +1,6 @@
 //! The roles of other systems, as ours.
 
-use crate::members::MemberRole;
+use crate::access::MemberRole;
 
 /// What a role at the identity provider is here. Clerk's own are `org:admin` and `org:member`, before 2024 `admin` and
 /// `basic_member`; the rest are names that custom roles go by. The prefix `org:` does not matter.

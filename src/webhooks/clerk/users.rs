@@ -9,16 +9,14 @@
 use sqlx::Connection as _;
 
 use crate::error::{Error, Result};
-use crate::id::Id;
-use crate::members::{OrganizationMember, User};
-use crate::organizations::Organization;
+use crate::id::{Id, OrganizationId, OrganizationMemberId, UserId};
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Lock, Object};
 use crate::webhooks::payload::{fingerprint, slug, slug_with_mark};
 
 /// The row of a user.
 pub(crate) struct UserRow {
-    pub(crate) id: Id<User>,
+    pub(crate) id: UserId,
     pub(crate) inserted: bool,
     pub(crate) linked: bool,
     pub(crate) deleted: bool,
@@ -26,7 +24,7 @@ pub(crate) struct UserRow {
 
 /// Makes the row as the user is known; none, when nothing is known but that the user is gone. The lock of the user is held.
 pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<Option<UserRow>> {
-    let known = sqlx::query!(r#"select id as "id: Id<User>", source_version from users where clerk_id = $1"#, user.id)
+    let known = sqlx::query!(r#"select id as "id: UserId", source_version from users where clerk_id = $1"#, user.id)
         .fetch_optional(effects.tx.conn())
         .await?;
     let linked = link(effects, user, known.as_ref().map(|row| row.id)).await?;
@@ -67,12 +65,12 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<
 }
 
 /// Gives the row of an unknown account with the same verified address to this one.
-async fn link(effects: &mut Effects<'_>, user: &Object, row: Option<Id<User>>) -> Result<Option<Id<User>>> {
+async fn link(effects: &mut Effects<'_>, user: &Object, row: Option<UserId>) -> Result<Option<UserId>> {
     let Some(email) = user.text("email").filter(|_| user.truth("verified") == Some(true)) else { return Ok(None) };
     let email = email.to_lowercase();
     facts::lock(effects.tx, [Lock::Email(email.clone())]).await?;
     let candidates = sqlx::query_scalar!(
-        r#"select u.id as "id: Id<User>" from users u
+        r#"select u.id as "id: UserId" from users u
             where lower(u.email) = $1 and u.clerk_id like 'legacy:%' and u.clerk_id <> $2 and u.deleted_at is null and not u.is_superadmin
               and not exists (select from sync_objects o where o.source = 'CLERK' and o.kind = 'user' and o.object_id = u.clerk_id)
             limit 2"#,
@@ -99,7 +97,7 @@ async fn link(effects: &mut Effects<'_>, user: &Object, row: Option<Id<User>>) -
 }
 
 /// The row that a membership made too early goes; its memberships become those of the other. Not when it has been used.
-async fn give_way(effects: &mut Effects<'_>, early: Id<User>, other: Id<User>) -> Result<bool> {
+async fn give_way(effects: &mut Effects<'_>, early: UserId, other: UserId) -> Result<bool> {
     let mut attempt = effects.tx.conn().begin().await?;
     sqlx::query!(
         "update organization_members m set user_id = $2
@@ -133,7 +131,7 @@ pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<(
         _ => "user.sync",
     };
     let organizations = sqlx::query_scalar!(
-        r#"select organization_id as "id: Id<Organization>" from organization_members
+        r#"select organization_id as "id: OrganizationId" from organization_members
             where user_id = $1 and (deleted_at is null or $2) order by 1"#,
         row.id as _,
         row.deleted
@@ -152,9 +150,9 @@ pub(crate) async fn workspace(
     effects: &mut Effects<'_>,
     user: &Object,
     row: &UserRow,
-) -> Result<Option<Id<Organization>>> {
+) -> Result<Option<OrganizationId>> {
     let known = sqlx::query!(
-        r#"select o.id as "id: Id<Organization>", o.name, o.slug, o.version, o.deleted_at is not null as "deleted!"
+        r#"select o.id as "id: OrganizationId", o.name, o.slug, o.version, o.deleted_at is not null as "deleted!"
              from organizations o join organization_members m on m.organization_id = o.id
             where o.is_personal and m.user_id = $1 and m.role = 'OWNER' and m.promoted_from is null
             order by o.created_at limit 1"#,
@@ -195,7 +193,7 @@ pub(crate) async fn workspace(
         }
         known.id
     } else {
-        let organization = Id::<Organization>::new(effects.clock);
+        let organization = OrganizationId::new(effects.clock);
         sqlx::query!(
             "insert into organizations (id, name, slug, is_personal, deleted_at)
                  values ($1, $2, $3, true, case when $4 then $5::timestamptz end)",
@@ -211,7 +209,7 @@ pub(crate) async fn workspace(
             "insert into organization_members (organization_id, id, user_id, role, deleted_at)
                  values ($1, $2, $3, 'OWNER', case when $4 then $5::timestamptz end)",
             organization as _,
-            Id::<OrganizationMember>::new(effects.clock) as _,
+            OrganizationMemberId::new(effects.clock) as _,
             row.id as _,
             row.deleted,
             now

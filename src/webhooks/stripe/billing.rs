@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::billing::{Subscription, SubscriptionStatus};
+use crate::billing::SubscriptionStatus;
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::id::Id;
-use crate::organizations::{Organization, OrganizationPlan, OrganizationStatus};
+use crate::id::{Id, OrganizationId, SubscriptionId};
+use crate::organizations::{OrganizationPlan, OrganizationStatus};
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Kind, Lock, Object};
 use crate::webhooks::payload::moment_of_seconds;
@@ -43,7 +43,7 @@ pub(super) async fn settle(
 }
 
 /// What came before its organization finds its place. The locks of the organization are held.
-pub(crate) async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<Organization>) -> Result<()> {
+pub(crate) async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: OrganizationId) -> Result<()> {
     let kinds = [Kind::Customer, Kind::Subscription, Kind::Checkout];
     if facts::naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?.is_empty() {
         return Ok(());
@@ -54,7 +54,7 @@ pub(crate) async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organiz
 /// What the row holds.
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
-    id: Id<Subscription>,
+    id: SubscriptionId,
     customer: Option<String>,
     subscription: Option<String>,
     state: Value,
@@ -65,9 +65,9 @@ fn state(status: SubscriptionStatus, plan: OrganizationPlan, seats: i32) -> Valu
 }
 
 /// Makes the row of an organization from all that is known of its customers. The lock of the organization is held.
-async fn project(effects: &mut Effects<'_>, organization: Id<Organization>) -> Result<()> {
+async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<()> {
     let known = sqlx::query!(
-        r#"select o.clerk_org_id, s.id as "id?: Id<Subscription>", s.stripe_customer_id as "customer?", s.stripe_subscription_id as "subscription?",
+        r#"select o.clerk_org_id, s.id as "id?: SubscriptionId", s.stripe_customer_id as "customer?", s.stripe_subscription_id as "subscription?",
                   s.status as "status?: SubscriptionStatus", s.plan as "plan?: OrganizationPlan", s.seat_count as "seats?"
              from organizations o left join subscriptions s on s.organization_id = o.id
             where o.id = $1"#,
@@ -132,12 +132,12 @@ async fn project(effects: &mut Effects<'_>, organization: Id<Organization>) -> R
 
 async fn write(
     effects: &mut Effects<'_>,
-    organization: Id<Organization>,
+    organization: OrganizationId,
     subscription: &Object,
     status: SubscriptionStatus,
     plan: OrganizationPlan,
     seats: i32,
-) -> Result<Id<Subscription>> {
+) -> Result<SubscriptionId> {
     let ends = moment_of_seconds(subscription.number("period_end"));
     let starts =
         moment_of_seconds(subscription.number("period_start")).filter(|starts| ends.is_none_or(|ends| *starts <= ends));
@@ -153,9 +153,9 @@ async fn write(
                   current_period_start = excluded.current_period_start, current_period_end = excluded.current_period_end,
                   cancel_at_period_end = excluded.cancel_at_period_end, trial_end = excluded.trial_end,
                   collection_paused = excluded.collection_paused, source_version = excluded.source_version
-        returning id as "id: Id<Subscription>""#,
+        returning id as "id: SubscriptionId""#,
         organization as _,
-        Id::<Subscription>::new(effects.clock) as _,
+        SubscriptionId::new(effects.clock) as _,
         subscription.text("customer"),
         subscription.id,
         status as _,
@@ -177,7 +177,7 @@ async fn is_synced(tx: &mut SystemTx, row: &Row) -> Result<bool> {
     Ok(!facts::load_one(tx, Kind::Subscription, subscription).await?.is_blank())
 }
 
-async fn remove(effects: &mut Effects<'_>, organization: Id<Organization>, row: &Row) -> Result<()> {
+async fn remove(effects: &mut Effects<'_>, organization: OrganizationId, row: &Row) -> Result<()> {
     sqlx::query!("delete from subscriptions where organization_id = $1", organization as _)
         .execute(effects.tx.conn())
         .await?;
@@ -186,11 +186,7 @@ async fn remove(effects: &mut Effects<'_>, organization: Id<Organization>, row: 
     effects.record(organization, "subscription.remove", ("Subscription", row.id.uuid()), metadata).await
 }
 
-async fn set_status(
-    effects: &mut Effects<'_>,
-    organization: Id<Organization>,
-    status: OrganizationStatus,
-) -> Result<()> {
+async fn set_status(effects: &mut Effects<'_>, organization: OrganizationId, status: OrganizationStatus) -> Result<()> {
     sqlx::query!("update organizations set status = $2 where id = $1 and status <> $2", organization as _, status as _)
         .execute(effects.tx.conn())
         .await?;
@@ -215,7 +211,7 @@ async fn catalogue(tx: &mut SystemTx, cluster: &Cluster) -> Result<Catalogue> {
 /// A feature that Stripe entitles to switches the flag of the same key on, unless somebody decided about it by hand.
 async fn project_entitlements(
     effects: &mut Effects<'_>,
-    organization: Id<Organization>,
+    organization: OrganizationId,
     cluster: &Cluster,
 ) -> Result<()> {
     let own = cluster.entitlements.iter().filter(|object| cluster.owner(&object.id, None) == Some(organization));

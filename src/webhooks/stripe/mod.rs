@@ -47,7 +47,9 @@ pub(crate) async fn apply(
             let Some(organization) = owners::owner(effects.tx, &customer, subscription.as_deref()).await? else {
                 return Ok(Outcome::ignored("of a customer whose organization is not known"));
             };
-            effects.record(organization, &event.event_type, ("Organization", organization.uuid()), metadata).await?;
+            effects
+                .record(organization, event.event_type.clone(), ("Organization", organization.uuid()), metadata)
+                .await?;
             Ok(Outcome::Applied { organization: Some(organization) })
         }
     }

@@ -18,8 +18,7 @@ use uuid::Uuid;
 use crate::billing::SubscriptionStatus;
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::id::Id;
-use crate::organizations::Organization;
+use crate::id::OrganizationId;
 use crate::webhooks::facts::{self, Kind, Object};
 
 /// The field of what only the secret key can write.
@@ -35,17 +34,17 @@ pub(super) struct Cluster {
     checkouts: Vec<Object>,
     pub(super) entitlements: Vec<Object>,
     /// Organizations by the names that are used for them.
-    organizations: BTreeMap<String, Id<Organization>>,
+    organizations: BTreeMap<String, OrganizationId>,
     /// Organizations by the customer of their row.
-    rows: BTreeMap<String, Id<Organization>>,
+    rows: BTreeMap<String, OrganizationId>,
     /// The customers of rows whose subscription lives.
-    incumbents: BTreeMap<Id<Organization>, String>,
+    incumbents: BTreeMap<OrganizationId, String>,
 }
 
 /// What is said of whose something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Statement {
-    organization: Id<Organization>,
+    organization: OrganizationId,
     /// By the secret key, or by the row; else by the buyer, perhaps.
     certain: bool,
 }
@@ -107,7 +106,7 @@ impl Cluster {
         let ids: Vec<Uuid> = names.iter().filter_map(|name| Uuid::try_parse(name).ok()).collect();
         let customers: Vec<String> = self.customers.keys().cloned().collect();
         let rows = sqlx::query!(
-            r#"select o.id as "id: Id<Organization>", o.clerk_org_id, s.stripe_customer_id as "customer?",
+            r#"select o.id as "id: OrganizationId", o.clerk_org_id, s.stripe_customer_id as "customer?",
                       s.status as "status?: SubscriptionStatus"
                  from organizations o left join subscriptions s on s.organization_id = o.id
                 where o.id = any($1) or o.clerk_org_id = any($2) or s.stripe_customer_id = any($3)
@@ -133,7 +132,7 @@ impl Cluster {
 
     /// Adds the other customers of the organizations that buyers may have named.
     pub(super) async fn compete(&mut self, tx: &mut SystemTx) -> Result<()> {
-        let claimed: BTreeSet<Id<Organization>> = self
+        let claimed: BTreeSet<OrganizationId> = self
             .checkouts
             .iter()
             .filter_map(|checkout| self.organizations.get(checkout.text(REFERENCE)?).copied())
@@ -158,18 +157,18 @@ impl Cluster {
     }
 
     /// The organizations that are named, and those whose rows have one of the customers.
-    pub(super) fn touched(&self) -> BTreeSet<Id<Organization>> {
+    pub(super) fn touched(&self) -> BTreeSet<OrganizationId> {
         self.organizations.values().chain(self.rows.values()).copied().collect()
     }
 
     /// Whose a subscription of a customer is, by its id; without one, whose the customer is.
-    pub(super) fn owner(&self, customer: &str, subscription: Option<&str>) -> Option<Id<Organization>> {
+    pub(super) fn owner(&self, customer: &str, subscription: Option<&str>) -> Option<OrganizationId> {
         let said = self.said(customer, subscription)?;
         let counts = said.certain || !self.is_taken(customer, said.organization);
         counts.then_some(said.organization)
     }
 
-    pub(super) fn subscriptions_of(&self, organization: Id<Organization>) -> impl Iterator<Item = &Object> {
+    pub(super) fn subscriptions_of(&self, organization: OrganizationId) -> impl Iterator<Item = &Object> {
         self.subscriptions.iter().filter(move |subscription| {
             let customer = subscription.text("customer").unwrap_or_default();
             self.owner(customer, Some(&subscription.id)) == Some(organization)
@@ -235,7 +234,7 @@ impl Cluster {
     }
 
     /// Whether a claim of this customer does not count, because the organization has another.
-    fn is_taken(&self, customer: &str, organization: Id<Organization>) -> bool {
+    fn is_taken(&self, customer: &str, organization: OrganizationId) -> bool {
         let (certain, mine) = self.living(customer, organization);
         if certain {
             return false;
@@ -250,7 +249,7 @@ impl Cluster {
     }
 
     /// Of the living subscriptions that a customer has for an organization: whether one is certain, and the oldest.
-    fn living(&self, customer: &str, organization: Id<Organization>) -> (bool, Option<(i64, &str)>) {
+    fn living(&self, customer: &str, organization: OrganizationId) -> (bool, Option<(i64, &str)>) {
         let of_customer = self.subscriptions.iter().filter(|s| s.text("customer") == Some(customer));
         let mut found = (false, None);
         for subscription in of_customer.filter(|subscription| lives(self.status(subscription))) {
@@ -274,7 +273,7 @@ pub(super) async fn owner(
     tx: &mut SystemTx,
     customer: &str,
     subscription: Option<&str>,
-) -> Result<Option<Id<Organization>>> {
+) -> Result<Option<OrganizationId>> {
     let cluster = Cluster::known(tx, &BTreeSet::from([customer.to_owned()])).await?;
     Ok(cluster.owner(customer, subscription))
 }

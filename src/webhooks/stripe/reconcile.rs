@@ -19,8 +19,7 @@ use super::{merge, translate};
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::Result;
-use crate::id::Id;
-use crate::organizations::Organization;
+use crate::id::{Id, OrganizationId};
 use crate::webhooks::apply::{Outcome, SyncSettings};
 use crate::webhooks::effects::Effects;
 use crate::webhooks::facts::{self, Kind, Lock};
@@ -102,11 +101,11 @@ pub struct Reconciliation<'a> {
 ///
 /// # Errors
 /// The database could not be asked.
-pub async fn find_organization(db: &Db, name: &str) -> Result<Option<Id<Organization>>> {
-    let ours = Id::<Organization>::parse(name).map(Id::uuid).or_else(|_| Uuid::try_parse(name)).ok();
+pub async fn find_organization(db: &Db, name: &str) -> Result<Option<OrganizationId>> {
+    let ours = OrganizationId::parse(name).map(Id::uuid).or_else(|_| Uuid::try_parse(name)).ok();
     let mut tx = SystemTx::begin(db).await?;
     Ok(sqlx::query_scalar!(
-        r#"select id as "id: Id<Organization>" from organizations
+        r#"select id as "id: OrganizationId" from organizations
             where id = $1 or slug = $2 or clerk_org_id = $2 order by slug <> $2 limit 1"#,
         ours,
         name
@@ -121,7 +120,7 @@ impl Reconciliation<'_> {
     ///
     /// # Errors
     /// Stripe or the database could not be asked. What was mended until then stays so.
-    pub async fn run(&self, only: Option<Id<Organization>>, progress: impl Fn(usize)) -> Result<Report> {
+    pub async fn run(&self, only: Option<OrganizationId>, progress: impl Fn(usize)) -> Result<Report> {
         let (mut report, mut seen) = (Report::default(), BTreeSet::new());
         let customers: Vec<Option<String>> = match only {
             None => vec![None],
@@ -257,13 +256,13 @@ enum Mended {
 
 /// What merging led to.
 struct Applied {
-    organization: Option<Id<Organization>>,
+    organization: Option<OrganizationId>,
     /// Something is known from the second of the question, or from after it.
     outrun: bool,
 }
 
 /// The customers of an organization, as far as anything said so.
-async fn customers(db: &Db, organization: Id<Organization>) -> Result<BTreeSet<String>> {
+async fn customers(db: &Db, organization: OrganizationId) -> Result<BTreeSet<String>> {
     let mut tx = SystemTx::begin(db).await?;
     let row = sqlx::query!(
         r#"select o.clerk_org_id, s.stripe_customer_id as "customer?"
@@ -282,7 +281,7 @@ async fn customers(db: &Db, organization: Id<Organization>) -> Result<BTreeSet<S
 }
 
 /// The slug of an organization, and what is derived from its subscription.
-async fn state(tx: &mut SystemTx, organization: Id<Organization>) -> Result<(String, Map<String, Value>)> {
+async fn state(tx: &mut SystemTx, organization: OrganizationId) -> Result<(String, Map<String, Value>)> {
     let row = sqlx::query!(
         r#"select o.slug, jsonb_build_object(
                   'customer', s.stripe_customer_id, 'subscription', s.stripe_subscription_id, 'status', s.status,
@@ -302,7 +301,7 @@ async fn state(tx: &mut SystemTx, organization: Id<Organization>) -> Result<(Str
 /// Rows of subscriptions that are not over: at Stripe, too, they should be.
 async fn living(
     tx: &mut SystemTx,
-    only: Option<Id<Organization>>,
+    only: Option<OrganizationId>,
 ) -> Result<Vec<(String, Option<String>, String, String)>> {
     let rows = sqlx::query!(
         r#"select s.stripe_subscription_id as "subscription!", s.stripe_customer_id, s.status::text as "status!", o.slug

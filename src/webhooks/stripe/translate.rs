@@ -4,8 +4,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::billing::SubscriptionStatus;
-use crate::id::Id;
-use crate::organizations::Organization;
+use crate::id::{Id, OrganizationId};
 use crate::webhooks::facts::{Change, Kind, Stamp};
 use crate::webhooks::payload::{at, id, seconds, text, whole};
 use crate::webhooks::stripe::asking::Fetched;
@@ -219,6 +218,6 @@ fn organization(metadata: &Value) -> Option<String> {
 /// An organization: our id, its UUID, or the id at the identity provider.
 fn reference(value: &Value) -> Option<String> {
     let text = id(value)?;
-    let ours = Id::<Organization>::parse(&text).map(Id::uuid).or_else(|_| Uuid::try_parse(&text));
+    let ours = OrganizationId::parse(&text).map(Id::uuid).or_else(|_| Uuid::try_parse(&text));
     Some(ours.map_or(text, |uuid| uuid.to_string()))
 }

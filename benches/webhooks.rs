@@ -28,7 +28,7 @@ use tenantry::auth::dev::{DevIssuer, IssueRequest};
 use tenantry::clock::Clock;
 use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::{Db, PoolLimits, migrations};
-use tenantry::webhooks::WebhookSource;
+use tenantry::webhook_events::WebhookSource;
 use tenantry::webhooks::signature::{Secret, sign};
 use tenantry::{members, seed};
 

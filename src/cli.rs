@@ -26,7 +26,7 @@ use crate::db::migrations::{self, MigrationState};
 use crate::db::{Db, check_roles};
 use crate::error::Error;
 use crate::graphql::Schemas;
-use crate::webhooks::WebhookSource;
+use crate::webhook_events::WebhookSource;
 use crate::webhooks::signature::{Secret, dev_secret};
 use crate::webhooks::worker::Worker;
 use crate::{members, seed, telemetry, verify};

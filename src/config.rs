@@ -11,9 +11,10 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::db::PoolLimits;
 use crate::organizations::OrganizationPlan;
+use crate::webhook_events::WebhookSource;
+use crate::webhooks::WebhooksConfig;
 use crate::webhooks::settings::ApiKey;
 use crate::webhooks::signature::Secret;
-use crate::webhooks::{WebhookSource, WebhooksConfig};
 
 /// A variable: its name, its default and what it means.
 pub struct Variable {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::organizations::Organization;
 use crate::tickets::Ticket;
-use crate::webhooks::WebhookEvent;
+use crate::webhook_events::WebhookEvent;
 
 /// The channel of NOTIFY.
 const CHANNEL: &str = "tenantry_events";

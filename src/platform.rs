@@ -17,7 +17,7 @@ use crate::graphql::connection::{Connection, LEADING_PARAMETERS, Page, Plan, pla
 use crate::graphql::listing::{Bind, Listed};
 use crate::graphql::session::Session;
 use crate::id::Id;
-use crate::webhooks::{WebhookEvent, WebhookEventFilter, WebhookEventOrder};
+use crate::webhook_events::{WebhookEvent, WebhookEventFilter, WebhookEventOrder};
 
 /// Opens a transaction across tenants for a superadmin, with its audit row in it. The caller commits.
 ///

@@ -14,7 +14,7 @@ use super::webhooks::printable;
 use super::{End, Failure, add_dev_secrets, say};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::webhooks::samples::{self, DEFAULT_TAG, Sample};
+use crate::sync::samples::{self, DEFAULT_TAG, Sample};
 use crate::webhooks::signature::sign;
 
 /// How long an answer may take.

@@ -11,8 +11,8 @@ use super::webhooks::printable;
 use super::{Database, End, Failure, say};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::webhooks::stripe::client::StripeClient;
-use crate::webhooks::stripe::{gaps, reconcile};
+use crate::sync::stripe::client::StripeClient;
+use crate::sync::stripe::{gaps, reconcile};
 
 /// As long as Stripe tries to deliver an event.
 const DAYS: i64 = 3;

@@ -11,8 +11,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::SystemTx;
 use crate::id::Id;
-use crate::webhooks::sql::{self, Listed, Selection};
-use crate::webhooks::{WebhookEvent, WebhookSource, WebhookStatus};
+use crate::webhook_events::sql::{self, Listed, Selection};
+use crate::webhook_events::{WebhookEvent, WebhookSource, WebhookStatus};
 
 /// Most events that one replay takes.
 const MAX_REPLAY: i64 = 100_000;

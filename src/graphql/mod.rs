@@ -18,7 +18,7 @@ use crate::members::MembersQuery;
 use crate::organizations::{OrganizationMutation, OrganizationQuery};
 use crate::platform::PlatformQuery;
 use crate::tickets::{TicketMutation, TicketSubscription};
-use crate::webhooks::{WebhookMutation, WebhookSubscription};
+use crate::webhook_events::{WebhookMutation, WebhookSubscription};
 
 /// What can be read.
 #[derive(Debug, Default, MergedObject)]

@@ -22,7 +22,7 @@ use crate::organizations::Organization;
 use crate::refunds::Refund;
 use crate::representatives::Representative;
 use crate::tickets::{Ticket, TicketMessage};
-use crate::webhooks::WebhookEvent;
+use crate::webhook_events::WebhookEvent;
 
 macro_rules! nodes {
     ($($entity:ident),+ $(,)?) => {

@@ -28,7 +28,7 @@ use crate::organizations::{Organization, update_organization};
 use crate::refunds::{Refund, RefundFilter, RefundOrder};
 use crate::representatives::{Representative, RepresentativeFilter, RepresentativeOrder};
 use crate::tickets::{Ticket, TicketFilter, TicketOrder};
-use crate::webhooks::{WebhookEvent, WebhookEventFilter, WebhookEventOrder};
+use crate::webhook_events::{WebhookEvent, WebhookEventFilter, WebhookEventOrder};
 
 /// The root field of the slice.
 #[derive(Debug, Default)]

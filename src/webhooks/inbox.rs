@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::id::Id;
-use crate::webhooks::{WebhookEvent, WebhookSource};
+use crate::webhook_events::{WebhookEvent, WebhookSource};
 
 /// The channel that wakes workers.
 pub const CHANNEL: &str = "tenantry_webhooks";

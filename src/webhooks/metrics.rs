@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use crate::webhooks::{WebhookSource, WebhookStatus};
+use crate::webhook_events::{WebhookSource, WebhookStatus};
 
 /// The types that have a label of their own.
 const TYPES: &[&str] = &[

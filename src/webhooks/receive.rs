@@ -22,9 +22,10 @@ use sha2::{Digest as _, Sha256};
 use crate::app::App;
 use crate::error::Error;
 use crate::http::error;
+use crate::webhook_events::WebhookSource;
 use crate::webhooks::inbox::Delivery;
+use crate::webhooks::signature;
 use crate::webhooks::skeleton::skeleton;
-use crate::webhooks::{WebhookSource, signature};
 
 /// Largest body.
 const MAX_BODY: usize = 1 << 20;

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::webhooks::WebhookSource;
-use crate::webhooks::apply::SyncSettings;
+use crate::sync::apply::SyncSettings;
+use crate::sync::stripe::client::StripeClient;
+use crate::webhook_events::WebhookSource;
 use crate::webhooks::signature::Secret;
-use crate::webhooks::stripe::client::StripeClient;
 
 /// A key of Stripe's API. It shows itself nowhere.
 #[derive(Clone)]

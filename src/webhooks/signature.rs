@@ -18,7 +18,7 @@ use sha2::Sha256;
 
 use crate::auth::DevIssuerError;
 use crate::auth::dev::{private_file, random_bytes};
-use crate::webhooks::WebhookSource;
+use crate::webhook_events::WebhookSource;
 
 /// How far the sender's clock may be from ours, either way, in seconds.
 const TOLERANCE: u64 = 300;

@@ -5,7 +5,7 @@
 //! nothing behind. Several events share a transaction as long as all goes well. When one fails, waits for another
 //! worker's lock or must ask the provider, nothing of that transaction remains and each event gets one of its own, those
 //! that take long last: an event that fails costs the others of its batch nothing but that, and other workers go on.
-//! No more than one worker of a process waits for a provider, and not for long ([`asking`](crate::webhooks::stripe::asking)).
+//! No more than one worker of a process waits for a provider, and not for long ([`asking`](crate::sync::stripe::asking)).
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -25,12 +25,13 @@ use crate::error::{Error, Result};
 use crate::events::{self, Event};
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::webhooks::apply::{ApplyContext, InboxEvent, Outcome, SyncSettings, apply};
+use crate::sync::apply::{ApplyContext, InboxEvent, Outcome, SyncSettings, apply};
+use crate::sync::stripe::asking::{Asking, Fetched, Turn};
+use crate::webhook_events::{WebhookEvent, WebhookSource, WebhookStatus, sql};
+use crate::webhooks::inbox;
 use crate::webhooks::metrics::Metrics;
 use crate::webhooks::receive::{NO_TYPE, head};
 use crate::webhooks::skeleton::skeleton;
-use crate::webhooks::stripe::asking::{Asking, Fetched, Turn};
-use crate::webhooks::{WebhookEvent, WebhookSource, WebhookStatus, inbox, sql};
 
 /// Most events of one transaction.
 const BATCH: i64 = 32;
@@ -72,7 +73,7 @@ struct Done {
 
 /// How long the statements of a transaction may take, and wait for others'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(crate) enum Patience {
     /// While other events wait.
     Short,
     /// When none of the batch does.

@@ -153,8 +153,8 @@ async fn enums_are_the_same_in_sql_and_rust() {
         "subscription_status" => tenantry::billing::SubscriptionStatus,
         "flag_kind" => tenantry::flags::FlagKind,
         "flag_rollout_unit" => tenantry::flags::FlagRolloutUnit,
-        "webhook_source" => tenantry::webhooks::WebhookSource,
-        "webhook_status" => tenantry::webhooks::WebhookStatus,
+        "webhook_source" => tenantry::webhook_events::WebhookSource,
+        "webhook_status" => tenantry::webhook_events::WebhookStatus,
     );
 }
 
@@ -254,9 +254,9 @@ fn only_these_modules_open_a_system_transaction() {
         "platform.rs",
         "seed/mod.rs",
         "seed/scale.rs",
+        "sync/stripe/gaps.rs",
+        "sync/stripe/reconcile.rs",
         "verify.rs",
-        "webhooks/stripe/gaps.rs",
-        "webhooks/stripe/reconcile.rs",
         "webhooks/worker.rs",
     ];
     let mut files = Vec::new();
@@ -412,6 +412,6 @@ async fn every_entity_reads_its_columns() {
         tenantry::representatives::Representative,
         tenantry::tickets::Ticket,
         tenantry::tickets::TicketMessage,
-        tenantry::webhooks::WebhookEvent,
+        tenantry::webhook_events::WebhookEvent,
     );
 }

@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 use tenantry::app::App;
 use tenantry::clock::Clock;
 use tenantry::db::local;
-use tenantry::webhooks::WebhookSource::{self, Clerk, Stripe};
+use tenantry::webhook_events::WebhookSource::{self, Clerk, Stripe};
 use tenantry::webhooks::signature::{Secret, sign};
 use tenantry::webhooks::worker::Worker;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

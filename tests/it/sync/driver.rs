@@ -10,7 +10,7 @@ use tenantry::clock::Clock;
 use tenantry::db::{Db, PoolLimits, SystemTx, local};
 use tenantry::id::Id;
 use tenantry::organizations::OrganizationPlan;
-use tenantry::webhooks::apply::{ApplyContext, InboxEvent, Outcome, SyncSettings, apply};
+use tenantry::sync::apply::{ApplyContext, InboxEvent, Outcome, SyncSettings, apply};
 
 use super::history::Event;
 use crate::support::TestDb;

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use futures_util::StreamExt as _;
 use sqlx::AssertSqlSafe;
 use tenantry::clock::Clock;
-use tenantry::webhooks::WebhookSource::Clerk;
+use tenantry::webhook_events::WebhookSource::Clerk;
 use tenantry::webhooks::inbox::Delivery;
 use tenantry::webhooks::worker::{MAX_ATTEMPTS, Worker};
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::id::Id;
-use crate::webhooks::WebhookSource::{self, Clerk, Stripe};
+use crate::webhook_events::WebhookSource::{self, Clerk, Stripe};
 
 /// The tag when none is given.
 pub const DEFAULT_TAG: &str = "sample";
@@ -235,8 +235,8 @@ mod tests {
             assert!(ids.insert(sample.event_id.clone()), "{event_type}: a new id each time");
             assert!(!sample.payload.to_string().contains('$'), "{event_type}: {}", sample.payload);
             let understood = match source {
-                Clerk => crate::webhooks::clerk::why_not(event_type, &sample.payload),
-                Stripe => crate::webhooks::stripe::why_not(event_type, &sample.payload),
+                Clerk => crate::sync::clerk::why_not(event_type, &sample.payload),
+                Stripe => crate::sync::stripe::why_not(event_type, &sample.payload),
             };
             assert!(matches!(understood, None | Some("recorded")), "{event_type}: {understood:?}");
         }

@@ -8,12 +8,12 @@ use crate::db::{SystemTx, TenantTx};
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::webhooks::apply::InboxEvent;
+use crate::sync::apply::InboxEvent;
+use crate::webhook_events::{WebhookEvent, WebhookSource, WebhookStatus};
 use crate::webhooks::worker::Patience;
-use crate::webhooks::{WebhookEvent, WebhookSource, WebhookStatus};
 
 /// Takes events that are due and that nobody else has, the longest due first.
-pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, bytes: i64) -> Result<Vec<InboxEvent>> {
+pub(crate) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, bytes: i64) -> Result<Vec<InboxEvent>> {
     let events = sqlx::query_as!(
         InboxEvent,
         r#"with due as (
@@ -42,7 +42,7 @@ pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, byt
 }
 
 /// Takes this event, if it still waits and nobody else has it.
-pub(super) async fn claim_one(
+pub(crate) async fn claim_one(
     tx: &mut SystemTx,
     id: Id<WebhookEvent>,
     patience: Patience,
@@ -71,7 +71,7 @@ pub(super) async fn claim_one(
 }
 
 /// Has this event, which the transaction holds, wait until then.
-pub(super) async fn put_off(tx: &mut SystemTx, id: Id<WebhookEvent>, until: DateTime<Utc>) -> Result<()> {
+pub(crate) async fn put_off(tx: &mut SystemTx, id: Id<WebhookEvent>, until: DateTime<Utc>) -> Result<()> {
     sqlx::query!("update webhook_events set next_attempt_at = $2 where id = $1", id as _, until)
         .execute(tx.conn())
         .await?;
@@ -79,7 +79,7 @@ pub(super) async fn put_off(tx: &mut SystemTx, id: Id<WebhookEvent>, until: Date
 }
 
 /// When the next event is due.
-pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>>> {
+pub(crate) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>>> {
     sqlx::query_scalar!(
         "select next_attempt_at from webhook_events where status in ('RECEIVED', 'FAILED') order by next_attempt_at, id limit 1"
     )
@@ -88,7 +88,7 @@ pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>
 }
 
 /// What became of an event.
-pub(super) struct Settled {
+pub(crate) struct Settled {
     /// The event.
     pub id: Id<WebhookEvent>,
     /// APPLIED or IGNORED.
@@ -100,7 +100,7 @@ pub(super) struct Settled {
 }
 
 /// Writes what became of events; returns those that belong to an organization.
-pub(super) async fn settle(
+pub(crate) async fn settle(
     tx: &mut SystemTx,
     settled: &[Settled],
     now: DateTime<Utc>,
@@ -128,7 +128,7 @@ pub(super) async fn settle(
 }
 
 /// A try that failed.
-pub(super) struct Failure<'a> {
+pub(crate) struct Failure<'a> {
     /// The event.
     pub id: Id<WebhookEvent>,
     /// FAILED or DEAD.
@@ -144,7 +144,7 @@ pub(super) struct Failure<'a> {
 }
 
 /// Writes that an event failed, unless another worker has done it meanwhile; returns whose it is.
-pub(super) async fn fail(tx: &mut SystemTx, failure: &Failure<'_>) -> Result<Option<Option<Id<Organization>>>> {
+pub(crate) async fn fail(tx: &mut SystemTx, failure: &Failure<'_>) -> Result<Option<Option<Id<Organization>>>> {
     let organization = sqlx::query_scalar!(
         r#"update webhook_events
               set status = $2::text::webhook_status, attempts = attempts + 1, last_error = $3, cause = $6, next_attempt_at = $4, failed_at = $5
@@ -290,7 +290,7 @@ pub async fn replay(
 }
 
 /// Puts an event of the tenant back to the beginning; `None` when the tenant has none such.
-pub(super) async fn replay_own(
+pub(crate) async fn replay_own(
     tx: &mut TenantTx,
     id: Id<WebhookEvent>,
     now: DateTime<Utc>,
@@ -320,6 +320,6 @@ pub(super) async fn replay_own(
 
 /// Wakes the workers, when the transaction commits.
 pub async fn wake(connection: &mut sqlx::PgConnection) -> Result<()> {
-    sqlx::query!("select pg_notify($1, '')", super::inbox::CHANNEL).execute(connection).await?;
+    sqlx::query!("select pg_notify($1, '')", crate::webhooks::inbox::CHANNEL).execute(connection).await?;
     Ok(())
 }

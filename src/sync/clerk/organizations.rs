@@ -8,9 +8,9 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::webhooks::effects::Effects;
-use crate::webhooks::facts::{self, Kind, Lock, Object};
-use crate::webhooks::payload::slug_with_mark;
+use crate::sync::effects::Effects;
+use crate::sync::facts::{self, Kind, Lock, Object};
+use crate::sync::payload::slug_with_mark;
 
 /// The row of an organization.
 pub(crate) struct OrganizationRow {

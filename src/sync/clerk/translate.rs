@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::roles::role;
-use crate::webhooks::facts::{Change, Kind, Stamp};
-use crate::webhooks::payload::{at, clean, email, id, millis, slug, text};
+use crate::sync::facts::{Change, Kind, Stamp};
+use crate::sync::payload::{at, clean, email, id, millis, slug, text};
 
 /// What an event says of which objects; the first is what it is about.
 pub(crate) type Said = Result<Vec<Change>, &'static str>;

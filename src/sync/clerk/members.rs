@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::id::Id;
 use crate::members::{MemberRole, OrganizationMember, User};
 use crate::organizations::Organization;
-use crate::webhooks::clerk::users::UserRow;
-use crate::webhooks::effects::Effects;
-use crate::webhooks::facts::{self, Kind, Lock, Object};
-use crate::webhooks::payload::moment_of_millis;
+use crate::sync::clerk::users::UserRow;
+use crate::sync::effects::Effects;
+use crate::sync::facts::{self, Kind, Lock, Object};
+use crate::sync::payload::moment_of_millis;
 
 /// Makes the rows for these memberships, which are all that is known of their pairs of user and organization. The locks
 /// of their users or of their organizations are held.

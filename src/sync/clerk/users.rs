@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::members::{OrganizationMember, User};
 use crate::organizations::Organization;
-use crate::webhooks::effects::Effects;
-use crate::webhooks::facts::{self, Lock, Object};
-use crate::webhooks::payload::{fingerprint, slug, slug_with_mark};
+use crate::sync::effects::Effects;
+use crate::sync::facts::{self, Lock, Object};
+use crate::sync::payload::{fingerprint, slug, slug_with_mark};
 
 /// The row of a user.
 pub(crate) struct UserRow {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::webhooks::stripe::client::StripeClient;
+use crate::sync::stripe::client::StripeClient;
 
 /// How long a worker waits for an answer, tries and pauses included: a worker that waits does nothing else.
 const PATIENCE: Duration = Duration::from_secs(5);

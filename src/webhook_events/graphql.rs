@@ -17,7 +17,7 @@ use crate::graphql::session::Session;
 use crate::id::Id;
 use crate::members::Action;
 use crate::platform;
-use crate::webhooks::{WebhookEvent, sql};
+use crate::webhook_events::{WebhookEvent, sql};
 
 /// An event to work on again.
 #[derive(Clone, Debug, InputObject)]

@@ -18,10 +18,10 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::webhooks::apply::{ApplyContext, InboxEvent, Outcome, STALE};
-use crate::webhooks::effects::Effects;
-use crate::webhooks::facts::{self, Change, Kind, Lock, Merged, Object};
-use crate::webhooks::stripe;
+use crate::sync::apply::{ApplyContext, InboxEvent, Outcome, STALE};
+use crate::sync::effects::Effects;
+use crate::sync::facts::{self, Change, Kind, Lock, Merged, Object};
+use crate::sync::stripe;
 
 /// Applies an event. The locks are taken in the order of [`Lock`], each before what it guards is read.
 pub(crate) async fn apply(

@@ -20,9 +20,9 @@ pub use plans::EFFECTS;
 
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::webhooks::apply::{ApplyContext, InboxEvent, Outcome, STALE};
-use crate::webhooks::effects::Effects;
-use crate::webhooks::facts::{self, Change, Kind, Lock, Merged, Object};
+use crate::sync::apply::{ApplyContext, InboxEvent, Outcome, STALE};
+use crate::sync::effects::Effects;
+use crate::sync::facts::{self, Change, Kind, Lock, Merged, Object};
 use translate::Said;
 
 pub(crate) use billing::settle_in;

@@ -6,10 +6,10 @@ use uuid::Uuid;
 use crate::billing::SubscriptionStatus;
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::webhooks::facts::{Change, Kind, Stamp};
-use crate::webhooks::payload::{at, id, seconds, text, whole};
-use crate::webhooks::stripe::asking::Fetched;
-use crate::webhooks::stripe::plans;
+use crate::sync::facts::{Change, Kind, Stamp};
+use crate::sync::payload::{at, id, seconds, text, whole};
+use crate::sync::stripe::asking::Fetched;
+use crate::sync::stripe::plans;
 
 /// What an event says.
 pub(crate) enum Said {

@@ -20,7 +20,7 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::webhooks::facts::{self, Kind, Object};
+use crate::sync::facts::{self, Kind, Object};
 
 /// The field of what only the secret key can write.
 const METADATA: &str = "organization";

@@ -10,11 +10,11 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::{Organization, OrganizationPlan, OrganizationStatus};
-use crate::webhooks::effects::Effects;
-use crate::webhooks::facts::{self, Kind, Lock, Object};
-use crate::webhooks::payload::moment_of_seconds;
-use crate::webhooks::stripe::owners::Cluster;
-use crate::webhooks::stripe::plans::{self, Catalogue};
+use crate::sync::effects::Effects;
+use crate::sync::facts::{self, Kind, Lock, Object};
+use crate::sync::payload::moment_of_seconds;
+use crate::sync::stripe::owners::Cluster;
+use crate::sync::stripe::plans::{self, Catalogue};
 
 /// Marks the overrides of flags that are entitlements at Stripe.
 const ENTITLEMENT: &str = "Entitlement at Stripe";

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::billing::SubscriptionStatus;
 use crate::organizations::{OrganizationPlan, OrganizationStatus};
-use crate::webhooks::apply::SyncSettings;
-use crate::webhooks::facts::Object;
-use crate::webhooks::payload::{at, id, text, whole};
+use crate::sync::apply::SyncSettings;
+use crate::sync::facts::Object;
+use crate::sync::payload::{at, id, text, whole};
 
 /// What a status means for the organization: its own status, and whether it has what it bought. Without it, it has FREE.
 /// `incomplete_expired` never began, so the organization is where it was before.

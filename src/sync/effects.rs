@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::events::{self, Event};
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::webhooks::apply::SyncSettings;
+use crate::sync::apply::SyncSettings;
 
 /// The effect under way.
 pub(crate) struct Effects<'a> {

@@ -9,9 +9,9 @@ use crate::error::Result;
 use crate::id::Id;
 use crate::members::{Invitation, MemberRole};
 use crate::organizations::Organization;
-use crate::webhooks::effects::Effects;
-use crate::webhooks::facts::{self, Kind, Object};
-use crate::webhooks::payload::moment_of_millis;
+use crate::sync::effects::Effects;
+use crate::sync::facts::{self, Kind, Object};
+use crate::sync::payload::moment_of_millis;
 
 /// How long an invitation is good when the event does not say; Clerk's own default.
 const DAYS: i64 = 30;

@@ -14,8 +14,9 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::{Organization, OrganizationPlan};
-use crate::webhooks::stripe::asking::Fetched;
-use crate::webhooks::{WebhookEvent, WebhookSource, clerk, stripe};
+use crate::sync::stripe::asking::Fetched;
+use crate::sync::{clerk, stripe};
+use crate::webhook_events::{WebhookEvent, WebhookSource};
 
 /// An event as the worker reads it from the inbox.
 #[derive(Clone, Debug)]

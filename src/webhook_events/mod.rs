@@ -1,33 +1,13 @@
-//! Webhooks: what Clerk and Stripe tell us.
+//! Webhook events: what Clerk and Stripe delivered, and what became of it.
 //!
-//! [`receive`] verifies the raw bytes ([`signature`]) and stores them ([`inbox`]); nothing else happens in the request.
-//! The [`worker`] takes events from the inbox and runs their effect ([`apply`]) in the transaction that also marks them
-//! as done: effects happen exactly once. Tenants' administrators see their events, never the raw bodies. `README.md` beside
-//! this file says what a sender and an operator can rely on.
+//! The rows are written by [`crate::webhooks`]; administrators of an organization read and replay its own.
 
-pub mod apply;
-mod clerk;
-mod effects;
-mod facts;
 mod graphql;
-pub mod inbox;
-pub mod metrics;
-mod payload;
-pub mod receive;
-pub mod samples;
-pub mod settings;
-pub mod signature;
-mod skeleton;
 pub mod sql;
-pub mod stripe;
-pub mod worker;
-
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
 pub use graphql::{WebhookMutation, WebhookSubscription};
-pub use settings::WebhooksConfig;
 
 use crate::graphql::listing::{DateTimeFilter, IntFilter, StringFilter};
 use crate::id::Id;
@@ -129,13 +109,4 @@ impl WebhookSource {
             Self::Stripe => "STRIPE_WEBHOOK_SECRETS",
         }
     }
-}
-
-/// What the requests and workers of this process share.
-#[derive(Clone, Debug)]
-pub struct Webhooks {
-    /// The way into the inbox.
-    pub inbox: inbox::Inbox,
-    /// What is counted.
-    pub metrics: Arc<metrics::Metrics>,
 }

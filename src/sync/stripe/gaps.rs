@@ -12,9 +12,9 @@ use super::why_not;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
-use crate::webhooks::WebhookSource;
+use crate::sync::payload::{id, seconds, whole};
+use crate::webhook_events::WebhookSource;
 use crate::webhooks::inbox::{Delivery, Inbox};
-use crate::webhooks::payload::{id, seconds, whole};
 use crate::webhooks::receive::head;
 
 /// What was found.

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::db::SystemTx;
 use crate::error::{Error, Result};
-use crate::webhooks::WebhookSource;
-use crate::webhooks::payload::fingerprint;
+use crate::sync::payload::fingerprint;
+use crate::webhook_events::WebhookSource;
 
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -21,10 +21,10 @@ use crate::db::{Db, SystemTx};
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::webhooks::apply::{Outcome, SyncSettings};
-use crate::webhooks::effects::Effects;
-use crate::webhooks::facts::{self, Kind, Lock};
-use crate::webhooks::payload::{id, text};
+use crate::sync::apply::{Outcome, SyncSettings};
+use crate::sync::effects::Effects;
+use crate::sync::facts::{self, Kind, Lock};
+use crate::sync::payload::{id, text};
 
 /// What happened within so many seconds may still be on its way to us, and is for its event to decide.
 const UNDER_WAY: i64 = 60;

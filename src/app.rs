@@ -13,7 +13,6 @@ use crate::events::Events;
 use crate::graphql::Schemas;
 use crate::http::graphql::{Documents, Limits};
 use crate::webhooks::Webhooks;
-use crate::webhooks::inbox::Inbox;
 
 /// What all requests share.
 pub struct App {
@@ -34,7 +33,7 @@ pub struct App {
     /// What happens in the database.
     pub events: Events,
     /// The inbox of webhooks, and what is counted of them.
-    pub webhooks: Webhooks,
+    pub webhooks: Arc<Webhooks>,
     /// Turns true when the server is to stop.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -61,7 +60,7 @@ impl App {
     pub fn new(parts: AppParts) -> Arc<Self> {
         let schemas = Schemas::build(parts.config.introspection);
         let documents = Documents::new(&schemas.sdl, Limits::default());
-        let webhooks = Webhooks { inbox: Inbox::new(parts.db.clone(), parts.clock.clone()), metrics: Arc::default() };
+        let webhooks = Webhooks::new(parts.db.clone(), parts.clock.clone(), parts.config.webhooks.clone());
         Arc::new(Self {
             config: Arc::new(parts.config),
             db: parts.db,
@@ -71,7 +70,7 @@ impl App {
             schemas,
             documents,
             events: Events::default(),
-            webhooks,
+            webhooks: Arc::new(webhooks),
             shutdown: parts.shutdown,
         })
     }

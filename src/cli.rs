@@ -371,7 +371,7 @@ fn start_workers(
     count: u8,
     stopping: &watch::Receiver<bool>,
 ) -> Vec<JoinHandle<()>> {
-    let worker = Worker::new(app);
+    let worker = Worker::new(&app.webhooks);
     let mut tasks: Vec<_> = (0..count).map(|_| tokio::spawn(worker.clone().run(stopping.clone()))).collect();
     if let Some(options) = &database.superadmin {
         tasks.push(tokio::spawn(worker.listen(options.clone(), stopping.clone())));

@@ -13,6 +13,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::sync::stripe::client::StripeClient;
 use crate::sync::stripe::{gaps, reconcile};
+use crate::webhooks::inbox::Inbox;
+use crate::webhooks::recover::recover;
 
 /// As long as Stripe tries to deliver an event.
 const DAYS: i64 = 3;
@@ -79,7 +81,10 @@ pub(super) async fn gaps(config: &Config, args: &GapsArgs, json: bool) -> Result
     let clock = Clock::System;
     let since = args.since.unwrap_or_else(|| clock.now() - Duration::days(DAYS));
     let counter = Counter::new("events looked at");
-    let report = gaps::gaps(&db, &clock, &stripe, since, args.fix, |done| counter.show(done)).await?;
+    let gaps::Gaps { mut report, lost } = gaps::find_gaps(&db, &stripe, since, |done| counter.show(done)).await?;
+    if args.fix {
+        report.stored = recover(&Inbox::new(db.clone(), clock.clone()), &clock, lost).await?;
+    }
     drop(counter);
     db.close().await;
     if json {
@@ -143,7 +148,7 @@ pub(super) async fn reconcile(config: &Config, args: &ReconcileArgs, json: bool)
     Ok(if report.is_clean() { End::Fine } else { End::Found })
 }
 
-fn print(report: &reconcile::Report, dry_run: bool) -> Result<(), Failure> {
+fn print(report: &reconcile::DriftReport, dry_run: bool) -> Result<(), Failure> {
     for difference in &report.differ {
         for (name, values) in &difference.fields {
             say(&printable(&format!(

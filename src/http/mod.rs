@@ -28,7 +28,7 @@ pub fn router(app: &Arc<App>) -> Router {
     let mut router = Router::new()
         .merge(graphql::router(Arc::clone(app)))
         .merge(health::router(Arc::clone(app)))
-        .merge(crate::webhooks::receive::router(Arc::clone(app)));
+        .merge(crate::webhooks::receive::router(Arc::clone(&app.webhooks)));
     if app.config.metrics_beside_api() {
         router = router.merge(metrics::router(Arc::clone(app)));
     }

@@ -14,7 +14,7 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::{Organization, OrganizationPlan};
-use crate::sync::stripe::asking::Fetched;
+use crate::sync::stripe::gate::Fetched;
 use crate::sync::{clerk, stripe};
 use crate::webhook_events::{WebhookEvent, WebhookSource};
 
@@ -44,9 +44,9 @@ pub struct ApplyContext<'a> {
     pub clock: &'a Clock,
     /// The settings.
     pub settings: &'a SyncSettings,
-    /// The object as the provider has it now, after a [`Outcome::Refetch`].
+    /// The object as the provider has it now, after a [`EventOutcome::Refetch`].
     pub fetched: Option<&'a Fetched>,
-    /// Whether a [`Outcome::Refetch`] can be served; when it was tried in vain, it cannot.
+    /// Whether a [`EventOutcome::Refetch`] can be served; when it was tried in vain, it cannot.
     pub can_refetch: bool,
 }
 
@@ -65,7 +65,7 @@ pub struct SyncSettings {
 
 /// What became of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EventOutcome {
     /// Its effect is in the transaction.
     Applied {
         /// Whose event it is, when that is known.
@@ -88,7 +88,7 @@ pub enum Outcome {
     },
 }
 
-impl Outcome {
+impl EventOutcome {
     /// Without effect, and nobody's.
     pub(crate) fn ignored(reason: &'static str) -> Self {
         Self::Ignored { reason, organization: None }
@@ -102,9 +102,9 @@ pub(crate) const STALE: &str = "older than what is known";
 ///
 /// # Errors
 /// What the database reports. Nothing that an event can hold is an error.
-pub async fn apply(tx: &mut SystemTx, context: &ApplyContext<'_>, event: &InboxEvent) -> Result<Outcome> {
+pub async fn apply(tx: &mut SystemTx, context: &ApplyContext<'_>, event: &InboxEvent) -> Result<EventOutcome> {
     let Ok(payload) = serde_json::from_slice::<Value>(&event.raw_body) else {
-        return Ok(Outcome::ignored("not JSON that can be read"));
+        return Ok(EventOutcome::ignored("not JSON that can be read"));
     };
     match event.source {
         WebhookSource::Clerk => clerk::apply(tx, context, event, &payload).await,

@@ -1,4 +1,4 @@
-//! Deliveries as the providers make them, of every type that is known here: for `tenantry webhooks send` and for tests.
+//! Deliveries as the providers make them, of every known type: for `tenantry webhooks send` and for tests.
 //!
 //! All ids are plainly made up. Deliveries of one tag are about the same user, organization, customer and subscription,
 //! so that a few of them in a row make a tenant.
@@ -8,90 +8,57 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::id::Id;
+use crate::webhook_events::EventType;
 use crate::webhook_events::WebhookSource::{self, Clerk, Stripe};
 
 /// The tag when none is given.
 pub const DEFAULT_TAG: &str = "sample";
 
-/// Objects, and the types of the events that carry them.
-const TEMPLATES: &[(WebhookSource, &str, &[&str])] = &[
-    (Clerk, include_str!("samples/user.json"), &["user.created", "user.updated", "user.deleted"]),
-    (
-        Clerk,
-        include_str!("samples/organization.json"),
-        &["organization.created", "organization.updated", "organization.deleted"],
-    ),
-    (
-        Clerk,
-        include_str!("samples/membership.json"),
-        &["organizationMembership.created", "organizationMembership.updated", "organizationMembership.deleted"],
-    ),
-    (
-        Clerk,
-        include_str!("samples/invitation.json"),
-        &["organizationInvitation.created", "organizationInvitation.accepted", "organizationInvitation.revoked"],
-    ),
-    (Clerk, include_str!("samples/role.json"), &["role.created", "role.updated", "role.deleted"]),
-    (
-        Clerk,
-        include_str!("samples/permission.json"),
-        &["permission.created", "permission.updated", "permission.deleted"],
-    ),
-    (
-        Clerk,
-        include_str!("samples/domain.json"),
-        &["organizationDomain.created", "organizationDomain.updated", "organizationDomain.deleted"],
-    ),
-    (
-        Clerk,
-        include_str!("samples/session.json"),
-        &["session.created", "session.ended", "session.removed", "session.revoked"],
-    ),
-    (Clerk, include_str!("samples/email.json"), &["email.created"]),
-    (Stripe, include_str!("samples/customer.json"), &["customer.created", "customer.updated", "customer.deleted"]),
-    (
-        Stripe,
-        include_str!("samples/subscription.json"),
-        &[
-            "customer.subscription.created",
-            "customer.subscription.updated",
-            "customer.subscription.deleted",
-            "customer.subscription.paused",
-            "customer.subscription.resumed",
-            "customer.subscription.trial_will_end",
-            "customer.subscription.pending_update_applied",
-            "customer.subscription.pending_update_expired",
-        ],
-    ),
-    (
-        Stripe,
-        include_str!("samples/checkout_session.json"),
-        &[
-            "checkout.session.completed",
-            "checkout.session.async_payment_succeeded",
-            "checkout.session.async_payment_failed",
-            "checkout.session.expired",
-        ],
-    ),
-    (
-        Stripe,
-        include_str!("samples/invoice.json"),
-        &[
-            "invoice.created",
-            "invoice.finalization_failed",
-            "invoice.finalized",
-            "invoice.marked_uncollectible",
-            "invoice.paid",
-            "invoice.payment_action_required",
-            "invoice.payment_failed",
-            "invoice.payment_succeeded",
-            "invoice.voided",
-        ],
-    ),
-    (Stripe, include_str!("samples/product.json"), &["product.created", "product.updated", "product.deleted"]),
-    (Stripe, include_str!("samples/price.json"), &["price.created", "price.updated", "price.deleted"]),
-    (Stripe, include_str!("samples/entitlements.json"), &["entitlements.active_entitlement_summary.updated"]),
-];
+/// The object that an event of this type carries.
+fn template(event_type: EventType) -> &'static str {
+    use EventType as T;
+    match event_type {
+        T::UserCreated | T::UserUpdated | T::UserDeleted => include_str!("samples/user.json"),
+        T::OrganizationCreated | T::OrganizationUpdated | T::OrganizationDeleted => {
+            include_str!("samples/organization.json")
+        }
+        T::MembershipCreated | T::MembershipUpdated | T::MembershipDeleted => include_str!("samples/membership.json"),
+        T::InvitationCreated | T::InvitationAccepted | T::InvitationRevoked => include_str!("samples/invitation.json"),
+        T::RoleCreated | T::RoleUpdated | T::RoleDeleted => include_str!("samples/role.json"),
+        T::PermissionCreated | T::PermissionUpdated | T::PermissionDeleted => include_str!("samples/permission.json"),
+        T::DomainCreated | T::DomainUpdated | T::DomainDeleted => include_str!("samples/domain.json"),
+        T::SessionCreated | T::SessionEnded | T::SessionRemoved | T::SessionRevoked => {
+            include_str!("samples/session.json")
+        }
+        T::EmailCreated => include_str!("samples/email.json"),
+        T::CustomerCreated | T::CustomerUpdated | T::CustomerDeleted => include_str!("samples/customer.json"),
+        T::SubscriptionCreated
+        | T::SubscriptionUpdated
+        | T::SubscriptionDeleted
+        | T::SubscriptionPaused
+        | T::SubscriptionResumed
+        | T::SubscriptionTrialWillEnd
+        | T::SubscriptionPendingUpdateApplied
+        | T::SubscriptionPendingUpdateExpired => include_str!("samples/subscription.json"),
+        T::CheckoutCompleted | T::CheckoutPaymentSucceeded | T::CheckoutPaymentFailed | T::CheckoutExpired => {
+            include_str!("samples/checkout_session.json")
+        }
+        T::InvoiceCreated
+        | T::InvoiceFinalizationFailed
+        | T::InvoiceFinalized
+        | T::InvoiceMarkedUncollectible
+        | T::InvoicePaid
+        | T::InvoicePaymentActionRequired
+        | T::InvoicePaymentFailed
+        | T::InvoicePaymentSucceeded
+        | T::InvoiceUpcoming
+        | T::InvoiceUpdated
+        | T::InvoiceVoided => include_str!("samples/invoice.json"),
+        T::ProductCreated | T::ProductUpdated | T::ProductDeleted => include_str!("samples/product.json"),
+        T::PriceCreated | T::PriceUpdated | T::PriceDeleted => include_str!("samples/price.json"),
+        T::EntitlementsUpdated => include_str!("samples/entitlements.json"),
+    }
+}
 
 /// A delivery.
 #[derive(Clone, Debug)]
@@ -106,7 +73,7 @@ pub struct Sample {
 
 /// Every type that is known, with its sender.
 pub fn types() -> impl Iterator<Item = (WebhookSource, &'static str)> {
-    TEMPLATES.iter().flat_map(|(source, _, types)| types.iter().map(move |event_type| (*source, *event_type)))
+    EventType::ALL.iter().map(|event_type| (event_type.source(), event_type.name()))
 }
 
 /// Whether this can be a tag: ids, slugs and addresses are made from it.
@@ -118,19 +85,19 @@ pub fn is_tag(tag: &str) -> bool {
 /// A delivery of this type, made now; `None` when the type is not known.
 #[must_use]
 pub fn sample(event_type: &str, tag: &str, clock: &Clock) -> Option<Sample> {
-    let (source, template, _) = TEMPLATES.iter().find(|(_, _, types)| types.contains(&event_type))?;
+    let known = EventType::ALL.iter().copied().find(|known| known.name() == event_type)?;
     let now = clock.now();
     let end = now + Duration::days(30);
-    let text = template
+    let text = template(known)
         .replace("\"$now_ms\"", &now.timestamp_millis().to_string())
         .replace("\"$end_ms\"", &end.timestamp_millis().to_string())
         .replace("\"$now_s\"", &now.timestamp().to_string())
         .replace("\"$end_s\"", &end.timestamp().to_string())
         .replace("$tag", tag);
     let mut object: Value = serde_json::from_str(&text).ok()?;
-    adapt(event_type, &mut object);
+    adapt(known, &mut object);
     let number = Id::<()>::new(clock).uuid().simple();
-    let (event_id, payload) = match source {
+    let (event_id, payload) = match known.source() {
         Clerk => (
             format!("msg_{number}"),
             json!({
@@ -157,66 +124,68 @@ pub fn sample(event_type: &str, tag: &str, clock: &Clock) -> Option<Sample> {
             }),
         ),
     };
-    Some(Sample { source: *source, event_id, payload })
+    Some(Sample { source: known.source(), event_id, payload })
 }
 
 /// What the object is like when this has just happened to it.
-fn adapt(event_type: &str, object: &mut Value) {
+fn adapt(event_type: EventType, object: &mut Value) {
+    use EventType as T;
     let now = object["created"].clone();
     match event_type {
         // Of these Clerk keeps nothing but the id.
-        "user.deleted"
-        | "organization.deleted"
-        | "role.deleted"
-        | "permission.deleted"
-        | "organizationDomain.deleted" => {
+        T::UserDeleted | T::OrganizationDeleted | T::RoleDeleted | T::PermissionDeleted | T::DomainDeleted => {
             *object = json!({ "id": object["id"], "object": object["object"], "deleted": true });
         }
-        "user.updated" => object["first_name"] = "Jordan-Lee".into(),
-        "organization.updated" => {
+        T::UserUpdated => object["first_name"] = "Jordan-Lee".into(),
+        T::OrganizationUpdated => {
             object["name"] = format!("{} Ltd", object["name"].as_str().unwrap_or_default()).into();
         }
-        "organizationMembership.updated" => {
+        T::MembershipUpdated => {
             object["role"] = "org:member".into();
             object["role_name"] = "Member".into();
         }
-        "organizationInvitation.accepted" => object["status"] = "accepted".into(),
-        "organizationInvitation.revoked" => object["status"] = "revoked".into(),
-        "session.ended" | "session.removed" | "session.revoked" => {
-            object["status"] = event_type.trim_start_matches("session.").into();
-        }
-        "customer.subscription.updated" => object["items"]["data"][0]["quantity"] = 10.into(),
-        "customer.subscription.deleted" => {
+        T::InvitationAccepted => object["status"] = "accepted".into(),
+        T::InvitationRevoked => object["status"] = "revoked".into(),
+        T::SessionEnded => object["status"] = "ended".into(),
+        T::SessionRemoved => object["status"] = "removed".into(),
+        T::SessionRevoked => object["status"] = "revoked".into(),
+        T::SubscriptionUpdated => object["items"]["data"][0]["quantity"] = 10.into(),
+        T::SubscriptionDeleted => {
             object["status"] = "canceled".into();
             object["canceled_at"] = now.clone();
             object["ended_at"] = now;
         }
-        "customer.subscription.paused" => object["status"] = "paused".into(),
-        "customer.subscription.trial_will_end" => {
+        T::SubscriptionPaused => object["status"] = "paused".into(),
+        T::SubscriptionTrialWillEnd => {
             object["status"] = "trialing".into();
             object["trial_start"] = now;
             object["trial_end"] = object["items"]["data"][0]["current_period_end"].clone();
         }
-        "checkout.session.async_payment_failed" => object["payment_status"] = "unpaid".into(),
-        "checkout.session.expired" => {
+        T::CheckoutPaymentFailed => object["payment_status"] = "unpaid".into(),
+        T::CheckoutExpired => {
             object["status"] = "expired".into();
             object["payment_status"] = "unpaid".into();
             object["subscription"] = Value::Null;
         }
-        "invoice.paid" | "invoice.payment_succeeded" => {}
-        _ if event_type.starts_with("invoice.") => {
-            object["amount_paid"] = 0.into();
-            object["amount_remaining"] = object["amount_due"].clone();
-            object["status"] = match event_type {
-                "invoice.created" | "invoice.finalization_failed" => "draft",
-                "invoice.marked_uncollectible" => "uncollectible",
-                "invoice.voided" => "void",
-                _ => "open",
-            }
-            .into();
+        T::InvoiceCreated | T::InvoiceFinalizationFailed => unpaid(object, "draft"),
+        T::InvoiceMarkedUncollectible => unpaid(object, "uncollectible"),
+        T::InvoiceVoided => unpaid(object, "void"),
+        T::InvoiceFinalized | T::InvoicePaymentActionRequired | T::InvoicePaymentFailed | T::InvoiceUpdated => {
+            unpaid(object, "open");
+        }
+        T::InvoiceUpcoming => {
+            unpaid(object, "draft");
+            // It does not exist yet.
+            object.as_object_mut().map(|invoice| invoice.remove("id"));
         }
         _ => {}
     }
+}
+
+fn unpaid(invoice: &mut Value, status: &str) {
+    invoice["amount_paid"] = 0.into();
+    invoice["amount_remaining"] = invoice["amount_due"].clone();
+    invoice["status"] = status.into();
 }
 
 #[cfg(test)]

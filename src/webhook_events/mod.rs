@@ -2,11 +2,13 @@
 //!
 //! The rows are written by [`crate::webhooks`]; administrators of an organization read and replay its own.
 
+pub mod event_type;
 mod graphql;
 pub mod sql;
 
 use chrono::{DateTime, Utc};
 
+pub use event_type::{Effect, EventType, Verb};
 pub use graphql::{WebhookMutation, WebhookSubscription};
 
 use crate::graphql::listing::{DateTimeFilter, IntFilter, StringFilter};

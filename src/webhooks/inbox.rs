@@ -19,10 +19,9 @@ use crate::clock::Clock;
 use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::id::Id;
+use crate::webhook_events::sql::CHANNEL;
 use crate::webhook_events::{WebhookEvent, WebhookSource};
 
-/// The channel that wakes workers.
-pub const CHANNEL: &str = "tenantry_webhooks";
 /// Inserts under way at once: while one waits for the disk, the next gathers.
 const WRITERS: usize = 2;
 /// Most events of one insert, and most bytes.

@@ -19,13 +19,11 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::app::App;
 use crate::error::Error;
-use crate::http::error;
 use crate::webhook_events::WebhookSource;
+use crate::webhooks::envelope::envelope;
 use crate::webhooks::inbox::Delivery;
-use crate::webhooks::signature;
-use crate::webhooks::skeleton::skeleton;
+use crate::webhooks::{Webhooks, signature};
 
 /// Largest body.
 const MAX_BODY: usize = 1 << 20;
@@ -39,17 +37,19 @@ const MAX_ID: usize = 255;
 pub const NO_TYPE: &str = "(none)";
 
 /// Both routes.
-pub fn router(app: Arc<App>) -> Router {
+pub fn router(webhooks: Arc<Webhooks>) -> Router {
     let route = |source| {
-        post(move |State(app): State<Arc<App>>, request: Request| async move { receive(&app, source, request).await })
-            .fallback(|| async {
-                error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Webhooks are delivered with POST.")
-            })
+        post(move |State(webhooks): State<Arc<Webhooks>>, request: Request| async move {
+            receive(&webhooks, source, request).await
+        })
+        .fallback(|| async {
+            error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Webhooks are delivered with POST.")
+        })
     };
     Router::new()
         .route("/webhooks/clerk", route(WebhookSource::Clerk))
         .route("/webhooks/stripe", route(WebhookSource::Stripe))
-        .with_state(app)
+        .with_state(webhooks)
 }
 
 /// The head of an event.
@@ -86,19 +86,19 @@ pub fn head(source: WebhookSource, body: &Value) -> Option<Head> {
     Some(Head { event_type, object_id, created_at, account })
 }
 
-async fn receive(app: &App, source: WebhookSource, request: Request) -> Response {
-    match accept(app, source, request).await {
+async fn receive(webhooks: &Webhooks, source: WebhookSource, request: Request) -> Response {
+    match accept(webhooks, source, request).await {
         Ok(()) => {
             let json = HeaderValue::from_static("application/json");
             (StatusCode::OK, [(CONTENT_TYPE, json)], "{\"received\":true}").into_response()
         }
-        Err(refusal) => {
-            app.webhooks.metrics.refused(source, refusal.code);
-            tracing::info!(?source, code = refusal.code, "a webhook was refused");
-            let mut response = error(refusal.status, refusal.code, &refusal.message);
+        Err(rejected) => {
+            webhooks.metrics.refused(source, rejected.code);
+            tracing::info!(?source, code = rejected.code, "a webhook was refused");
+            let mut response = error(rejected.status, rejected.code, &rejected.message);
             let headers = response.headers_mut();
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+            if rejected.status == StatusCode::SERVICE_UNAVAILABLE {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
             }
             response
@@ -106,63 +106,70 @@ async fn receive(app: &App, source: WebhookSource, request: Request) -> Response
     }
 }
 
-struct Refusal {
+/// The answer to a delivery that is not stored.
+struct RejectedDelivery {
     status: StatusCode,
     code: &'static str,
     message: String,
 }
 
-impl Refusal {
+impl RejectedDelivery {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
 }
 
-async fn accept(app: &App, source: WebhookSource, request: Request) -> Result<(), Refusal> {
+async fn accept(webhooks: &Webhooks, source: WebhookSource, request: Request) -> Result<(), RejectedDelivery> {
     let (parts, body) = request.into_parts();
-    let secrets = app.config.webhooks.secrets(source);
+    let secrets = webhooks.settings.secrets(source);
     if secrets.is_empty() {
         // Not 404: the sender is to try again when the variable is set.
         let variable = source.secrets_variable();
-        return Err(Refusal::new(
+        return Err(RejectedDelivery::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "WEBHOOKS_NOT_CONFIGURED",
             format!("Set {variable} to the signing secret of this endpoint."),
         ));
     }
     let body = tokio::time::timeout(BODY_TIMEOUT, collect(&parts.headers, body)).await.map_err(|_| {
-        Refusal::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "The body took too long to arrive.")
+        RejectedDelivery::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "The body took too long to arrive.")
     })??;
-    let received_at = app.clock.now();
+    let received_at = webhooks.clock.now();
     let verified = signature::verify(source, &parts.headers, &body, secrets, received_at)
-        .map_err(|distrust| Refusal::new(StatusCode::UNAUTHORIZED, distrust.code(), distrust.message()))?;
-    app.webhooks.metrics.verified(source, verified.secret);
-    let value = skeleton(&body)
-        .filter(Value::is_object)
-        .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body is not a JSON object."))?;
+        .map_err(|distrust| RejectedDelivery::new(StatusCode::UNAUTHORIZED, distrust.code(), distrust.message()))?;
+    webhooks.metrics.verified(source, verified.secret);
+    let value = envelope(&body).filter(Value::is_object).ok_or_else(|| {
+        RejectedDelivery::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body is not a JSON object.")
+    })?;
     let delivery = delivery(source, verified.event_id, &value, body, received_at);
     let (event_type, created_at) = (delivery.event_type.clone(), delivery.created_at);
-    let new = app.webhooks.inbox.store(delivery).await.map_err(|error| {
+    let new = webhooks.inbox.store(delivery).await.map_err(|error| {
         tracing::error!(?source, %error, "a webhook could not be stored; its sender will repeat it");
         let message = Error::Unavailable.to_string();
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+        RejectedDelivery::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
     })?;
-    app.webhooks.metrics.stored(source, &event_type, new);
+    webhooks.metrics.stored(source, &event_type, new);
     if new {
-        app.webhooks.metrics.received(source, created_at, received_at);
+        webhooks.metrics.received(source, created_at, received_at);
     }
     Ok(())
 }
 
+/// An error in GraphQL's form: a client needs one way to read errors.
+fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    let body = serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code } }] }).to_string();
+    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))], body).into_response()
+}
+
 /// The body, if it is not too large. One that is, is taken and thrown away up to a limit: a sender that is cut off while
 /// it writes never reads why.
-async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Refusal> {
+async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, RejectedDelivery> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(MAX_BODY));
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body ended early."));
+            return Err(RejectedDelivery::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body ended early."));
         };
         let Some(data) = frame.data_ref() else { continue };
         length += data.len();
@@ -174,7 +181,7 @@ async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Refusal> 
     }
     if length > MAX_BODY {
         let message = format!("The body is larger than {MAX_BODY} bytes.");
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message));
+        return Err(RejectedDelivery::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message));
     }
     Ok(bytes.into())
 }

@@ -5,7 +5,7 @@
 //! nothing behind. Several events share a transaction as long as all goes well. When one fails, waits for another
 //! worker's lock or must ask the provider, nothing of that transaction remains and each event gets one of its own, those
 //! that take long last: an event that fails costs the others of its batch nothing but that, and other workers go on.
-//! No more than one worker of a process waits for a provider, and not for long ([`asking`](crate::sync::stripe::asking)).
+//! No more than one worker of a process waits for a provider, and not for long ([`gate`](crate::sync::stripe::gate)).
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,20 +18,18 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::app::App;
-use crate::clock::Clock;
-use crate::db::{Db, SystemTx};
+use crate::db::SystemTx;
 use crate::error::{Error, Result};
 use crate::events::{self, Event};
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::sync::apply::{ApplyContext, InboxEvent, Outcome, SyncSettings, apply};
-use crate::sync::stripe::asking::{Asking, Fetched, Turn};
-use crate::webhook_events::{WebhookEvent, WebhookSource, WebhookStatus, sql};
-use crate::webhooks::inbox;
-use crate::webhooks::metrics::Metrics;
+use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, apply};
+use crate::sync::stripe::gate::{Fetched, Slot, StripeGate};
+use crate::webhook_events::sql::CHANNEL;
+use crate::webhook_events::{WebhookEvent, WebhookSource, WebhookStatus};
+use crate::webhooks::envelope::envelope;
 use crate::webhooks::receive::{NO_TYPE, head};
-use crate::webhooks::skeleton::skeleton;
+use crate::webhooks::{Webhooks, queue};
 
 /// Most events of one transaction.
 const BATCH: i64 = 32;
@@ -55,16 +53,13 @@ const COLLISIONS: u32 = 5;
 /// A worker.
 #[derive(Clone)]
 pub struct Worker {
-    db: Db,
-    clock: Clock,
-    settings: SyncSettings,
-    stripe: Option<Asking>,
-    metrics: Arc<Metrics>,
+    webhooks: Arc<Webhooks>,
+    stripe: Option<StripeGate>,
     wake: Arc<Notify>,
 }
 
 /// What happened to one event.
-struct Done {
+struct WorkedEvent {
     event: InboxEvent,
     status: WebhookStatus,
     reason: Option<&'static str>,
@@ -73,7 +68,7 @@ struct Done {
 
 /// How long the statements of a transaction may take, and wait for others'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(super) enum Timeouts {
     /// While other events wait.
     Short,
     /// When none of the batch does.
@@ -81,7 +76,7 @@ pub(crate) enum Patience {
 }
 
 /// Why events of a transaction have to be done one by one.
-enum Broken {
+enum BatchBreak {
     /// The transaction cannot be used any more.
     Failed(Error),
     /// The provider is to be asked for this object first.
@@ -89,23 +84,15 @@ enum Broken {
 }
 
 impl Worker {
-    /// A worker of this application.
+    /// A worker on this inbox.
     #[must_use]
-    pub fn new(app: &App) -> Self {
-        let webhooks = &app.config.webhooks;
-        let stripe = webhooks.stripe_client().unwrap_or_else(|error| {
+    pub fn new(webhooks: &Arc<Webhooks>) -> Self {
+        let stripe = webhooks.settings.stripe_client().unwrap_or_else(|error| {
             // Ties are then decided without Stripe, which is better than no webhooks.
             tracing::error!(reason = reason(&error), "Stripe cannot be asked");
             None
         });
-        Self {
-            db: app.db.clone(),
-            clock: app.clock.clone(),
-            settings: webhooks.sync.clone(),
-            stripe: stripe.map(Asking::new),
-            metrics: Arc::clone(&app.webhooks.metrics),
-            wake: app.webhooks.inbox.wake(),
-        }
+        Self { webhooks: Arc::clone(webhooks), stripe: stripe.map(StripeGate::new), wake: webhooks.inbox.wake() }
     }
 
     /// Works until a stop is asked for; what was begun is ended.
@@ -140,7 +127,7 @@ impl Worker {
             loop {
                 let result: sqlx::Result<()> = async {
                     let mut listener = PgListener::connect_with(&pool).await?;
-                    listener.listen(inbox::CHANNEL).await?;
+                    listener.listen(CHANNEL).await?;
                     // What came while nobody listened.
                     self.wake.notify_one();
                     loop {
@@ -163,9 +150,9 @@ impl Worker {
 
     /// How long until the next event is due.
     async fn until_due(&self) -> Duration {
-        let next = self.db.system_statement(|pool| async move { sql::next_due(&pool).await }).await;
+        let next = self.webhooks.db.system_statement(|pool| async move { queue::next_due(&pool).await }).await;
         match next {
-            Ok(Some(due)) => (due - self.clock.now()).to_std().unwrap_or(Duration::from_millis(20)).min(POLL),
+            Ok(Some(due)) => (due - self.webhooks.clock.now()).to_std().unwrap_or(Duration::from_millis(20)).min(POLL),
             Ok(None) | Err(_) => POLL,
         }
     }
@@ -175,8 +162,8 @@ impl Worker {
     /// # Errors
     /// When the database cannot be reached. Whatever happens to an event is written to the event.
     pub async fn step(&self) -> Result<usize> {
-        let mut tx = SystemTx::begin(&self.db).await?;
-        let events = sql::claim(&mut tx, self.clock.now(), BATCH, BATCH_BYTES).await?;
+        let mut tx = SystemTx::begin(&self.webhooks.db).await?;
+        let events = queue::claim(&mut tx, self.webhooks.clock.now(), BATCH, BATCH_BYTES).await?;
         let count = events.len();
         if count == 0 {
             return Ok(0);
@@ -202,20 +189,20 @@ impl Worker {
             let broken = ids.remove(done.len());
             ids.push(broken);
         }
-        // So do those that need patience, which may not have been that one.
+        // So do those that need timeouts, which may not have been that one.
         let mut slow = Vec::new();
         for id in ids {
-            if !self.one(id, Patience::Short).await? {
+            if !self.one(id, Timeouts::Short).await? {
                 slow.push(id);
             }
         }
         let began = Instant::now();
         for id in slow {
             if began.elapsed() < SLOW {
-                self.one(id, Patience::Long).await?;
+                self.one(id, Timeouts::Long).await?;
             } else {
-                let mut tx = SystemTx::begin(&self.db).await?;
-                if sql::claim_one(&mut tx, id, Patience::Short).await?.is_some() {
+                let mut tx = SystemTx::begin(&self.webhooks.db).await?;
+                if queue::claim_one(&mut tx, id, Timeouts::Short).await?.is_some() {
                     self.put_off(tx, id).await?;
                 }
             }
@@ -223,37 +210,37 @@ impl Worker {
         Ok(count)
     }
 
-    /// Works on one event in transactions of its own; `false` when it is to be done with more patience.
-    async fn one(&self, id: Id<WebhookEvent>, patience: Patience) -> Result<bool> {
+    /// Works on one event in transactions of its own; `false` when it is to be done with more timeouts.
+    async fn one(&self, id: Id<WebhookEvent>, timeouts: Timeouts) -> Result<bool> {
         let mut fetched = None;
         let mut can_refetch = self.stripe.is_some();
         let mut collisions = 0;
         loop {
-            let mut tx = SystemTx::begin(&self.db).await?;
+            let mut tx = SystemTx::begin(&self.webhooks.db).await?;
             // Another worker has it, or had it.
-            let Some(event) = sql::claim_one(&mut tx, id, patience).await? else { return Ok(true) };
+            let Some(event) = queue::claim_one(&mut tx, id, timeouts).await? else { return Ok(true) };
             let head = (event.source, event.event_type.clone(), event.received_at, event.attempts);
             let error = match self.apply(&mut tx, event, fetched.as_ref(), can_refetch).await {
                 Ok(done) => match self.finish(tx, &[done]).await {
                     Ok(()) => return Ok(true),
                     Err(error) => error,
                 },
-                Err(Broken::Failed(error)) => {
+                Err(BatchBreak::Failed(error)) => {
                     // Else the lock on the event would keep its failure from being written. A connection that is broken
                     // holds no locks.
                     tx.rollback().await.ok();
                     error
                 }
-                Err(Broken::Refetch(_)) if patience == Patience::Short => {
+                Err(BatchBreak::Refetch(_)) if timeouts == Timeouts::Short => {
                     tx.rollback().await?;
                     return Ok(false);
                 }
-                Err(Broken::Refetch(object)) => match self.stripe.as_ref().map(Asking::turn) {
-                    Some(Turn::Yours(question)) => {
+                Err(BatchBreak::Refetch(object)) => match self.stripe.as_ref().map(StripeGate::slot) {
+                    Some(Slot::Free(permit)) => {
                         // Nothing of the database is held while Stripe is asked.
                         tx.rollback().await?;
                         can_refetch = false;
-                        match question.subscription(&object, &self.clock).await {
+                        match permit.subscription(&object, &self.webhooks.clock).await {
                             Ok(object) => {
                                 fetched = object;
                                 continue;
@@ -261,11 +248,11 @@ impl Worker {
                             Err(error) => error,
                         }
                     }
-                    Some(Turn::Busy) => {
+                    Some(Slot::Busy) => {
                         self.put_off(tx, id).await?;
                         return Ok(true);
                     }
-                    Some(Turn::Away) | None => {
+                    Some(Slot::Closed) | None => {
                         tx.rollback().await?;
                         Error::internal("Stripe cannot be asked: it did not answer a moment ago")
                     }
@@ -274,7 +261,7 @@ impl Worker {
             if matches!(error, Error::Unavailable) {
                 return Err(error);
             }
-            if patience == Patience::Short && (collided(&error) || matches!(error, Error::Timeout)) {
+            if timeouts == Timeouts::Short && (collided(&error) || matches!(error, Error::Timeout)) {
                 return Ok(false);
             }
             if collided(&error) && collisions < COLLISIONS {
@@ -290,7 +277,7 @@ impl Worker {
 
     /// Leaves an event that this transaction holds for a little later; that is no try.
     async fn put_off(&self, mut tx: SystemTx, id: Id<WebhookEvent>) -> Result<()> {
-        sql::put_off(&mut tx, id, self.clock.now() + PUT_OFF).await?;
+        queue::put_off(&mut tx, id, self.webhooks.clock.now() + PUT_OFF).await?;
         tx.commit().await
     }
 
@@ -301,28 +288,31 @@ impl Worker {
         event: InboxEvent,
         fetched: Option<&Fetched>,
         can_refetch: bool,
-    ) -> Result<Done, Broken> {
+    ) -> Result<WorkedEvent, BatchBreak> {
         if let Some(reason) = self.unwanted(&event) {
-            return Ok(Done { event, status: WebhookStatus::Ignored, reason: Some(reason), organization: None });
+            return Ok(WorkedEvent { event, status: WebhookStatus::Ignored, reason: Some(reason), organization: None });
         }
-        let context = ApplyContext { clock: &self.clock, settings: &self.settings, fetched, can_refetch };
+        let context =
+            ApplyContext { clock: &self.webhooks.clock, settings: &self.webhooks.settings.sync, fetched, can_refetch };
         let applied = AssertUnwindSafe(apply(tx, &context, &event)).catch_unwind();
         let outcome = match tokio::time::timeout(TIMEOUT, applied).await {
-            Ok(Ok(outcome)) => outcome.map_err(Broken::Failed)?,
-            Ok(Err(_)) => return Err(Broken::Failed(Error::internal("the code that applies it panicked"))),
-            Err(_) => return Err(Broken::Failed(Error::Timeout)),
+            Ok(Ok(outcome)) => outcome.map_err(BatchBreak::Failed)?,
+            Ok(Err(_)) => return Err(BatchBreak::Failed(Error::internal("the code that applies it panicked"))),
+            Err(_) => return Err(BatchBreak::Failed(Error::Timeout)),
         };
         match outcome {
-            Outcome::Applied { organization } => {
-                Ok(Done { event, status: WebhookStatus::Applied, reason: None, organization })
+            EventOutcome::Applied { organization } => {
+                Ok(WorkedEvent { event, status: WebhookStatus::Applied, reason: None, organization })
             }
-            Outcome::Ignored { reason, organization } => {
-                Ok(Done { event, status: WebhookStatus::Ignored, reason: Some(reason), organization })
+            EventOutcome::Ignored { reason, organization } => {
+                Ok(WorkedEvent { event, status: WebhookStatus::Ignored, reason: Some(reason), organization })
             }
             // It stays as it is, and is taken again.
-            Outcome::More => Ok(Done { event, status: WebhookStatus::Received, reason: None, organization: None }),
-            Outcome::Refetch { object_id } if can_refetch => Err(Broken::Refetch(object_id)),
-            Outcome::Refetch { .. } => Err(Broken::Failed(Error::internal("the provider cannot be asked"))),
+            EventOutcome::More => {
+                Ok(WorkedEvent { event, status: WebhookStatus::Received, reason: None, organization: None })
+            }
+            EventOutcome::Refetch { object_id } if can_refetch => Err(BatchBreak::Refetch(object_id)),
+            EventOutcome::Refetch { .. } => Err(BatchBreak::Failed(Error::internal("the provider cannot be asked"))),
         }
     }
 
@@ -332,8 +322,8 @@ impl Worker {
             return Some("the event names no type");
         }
         // An event without an account is the endpoint's own.
-        let account = || head(event.source, &skeleton(&event.raw_body)?)?.account;
-        match (event.source, &self.settings.clerk_instance, &self.settings.stripe_account) {
+        let account = || head(event.source, &envelope(&event.raw_body)?)?.account;
+        match (event.source, &self.webhooks.settings.sync.clerk_instance, &self.webhooks.settings.sync.stripe_account) {
             (WebhookSource::Clerk, None, _) => None,
             (WebhookSource::Clerk, Some(ours), _) => (account()? != *ours).then_some("of another Clerk instance"),
             // Whoever is connected to a platform makes customers and metadata as they like.
@@ -343,12 +333,12 @@ impl Worker {
     }
 
     /// Writes what became of the events, tells their subscribers, and commits.
-    async fn finish(&self, mut tx: SystemTx, done: &[Done]) -> Result<()> {
-        let now = self.clock.now();
-        let settled: Vec<sql::Settled> = done
+    async fn finish(&self, mut tx: SystemTx, done: &[WorkedEvent]) -> Result<()> {
+        let now = self.webhooks.clock.now();
+        let settled: Vec<queue::ProcessedEvent> = done
             .iter()
             .filter(|done| done.status != WebhookStatus::Received)
-            .map(|done| sql::Settled {
+            .map(|done| queue::ProcessedEvent {
                 id: done.event.id,
                 status: done.status,
                 reason: done.reason,
@@ -356,7 +346,7 @@ impl Worker {
             })
             .collect();
         let written = async {
-            let organizations = sql::settle(&mut tx, &settled, now).await?;
+            let organizations = queue::mark_processed(&mut tx, &settled, now).await?;
             let told: Vec<(Id<Organization>, Event)> =
                 organizations.into_iter().map(|(id, organization)| (organization, Event::Webhook { id })).collect();
             events::tell(&mut tx, &told).await
@@ -366,8 +356,8 @@ impl Worker {
             return Err(error);
         }
         tx.commit().await?;
-        for Done { event, status, .. } in done {
-            self.metrics.worked(event.source, &event.event_type, *status, event.received_at, now);
+        for WorkedEvent { event, status, .. } in done {
+            self.webhooks.metrics.worked(event.source, &event.event_type, *status, event.received_at, now);
         }
         Ok(())
     }
@@ -379,22 +369,28 @@ impl Worker {
         (source, event_type, received_at, attempts): (WebhookSource, String, DateTime<Utc>, i32),
         error: &Error,
     ) -> Result<()> {
-        let now = self.clock.now();
+        let now = self.webhooks.clock.now();
         let attempts = attempts + 1;
         let status = if attempts >= MAX_ATTEMPTS { WebhookStatus::Dead } else { WebhookStatus::Failed };
         let reason = reason(error);
         tracing::warn!(%id, ?source, event_type, attempts, reason, ?status, "a webhook event failed");
-        let mut tx = SystemTx::begin(&self.db).await?;
+        let mut tx = SystemTx::begin(&self.webhooks.db).await?;
         // The cause may hold what is none of a tenant's business: names of constraints, others' ids, addresses.
         let told = format!("it could not be applied; tell support the id {id}");
-        let failure =
-            sql::Failure { id, status, cause: &reason, told: &told, next_attempt_at: now + delay(attempts), now };
-        let organization = sql::fail(&mut tx, &failure).await?;
+        let failure = queue::FailedAttempt {
+            id,
+            status,
+            cause: &reason,
+            told: &told,
+            next_attempt_at: now + delay(attempts),
+            now,
+        };
+        let organization = queue::fail(&mut tx, &failure).await?;
         if let Some(organization) = organization.flatten() {
             events::tell(&mut tx, &[(organization, Event::Webhook { id })]).await?;
         }
         tx.commit().await?;
-        self.metrics.worked(source, &event_type, status, received_at, now);
+        self.webhooks.metrics.worked(source, &event_type, status, received_at, now);
         Ok(())
     }
 }

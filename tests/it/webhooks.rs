@@ -92,7 +92,7 @@ pub struct Workers(watch::Sender<bool>);
 pub fn start_workers(app: &Arc<App>, count: usize) -> Workers {
     let (stop, stopping) = watch::channel(false);
     for _ in 0..count {
-        tokio::spawn(Worker::new(app).run(stopping.clone()));
+        tokio::spawn(Worker::new(&app.webhooks).run(stopping.clone()));
     }
     Workers(stop)
 }

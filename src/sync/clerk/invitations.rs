@@ -10,7 +10,7 @@ use crate::id::Id;
 use crate::members::{Invitation, MemberRole};
 use crate::organizations::Organization;
 use crate::sync::effects::Effects;
-use crate::sync::facts::{self, Kind, Object};
+use crate::sync::mirror::{self, InvitationStatus, RemoteObject};
 use crate::sync::payload::moment_of_millis;
 
 /// How long an invitation is good when the event does not say; Clerk's own default.
@@ -20,20 +20,18 @@ const DAYS: i64 = 30;
 pub(crate) async fn project(
     effects: &mut Effects<'_>,
     organization: Id<Organization>,
-    invitation: &Object,
+    invitation: &RemoteObject<mirror::Invitation>,
 ) -> Result<()> {
-    let (Some(email), Some(clerk_id)) = (invitation.text("email"), invitation.text("organization")) else {
+    let (Some(email), Some(clerk_id)) = (invitation.fields.email.text(), invitation.fields.organization.text()) else {
         return Ok(());
     };
     let email = email.to_lowercase();
-    let known = facts::naming(effects.tx, &[Kind::Invitation], &[clerk_id.to_owned()]).await?;
-    let mut same: Vec<Object> = known
-        .into_iter()
-        .map(|(_, object)| object)
-        .filter(|object| object.text("email").is_some_and(|other| other.to_lowercase() == email))
-        .collect();
-    same.sort_by_key(|object| (object.number("created_at"), object.id.clone()));
-    let open = same.iter().rfind(|object| object.text("status") == Some("created")).map(|object| object.id.clone());
+    let mut same = mirror::naming::<mirror::Invitation>(effects.tx, &[clerk_id.to_owned()]).await?;
+    same.retain(|other| other.fields.email.text().is_some_and(|other| other.to_lowercase() == email));
+    same.sort_by_key(|other| (other.fields.created_at.get(), other.id.clone()));
+    let is_open =
+        |other: &&RemoteObject<mirror::Invitation>| other.fields.status.get() == Some(InvitationStatus::Created);
+    let open = same.iter().rfind(is_open).map(|other| other.id.clone());
     if open.is_some() {
         // Whatever else is open for this address gives way before the newest is opened.
         sqlx::query!(
@@ -57,15 +55,15 @@ pub(crate) async fn project(
 async fn write(
     effects: &mut Effects<'_>,
     organization: Id<Organization>,
-    invitation: &Object,
+    invitation: &RemoteObject<mirror::Invitation>,
     open: bool,
 ) -> Result<()> {
     let now = effects.clock.now();
-    let created = moment_of_millis(invitation.number("created_at")).unwrap_or(now);
-    let expires = moment_of_millis(invitation.number("expires_at")).unwrap_or(created + Duration::days(DAYS));
-    let settled = moment_of_millis(invitation.number("settled_at")).unwrap_or(now);
-    let accepted = invitation.text("status") == Some("accepted");
-    let role = invitation.text("role").and_then(MemberRole::from_label).unwrap_or(MemberRole::Viewer);
+    let created = moment_of_millis(invitation.fields.created_at.get()).unwrap_or(now);
+    let expires = moment_of_millis(invitation.fields.expires_at.get()).unwrap_or(created + Duration::days(DAYS));
+    let settled = moment_of_millis(invitation.fields.settled_at.get()).unwrap_or(now);
+    let accepted = invitation.fields.status.get() == Some(InvitationStatus::Accepted);
+    let role = invitation.fields.role.text().and_then(MemberRole::from_label).unwrap_or(MemberRole::Viewer);
     let row = sqlx::query!(
         r#"insert into invitations (organization_id, id, email, role, token_hash, expires_at, accepted_at, revoked_at, created_at, clerk_invitation_id)
            values ($1, $2, $3, $4, sha256(uuid_send(gen_random_uuid())), $5, case when $6 then $8::timestamptz end,
@@ -81,7 +79,7 @@ async fn write(
         returning id as "id: Id<Invitation>""#,
         organization as _,
         Id::<Invitation>::new(effects.clock) as _,
-        invitation.text("email"),
+        invitation.fields.email.text(),
         role as _,
         expires,
         accepted,

@@ -12,15 +12,16 @@ use crate::members::{MemberRole, OrganizationMember, User};
 use crate::organizations::Organization;
 use crate::sync::clerk::users::UserRow;
 use crate::sync::effects::Effects;
-use crate::sync::facts::{self, Kind, Lock, Object};
+use crate::sync::mirror::{self, Lock, RemoteObject};
 use crate::sync::payload::moment_of_millis;
 
 /// Makes the rows for these memberships, which are all that is known of their pairs of user and organization. The locks
 /// of their users or of their organizations are held.
-pub(crate) async fn project(effects: &mut Effects<'_>, memberships: &[Object]) -> Result<()> {
-    let mut pairs: BTreeMap<(&str, &str), Vec<&Object>> = BTreeMap::new();
+pub(crate) async fn project(effects: &mut Effects<'_>, memberships: &[RemoteObject<mirror::Membership>]) -> Result<()> {
+    let mut pairs: BTreeMap<(&str, &str), Vec<&RemoteObject<mirror::Membership>>> = BTreeMap::new();
     for membership in memberships {
-        if let (Some(user), Some(organization)) = (membership.text("user"), membership.text("organization")) {
+        if let (Some(user), Some(organization)) = (membership.fields.user.text(), membership.fields.organization.text())
+        {
             pairs.entry((organization, user)).or_default().push(membership);
         }
     }
@@ -39,7 +40,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, memberships: &[Object]) -
     .fetch_all(effects.tx.conn())
     .await?;
     let tenants: BTreeSet<Id<Organization>> = rows.iter().map(|row| row.organization_id).collect();
-    facts::lock(effects.tx, tenants.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
+    mirror::lock(effects.tx, tenants.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
     let mut lost = BTreeSet::new();
     for row in rows {
         let Some(known) = pairs.get(&(row.organization.as_str(), row.user.as_str())) else { continue };
@@ -59,14 +60,15 @@ async fn project_pair(
     effects: &mut Effects<'_>,
     organization: Id<Organization>,
     user: Id<User>,
-    memberships: &[&Object],
+    memberships: &[&RemoteObject<mirror::Membership>],
 ) -> Result<bool> {
-    let Some(membership) =
-        memberships.iter().max_by_key(|m| (!m.deleted, m.number("created_at"), m.stamp("role").cloned(), m.id.clone()))
+    let Some(membership) = memberships
+        .iter()
+        .max_by_key(|m| (!m.deleted, m.fields.created_at.get(), m.fields.role.version().cloned(), m.id.clone()))
     else {
         return Ok(false);
     };
-    let role = membership.text("role").and_then(MemberRole::from_label).unwrap_or(MemberRole::Viewer);
+    let role = membership.fields.role.text().and_then(MemberRole::from_label).unwrap_or(MemberRole::Viewer);
     let before = sqlx::query!(
         r#"select role as "role: MemberRole", deleted_at is not null as "deleted!" from organization_members
             where organization_id = $1 and user_id = $2"#,
@@ -96,7 +98,7 @@ async fn project_pair(
         role as _,
         membership.id,
         membership.version(),
-        moment_of_millis(membership.number("created_at")),
+        moment_of_millis(membership.fields.created_at.get()),
         membership.deleted,
         effects.clock.now()
     )
@@ -135,7 +137,7 @@ pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result
     )
     .fetch_all(effects.tx.conn())
     .await?;
-    facts::lock(effects.tx, organizations.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
+    mirror::lock(effects.tx, organizations.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
     let ended = sqlx::query!(
         r#"update organization_members
               set deleted_at = $2, role = coalesce(promoted_from, role), promoted_from = null
@@ -176,8 +178,8 @@ pub(crate) async fn keep_an_owner(effects: &mut Effects<'_>, organization: Id<Or
     let owned = members.iter().any(|m| m.role == MemberRole::Owner && m.promoted_from.is_none());
     let creator = match members.first().and_then(|m| m.clerk_org_id.as_deref()).filter(|_| !owned) {
         Some(clerk_id) => {
-            let object = facts::load_one(effects.tx, Kind::Organization, clerk_id).await?;
-            object.text("created_by").map(str::to_owned)
+            let object = mirror::load_one::<mirror::Organization>(effects.tx, clerk_id).await?;
+            object.fields.created_by.text().map(str::to_owned)
         }
         None => None,
     };

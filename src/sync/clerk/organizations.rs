@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::Organization;
 use crate::sync::effects::Effects;
-use crate::sync::facts::{self, Kind, Lock, Object};
+use crate::sync::mirror::{self, Lock, RemoteObject};
 use crate::sync::payload::slug_with_mark;
 
 /// The row of an organization.
@@ -31,8 +31,8 @@ pub(crate) async fn find(tx: &mut SystemTx, clerk_id: &str) -> Result<Option<Id<
 /// Makes the row as the organization is known; none, when nothing is known but that it is gone. Its lock is held.
 pub(crate) async fn project(
     effects: &mut Effects<'_>,
-    before: &Object,
-    organization: &Object,
+    before: &RemoteObject<mirror::Organization>,
+    organization: &RemoteObject<mirror::Organization>,
 ) -> Result<Option<OrganizationRow>> {
     let known = sqlx::query!(
         r#"select id as "id: Id<Organization>", source_version, deleted_at is not null as "deleted!"
@@ -51,7 +51,7 @@ pub(crate) async fn project(
         }
         Some(row) => {
             // A name that a user gave here stays until the provider says something new.
-            let renamed = before.text("name") != organization.text("name");
+            let renamed = before.fields.name.text() != organization.fields.name.text();
             sqlx::query!(
                 "update organizations
                     set name = case when $2 then coalesce($3, name) else name end, source_version = $4,
@@ -59,7 +59,7 @@ pub(crate) async fn project(
                   where id = $1",
                 row.id as _,
                 renamed,
-                organization.text("name"),
+                organization.fields.name.text(),
                 organization.version(),
                 organization.deleted,
                 now
@@ -76,7 +76,7 @@ pub(crate) async fn project(
                  values ($1, $2, coalesce($3, 'Unnamed'), $4, $5, case when $6 then $7::timestamptz end)",
                 id as _,
                 organization.id,
-                organization.text("name"),
+                organization.fields.name.text(),
                 marked,
                 organization.version(),
                 organization.deleted,
@@ -90,7 +90,7 @@ pub(crate) async fn project(
     let wanted_before = wanted_slug(before).filter(|_| !row.inserted);
     if row.inserted || wanted_before != wanted || was_deleted != organization.deleted {
         let slugs = [wanted_before, wanted];
-        facts::lock(effects.tx, slugs.iter().flatten().map(|slug| Lock::Slug((*slug).to_owned()))).await?;
+        mirror::lock(effects.tx, slugs.iter().flatten().map(|slug| Lock::Slug((*slug).to_owned()))).await?;
         if wanted_before != wanted && !row.inserted {
             rename(effects.tx, row.id, &marked).await?;
         }
@@ -103,8 +103,9 @@ pub(crate) async fn project(
     Ok(Some(row))
 }
 
-fn wanted_slug(organization: &Object) -> Option<&str> {
-    organization.text("slug_key").or_else(|| organization.text("first_slug"))?.strip_prefix("slug:")
+fn wanted_slug(organization: &RemoteObject<mirror::Organization>) -> Option<&str> {
+    let fields = &organization.fields;
+    fields.slug_key.text().or_else(|| fields.first_slug.text())?.strip_prefix("slug:")
 }
 
 async fn rename(tx: &mut SystemTx, organization: Id<Organization>, slug: &str) -> Result<()> {
@@ -116,10 +117,9 @@ async fn rename(tx: &mut SystemTx, organization: Id<Organization>, slug: &str) -
 
 /// Gives the slug to whom it belongs of those who want it. Its lock is held.
 async fn give_slug(tx: &mut SystemTx, slug: &str) -> Result<()> {
-    let named = facts::naming(tx, &[Kind::Organization], &[super::translate::slug_key(slug)]).await?;
-    let mut claims: Vec<Object> =
-        named.into_iter().map(|(_, object)| object).filter(|object| wanted_slug(object) == Some(slug)).collect();
-    claims.sort_by_key(|claim| (claim.deleted, claim.number("created_at").unwrap_or(i64::MAX), claim.id.clone()));
+    let mut claims = mirror::naming(tx, &[super::translate::slug_key(slug)]).await?;
+    claims.retain(|object| wanted_slug(object) == Some(slug));
+    claims.sort_by_key(|claim| (claim.deleted, claim.fields.created_at.get().unwrap_or(i64::MAX), claim.id.clone()));
     let ids: Vec<String> = claims.iter().map(|claim| claim.id.clone()).collect();
     let rows = sqlx::query!(
         r#"select id as "id: Id<Organization>", clerk_org_id, slug from organizations

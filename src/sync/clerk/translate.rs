@@ -3,63 +3,68 @@
 use serde_json::Value;
 
 use super::roles::role;
-use crate::sync::facts::{Change, Kind, Stamp};
+use crate::sync::mirror::{self, FieldVersion, First, InvitationStatus, Latest, RemoteChange};
 use crate::sync::payload::{at, clean, email, id, millis, slug, text};
+use crate::webhook_events::event_type::why_no_effect;
+use crate::webhook_events::{Effect, EventType, Verb, WebhookSource};
 
-/// What an event says of which objects; the first is what it is about.
-pub(crate) type Said = Result<Vec<Change>, &'static str>;
-
-/// Types that have no effect here. The rest are unknown ones.
-const RECORDED: &[&str] = &[
-    "role.",
-    "permission.",
-    "organizationDomain.",
-    "session.",
-    "email.",
-    "sms.",
-    "waitlistEntry.",
-    "organizationRole.",
-];
+/// What an event says of which objects.
+pub(crate) enum Statement {
+    /// Of a user.
+    User(RemoteChange<mirror::User>),
+    /// Of an organization.
+    Organization(RemoteChange<mirror::Organization>),
+    /// Of a membership, and what it mentions of its user and its organization.
+    Membership {
+        membership: RemoteChange<mirror::Membership>,
+        organization: Option<RemoteChange<mirror::Organization>>,
+        user: Option<RemoteChange<mirror::User>>,
+    },
+    /// Of an invitation.
+    Invitation(RemoteChange<mirror::Invitation>),
+}
 
 /// Reads an event.
 ///
 /// # Errors
 /// Why it has no effect.
-pub(crate) fn translate(event_type: &str, event_id: &str, payload: &Value) -> Said {
+pub(crate) fn translate(event_type: &str, event_id: &str, payload: &Value) -> Result<Statement, &'static str> {
+    let no_effect = || why_no_effect(WebhookSource::Clerk, event_type);
+    let known = EventType::of(WebhookSource::Clerk, event_type).ok_or_else(no_effect)?;
     let data = &payload["data"];
-    let Some((subject, verb)) = event_type.split_once('.') else { return Err("unknown type") };
-    let version = millis(&payload["timestamp"])
+    let moment = millis(&payload["timestamp"])
         .or_else(|| millis(&data["updated_at"]))
         .or_else(|| millis(&data["created_at"]))
         .unwrap_or(0);
-    let rank = match verb {
-        "created" => 0,
-        "updated" => 1,
-        "deleted" | "accepted" | "revoked" => 2,
-        _ if RECORDED.iter().any(|prefix| event_type.starts_with(prefix)) => return Err("recorded"),
-        _ => return Err("unknown type"),
-    };
-    let stamp = |authority| Stamp(authority, version, rank, event_id.to_owned());
-    let deleted = verb == "deleted";
-    let subject_id = id(&data["id"]);
-    match subject {
-        "user" => Ok(vec![user(subject_id.ok_or(NO_ID)?, stamp(1), data, deleted)]),
-        "organization" => Ok(vec![organization(subject_id.ok_or(NO_ID)?, stamp(1), data).deleted(deleted)]),
-        "organizationMembership" => membership(subject_id, &stamp, data, deleted),
-        "organizationInvitation" if matches!(verb, "created" | "accepted" | "revoked") => {
-            Ok(vec![invitation(subject_id.ok_or(NO_ID)?, stamp(1), data, verb)])
+    let version =
+        |authority, verb: Verb| FieldVersion { authority, moment, rank: verb.rank(), event: event_id.to_owned() };
+    let named = || id(&data["id"]).ok_or(NO_ID);
+    match known.effect() {
+        Effect::User(verb) => Ok(Statement::User(user(named()?, version(1, verb), data, verb == Verb::Deleted))),
+        Effect::Organization(verb) => {
+            let deleted = verb == Verb::Deleted;
+            let change = organization(named()?, version(1, verb), data);
+            Ok(Statement::Organization(RemoteChange { deleted, ..change }))
         }
-        _ if RECORDED.iter().any(|prefix| event_type.starts_with(prefix)) => Err("recorded"),
-        _ => Err("unknown type"),
+        Effect::Membership(verb) => membership(id(&data["id"]), &|authority| version(authority, verb), data, verb),
+        Effect::Invitation(verb) => Ok(Statement::Invitation(invitation(named()?, version(1, verb), data, verb))),
+        // The last ones are Stripe's.
+        Effect::Recorded
+        | Effect::Customer(_)
+        | Effect::Subscription(_)
+        | Effect::Checkout
+        | Effect::Invoice
+        | Effect::Product(_)
+        | Effect::Price(_)
+        | Effect::Entitlements => Err(no_effect()),
     }
 }
 
 const NO_ID: &str = "names no object";
 
-fn user(user: String, stamp: Stamp, data: &Value, deleted: bool) -> Change {
-    let change = Change::new(Kind::User, user, stamp).deleted(deleted);
+fn user(user: String, at_version: FieldVersion, data: &Value, deleted: bool) -> RemoteChange<mirror::User> {
     if deleted {
-        return change;
+        return RemoteChange { id: user, at: at_version, deleted, fields: mirror::User::default() };
     }
     let primary = &data["primary_email_address_id"];
     let addresses = data["email_addresses"].as_array();
@@ -69,22 +74,22 @@ fn user(user: String, stamp: Stamp, data: &Value, deleted: bool) -> Change {
     let verified = address.is_some_and(|address| at(address, &["verification", "status"]) == "verified");
     let name = name_of(data).or_else(|| text(&data["username"], 200)).or_else(|| local_part(email.as_deref()));
     let given = text(&data["first_name"], 100).or_else(|| name.clone());
-    let change = change
-        .known("name", name)
-        .known("first_given_name", given)
-        // A list that is there and empty says that there is no address; a missing one says nothing.
-        .known("verified", addresses.map(|_| verified && email.is_some()));
-    let change = if addresses.is_some() { change.is("email", email) } else { change };
-    with_picture(change, data)
+    let fields = mirror::User {
+        name: Latest::said(&at_version, name),
+        first_given_name: First::said(&at_version, given),
+        // An empty list says that there is no address; a missing one says nothing.
+        verified: Latest::said(&at_version, addresses.map(|_| verified && email.is_some())),
+        email: Latest::said(&at_version, addresses.map(|_| email)),
+        avatar_url: Latest::said(&at_version, picture(data)),
+    };
+    RemoteChange { id: user, at: at_version, deleted, fields }
 }
 
-/// An absent picture says nothing; null says that there is none.
-fn with_picture(change: Change, data: &Value) -> Change {
-    match data.get("image_url").or_else(|| data.get("profile_image_url")) {
-        // Longer addresses than the column takes are of no use cut.
-        Some(url) => change.is("avatar_url", text(url, 4096).filter(|url| url.chars().count() <= 2048)),
-        None => change,
-    }
+/// The address of the picture. A missing member says nothing; null says that there is none.
+fn picture(data: &Value) -> Option<Option<String>> {
+    let url = data.get("image_url").or_else(|| data.get("profile_image_url"))?;
+    // An address that the column does not take would be useless if it were cut.
+    Some(text(url, 4096).filter(|url| url.chars().count() <= 2048))
 }
 
 fn name_of(data: &Value) -> Option<String> {
@@ -97,17 +102,19 @@ fn local_part(email: Option<&str>) -> Option<String> {
     clean(email?.split('@').next()?, 200)
 }
 
-fn organization(organization: String, stamp: Stamp, data: &Value) -> Change {
+fn organization(organization: String, at: FieldVersion, data: &Value) -> RemoteChange<mirror::Organization> {
     let name = text(&data["name"], 200);
     let own_slug = text(&data["slug"], 400).as_deref().and_then(slug);
     let slug_of_name = name.as_deref().and_then(slug);
-    Change::new(Kind::Organization, organization, stamp)
-        .known("slug_key", own_slug.map(|slug| slug_key(&slug)))
-        // Where Clerk has no slugs, that of the first name: it must not change whenever the name does.
-        .known("first_slug", slug_of_name.map(|slug| slug_key(&slug)))
-        .known("name", name)
-        .known("created_by", id(&data["created_by"]))
-        .known("created_at", millis(&data["created_at"]))
+    let fields = mirror::Organization {
+        slug_key: Latest::said(&at, own_slug.map(|slug| slug_key(&slug))),
+        // Where slugs are off at Clerk, the first name gives one. It must not change whenever the name does.
+        first_slug: First::said(&at, slug_of_name.map(|slug| slug_key(&slug))),
+        name: Latest::said(&at, name),
+        created_by: Latest::said(&at, id(&data["created_by"])),
+        created_at: Latest::said(&at, millis(&data["created_at"])),
+    };
+    RemoteChange { id: organization, at, deleted: false, fields }
 }
 
 /// How an organization is found by the slug it is to have.
@@ -115,7 +122,12 @@ pub(crate) fn slug_key(slug: &str) -> String {
     format!("slug:{slug}")
 }
 
-fn membership(membership: Option<String>, stamp: &dyn Fn(u8) -> Stamp, data: &Value, deleted: bool) -> Said {
+fn membership(
+    membership: Option<String>,
+    version: &dyn Fn(u8) -> FieldVersion,
+    data: &Value,
+    verb: Verb,
+) -> Result<Statement, &'static str> {
     let organization_data = &data["organization"];
     let user_data = &data["public_user_data"];
     let organization_id = id(organization_data).or_else(|| id(&data["organization_id"]));
@@ -124,39 +136,50 @@ fn membership(membership: Option<String>, stamp: &dyn Fn(u8) -> Stamp, data: &Va
         .or_else(|| clean(&format!("{}/{}", organization_id.as_ref()?, user_id.as_ref()?), 255))
         .ok_or(NO_ID)?;
     let foreign_role = text(&data["role"], 200);
-    let mut said = vec![
-        Change::new(Kind::Membership, membership, stamp(1))
-            .deleted(deleted)
-            .known("user", user_id.clone())
-            .known("organization", organization_id.clone())
-            .known("role", foreign_role.map(|foreign| role(&foreign).label()))
-            .known("created_at", millis(&data["created_at"])),
-    ];
-    // What is said in passing of the two makes stubs, until their own events come.
-    if let Some(organization_id) = organization_id
-        && organization_data.is_object()
-    {
-        said.push(organization(organization_id, stamp(0), organization_data));
-    }
-    if let Some(user_id) = user_id {
-        let address = email(&user_data["identifier"]);
-        let name = name_of(user_data)
-            .or_else(|| local_part(address.as_deref()))
-            .or_else(|| text(&user_data["identifier"], 200));
-        let change = Change::new(Kind::User, user_id, stamp(0)).known("name", name).known("email", address);
-        said.push(with_picture(change, user_data));
-    }
-    Ok(said)
+    let (own, mentioned) = (version(1), version(0));
+    let fields = mirror::Membership {
+        user: Latest::said(&own, user_id.clone()),
+        organization: Latest::said(&own, organization_id.clone()),
+        role: Latest::said(&own, foreign_role.map(|foreign| role(&foreign).label())),
+        created_at: Latest::said(&own, millis(&data["created_at"])),
+    };
+    // What is mentioned of the two makes stubs, until their own events come.
+    Ok(Statement::Membership {
+        membership: RemoteChange { id: membership, at: own, deleted: verb == Verb::Deleted, fields },
+        organization: organization_id
+            .filter(|_| organization_data.is_object())
+            .map(|id| organization(id, mentioned.clone(), organization_data)),
+        user: user_id.filter(|_| user_data.is_object()).map(|id| mentioned_user(id, mentioned, user_data)),
+    })
 }
 
-fn invitation(invitation: String, stamp: Stamp, data: &Value, verb: &str) -> Change {
-    let settled = stamp.1;
-    Change::new(Kind::Invitation, invitation, stamp)
-        .known("organization", id(&data["organization_id"]).or_else(|| id(&data["organization"])))
-        .known("email", email(&data["email_address"]))
-        .known("role", text(&data["role"], 200).map(|foreign| role(&foreign).label()))
-        .known("created_at", millis(&data["created_at"]))
-        .known("expires_at", millis(&data["expires_at"]))
-        .known("status", Some(verb))
-        .known("settled_at", (verb != "created").then(|| millis(&data["updated_at"]).unwrap_or(settled)))
+fn mentioned_user(user: String, at: FieldVersion, data: &Value) -> RemoteChange<mirror::User> {
+    let address = email(&data["identifier"]);
+    let name = name_of(data).or_else(|| local_part(address.as_deref())).or_else(|| text(&data["identifier"], 200));
+    let fields = mirror::User {
+        name: Latest::said(&at, name),
+        email: Latest::said(&at, address.map(Some)),
+        avatar_url: Latest::said(&at, picture(data)),
+        ..mirror::User::default()
+    };
+    RemoteChange { id: user, at, deleted: false, fields }
+}
+
+fn invitation(invitation: String, at: FieldVersion, data: &Value, verb: Verb) -> RemoteChange<mirror::Invitation> {
+    let status = match verb {
+        Verb::Created | Verb::Updated => InvitationStatus::Created,
+        Verb::Accepted => InvitationStatus::Accepted,
+        Verb::Revoked | Verb::Deleted => InvitationStatus::Revoked,
+    };
+    let settled_at = (status != InvitationStatus::Created).then(|| millis(&data["updated_at"]).unwrap_or(at.moment));
+    let fields = mirror::Invitation {
+        organization: Latest::said(&at, id(&data["organization_id"]).or_else(|| id(&data["organization"]))),
+        email: Latest::said(&at, email(&data["email_address"])),
+        role: Latest::said(&at, text(&data["role"], 200).map(|foreign| role(&foreign).label())),
+        created_at: Latest::said(&at, millis(&data["created_at"])),
+        expires_at: Latest::said(&at, millis(&data["expires_at"])),
+        status: Latest::said(&at, Some(status)),
+        settled_at: Latest::said(&at, settled_at),
+    };
+    RemoteChange { id: invitation, at, deleted: false, fields }
 }

@@ -13,7 +13,7 @@ use crate::id::Id;
 use crate::members::{OrganizationMember, User};
 use crate::organizations::Organization;
 use crate::sync::effects::Effects;
-use crate::sync::facts::{self, Lock, Object};
+use crate::sync::mirror::{self, Lock, RemoteObject};
 use crate::sync::payload::{fingerprint, slug, slug_with_mark};
 
 /// The row of a user.
@@ -25,7 +25,7 @@ pub(crate) struct UserRow {
 }
 
 /// Makes the row as the user is known; none, when nothing is known but that the user is gone. The lock of the user is held.
-pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<Option<UserRow>> {
+pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirror::User>) -> Result<Option<UserRow>> {
     let known = sqlx::query!(r#"select id as "id: Id<User>", source_version from users where clerk_id = $1"#, user.id)
         .fetch_optional(effects.tx.conn())
         .await?;
@@ -40,7 +40,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<
         (None, None) if user.is_blank() => return Ok(None),
         (None, None) => (Id::new(effects.clock), true),
     };
-    let (email, avatar) = (user.value("email"), user.value("avatar_url"));
+    let (email, avatar) = (&user.fields.email, &user.fields.avatar_url);
     sqlx::query!(
         "insert into users (id, clerk_id, email, name, avatar_url, source_version, deleted_at)
          values ($1, $2, $3, coalesce($4, 'Unnamed'), $5, $6, case when $7 then $8::timestamptz end)
@@ -52,14 +52,14 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<
                 deleted_at = coalesce(users.deleted_at, excluded.deleted_at)",
         id as _,
         user.id,
-        email.and_then(|email| email.as_str()),
-        user.text("name"),
-        avatar.and_then(|avatar| avatar.as_str()),
+        email.text(),
+        user.fields.name.text(),
+        avatar.text(),
         user.version(),
         user.deleted,
         effects.clock.now(),
-        email.is_some(),
-        avatar.is_some()
+        !email.is_unknown(),
+        !avatar.is_unknown()
     )
     .execute(effects.tx.conn())
     .await?;
@@ -67,10 +67,16 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<
 }
 
 /// Gives the row of an unknown account with the same verified address to this one.
-async fn link(effects: &mut Effects<'_>, user: &Object, row: Option<Id<User>>) -> Result<Option<Id<User>>> {
-    let Some(email) = user.text("email").filter(|_| user.truth("verified") == Some(true)) else { return Ok(None) };
+async fn link(
+    effects: &mut Effects<'_>,
+    user: &RemoteObject<mirror::User>,
+    row: Option<Id<User>>,
+) -> Result<Option<Id<User>>> {
+    let Some(email) = user.fields.email.text().filter(|_| user.fields.verified.get() == Some(true)) else {
+        return Ok(None);
+    };
     let email = email.to_lowercase();
-    facts::lock(effects.tx, [Lock::Email(email.clone())]).await?;
+    mirror::lock(effects.tx, [Lock::Email(email.clone())]).await?;
     let candidates = sqlx::query_scalar!(
         r#"select u.id as "id: Id<User>" from users u
             where lower(u.email) = $1 and u.clerk_id like 'legacy:%' and u.clerk_id <> $2 and u.deleted_at is null and not u.is_superadmin
@@ -150,7 +156,7 @@ pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<(
 /// the user is a member, is not.
 pub(crate) async fn workspace(
     effects: &mut Effects<'_>,
-    user: &Object,
+    user: &RemoteObject<mirror::User>,
     row: &UserRow,
 ) -> Result<Option<Id<Organization>>> {
     let known = sqlx::query!(
@@ -165,7 +171,7 @@ pub(crate) async fn workspace(
     if known.is_none() && !(effects.settings.personal_workspaces && user.is_confirmed()) {
         return Ok(None);
     }
-    let given = user.text("first_given_name").or_else(|| user.text("name")).unwrap_or("My");
+    let given = user.fields.first_given_name.text().or_else(|| user.fields.name.text()).unwrap_or("My");
     let name = format!("{given}'s Workspace");
     let slug = slug_with_mark(&slug(&name).unwrap_or_else(|| "workspace".to_owned()), &user.id);
     let now = effects.clock.now();

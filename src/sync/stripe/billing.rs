@@ -11,9 +11,9 @@ use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::{Organization, OrganizationPlan, OrganizationStatus};
 use crate::sync::effects::Effects;
-use crate::sync::facts::{self, Kind, Lock, Object};
+use crate::sync::mirror::{self, Kind, Lock, RemoteObject};
 use crate::sync::payload::moment_of_seconds;
-use crate::sync::stripe::owners::Cluster;
+use crate::sync::stripe::owners::BillingGraph;
 use crate::sync::stripe::plans::{self, Catalogue};
 
 /// Marks the overrides of flags that are entitlements at Stripe.
@@ -25,27 +25,27 @@ pub(super) async fn settle(
     effects: &mut Effects<'_>,
     customers: &BTreeSet<String>,
     before: Option<&str>,
-) -> Result<Cluster> {
-    let mut cluster = Cluster::load(effects.tx, customers).await?;
-    let mut names = cluster.names();
+) -> Result<BillingGraph> {
+    let mut graph = BillingGraph::load(effects.tx, customers).await?;
+    let mut names = graph.names();
     names.extend(before.map(str::to_owned));
     let foreign = names.iter().filter(|name| Uuid::try_parse(name).is_err()).cloned();
-    facts::lock(effects.tx, foreign.map(Lock::Organization)).await?;
-    cluster.resolve(effects.tx, &names).await?;
+    mirror::lock(effects.tx, foreign.map(Lock::Organization)).await?;
+    graph.resolve(effects.tx, &names).await?;
     // Also those whose claim does not count now: by this event it may have ceased to, or begun.
-    let touched = cluster.touched();
-    cluster.compete(effects.tx).await?;
-    facts::lock(effects.tx, touched.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
+    let touched = graph.touched();
+    graph.load_rivals(effects.tx).await?;
+    mirror::lock(effects.tx, touched.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
     for organization in &touched {
         project(effects, *organization).await?;
     }
-    Ok(cluster)
+    Ok(graph)
 }
 
 /// What came before its organization finds its place. The locks of the organization are held.
 pub(crate) async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<Organization>) -> Result<()> {
     let kinds = [Kind::Customer, Kind::Subscription, Kind::Checkout];
-    if facts::naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?.is_empty() {
+    if mirror::stored_naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?.is_empty() {
         return Ok(());
     }
     project(effects, organization).await
@@ -86,25 +86,18 @@ async fn project(effects: &mut Effects<'_>, organization: Id<Organization>) -> R
     };
     let mut names = vec![organization.uuid().to_string()];
     names.extend(known.clerk_org_id);
-    let naming = facts::naming(effects.tx, &[Kind::Customer, Kind::Subscription, Kind::Checkout], &names).await?;
-    let mut customers: BTreeSet<String> = naming
-        .into_iter()
-        .filter_map(|(kind, object)| match kind {
-            Kind::Customer => Some(object.id),
-            _ => object.text("customer").map(str::to_owned),
-        })
-        .collect();
+    let mut customers = mirror::customers_naming(effects.tx, &names).await?;
     customers.extend(before.as_ref().and_then(|row| row.customer.clone()));
-    let cluster = Cluster::known(effects.tx, &customers).await?;
+    let graph = BillingGraph::known(effects.tx, &customers).await?;
 
-    project_entitlements(effects, organization, &cluster).await?;
-    let catalogue = catalogue(effects.tx, &cluster).await?;
+    project_entitlements(effects, organization, &graph).await?;
+    let catalogue = catalogue(effects.tx, &graph).await?;
     let settings = effects.settings;
-    let counts = cluster
+    let counts = graph
         .subscriptions_of(organization)
-        .map(|s| (s, cluster.status(s), plans::bought(s, &catalogue, settings)))
+        .map(|s| (s, graph.status(s), plans::bought(s, &catalogue, settings)))
         .min_by_key(|(s, status, (plan, _))| {
-            let newest = std::cmp::Reverse((*plan, s.number("created"), s.id.clone()));
+            let newest = std::cmp::Reverse((*plan, s.fields.created.get(), s.id.clone()));
             (plans::precedence(*status), newest)
         });
     let Some((subscription, status, (plan, seats))) = counts else {
@@ -133,16 +126,16 @@ async fn project(effects: &mut Effects<'_>, organization: Id<Organization>) -> R
 async fn write(
     effects: &mut Effects<'_>,
     organization: Id<Organization>,
-    subscription: &Object,
+    subscription: &RemoteObject<mirror::Subscription>,
     status: SubscriptionStatus,
     plan: OrganizationPlan,
     seats: i32,
 ) -> Result<Id<Subscription>> {
-    let ends = moment_of_seconds(subscription.number("period_end"));
-    let starts =
-        moment_of_seconds(subscription.number("period_start")).filter(|starts| ends.is_none_or(|ends| *starts <= ends));
+    let ends = moment_of_seconds(subscription.fields.period_end.get());
+    let starts = moment_of_seconds(subscription.fields.period_start.get())
+        .filter(|starts| ends.is_none_or(|ends| *starts <= ends));
     let version =
-        subscription.stamp("status").map_or(0, |stamp| stamp.1.saturating_mul(100) + i64::from(stamp.2.min(99)));
+        subscription.fields.status.version().map_or(0, |at| at.moment.saturating_mul(100) + i64::from(at.rank.min(99)));
     Ok(sqlx::query_scalar!(
         r#"insert into subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
                                       current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version)
@@ -156,16 +149,16 @@ async fn write(
         returning id as "id: Id<Subscription>""#,
         organization as _,
         Id::<Subscription>::new(effects.clock) as _,
-        subscription.text("customer"),
+        subscription.fields.customer.text(),
         subscription.id,
         status as _,
         plan as _,
         seats,
         starts,
         ends,
-        subscription.truth("cancel_at_period_end").unwrap_or(false),
-        moment_of_seconds(subscription.number("trial_end")),
-        subscription.truth("collection_paused").unwrap_or(false),
+        subscription.fields.cancel_at_period_end.get().unwrap_or(false),
+        moment_of_seconds(subscription.fields.trial_end.get()),
+        subscription.fields.collection_paused.get().unwrap_or(false),
         version
     )
     .fetch_one(effects.tx.conn())
@@ -174,7 +167,7 @@ async fn write(
 
 async fn is_synced(tx: &mut SystemTx, row: &Row) -> Result<bool> {
     let Some(subscription) = &row.subscription else { return Ok(false) };
-    Ok(!facts::load_one(tx, Kind::Subscription, subscription).await?.is_blank())
+    Ok(!mirror::load_one::<mirror::Subscription>(tx, subscription).await?.is_blank())
 }
 
 async fn remove(effects: &mut Effects<'_>, organization: Id<Organization>, row: &Row) -> Result<()> {
@@ -197,34 +190,35 @@ async fn set_status(
     Ok(())
 }
 
-async fn catalogue(tx: &mut SystemTx, cluster: &Cluster) -> Result<Catalogue> {
-    let items = cluster.subscriptions.iter().filter_map(|s| s.value("items")?.as_array()).flatten();
+async fn catalogue(tx: &mut SystemTx, graph: &BillingGraph) -> Result<Catalogue> {
+    let items = graph.subscriptions.iter().filter_map(|s| s.fields.items.known()).flatten();
     let (mut prices, mut products) = (BTreeSet::new(), BTreeSet::new());
     for item in items {
-        prices.extend(item["price"].as_str().map(str::to_owned));
-        products.extend(item["product"].as_str().map(str::to_owned));
+        prices.extend(item.price.clone());
+        products.extend(item.product.clone());
     }
-    let by_id = |objects: Vec<Object>| objects.into_iter().map(|object| (object.id.clone(), object)).collect();
-    let prices: BTreeMap<String, Object> =
-        by_id(facts::load(tx, Kind::Price, &prices.into_iter().collect::<Vec<_>>()).await?);
-    products.extend(prices.values().filter_map(|price| price.text("product").map(str::to_owned)));
-    let products = by_id(facts::load(tx, Kind::Product, &products.into_iter().collect::<Vec<_>>()).await?);
+    let prices = by_id(mirror::load::<mirror::Price>(tx, &prices.into_iter().collect::<Vec<_>>()).await?);
+    products.extend(prices.values().filter_map(|price| price.fields.product.text().map(str::to_owned)));
+    let products = by_id(mirror::load(tx, &products.into_iter().collect::<Vec<_>>()).await?);
     Ok(Catalogue { prices, products })
+}
+
+fn by_id<F>(objects: Vec<RemoteObject<F>>) -> BTreeMap<String, RemoteObject<F>> {
+    objects.into_iter().map(|object| (object.id.clone(), object)).collect()
 }
 
 /// A feature that Stripe entitles to switches the flag of the same key on, unless somebody decided about it by hand.
 async fn project_entitlements(
     effects: &mut Effects<'_>,
     organization: Id<Organization>,
-    cluster: &Cluster,
+    graph: &BillingGraph,
 ) -> Result<()> {
-    let own = cluster.entitlements.iter().filter(|object| cluster.owner(&object.id, None) == Some(organization));
-    let keys: BTreeSet<&str> =
-        own.filter_map(|object| object.value("keys")?.as_array()).flatten().filter_map(Value::as_str).collect();
-    if cluster.entitlements.is_empty() {
+    let own = graph.entitlements.iter().filter(|object| graph.owner(&object.id, None) == Some(organization));
+    let keys: BTreeSet<&String> = own.filter_map(|object| object.fields.keys.known()).flatten().collect();
+    if graph.entitlements.is_empty() {
         return Ok(());
     }
-    let keys: Vec<String> = keys.into_iter().map(str::to_owned).collect();
+    let keys: Vec<String> = keys.into_iter().cloned().collect();
     let ids: Vec<Uuid> = keys.iter().map(|_| Id::<()>::new(effects.clock).uuid()).collect();
     let removed = sqlx::query!(
         "delete from organization_feature_flags where organization_id = $1 and reason = $2 and not flag_key = any($3)",

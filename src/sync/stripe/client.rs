@@ -1,4 +1,4 @@
-//! Asks Stripe.
+//! The client of Stripe's API.
 //!
 //! Requests, retries and errors are async-stripe's. Its types of objects are not used: they fit one version of the API,
 //! and objects are read tolerantly here, whichever version they are from.
@@ -26,7 +26,7 @@ pub struct StripeClient(Client);
 
 /// A part of a list.
 #[derive(Debug)]
-pub struct Page {
+pub struct ObjectPage {
     /// Its objects.
     pub objects: Vec<Value>,
     /// The id after which the next part begins, if there is one.
@@ -35,7 +35,7 @@ pub struct Page {
 
 /// What is asked for in a list.
 #[derive(Debug, Default, Serialize)]
-pub struct Listing {
+struct ListQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,28 +89,28 @@ impl StripeClient {
     ///
     /// # Errors
     /// As [`subscription`](Self::subscription).
-    pub async fn subscriptions(&self, customer: Option<&str>, after: Option<String>) -> Result<Page> {
-        let listing = Listing { status: Some("all"), customer: customer.map(str::to_owned), ..Listing::default() };
-        self.list("/subscriptions", listing, after).await
+    pub async fn subscriptions(&self, customer: Option<&str>, after: Option<String>) -> Result<ObjectPage> {
+        let query = ListQuery { status: Some("all"), customer: customer.map(str::to_owned), ..ListQuery::default() };
+        self.list("/subscriptions", query, after).await
     }
 
     /// A part of the list of events since then (in seconds since 1970), the newest first. Stripe keeps them for 30 days.
     ///
     /// # Errors
     /// As [`subscription`](Self::subscription).
-    pub async fn events(&self, since: i64, after: Option<String>) -> Result<Page> {
-        let listing = Listing { created: Some(Since { gte: since }), ..Listing::default() };
-        self.list("/events", listing, after).await
+    pub async fn events(&self, since: i64, after: Option<String>) -> Result<ObjectPage> {
+        let query = ListQuery { created: Some(Since { gte: since }), ..ListQuery::default() };
+        self.list("/events", query, after).await
     }
 
-    async fn list(&self, path: &str, listing: Listing, after: Option<String>) -> Result<Page> {
-        let listing = Listing { starting_after: after, limit: PAGE, ..listing };
-        let mut answer = read(self.get(RequestBuilder::new(StripeMethod::Get, path).query(&listing)).await)?;
+    async fn list(&self, path: &str, query: ListQuery, after: Option<String>) -> Result<ObjectPage> {
+        let query = ListQuery { starting_after: after, limit: PAGE, ..query };
+        let mut answer = read(self.get(RequestBuilder::new(StripeMethod::Get, path).query(&query)).await)?;
         let Value::Array(objects) = answer["data"].take() else {
             return Err(Error::internal("Stripe's answer is no list"));
         };
         let last = objects.last().and_then(|object| object["id"].as_str()).map(str::to_owned);
-        Ok(Page { next: last.filter(|_| answer["has_more"] == true), objects })
+        Ok(ObjectPage { next: last.filter(|_| answer["has_more"] == true), objects })
     }
 
     async fn get(&self, request: RequestBuilder) -> Result<Answer, StripeError> {

@@ -1,79 +1,84 @@
-//! Events that Stripe made and that never came: its list of events against the inbox.
+//! Finds events that Stripe made and that never arrived: compares Stripe's list of events with the inbox.
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::client::StripeClient;
 use super::why_not;
-use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sync::payload::{id, seconds, whole};
-use crate::webhook_events::WebhookSource;
-use crate::webhooks::inbox::{Delivery, Inbox};
-use crate::webhooks::receive::head;
 
-/// What was found.
+/// The result of the comparison.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// Events from then on.
+pub struct GapReport {
+    /// Start of the period.
     pub since: DateTime<Utc>,
     /// Events at Stripe.
     pub at_stripe: usize,
-    /// Those that have no effect here, so that it does not matter whether they came.
+    /// Events without effect here, received or not.
     pub without_effect: usize,
-    /// Those that are in the inbox.
+    /// Events in the inbox.
     pub received: usize,
-    /// Those that are not.
-    pub missing: Vec<Missing>,
-    /// How many of these were put there now.
+    /// Events that are not in the inbox.
+    pub missing: Vec<MissingEvent>,
+    /// How many of the missing events were stored now.
     pub stored: usize,
 }
 
-impl Report {
-    /// Whether nothing is missing any more.
+impl GapReport {
+    /// Whether nothing is missing now.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.stored == self.missing.len()
     }
 }
 
-/// An event that never came.
+/// An event that never arrived.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Missing {
-    /// Stripe's id of it.
+pub struct MissingEvent {
+    /// Stripe's id of the event.
     pub event_id: String,
     /// Its type.
     #[serde(rename = "type")]
     pub event_type: String,
-    /// What it is about.
+    /// Stripe's id of the object that the event is about.
     pub object: Option<String>,
-    /// When it was made.
+    /// When Stripe made it.
     pub created: Option<DateTime<Utc>>,
-    /// Whether Stripe still tries to deliver it, here or elsewhere.
+    /// Whether Stripe still tries to deliver it, to this endpoint or another.
     pub pending: bool,
 }
 
-/// Looks for events made since then that have an effect and are not in the inbox; with `fix`, puts them there.
-/// `progress` hears how many were looked at.
+/// The payload of a missing event, to be stored.
+#[derive(Debug)]
+pub struct LostEvent {
+    /// Stripe's id of the event.
+    pub event_id: String,
+    /// The event.
+    pub payload: Value,
+}
+
+/// The missing events, and what is reported of them.
+#[derive(Debug)]
+pub struct Gaps {
+    /// The report.
+    pub report: GapReport,
+    /// The events that are not in the inbox, newest first.
+    pub lost: Vec<LostEvent>,
+}
+
+/// Finds events made since then that have an effect and are not in the inbox. `progress` hears how many were compared.
 ///
 /// # Errors
 /// Stripe or the database could not be asked.
-pub async fn gaps(
-    db: &Db,
-    clock: &Clock,
-    stripe: &StripeClient,
-    since: DateTime<Utc>,
-    fix: bool,
-    progress: impl Fn(usize),
-) -> Result<Report> {
-    let mut report = Report { since, at_stripe: 0, without_effect: 0, received: 0, missing: Vec::new(), stored: 0 };
+pub async fn find_gaps(db: &Db, stripe: &StripeClient, since: DateTime<Utc>, progress: impl Fn(usize)) -> Result<Gaps> {
+    let mut report = GapReport { since, at_stripe: 0, without_effect: 0, received: 0, missing: Vec::new(), stored: 0 };
     let mut lost = Vec::new();
     let mut next = None;
     loop {
@@ -88,14 +93,14 @@ pub async fn gaps(
             } else if why_not(&event_type, &event).is_some() {
                 report.without_effect += 1;
             } else {
-                report.missing.push(Missing {
+                report.missing.push(MissingEvent {
                     object: id(&event["data"]["object"]["id"]),
                     created: seconds(&event["created"]).and_then(|at| DateTime::from_timestamp(at, 0)),
                     pending: whole(&event["pending_webhooks"]).unwrap_or(0) > 0,
                     event_id: event_id.clone(),
                     event_type,
                 });
-                lost.push((event_id, event));
+                lost.push(LostEvent { event_id, payload: event });
             }
         }
         progress(report.at_stripe);
@@ -104,15 +109,7 @@ pub async fn gaps(
             break;
         }
     }
-    if fix {
-        let inbox = Inbox::new(db.clone(), clock.clone());
-        // The oldest first, as they would have come.
-        for (event_id, event) in lost.into_iter().rev() {
-            store(&inbox, clock, event_id, &event).await?;
-            report.stored += 1;
-        }
-    }
-    Ok(report)
+    Ok(Gaps { report, lost })
 }
 
 async fn known(db: &Db, ids: &[String]) -> Result<BTreeSet<String>> {
@@ -122,21 +119,4 @@ async fn known(db: &Db, ids: &[String]) -> Result<BTreeSet<String>> {
             .fetch_all(tx.conn())
             .await?;
     Ok(known.into_iter().collect())
-}
-
-/// Stores what Stripe's own list says, over a connection that Stripe was authenticated on: as good as a signature.
-async fn store(inbox: &Inbox, clock: &Clock, event_id: String, event: &Value) -> Result<()> {
-    let head = head(WebhookSource::Stripe, event).unwrap_or_default();
-    inbox
-        .store(Delivery {
-            source: WebhookSource::Stripe,
-            event_id,
-            event_type: head.event_type,
-            object_id: head.object_id,
-            raw_body: Bytes::from(serde_json::to_vec(event).map_err(Error::internal)?),
-            created_at: head.created_at,
-            received_at: clock.now(),
-        })
-        .await?;
-    Ok(())
 }

@@ -3,10 +3,10 @@
 //! Invariants: the organization's plan and status follow its subscription by one table ([`EFFECTS`]); a subscription
 //! that comes before anything says whose it is waits, and finds its organization whichever event names it.
 
-pub mod asking;
 mod billing;
 pub mod client;
 pub mod gaps;
+pub mod gate;
 mod owners;
 mod plans;
 pub mod reconcile;
@@ -20,10 +20,10 @@ pub use plans::EFFECTS;
 
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::sync::apply::{ApplyContext, InboxEvent, Outcome, STALE};
+use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, STALE};
 use crate::sync::effects::Effects;
-use crate::sync::facts::{self, Change, Kind, Lock, Merged, Object};
-use translate::Said;
+use crate::sync::mirror::{self, Fields, Kind, Latest, Lock, Merged, RemoteChange, RemoteObject};
+use translate::Statement;
 
 pub(crate) use billing::settle_in;
 
@@ -33,22 +33,29 @@ pub(crate) async fn apply(
     context: &ApplyContext<'_>,
     event: &InboxEvent,
     payload: &Value,
-) -> Result<Outcome> {
-    let said = match translate::translate(&event.event_type, &event.event_id, payload, context.fetched) {
-        Ok(said) => said,
-        Err(reason) => return Ok(Outcome::ignored(reason)),
+) -> Result<EventOutcome> {
+    let statement = match translate::translate(&event.event_type, &event.event_id, payload, context.fetched) {
+        Ok(statement) => statement,
+        Err(reason) => return Ok(EventOutcome::ignored(reason)),
     };
     let mut effects = Effects { tx, clock: context.clock, settings: context.settings, cause: event.event_id.clone() };
-    match said {
-        Said::Of(change) => merge(&mut effects, &change, context.can_refetch && context.fetched.is_none()).await,
-        Said::Invoice { customer, subscription, metadata } => {
+    match statement {
+        Statement::Customer(change) => merge(&mut effects, &change, false).await,
+        Statement::Subscription(change) => {
+            merge(&mut effects, &change, context.can_refetch && context.fetched.is_none()).await
+        }
+        Statement::Checkout(change) => merge(&mut effects, &change, false).await,
+        Statement::Entitlements(change) => merge(&mut effects, &change, false).await,
+        Statement::Product(change) => merge_sold(&mut effects, &change).await,
+        Statement::Price(change) => merge_sold(&mut effects, &change).await,
+        Statement::Invoice { customer, subscription, metadata } => {
             let named = subscription.iter().chain([&customer]).cloned();
-            facts::lock(effects.tx, named.map(Lock::Object)).await?;
+            mirror::lock(effects.tx, named.map(Lock::Object)).await?;
             let Some(organization) = owners::owner(effects.tx, &customer, subscription.as_deref()).await? else {
-                return Ok(Outcome::ignored("of a customer whose organization is not known"));
+                return Ok(EventOutcome::ignored("of a customer whose organization is not known"));
             };
             effects.record(organization, &event.event_type, ("Organization", organization.uuid()), metadata).await?;
-            Ok(Outcome::Applied { organization: Some(organization) })
+            Ok(EventOutcome::Applied { organization: Some(organization) })
         }
     }
 }
@@ -58,76 +65,170 @@ pub(crate) fn why_not(event_type: &str, payload: &Value) -> Option<&'static str>
     translate::translate(event_type, "", payload, None).err()
 }
 
-async fn merge(effects: &mut Effects<'_>, change: &Change, can_refetch: bool) -> Result<Outcome> {
-    let field = |name: &str| change.fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value);
-    let names = |name: &str| field(name).and_then(Value::as_str).map(str::to_owned);
-    let mut alone = BTreeSet::from([change.id.clone()]);
-    alone.extend(["customer", "subscription"].into_iter().filter_map(names));
-    // All subscriptions name the same few prices: their events must not wait for one another.
-    let shared = field("catalogue").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    let shared: Vec<Lock> = shared.map(|id| Lock::Object(id.to_owned())).collect();
-    facts::lock_with(effects.tx, alone.into_iter().map(Lock::Object), shared).await?;
+/// What is about a customer.
+trait OfCustomer: Fields {
+    /// The customer of an object with this id.
+    fn customer<'a>(&'a self, id: &'a str) -> Option<&'a str>;
 
-    let mut object = facts::load_one(effects.tx, change.kind, &change.id).await?;
-    if can_refetch && change.kind == Kind::Subscription && is_tie(&object, change) {
-        return Ok(Outcome::Refetch { object_id: change.id.clone() });
+    /// The subscription of an object with this id.
+    fn subscription<'a>(&'a self, _id: &'a str) -> Option<&'a str> {
+        None
     }
-    let before = object.text("organization").map(str::to_owned);
-    let merged = facts::merge(effects.tx, &mut object, change).await?;
-    if matches!(change.kind, Kind::Product | Kind::Price) {
-        return sell(effects, change.kind, &mut object, merged).await;
+
+    /// The name of the organization in its metadata.
+    fn organization(&self) -> Option<&str>;
+
+    /// The prices and products that it names.
+    fn catalogue(&self) -> &[String] {
+        &[]
     }
-    let customer = if change.kind == Kind::Customer { Some(object.id.as_str()) } else { object.text("customer") };
-    let subscription = match change.kind {
-        Kind::Subscription => Some(object.id.as_str()),
-        _ => object.text("subscription"),
-    };
-    let Some(customer) = customer else {
+
+    /// Whether another event of the same second was applied: Stripe counts in seconds, and orders nothing within one.
+    fn is_tie(_known: &RemoteObject<Self>, _change: &RemoteChange<Self>) -> bool {
+        false
+    }
+}
+
+impl OfCustomer for mirror::Customer {
+    fn customer<'a>(&'a self, id: &'a str) -> Option<&'a str> {
+        Some(id)
+    }
+
+    fn organization(&self) -> Option<&str> {
+        self.organization.text()
+    }
+}
+
+impl OfCustomer for mirror::Subscription {
+    fn customer<'a>(&'a self, _id: &'a str) -> Option<&'a str> {
+        self.customer.text()
+    }
+
+    fn subscription<'a>(&'a self, id: &'a str) -> Option<&'a str> {
+        Some(id)
+    }
+
+    fn organization(&self) -> Option<&str> {
+        self.organization.text()
+    }
+
+    fn catalogue(&self) -> &[String] {
+        self.catalogue.known().map_or(&[], Vec::as_slice)
+    }
+
+    fn is_tie(object: &RemoteObject<Self>, change: &RemoteChange<Self>) -> bool {
+        let tied = object
+            .fields
+            .status
+            .version()
+            .is_some_and(|known| known.moment == change.at.moment && known.event != change.at.event);
+        tied && !object.deleted && !change.deleted
+    }
+}
+
+impl OfCustomer for mirror::Checkout {
+    fn customer<'a>(&'a self, _id: &'a str) -> Option<&'a str> {
+        self.customer.text()
+    }
+
+    fn subscription<'a>(&'a self, _id: &'a str) -> Option<&'a str> {
+        self.subscription.text()
+    }
+
+    fn organization(&self) -> Option<&str> {
+        self.organization.text()
+    }
+}
+
+impl OfCustomer for mirror::Entitlements {
+    fn customer<'a>(&'a self, _id: &'a str) -> Option<&'a str> {
+        self.customer.text()
+    }
+
+    fn organization(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// Merges what an event says of something of a customer, and derives the rows of the organizations concerned.
+async fn merge<F: OfCustomer>(
+    effects: &mut Effects<'_>,
+    change: &RemoteChange<F>,
+    can_refetch: bool,
+) -> Result<EventOutcome> {
+    let mut alone = BTreeSet::from([change.id.clone()]);
+    alone.extend(change.fields.customer(&change.id).map(str::to_owned));
+    alone.extend(change.fields.subscription(&change.id).map(str::to_owned));
+    // All subscriptions name the same few prices: their events must not wait for one another.
+    let shared: Vec<Lock> = change.fields.catalogue().iter().cloned().map(Lock::Object).collect();
+    mirror::lock_with(effects.tx, alone.into_iter().map(Lock::Object), shared).await?;
+
+    let mut object = mirror::load_one::<F>(effects.tx, &change.id).await?;
+    if can_refetch && F::is_tie(&object, change) {
+        return Ok(EventOutcome::Refetch { object_id: change.id.clone() });
+    }
+    let before = object.fields.organization().map(str::to_owned);
+    let merged = mirror::merge(effects.tx, &mut object, change).await?;
+    let Some(customer) = object.fields.customer(&object.id) else {
         return Ok(if merged == Merged::Stale {
-            Outcome::ignored(STALE)
+            EventOutcome::ignored(STALE)
         } else {
-            Outcome::Applied { organization: None }
+            EventOutcome::Applied { organization: None }
         });
     };
+    let subscription = object.fields.subscription(&object.id);
     if merged == Merged::Stale {
         let organization = owners::owner(effects.tx, customer, subscription).await?;
-        return Ok(Outcome::Ignored { reason: STALE, organization });
+        return Ok(EventOutcome::Ignored { reason: STALE, organization });
     }
     let known = billing::settle(effects, &BTreeSet::from([customer.to_owned()]), before.as_deref()).await?;
-    Ok(Outcome::Applied { organization: known.owner(customer, subscription) })
+    Ok(EventOutcome::Applied { organization: known.owner(customer, subscription) })
 }
 
-/// How many customers' organizations are brought up to date in one transaction when a product or price changes.
-const AT_ONCE: usize = 100;
-/// The field of a product or price that says up to which customer its last change was brought to them.
-const REACHED: &str = "reached";
+/// What customers subscribe to.
+trait Sold: Fields {
+    /// Up to which customer the last change has been applied.
+    fn reached(&mut self) -> &mut Latest<String>;
+}
 
-/// Brings a change of a product or price to all who subscribe to it, some at a time; the event is worked on again until
-/// none is left. It belongs to no organization: it is about what all of them buy.
-async fn sell(effects: &mut Effects<'_>, kind: Kind, object: &mut Object, merged: Merged) -> Result<Outcome> {
-    let reached = match (merged, object.text(REACHED)) {
+impl Sold for mirror::Product {
+    fn reached(&mut self) -> &mut Latest<String> {
+        &mut self.reached
+    }
+}
+
+impl Sold for mirror::Price {
+    fn reached(&mut self) -> &mut Latest<String> {
+        &mut self.reached
+    }
+}
+
+/// How many customers one transaction handles when a product or a price changes.
+const AT_ONCE: usize = 100;
+
+/// Merges what an event says of a product or a price, and derives the rows of those who subscribe to it, some customers at
+/// a time; the event is applied again until none is left. It belongs to no organization: it is about what all of them buy.
+async fn merge_sold<F: Sold>(effects: &mut Effects<'_>, change: &RemoteChange<F>) -> Result<EventOutcome> {
+    mirror::lock(effects.tx, [Lock::Object(change.id.clone())]).await?;
+    let mut object = mirror::load_one::<F>(effects.tx, &change.id).await?;
+    let merged = mirror::merge(effects.tx, &mut object, change).await?;
+    let reached = match (merged, object.fields.reached().text()) {
         (Merged::New, _) => String::new(),
         (Merged::Same, Some(reached)) => reached.to_owned(),
-        // Nobody's plan or seats are others than they were.
-        (Merged::Same, None) => return Ok(Outcome::Applied { organization: None }),
-        (Merged::Stale, _) => return Ok(Outcome::ignored(STALE)),
+        // Plans and seats are what they were.
+        (Merged::Same, None) => return Ok(EventOutcome::Applied { organization: None }),
+        (Merged::Stale, _) => return Ok(EventOutcome::ignored(STALE)),
     };
     let mut names = vec![object.id.clone()];
-    if kind == Kind::Product {
-        let prices = facts::naming(effects.tx, &[Kind::Price], &names).await?;
-        names.extend(prices.into_iter().map(|(_, price)| price.id));
+    if F::KIND == Kind::Product {
+        let prices = mirror::naming::<mirror::Price>(effects.tx, &names).await?;
+        names.extend(prices.into_iter().map(|price| price.id));
     }
-    let customers = facts::customers_of(effects.tx, &names, &reached, AT_ONCE).await?;
+    let customers = mirror::customers_of(effects.tx, &names, &reached, AT_ONCE).await?;
     let more = customers.last().filter(|_| customers.len() == AT_ONCE).cloned();
     billing::settle(effects, &customers.into_iter().collect(), None).await?;
-    let outcome = if more.is_some() { Outcome::More } else { Outcome::Applied { organization: None } };
-    object.note(REACHED, more);
-    facts::keep(effects.tx, kind, object).await?;
+    let outcome = if more.is_some() { EventOutcome::More } else { EventOutcome::Applied { organization: None } };
+    *object.fields.reached() = Latest::note(more);
+    mirror::keep(effects.tx, &object).await?;
     Ok(outcome)
-}
-
-/// Whether another event of the same second was applied: Stripe counts in seconds, and orders nothing within one.
-fn is_tie(object: &Object, change: &Change) -> bool {
-    let known = object.stamp("status");
-    !object.deleted && !change.deleted && known.is_some_and(|known| known.1 == change.at.1 && known.3 != change.at.3)
 }

@@ -20,20 +20,50 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::sync::facts::{self, Kind, Object};
+use crate::sync::mirror::{self, Checkout, Customer, Entitlements, Kind, RemoteObject, Subscription};
 
-/// The field of what only the secret key can write.
-const METADATA: &str = "organization";
-/// The field of what a buyer may have written.
-const REFERENCE: &str = "reference";
+/// Where an object names its organization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the metadata, which only the secret key can write.
+    Metadata,
+    /// In the reference, which a buyer may have written.
+    Reference,
+}
 
-/// Everything known of some customers, and of those that compete with them.
+/// What may name an organization.
+trait NamesOrganization {
+    fn name(&self, place: Place) -> Option<&str>;
+}
+
+impl NamesOrganization for RemoteObject<Customer> {
+    fn name(&self, place: Place) -> Option<&str> {
+        self.fields.organization.text().filter(|_| place == Place::Metadata)
+    }
+}
+
+impl NamesOrganization for RemoteObject<Subscription> {
+    fn name(&self, place: Place) -> Option<&str> {
+        self.fields.organization.text().filter(|_| place == Place::Metadata)
+    }
+}
+
+impl NamesOrganization for RemoteObject<Checkout> {
+    fn name(&self, place: Place) -> Option<&str> {
+        match place {
+            Place::Metadata => self.fields.organization.text(),
+            Place::Reference => self.fields.reference.text(),
+        }
+    }
+}
+
+/// Everything known of some customers, and of their rivals: other customers for whom the same organizations are claimed.
 #[derive(Default)]
-pub(super) struct Cluster {
-    customers: BTreeMap<String, Object>,
-    pub(super) subscriptions: Vec<Object>,
-    checkouts: Vec<Object>,
-    pub(super) entitlements: Vec<Object>,
+pub(super) struct BillingGraph {
+    customers: BTreeMap<String, RemoteObject<Customer>>,
+    pub(super) subscriptions: Vec<RemoteObject<Subscription>>,
+    checkouts: Vec<RemoteObject<Checkout>>,
+    pub(super) entitlements: Vec<RemoteObject<Entitlements>>,
     /// Organizations by the names that are used for them.
     organizations: BTreeMap<String, Id<Organization>>,
     /// Organizations by the customer of their row.
@@ -42,63 +72,68 @@ pub(super) struct Cluster {
     incumbents: BTreeMap<Id<Organization>, String>,
 }
 
-/// What is said of whose something is.
+/// A claim that something belongs to an organization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Statement {
+struct Claim {
     organization: Id<Organization>,
-    /// By the secret key, or by the row; else by the buyer, perhaps.
+    /// Made with the secret key, or by the row; otherwise a buyer may have made it.
     certain: bool,
 }
 
-impl Cluster {
+impl BillingGraph {
     /// What is known of these customers and of whose they are.
     pub(super) async fn known(tx: &mut SystemTx, customers: &BTreeSet<String>) -> Result<Self> {
-        let mut cluster = Self::load(tx, customers).await?;
-        let names = cluster.names();
-        cluster.resolve(tx, &names).await?;
-        cluster.compete(tx).await?;
-        Ok(cluster)
+        let mut graph = Self::load(tx, customers).await?;
+        let names = graph.names();
+        graph.resolve(tx, &names).await?;
+        graph.load_rivals(tx).await?;
+        Ok(graph)
     }
 
     /// What is known of these customers.
     pub(super) async fn load(tx: &mut SystemTx, customers: &BTreeSet<String>) -> Result<Self> {
-        let mut cluster = Self::default();
-        cluster.add(tx, customers).await?;
-        Ok(cluster)
+        let mut graph = Self::default();
+        graph.add(tx, customers).await?;
+        Ok(graph)
     }
 
     async fn add(&mut self, tx: &mut SystemTx, customers: &BTreeSet<String>) -> Result<()> {
         let ids: Vec<String> = customers.iter().filter(|id| !self.customers.contains_key(*id)).cloned().collect();
-        for (kind, object) in facts::naming(tx, &[Kind::Subscription, Kind::Checkout, Kind::Entitlements], &ids).await?
-        {
-            // Other fields hold names, too: it may be known already, or be of a customer that is not asked for.
-            if !object.text("customer").is_some_and(|customer| ids.iter().any(|id| id == customer)) {
-                continue;
-            }
-            match kind {
-                Kind::Subscription => self.subscriptions.push(object),
-                Kind::Checkout => self.checkouts.push(object),
-                _ => self.entitlements.push(object),
+        // Other fields hold ids, too: an object may be known already, or be of a customer that is not asked for.
+        let wanted = |customer: Option<&str>| customer.is_some_and(|customer| ids.iter().any(|id| id == customer));
+        let kinds = [Kind::Subscription, Kind::Checkout, Kind::Entitlements];
+        for stored in mirror::stored_naming(tx, &kinds, &ids).await? {
+            match stored.kind {
+                Kind::Subscription => {
+                    let object = stored.read::<Subscription>()?;
+                    self.subscriptions.extend(wanted(object.fields.customer.text()).then_some(object));
+                }
+                Kind::Checkout => {
+                    let object = stored.read::<Checkout>()?;
+                    self.checkouts.extend(wanted(object.fields.customer.text()).then_some(object));
+                }
+                _ => {
+                    let object = stored.read::<Entitlements>()?;
+                    self.entitlements.extend(wanted(object.fields.customer.text()).then_some(object));
+                }
             }
         }
-        for customer in facts::load(tx, Kind::Customer, &ids).await? {
+        for customer in mirror::load::<Customer>(tx, &ids).await? {
             self.customers.insert(customer.id.clone(), customer);
         }
         // The newest first.
-        let created = |object: &Object| Reverse((object.number("created"), object.id.clone()));
-        self.checkouts.sort_by_key(created);
-        self.subscriptions.sort_by_key(created);
+        self.checkouts.sort_by_key(|object| Reverse((object.fields.created.get(), object.id.clone())));
+        self.subscriptions.sort_by_key(|object| Reverse((object.fields.created.get(), object.id.clone())));
         Ok(())
     }
 
     /// How organizations are called here.
     pub(super) fn names(&self) -> BTreeSet<String> {
-        let objects = self.customers.values().chain(&self.subscriptions).chain(&self.checkouts);
-        objects
-            .flat_map(|object| [object.text(METADATA), object.text(REFERENCE)])
-            .flatten()
-            .map(str::to_owned)
-            .collect()
+        let customers = self.customers.values().filter_map(|object| object.name(Place::Metadata));
+        let subscriptions = self.subscriptions.iter().filter_map(|object| object.name(Place::Metadata));
+        let checkouts = self.checkouts.iter();
+        let checkouts = checkouts.flat_map(|object| [object.name(Place::Metadata), object.name(Place::Reference)]);
+        customers.chain(subscriptions).chain(checkouts.flatten()).map(str::to_owned).collect()
     }
 
     /// Finds the organizations that are named. Whether one exists is guarded by the lock of its name.
@@ -132,26 +167,19 @@ impl Cluster {
     }
 
     /// Adds the other customers of the organizations that buyers may have named.
-    pub(super) async fn compete(&mut self, tx: &mut SystemTx) -> Result<()> {
+    pub(super) async fn load_rivals(&mut self, tx: &mut SystemTx) -> Result<()> {
         let claimed: BTreeSet<Id<Organization>> = self
             .checkouts
             .iter()
-            .filter_map(|checkout| self.organizations.get(checkout.text(REFERENCE)?).copied())
+            .filter_map(|checkout| self.organizations.get(checkout.name(Place::Reference)?).copied())
             .collect();
         if claimed.is_empty() {
             return Ok(());
         }
         let names = self.organizations.iter().filter(|(_, organization)| claimed.contains(organization));
         let names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
-        let kinds = [Kind::Customer, Kind::Subscription, Kind::Checkout];
-        let mut rivals: BTreeSet<String> =
-            claimed.iter().filter_map(|organization| self.incumbents.get(organization).cloned()).collect();
-        for (kind, object) in facts::naming(tx, &kinds, &names).await? {
-            rivals.extend(match kind {
-                Kind::Customer => Some(object.id),
-                _ => object.text("customer").map(str::to_owned),
-            });
-        }
+        let mut rivals = mirror::customers_naming(tx, &names).await?;
+        rivals.extend(claimed.iter().filter_map(|organization| self.incumbents.get(organization).cloned()));
         self.add(tx, &rivals).await?;
         let names = self.names();
         self.resolve(tx, &names).await
@@ -164,21 +192,24 @@ impl Cluster {
 
     /// Whose a subscription of a customer is, by its id; without one, whose the customer is.
     pub(super) fn owner(&self, customer: &str, subscription: Option<&str>) -> Option<Id<Organization>> {
-        let said = self.said(customer, subscription)?;
-        let counts = said.certain || !self.is_taken(customer, said.organization);
-        counts.then_some(said.organization)
+        let claim = self.claim_of(customer, subscription)?;
+        let counts = claim.certain || !self.is_taken(customer, claim.organization);
+        counts.then_some(claim.organization)
     }
 
-    pub(super) fn subscriptions_of(&self, organization: Id<Organization>) -> impl Iterator<Item = &Object> {
+    pub(super) fn subscriptions_of(
+        &self,
+        organization: Id<Organization>,
+    ) -> impl Iterator<Item = &RemoteObject<Subscription>> {
         self.subscriptions.iter().filter(move |subscription| {
-            let customer = subscription.text("customer").unwrap_or_default();
+            let customer = subscription.fields.customer.text().unwrap_or_default();
             self.owner(customer, Some(&subscription.id)) == Some(organization)
         })
     }
 
-    pub(super) fn status(&self, subscription: &Object) -> SubscriptionStatus {
-        let status = subscription.text("status").and_then(SubscriptionStatus::from_label);
-        let customer = subscription.text("customer").and_then(|id| self.customers.get(id));
+    pub(super) fn status(&self, subscription: &RemoteObject<Subscription>) -> SubscriptionStatus {
+        let status = subscription.fields.status.text().and_then(SubscriptionStatus::from_label);
+        let customer = subscription.fields.customer.text().and_then(|id| self.customers.get(id));
         let over = subscription.deleted || customer.is_some_and(|customer| customer.deleted);
         match status {
             Some(SubscriptionStatus::IncompleteExpired) => SubscriptionStatus::IncompleteExpired,
@@ -188,50 +219,58 @@ impl Cluster {
         }
     }
 
-    fn named(&self, object: &Object, field: &str) -> Option<Statement> {
-        let organization = self.organizations.get(object.text(field)?).copied()?;
-        Some(Statement { organization, certain: field == METADATA })
+    fn claim_in(&self, object: &impl NamesOrganization, place: Place) -> Option<Claim> {
+        let organization = self.organizations.get(object.name(place)?).copied()?;
+        Some(Claim { organization, certain: place == Place::Metadata })
     }
 
-    fn said(&self, customer: &str, subscription: Option<&str>) -> Option<Statement> {
-        let own = |field| self.said_of(subscription?, field);
-        own(METADATA)
-            .or_else(|| self.named(self.customers.get(customer)?, METADATA))
-            .or_else(|| own(REFERENCE))
-            .or_else(|| self.said_around(customer))
+    /// The claim to a subscription of a customer; without one, to the customer.
+    fn claim_of(&self, customer: &str, subscription: Option<&str>) -> Option<Claim> {
+        let own = |place| self.own_claim(subscription?, place);
+        own(Place::Metadata)
+            .or_else(|| self.claim_in(self.customers.get(customer)?, Place::Metadata))
+            .or_else(|| own(Place::Reference))
+            .or_else(|| self.claim_around(customer))
     }
 
-    /// What a subscription says itself, or a checkout of it.
-    fn said_of(&self, subscription: &str, field: &str) -> Option<Statement> {
-        let itself = self.subscriptions.iter().filter(|object| object.id == subscription);
-        let checkouts = self.checkouts.iter().filter(|checkout| checkout.text("subscription") == Some(subscription));
-        itself.chain(checkouts).find_map(|object| self.named(object, field))
+    /// The claim that a subscription makes itself, or a checkout of it.
+    fn own_claim(&self, subscription: &str, place: Place) -> Option<Claim> {
+        let mut itself = self.subscriptions.iter().filter(|object| object.id == subscription);
+        let of_it = |checkout: &&RemoteObject<Checkout>| checkout.fields.subscription.text() == Some(subscription);
+        let mut checkouts = self.checkouts.iter().filter(of_it);
+        itself
+            .find_map(|object| self.claim_in(object, place))
+            .or_else(|| checkouts.find_map(|checkout| self.claim_in(checkout, place)))
     }
 
-    /// What is said of the subscriptions and checkouts of a customer, of those that live first. Of several organizations
-    /// it is none: it must not be guessed who sees what.
-    fn said_around(&self, customer: &str) -> Option<Statement> {
-        let of_customer = |object: &&Object| object.text("customer") == Some(customer);
-        let subscriptions = || self.subscriptions.iter().filter(of_customer);
-        let checkouts = || self.checkouts.iter().filter(of_customer);
-        let precise = |subscription: &Object| {
-            self.said_of(&subscription.id, METADATA).or_else(|| self.said_of(&subscription.id, REFERENCE))
+    /// The claim that the subscriptions and checkouts of a customer make, the living ones first. If they name several
+    /// organizations there is none: who sees what must not be guessed.
+    fn claim_around(&self, customer: &str) -> Option<Claim> {
+        let subscriptions = || self.subscriptions.iter().filter(|s| s.fields.customer.text() == Some(customer));
+        let checkouts = || self.checkouts.iter().filter(|c| c.fields.customer.text() == Some(customer));
+        let precise = |subscription: &RemoteObject<Subscription>| {
+            self.own_claim(&subscription.id, Place::Metadata)
+                .or_else(|| self.own_claim(&subscription.id, Place::Reference))
         };
-        let either = |object| self.named(object, METADATA).or_else(|| self.named(object, REFERENCE));
-        let mut said: BTreeSet<Statement> =
+        let mut claims: BTreeSet<Claim> =
             subscriptions().filter(|s| lives(self.status(s))).filter_map(precise).collect();
-        if said.is_empty() {
-            said = subscriptions().chain(checkouts()).filter_map(either).collect();
+        if claims.is_empty() {
+            let of_subscriptions = subscriptions().filter_map(|object| self.claim_in(object, Place::Metadata));
+            let of_checkouts = checkouts().filter_map(|object| {
+                self.claim_in(object, Place::Metadata).or_else(|| self.claim_in(object, Place::Reference))
+            });
+            claims = of_subscriptions.chain(of_checkouts).collect();
         }
-        if said.is_empty() {
-            let is_named = |object: &Object| object.text(METADATA).or_else(|| object.text(REFERENCE)).is_some();
-            let silent = !subscriptions().chain(checkouts()).chain(self.customers.get(customer)).any(is_named);
-            let organization = *self.rows.get(customer).filter(|_| silent)?;
-            return Some(Statement { organization, certain: true });
+        if claims.is_empty() {
+            let is_named = subscriptions().any(|object| object.name(Place::Metadata).is_some())
+                || checkouts().any(|c| c.name(Place::Metadata).or_else(|| c.name(Place::Reference)).is_some())
+                || self.customers.get(customer).is_some_and(|object| object.name(Place::Metadata).is_some());
+            let organization = *self.rows.get(customer).filter(|_| !is_named)?;
+            return Some(Claim { organization, certain: true });
         }
-        // The certain one of the same organization is the last.
-        let last = *said.last()?;
-        said.iter().all(|statement| statement.organization == last.organization).then_some(last)
+        // The certain claim of an organization is greater than an uncertain one.
+        let last = *claims.last()?;
+        claims.iter().all(|claim| claim.organization == last.organization).then_some(last)
     }
 
     /// Whether a claim of this customer does not count, because the organization has another.
@@ -241,7 +280,8 @@ impl Cluster {
             return false;
         }
         // Of a row from elsewhere, whose subscription was never heard of, there is nothing but the row.
-        let unheard = |incumbent: &String| !self.subscriptions.iter().any(|s| s.text("customer") == Some(incumbent));
+        let unheard =
+            |incumbent: &String| !self.subscriptions.iter().any(|s| s.fields.customer.text() == Some(incumbent));
         self.incumbents.get(&organization).is_some_and(|incumbent| incumbent != customer && unheard(incumbent))
             || self.customers.keys().filter(|rival| *rival != customer).any(|rival| {
                 let (certain, theirs) = self.living(rival, organization);
@@ -251,13 +291,13 @@ impl Cluster {
 
     /// Of the living subscriptions that a customer has for an organization: whether one is certain, and the oldest.
     fn living(&self, customer: &str, organization: Id<Organization>) -> (bool, Option<(i64, &str)>) {
-        let of_customer = self.subscriptions.iter().filter(|s| s.text("customer") == Some(customer));
+        let of_customer = self.subscriptions.iter().filter(|s| s.fields.customer.text() == Some(customer));
         let mut found = (false, None);
         for subscription in of_customer.filter(|subscription| lives(self.status(subscription))) {
-            let said = self.said(customer, Some(&subscription.id)).filter(|said| said.organization == organization);
-            let Some(said) = said else { continue };
-            let age = (subscription.number("created").unwrap_or(i64::MAX), subscription.id.as_str());
-            found = (found.0 || said.certain, Some(found.1.map_or(age, |oldest| age.min(oldest))));
+            let claim = self.claim_of(customer, Some(&subscription.id));
+            let Some(claim) = claim.filter(|claim| claim.organization == organization) else { continue };
+            let age = (subscription.fields.created.get().unwrap_or(i64::MAX), subscription.id.as_str());
+            found = (found.0 || claim.certain, Some(found.1.map_or(age, |oldest| age.min(oldest))));
         }
         found
     }
@@ -275,6 +315,6 @@ pub(super) async fn owner(
     customer: &str,
     subscription: Option<&str>,
 ) -> Result<Option<Id<Organization>>> {
-    let cluster = Cluster::known(tx, &BTreeSet::from([customer.to_owned()])).await?;
-    Ok(cluster.owner(customer, subscription))
+    let graph = BillingGraph::known(tx, &BTreeSet::from([customer.to_owned()])).await?;
+    Ok(graph.owner(customer, subscription))
 }

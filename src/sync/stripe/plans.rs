@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::billing::SubscriptionStatus;
 use crate::organizations::{OrganizationPlan, OrganizationStatus};
 use crate::sync::apply::SyncSettings;
-use crate::sync::facts::Object;
+use crate::sync::mirror::{Item, Price, Product, RemoteObject, Subscription};
 use crate::sync::payload::{at, id, text, whole};
 
 /// What a status means for the organization: its own status, and whether it has what it bought. Without it, it has FREE.
@@ -76,65 +76,61 @@ fn seat_in_key(key: Option<&str>) -> bool {
     key.is_some_and(|key| words(key).any(|word| word == "SEAT" || word == "SEATS"))
 }
 
-/// What is kept of an item of a subscription: enough to find its plan and seats, also later.
-pub(crate) fn item(item: &Value) -> Value {
+/// Reads an item of a subscription.
+pub(crate) fn item(item: &Value) -> Item {
     // Before 2018 items had plans, which were prices of another name.
     let price = if item["price"].is_null() { &item["plan"] } else { &item["price"] };
     let product = &price["product"];
     let metered = at(price, &["recurring", "usage_type"]) == "metered" || price["usage_type"] == "metered";
-    serde_json::json!({
-        "price": id(price),
-        "product": id(product),
-        "key": text(&price["lookup_key"], 200),
-        "plan": plan_in_metadata(&price["metadata"]).or_else(|| plan_in_metadata(&product["metadata"])),
-        "seat": seat_in_metadata(&price["metadata"]) || seat_in_metadata(&product["metadata"]),
-        "quantity": whole(&item["quantity"]).filter(|quantity| *quantity >= 0),
-        "metered": metered,
-    })
+    let plan = plan_in_metadata(&price["metadata"]).or_else(|| plan_in_metadata(&product["metadata"]));
+    Item {
+        price: id(price),
+        product: id(product),
+        key: text(&price["lookup_key"], 200),
+        plan: plan.map(str::to_owned),
+        seat: seat_in_metadata(&price["metadata"]) || seat_in_metadata(&product["metadata"]),
+        quantity: whole(&item["quantity"]).filter(|quantity| *quantity >= 0),
+        metered,
+    }
 }
 
 /// Prices and products as their own events tell of them.
 #[derive(Default)]
 pub(crate) struct Catalogue {
-    pub(crate) prices: BTreeMap<String, Object>,
-    pub(crate) products: BTreeMap<String, Object>,
+    pub(crate) prices: BTreeMap<String, RemoteObject<Price>>,
+    pub(crate) products: BTreeMap<String, RemoteObject<Product>>,
 }
 
 /// The plan and the seats that a subscription pays for. No plan: none of its prices is known to buy one.
 pub(crate) fn bought(
-    subscription: &Object,
+    subscription: &RemoteObject<Subscription>,
     catalogue: &Catalogue,
     settings: &SyncSettings,
 ) -> (Option<OrganizationPlan>, i32) {
-    let none = Vec::new();
-    let items = subscription.value("items").and_then(Value::as_array).unwrap_or(&none);
     let mut plan = None;
     let mut seats = Seats::default();
-    for item in items {
-        let price = item["price"].as_str().unwrap_or_default();
-        let own = catalogue.prices.get(price);
-        let product = item["product"].as_str().or_else(|| own?.text("product")).unwrap_or_default();
-        let product = catalogue.products.get(product);
-        let key = own.and_then(|price| price.text("key")).or_else(|| item["key"].as_str());
-        let label = |object: Option<&Object>| {
-            object.and_then(|object| object.text("plan")).and_then(OrganizationPlan::from_label)
-        };
+    for item in subscription.fields.items.known().into_iter().flatten() {
+        let price = item.price.as_deref().unwrap_or_default();
+        let own = catalogue.prices.get(price).map(|price| &price.fields);
+        let product = item.product.as_deref().or_else(|| own?.product.text()).unwrap_or_default();
+        let product = catalogue.products.get(product).map(|product| &product.fields);
+        let key = own.and_then(|price| price.key.text()).or(item.key.as_deref());
         let of_item = settings
             .price_plans
             .get(price)
             .copied()
             .or_else(|| key.and_then(plan_in))
-            .or_else(|| label(own))
-            .or_else(|| item["plan"].as_str().and_then(OrganizationPlan::from_label))
-            .or_else(|| label(product));
-        let marked = |object: Option<&Object>| object.and_then(|object| object.truth("seat")) == Some(true);
-        let seat = item["seat"] == true || seat_in_key(key) || marked(own) || marked(product);
+            .or_else(|| own?.plan.text().and_then(OrganizationPlan::from_label))
+            .or_else(|| item.plan.as_deref().and_then(OrganizationPlan::from_label))
+            .or_else(|| product?.plan.text().and_then(OrganizationPlan::from_label));
+        let marked = [own.and_then(|price| price.seat.get()), product.and_then(|product| product.seat.get())];
+        let seat = item.seat || seat_in_key(key) || marked.contains(&Some(true));
         plan = plan.max(of_item);
-        if item["metered"] != true {
-            seats.add(item["quantity"].as_i64().unwrap_or(1), seat, of_item.is_some());
+        if !item.metered {
+            seats.add(item.quantity.unwrap_or(1), seat, of_item.is_some());
         }
     }
-    let plan = plan.or_else(|| subscription.text("plan").and_then(OrganizationPlan::from_label));
+    let plan = plan.or_else(|| subscription.fields.plan.text().and_then(OrganizationPlan::from_label));
     (plan, seats.count())
 }
 

@@ -13,17 +13,17 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::asking::Fetched;
 use super::client::StripeClient;
+use super::gate::Fetched;
 use super::{merge, translate};
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::sync::apply::{Outcome, SyncSettings};
+use crate::sync::apply::{EventOutcome, SyncSettings};
 use crate::sync::effects::Effects;
-use crate::sync::facts::{self, Kind, Lock};
+use crate::sync::mirror::{self, Lock};
 use crate::sync::payload::{id, text};
 
 /// What happened within so many seconds may still be on its way to us, and is for its event to decide.
@@ -32,7 +32,7 @@ const UNDER_WAY: i64 = 60;
 /// What was found.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct DriftReport {
     /// Subscriptions at Stripe.
     pub at_stripe: usize,
     /// Those whose row is as it should be.
@@ -49,7 +49,7 @@ pub struct Report {
     pub fixed: usize,
 }
 
-impl Report {
+impl DriftReport {
     /// Whether nothing is left to be done.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -121,8 +121,8 @@ impl Reconciliation<'_> {
     ///
     /// # Errors
     /// Stripe or the database could not be asked. What was mended until then stays so.
-    pub async fn run(&self, only: Option<Id<Organization>>, progress: impl Fn(usize)) -> Result<Report> {
-        let (mut report, mut seen) = (Report::default(), BTreeSet::new());
+    pub async fn run(&self, only: Option<Id<Organization>>, progress: impl Fn(usize)) -> Result<DriftReport> {
+        let (mut report, mut seen) = (DriftReport::default(), BTreeSet::new());
         let customers: Vec<Option<String>> = match only {
             None => vec![None],
             Some(organization) => customers(self.db, organization).await?.into_iter().map(Some).collect(),
@@ -156,7 +156,7 @@ impl Reconciliation<'_> {
         Ok(report)
     }
 
-    async fn compare(&self, subscription: &str, listed: &Fetched, report: &mut Report) -> Result<()> {
+    async fn compare(&self, subscription: &str, listed: &Fetched, report: &mut DriftReport) -> Result<()> {
         report.at_stripe += 1;
         match self.difference(subscription, listed).await? {
             Drift::OfNobody => report.of_nobody.push(Stray {
@@ -225,16 +225,16 @@ impl Reconciliation<'_> {
         let asked = answer.asked_at.timestamp();
         // Before the version is read, so that no event comes between that and the merge.
         let locks = [Some(subscription.to_owned()), id(&answer.object["customer"])];
-        facts::lock(tx, locks.into_iter().flatten().map(Lock::Object)).await?;
-        let known = facts::load_one(tx, Kind::Subscription, subscription).await?;
+        mirror::lock(tx, locks.into_iter().flatten().map(Lock::Object)).await?;
+        let known = mirror::load_one::<mirror::Subscription>(tx, subscription).await?;
         let outrun = known.version() >= asked;
         let change = translate::fetched(subscription.to_owned(), known.version().max(asked - UNDER_WAY), answer);
         let mut effects = Effects { tx, clock: self.clock, settings: self.settings, cause: "reconcile".to_owned() };
         Ok(match merge(&mut effects, &change, false).await? {
-            Outcome::Applied { organization } | Outcome::Ignored { organization, .. } => {
+            EventOutcome::Applied { organization } | EventOutcome::Ignored { organization, .. } => {
                 Applied { organization, outrun }
             }
-            Outcome::Refetch { .. } | Outcome::More => Applied { organization: None, outrun },
+            EventOutcome::Refetch { .. } | EventOutcome::More => Applied { organization: None, outrun },
         })
     }
 }
@@ -273,12 +273,9 @@ async fn customers(db: &Db, organization: Id<Organization>) -> Result<BTreeSet<S
     .fetch_one(tx.conn())
     .await?;
     let names: Vec<String> = row.clerk_org_id.into_iter().chain([organization.uuid().to_string()]).collect();
-    let objects = facts::naming(&mut tx, &[Kind::Customer, Kind::Subscription, Kind::Checkout], &names).await?;
-    let of_objects = objects.into_iter().filter_map(|(kind, object)| match kind {
-        Kind::Customer => Some(object.id),
-        _ => object.text("customer").map(str::to_owned),
-    });
-    Ok(row.customer.into_iter().chain(of_objects).collect())
+    let mut customers = mirror::customers_naming(&mut tx, &names).await?;
+    customers.extend(row.customer);
+    Ok(customers)
 }
 
 /// The slug of an organization, and what is derived from its subscription.

@@ -6,20 +6,32 @@ use uuid::Uuid;
 use crate::billing::SubscriptionStatus;
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::sync::facts::{Change, Kind, Stamp};
+use crate::sync::mirror::{self, FieldVersion, Latest, RemoteChange};
 use crate::sync::payload::{at, id, seconds, text, whole};
-use crate::sync::stripe::asking::Fetched;
+use crate::sync::stripe::gate::Fetched;
 use crate::sync::stripe::plans;
+use crate::webhook_events::event_type::why_no_effect;
+use crate::webhook_events::{Effect, EventType, Verb, WebhookSource};
 
 /// What an event says.
-pub(crate) enum Said {
-    /// Something of an object.
-    Of(Change),
-    /// That an invoice was paid, or was not.
+pub(crate) enum Statement {
+    /// Of a customer.
+    Customer(RemoteChange<mirror::Customer>),
+    /// Of a subscription.
+    Subscription(RemoteChange<mirror::Subscription>),
+    /// Of a checkout.
+    Checkout(RemoteChange<mirror::Checkout>),
+    /// Of a product.
+    Product(RemoteChange<mirror::Product>),
+    /// Of a price.
+    Price(RemoteChange<mirror::Price>),
+    /// Of what a customer is entitled to.
+    Entitlements(RemoteChange<mirror::Entitlements>),
+    /// That something happened to an invoice.
     Invoice {
-        /// Whose.
+        /// The customer.
         customer: String,
-        /// For what, if it says so.
+        /// The subscription, if the invoice names one.
         subscription: Option<String>,
         /// What happened, for the audit log.
         metadata: Value,
@@ -28,22 +40,6 @@ pub(crate) enum Said {
 
 /// The rank of an object that was fetched: it is what the events of that second led to.
 const FETCHED: i16 = 1000;
-
-/// Types of invoice events that people ask about afterwards.
-const INVOICES: &[&str] = &[
-    "invoice.finalization_failed",
-    "invoice.finalized",
-    "invoice.marked_uncollectible",
-    "invoice.paid",
-    "invoice.payment_action_required",
-    "invoice.payment_failed",
-    "invoice.payment_succeeded",
-    "invoice.voided",
-];
-
-/// Types that have no effect here. The rest are unknown ones.
-const RECORDED: &[&str] =
-    &["checkout.session.", "customer.", "invoice", "plan.", "charge.", "payment_", "setup_intent."];
 
 /// The metadata under which clients name the organization.
 const ORGANIZATION_KEYS: &[&str] = &["organization_id", "organizationId", "org_id", "clerk_org_id"];
@@ -57,67 +53,72 @@ pub(crate) fn translate(
     event_id: &str,
     payload: &Value,
     fetched: Option<&Fetched>,
-) -> Result<Said, &'static str> {
+) -> Result<Statement, &'static str> {
+    let no_effect = || why_no_effect(WebhookSource::Stripe, event_type);
+    let known = EventType::of(WebhookSource::Stripe, event_type).ok_or_else(no_effect)?;
     let object = &payload["data"]["object"];
-    let verb = event_type.rsplit('.').next().unwrap_or_default();
-    let version = seconds(&payload["created"]).unwrap_or(0);
-    let stamp = |rank| Stamp(1, version, rank, event_id.to_owned());
-    let by_verb = stamp(match verb {
-        "created" => 0,
-        "deleted" => 2,
-        _ => 1,
-    });
-    let deleted = verb == "deleted";
+    let moment = seconds(&payload["created"]).unwrap_or(0);
+    let version = |rank| FieldVersion { authority: 1, moment, rank, event: event_id.to_owned() };
     let named = || id(&object["id"]).ok_or("names no object");
-    match event_type {
-        "customer.created" | "customer.updated" | "customer.deleted" => Ok(Said::Of(
-            Change::new(Kind::Customer, named()?, by_verb)
-                .deleted(deleted)
-                .known("seen", Some(true))
-                .known("organization", organization(&object["metadata"])),
-        )),
-        _ if event_type.starts_with("customer.subscription.") => {
-            let subscription_id = named()?;
-            if let Some(fetched) = fetched.filter(|fetched| id(&fetched.object).is_some_and(|id| id == subscription_id))
-            {
-                let change = self::fetched(subscription_id, version, fetched);
-                let over = change.deleted;
-                return Ok(Said::Of(change.deleted(deleted || over)));
-            }
-            let status = text(&object["status"], 50).as_deref().and_then(plans::status);
-            let rank = by_verb.2 * 20 + status.map_or(0, |status| rank(plans::precedence(status)));
-            Ok(Said::Of(subscription(subscription_id, stamp(rank), object, deleted)))
+    match known.effect() {
+        Effect::Customer(verb) => {
+            let at = version(verb.rank());
+            let fields = mirror::Customer {
+                seen: Latest::said(&at, Some(true)),
+                organization: Latest::said(&at, organization(&object["metadata"])),
+            };
+            Ok(Statement::Customer(RemoteChange { id: named()?, at, deleted: verb == Verb::Deleted, fields }))
         }
-        "checkout.session.completed" | "checkout.session.async_payment_succeeded" => Ok(Said::Of(
-            Change::new(Kind::Checkout, named()?, by_verb)
-                .known("created", Some(version))
-                .known("customer", id(&object["customer"]))
-                .known("subscription", id(&object["subscription"]))
-                .known("organization", organization(&object["metadata"]))
-                // Whoever opens a payment link can append one to its address.
-                .known(
-                    "reference",
-                    reference(&object["client_reference_id"]).filter(|_| object["payment_link"].is_null()),
-                ),
-        )),
-        "product.created" | "product.updated" | "product.deleted" => Ok(Said::Of(
-            Change::new(Kind::Product, named()?, by_verb)
-                .deleted(deleted)
-                .is("plan", plans::plan_in_metadata(&object["metadata"]))
-                .is("seat", Some(plans::seat_in_metadata(&object["metadata"]))),
-        )),
-        "price.created" | "price.updated" | "price.deleted" => Ok(Said::Of(
-            Change::new(Kind::Price, named()?, by_verb)
-                .deleted(deleted)
-                .known("product", id(&object["product"]))
-                .known("key", text(&object["lookup_key"], 200))
-                .is("plan", plans::plan_in_metadata(&object["metadata"]))
-                .is("seat", Some(plans::seat_in_metadata(&object["metadata"]))),
-        )),
-        "entitlements.active_entitlement_summary.updated" => entitlements(object, by_verb),
-        _ if INVOICES.contains(&event_type) => Ok(Said::Invoice {
+        Effect::Subscription(verb) => {
+            let subscription_id = named()?;
+            let deleted = verb == Verb::Deleted;
+            let same = |fetched: &&Fetched| id(&fetched.object).is_some_and(|id| id == subscription_id);
+            let change = if let Some(fetched) = fetched.filter(same) {
+                self::fetched(subscription_id, moment, fetched)
+            } else {
+                let status = text(&object["status"], 50).as_deref().and_then(plans::status);
+                let rank = verb.rank() * 20 + status.map_or(0, |status| rank(plans::precedence(status)));
+                subscription(subscription_id, version(rank), object)
+            };
+            Ok(Statement::Subscription(RemoteChange { deleted: deleted || change.deleted, ..change }))
+        }
+        Effect::Checkout => {
+            let at = version(Verb::Updated.rank());
+            // Whoever opens a payment link can append a reference to its address.
+            let reference = reference(&object["client_reference_id"]).filter(|_| object["payment_link"].is_null());
+            let fields = mirror::Checkout {
+                created: Latest::said(&at, Some(moment)),
+                customer: Latest::said(&at, id(&object["customer"])),
+                subscription: Latest::said(&at, id(&object["subscription"])),
+                organization: Latest::said(&at, organization(&object["metadata"])),
+                reference: Latest::said(&at, reference),
+            };
+            Ok(Statement::Checkout(RemoteChange { id: named()?, at, deleted: false, fields }))
+        }
+        Effect::Product(verb) => {
+            let at = version(verb.rank());
+            let fields = mirror::Product {
+                plan: Latest::said(&at, Some(plan_label(object))),
+                seat: Latest::said(&at, Some(plans::seat_in_metadata(&object["metadata"]))),
+                ..mirror::Product::default()
+            };
+            Ok(Statement::Product(RemoteChange { id: named()?, at, deleted: verb == Verb::Deleted, fields }))
+        }
+        Effect::Price(verb) => {
+            let at = version(verb.rank());
+            let fields = mirror::Price {
+                product: Latest::said(&at, id(&object["product"])),
+                key: Latest::said(&at, text(&object["lookup_key"], 200)),
+                plan: Latest::said(&at, Some(plan_label(object))),
+                seat: Latest::said(&at, Some(plans::seat_in_metadata(&object["metadata"]))),
+                ..mirror::Price::default()
+            };
+            Ok(Statement::Price(RemoteChange { id: named()?, at, deleted: verb == Verb::Deleted, fields }))
+        }
+        Effect::Entitlements => entitlements(object, version(Verb::Updated.rank())).map(Statement::Entitlements),
+        Effect::Invoice => Ok(Statement::Invoice {
             customer: id(&object["customer"]).ok_or("names no customer")?,
-            // Since 2025-03-31 of its parent.
+            // Since 2025-03-31 the parent names it.
             subscription: id(at(object, &["parent", "subscription_details", "subscription"]))
                 .or_else(|| id(&object["subscription"])),
             metadata: serde_json::json!({
@@ -128,16 +129,25 @@ pub(crate) fn translate(
                 "attempts": whole(&object["attempt_count"]),
             }),
         }),
-        _ if RECORDED.iter().any(|prefix| event_type.starts_with(prefix)) => Err("recorded"),
-        _ => Err("unknown type"),
+        // The last ones are Clerk's.
+        Effect::Recorded
+        | Effect::User(_)
+        | Effect::Organization(_)
+        | Effect::Membership(_)
+        | Effect::Invitation(_) => Err(no_effect()),
     }
 }
 
-/// What a subscription is like now, as Stripe answers. Of several answers of one moment the one that was asked for last
-/// counts.
-pub(crate) fn fetched(subscription_id: String, version: i64, fetched: &Fetched) -> Change {
-    let name = format!("fetched {:020}", fetched.asked_at.timestamp_millis());
-    subscription(subscription_id, Stamp(1, version, FETCHED, name), &fetched.object, false)
+/// The plan in the metadata of a product or a price, or that there is none.
+fn plan_label(object: &Value) -> Option<String> {
+    plans::plan_in_metadata(&object["metadata"]).map(str::to_owned)
+}
+
+/// What Stripe answers about a subscription. Of several answers of one moment the one that was asked for last counts.
+pub(crate) fn fetched(subscription_id: String, moment: i64, fetched: &Fetched) -> RemoteChange<mirror::Subscription> {
+    let event = format!("fetched {:020}", fetched.asked_at.timestamp_millis());
+    let at = FieldVersion { authority: 1, moment, rank: FETCHED, event };
+    subscription(subscription_id, at, &fetched.object)
 }
 
 /// Of two statuses in one second the later in a subscription's life wins.
@@ -148,7 +158,7 @@ fn rank(precedence: u8) -> i16 {
     }
 }
 
-fn subscription(subscription: String, stamp: Stamp, object: &Value, deleted: bool) -> Change {
+fn subscription(subscription: String, at: FieldVersion, object: &Value) -> RemoteChange<mirror::Subscription> {
     let status = text(&object["status"], 50).as_deref().and_then(plans::status);
     // Both are final at Stripe.
     let over = status.is_some_and(|status| plans::precedence(status) >= 5);
@@ -160,29 +170,30 @@ fn subscription(subscription: String, stamp: Stamp, object: &Value, deleted: boo
         _ => None,
     };
     let (starts, ends) = periods(object, items.unwrap_or_default());
-    let items: Option<Vec<Value>> = items.map(|items| items.iter().take(100).map(plans::item).collect());
+    let items: Option<Vec<mirror::Item>> = items.map(|items| items.iter().take(100).map(plans::item).collect());
     let catalogue = items.as_ref().map(|items| {
-        let ids = items.iter().flat_map(|item| [item["price"].as_str(), item["product"].as_str()]).flatten();
-        ids.map(Value::from).collect::<Vec<Value>>()
+        let ids = items.iter().flat_map(|item| [item.price.clone(), item.product.clone()]);
+        ids.flatten().collect::<Vec<String>>()
     });
     let ends_with_period = object["cancel_at_period_end"].as_bool().map(|flag| {
         // With flexible billing the flag is off and the date is that of the end.
         flag || seconds(&object["cancel_at"]).is_some_and(|at| Some(at) == ends)
     });
-    Change::new(Kind::Subscription, subscription, stamp)
-        .deleted(deleted || over)
-        .known("customer", id(&object["customer"]))
-        .known("organization", organization(&object["metadata"]))
-        .known("status", status.map(SubscriptionStatus::label))
-        .known("plan", plans::plan_in_metadata(&object["metadata"]))
-        .known("items", items)
-        .known("catalogue", catalogue)
-        .known("period_start", starts)
-        .known("period_end", ends)
-        .known("cancel_at_period_end", ends_with_period)
-        .known("trial_end", seconds(&object["trial_end"]))
-        .known("collection_paused", object.get("pause_collection").map(|pause| !pause.is_null()))
-        .known("created", seconds(&object["created"]))
+    let fields = mirror::Subscription {
+        customer: Latest::said(&at, id(&object["customer"])),
+        organization: Latest::said(&at, organization(&object["metadata"])),
+        status: Latest::said(&at, status.map(SubscriptionStatus::label)),
+        plan: Latest::said(&at, plans::plan_in_metadata(&object["metadata"])),
+        items: Latest::said(&at, items),
+        catalogue: Latest::said(&at, catalogue),
+        period_start: Latest::said(&at, starts),
+        period_end: Latest::said(&at, ends),
+        cancel_at_period_end: Latest::said(&at, ends_with_period),
+        trial_end: Latest::said(&at, seconds(&object["trial_end"])),
+        collection_paused: Latest::said(&at, object.get("pause_collection").map(|pause| !pause.is_null())),
+        created: Latest::said(&at, seconds(&object["created"])),
+    };
+    RemoteChange { id: subscription, at, deleted: over, fields }
 }
 
 /// The period: since 2025-03-31 of the items, before of the subscription. Items may differ: then what they share.
@@ -196,20 +207,19 @@ fn periods(object: &Value, items: &[Value]) -> (Option<i64>, Option<i64>) {
     )
 }
 
-fn entitlements(object: &Value, stamp: Stamp) -> Result<Said, &'static str> {
+fn entitlements(object: &Value, at: FieldVersion) -> Result<RemoteChange<mirror::Entitlements>, &'static str> {
     let customer = id(&object["customer"]).ok_or("names no customer")?;
     let list = &object["entitlements"];
     if list["has_more"] == true {
         return Err("lists a part of the entitlements only");
     }
     let Some(entries) = list["data"].as_array() else { return Err("lists no entitlements") };
-    let keys: Vec<Value> =
-        entries.iter().filter_map(|entry| text(&entry["lookup_key"], 100)).map(Value::from).collect();
-    Ok(Said::Of(
-        Change::new(Kind::Entitlements, customer.clone(), stamp)
-            .known("customer", Some(customer))
-            .known("keys", Some(keys)),
-    ))
+    let keys: Vec<String> = entries.iter().filter_map(|entry| text(&entry["lookup_key"], 100)).collect();
+    let fields = mirror::Entitlements {
+        customer: Latest::said(&at, Some(customer.clone())),
+        keys: Latest::said(&at, Some(keys)),
+    };
+    Ok(RemoteChange { id: customer, at, deleted: false, fields })
 }
 
 fn organization(metadata: &Value) -> Option<String> {

@@ -79,7 +79,7 @@ async fn send(app: &TestApp, kind: &str, changes: &[&str]) {
 
 /// Works until nothing is left to be done now.
 async fn work(app: &TestApp) {
-    let worker = Worker::new(&app.app);
+    let worker = Worker::new(&app.app.webhooks);
     while worker.step().await.expect("a step") > 0 {}
 }
 
@@ -457,7 +457,7 @@ async fn a_hanging_stripe_holds_up_nothing_else() {
     for id in &ids {
         send(&app, "customer.subscription.updated", &[&created, id]).await;
     }
-    let worker = Worker::new(&app.app);
+    let worker = Worker::new(&app.app.webhooks);
     let first = tokio::spawn({
         let worker = worker.clone();
         async move { worker.step().await }

@@ -1,20 +1,20 @@
-//! Reads as much of a body as its head needs: objects, and in them texts, numbers and further objects. Everything else,
-//! a list of a million elements say, is checked to be JSON and passed over without being kept.
+//! Reads the envelope of an event: the few members that say what the event is and what it is about. The rest of the body,
+//! a list of a million elements for instance, is checked to be JSON and skipped.
 
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// How deep objects are kept: `data.object.id` stands in the third.
+/// How deep objects are kept: `data.object.id` is on the third level.
 const DEPTH: u8 = 3;
 /// The members that are kept.
 const KEPT: &[&str] =
     &["id", "type", "created", "timestamp", "account", "instance_id", "data", "object", "related_object"];
 
-/// The skeleton of a body; `None` when it is not JSON.
-pub(super) fn skeleton(body: &[u8]) -> Option<Value> {
-    // Strings that are passed over are not looked into, so the whole is: JSON is UTF-8 (RFC 8259, section 8.1).
+/// The envelope of a body; `None` when the body is not JSON.
+pub(super) fn envelope(body: &[u8]) -> Option<Value> {
+    // serde_json does not check the UTF-8 of strings that it skips. JSON is UTF-8 (RFC 8259, section 8.1).
     let mut deserializer = serde_json::Deserializer::from_str(std::str::from_utf8(body).ok()?);
     let value = Depth(DEPTH).deserialize(&mut deserializer).ok()?;
     deserializer.end().ok()?;
@@ -45,7 +45,7 @@ impl<'de> Visitor<'de> for Depth {
         }
         while let Some(Key(kept)) = access.next_key()? {
             match kept {
-                // As in most readers, the last of several wins.
+                // The last of several members with one name wins, as in most JSON readers.
                 Some(name) => drop(members.insert(name.to_owned(), access.next_value_seed(Depth(self.0 - 1))?)),
                 None => drop(access.next_value::<IgnoredAny>()?),
             }
@@ -109,21 +109,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_head_is_kept_and_the_rest_is_checked() {
+    fn envelope_is_kept_and_the_rest_is_checked() {
         let body = br#"{"id":"evt_1","x":[1,{"id":2}],"data":{"object":{"id":"sub_1","object":"subscription","data":{"id":{}}}},"created":7,"created":8,"type":null}"#;
         let kept = json!({ "id": "evt_1", "data": { "object": { "id": "sub_1", "object": "subscription", "data": {} } }, "created": 8, "type": null });
-        assert_eq!(skeleton(body), Some(kept));
-        assert_eq!(skeleton(b"[1, 2]"), Some(json!([])));
-        assert_eq!(skeleton(b"null"), Some(json!(null)));
+        assert_eq!(envelope(body), Some(kept));
+        assert_eq!(envelope(b"[1, 2]"), Some(json!([])));
+        assert_eq!(envelope(b"null"), Some(json!(null)));
         for bad in [b"".as_slice(), b"{", b"{}x", b"{\"a\":\xff}", b"{\"a\":\"\xff\"}", b"{'a':1}", b"{\"id\":1,}"] {
-            assert_eq!(skeleton(bad), None, "{}", String::from_utf8_lossy(bad));
+            assert_eq!(envelope(bad), None, "{}", String::from_utf8_lossy(bad));
         }
-        // Neither stack nor memory is at the mercy of the sender.
+        // The sender controls neither our stack nor our memory.
         let deep = format!("{{\"x\":{}{}}}", "[".repeat(400_000), "]".repeat(400_000));
-        assert_eq!(skeleton(deep.as_bytes()), Some(json!({})));
+        assert_eq!(envelope(deep.as_bytes()), Some(json!({})));
         let deep = format!("{}{}", "{\"data\":".repeat(100_000), "}".repeat(100_000));
-        assert_eq!(skeleton(deep.as_bytes()), None);
+        assert_eq!(envelope(deep.as_bytes()), None);
         let long = format!("{{\"id\":\"a\",\"x\":[{}0]}}", "0,".repeat(500_000));
-        assert_eq!(skeleton(long.as_bytes()), Some(json!({ "id": "a" })));
+        assert_eq!(envelope(long.as_bytes()), Some(json!({ "id": "a" })));
     }
 }

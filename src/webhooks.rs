@@ -1,8 +1,8 @@
 //! Webhooks: the delivery of events from Clerk and Stripe.
 //!
 //! [`receive`] verifies the raw bytes ([`signature`]) and stores them ([`inbox`]); nothing else happens in the request.
-//! The [`worker`] takes events from the inbox and applies them ([`crate::sync::apply`]) in the transaction that also marks
-//! them as done: each event takes effect exactly once. Administrators see the events of their organization
+//! The [`worker`] takes events from the inbox and applies them ([`crate::sync::apply`]) in the transaction that also
+//! marks them as done: each event takes effect exactly once. Administrators see the events of their organization
 //! ([`crate::webhook_events`]), never the raw bodies. `docs/WEBHOOKS.md` says what senders and operators can rely on.
 
 mod envelope;

@@ -1,8 +1,8 @@
 //! From an event of the inbox to its effect, in one transaction.
 //!
-//! What the event says is merged into the objects of the provider (`facts`); the rows of our
-//! tables are then derived from the objects. So it does not matter in which order events come, nor how often. What a
-//! change needs (audit row, NOTIFY) is written in the same transaction: effects happen exactly once.
+//! What the event says is merged into the mirror of the provider's objects (`mirror`); the rows of our tables are then
+//! derived from the mirror. So neither the order of events nor their repetition matters. Audit rows and NOTIFY are
+//! written in the same transaction: each event takes effect exactly once.
 
 use std::collections::BTreeMap;
 
@@ -31,22 +31,22 @@ pub struct InboxEvent {
     pub event_type: String,
     /// The bytes as they came.
     pub raw_body: Vec<u8>,
-    /// When it came.
+    /// When it was received.
     pub received_at: DateTime<Utc>,
-    /// How often it was tried before.
+    /// The number of earlier attempts.
     pub attempts: i32,
 }
 
-/// What is known beside the event.
+/// What applying an event needs beside the event.
 #[derive(Clone, Copy, Debug)]
 pub struct ApplyContext<'a> {
     /// The time.
     pub clock: &'a Clock,
     /// The settings.
     pub settings: &'a SyncSettings,
-    /// The object as the provider has it now, after a [`EventOutcome::Refetch`].
+    /// The object as the provider has it now, after an [`EventOutcome::Refetch`].
     pub fetched: Option<&'a Fetched>,
-    /// Whether a [`EventOutcome::Refetch`] can be served; when it was tried in vain, it cannot.
+    /// Whether an [`EventOutcome::Refetch`] can be served.
     pub can_refetch: bool,
 }
 
@@ -55,7 +55,7 @@ pub struct ApplyContext<'a> {
 pub struct SyncSettings {
     /// The plan that a price at Stripe buys, by the price's id.
     pub price_plans: BTreeMap<String, OrganizationPlan>,
-    /// Whether a new user gets a workspace of their own.
+    /// Whether a new user gets a personal workspace.
     pub personal_workspaces: bool,
     /// Apply events of this Stripe account, and those that name none: they are the endpoint's own. `None`: only those.
     pub stripe_account: Option<String>,
@@ -68,20 +68,20 @@ pub struct SyncSettings {
 pub enum EventOutcome {
     /// Its effect is in the transaction.
     Applied {
-        /// Whose event it is, when that is known.
+        /// The organization it belongs to, when that is known.
         organization: Option<Id<Organization>>,
     },
     /// It has no effect.
     Ignored {
         /// Why.
         reason: &'static str,
-        /// Whose event it is, when that is known.
+        /// The organization it belongs to, when that is known.
         organization: Option<Id<Organization>>,
     },
-    /// A part of its effect is in the transaction; the rest comes when it is applied again, which is to be soon.
+    /// A part of its effect is in the transaction. The event must be applied again for the rest.
     More,
-    /// Two events of the same second cannot be ordered: ask the provider for the object outside of the transaction, then
-    /// apply again with [`ApplyContext::fetched`]. Nothing was written.
+    /// Two events of one second cannot be ordered. Ask the provider for the object outside of the transaction, then
+    /// apply the event again with [`ApplyContext::fetched`]. Nothing was written.
     Refetch {
         /// The object at the provider.
         object_id: String,
@@ -89,7 +89,7 @@ pub enum EventOutcome {
 }
 
 impl EventOutcome {
-    /// Without effect, and nobody's.
+    /// No effect, and no organization.
     pub(crate) fn ignored(reason: &'static str) -> Self {
         Self::Ignored { reason, organization: None }
     }
@@ -98,10 +98,10 @@ impl EventOutcome {
 /// An event older than what is known.
 pub(crate) const STALE: &str = "older than what is known";
 
-/// Runs the whole effect of one event in `tx`; the caller updates the inbox in the same transaction and commits.
+/// Applies one event in `tx`. The caller updates the inbox in the same transaction and commits.
 ///
 /// # Errors
-/// What the database reports. Nothing that an event can hold is an error.
+/// Errors of the database. No content of an event is an error.
 pub async fn apply(tx: &mut SystemTx, context: &ApplyContext<'_>, event: &InboxEvent) -> Result<EventOutcome> {
     let Ok(payload) = serde_json::from_slice::<Value>(&event.raw_body) else {
         return Ok(EventOutcome::ignored("not JSON that can be read"));

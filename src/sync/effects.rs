@@ -1,4 +1,4 @@
-//! What every effect needs: the transaction, the time, and a way to say what was done.
+//! What every effect needs: the transaction, the time, and a way to record what was done.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -12,17 +12,17 @@ use crate::id::Id;
 use crate::organizations::Organization;
 use crate::sync::apply::SyncSettings;
 
-/// The effect under way.
+/// The context of an effect.
 pub(crate) struct Effects<'a> {
     pub(crate) tx: &'a mut SystemTx,
     pub(crate) clock: &'a Clock,
     pub(crate) settings: &'a SyncSettings,
-    /// What caused it, for the audit log: an event's id, or a command.
+    /// The cause for the audit log: the id of an event, or a command.
     pub(crate) cause: String,
 }
 
 impl Effects<'_> {
-    /// Writes an audit row and tells the subscribers. Metadata holds states and ids, no names and no addresses.
+    /// Writes an audit row and notifies subscribers. Metadata holds states and ids, never names or addresses.
     pub(crate) async fn record(
         &mut self,
         organization: Id<Organization>,

@@ -1,7 +1,7 @@
-//! Reading what a provider sent, tolerantly: a field that is missing, of another type or out of range reads as nothing.
+//! Reads payloads tolerantly: a field that is missing, of another type or out of range reads as nothing.
 //!
-//! What is read can be stored: no NUL, which `PostgreSQL` cannot hold, and nothing longer than its column. A verified
-//! event must not fail for ever because of one odd string.
+//! What is read can be stored: no NUL, which `PostgreSQL` cannot store, and nothing longer than its column. A verified
+//! event must not fail forever because of one odd string.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 /// Most characters of an id at a provider, as in the columns.
 const ID_CHARS: usize = 255;
-/// 2200-01-01 in seconds: later moments are taken for nonsense, which must not freeze a row until then.
+/// 2200-01-01 in seconds. Later moments are taken for errors: they must not freeze a row until then.
 const LATEST_SECONDS: i64 = 7_258_118_400;
 
 /// The value at a path of keys.
@@ -17,7 +17,7 @@ pub(crate) fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
     path.iter().fold(value, |value, key| &value[*key])
 }
 
-/// A text without NUL, trimmed, of at most so many characters; nothing when that leaves nothing.
+/// A trimmed text without NUL, cut to so many characters; none when it is empty.
 pub(crate) fn text(value: &Value, max_chars: usize) -> Option<String> {
     clean(value.as_str()?, max_chars)
 }
@@ -29,19 +29,19 @@ pub(crate) fn clean(text: &str, max_chars: usize) -> Option<String> {
     (!cleaned.is_empty()).then(|| cleaned.to_owned())
 }
 
-/// An id at the provider: as a text, or in the `id` of an expanded object. One that no column holds is none.
+/// An id at the provider: a text, or the `id` of an expanded object. An id that no column can store is none.
 pub(crate) fn id(value: &Value) -> Option<String> {
     let text = value.as_str().or_else(|| value["id"].as_str())?;
     let usable = !text.is_empty() && text.chars().count() <= ID_CHARS && !text.chars().any(char::is_control);
     usable.then(|| text.to_owned())
 }
 
-/// Seconds since 1970 of a moment that is neither before that nor absurdly late.
+/// Seconds since 1970, between 1970 and 2200.
 pub(crate) fn seconds(value: &Value) -> Option<i64> {
     whole(value).filter(|seconds| (0..LATEST_SECONDS).contains(seconds))
 }
 
-/// The same in milliseconds.
+/// Milliseconds since 1970, between 1970 and 2200.
 pub(crate) fn millis(value: &Value) -> Option<i64> {
     whole(value).filter(|millis| (0..LATEST_SECONDS * 1000).contains(millis))
 }
@@ -82,14 +82,14 @@ pub(crate) fn slug(text: &str) -> Option<String> {
     (!slug.is_empty()).then(|| slug.to_owned())
 }
 
-/// A slug that nobody else has: with a mark that follows from the id.
+/// A unique slug: with a mark derived from the id.
 pub(crate) fn slug_with_mark(slug: &str, id: &str) -> String {
     let mark = fingerprint(id);
     let kept: String = slug.chars().take(63 - 1 - mark.len()).collect();
     format!("{}-{mark}", kept.trim_end_matches('-'))
 }
 
-/// Ten hexadecimal digits that follow from the text.
+/// Ten hexadecimal digits derived from the text.
 pub(crate) fn fingerprint(text: &str) -> String {
     let mut digits = hex(&Sha256::digest(text.as_bytes()));
     digits.truncate(10);

@@ -1,7 +1,7 @@
 //! Deliveries as the providers make them, of every known type: for `tenantry webhooks send` and for tests.
 //!
-//! All ids are plainly made up. Deliveries of one tag are about the same user, organization, customer and subscription,
-//! so that a few of them in a row make a tenant.
+//! All ids are made up. Deliveries with one tag are about the same user, organization, customer and subscription, so
+//! that a few of them make a tenant.
 
 use chrono::Duration;
 use serde_json::{Value, json};
@@ -65,24 +65,24 @@ fn template(event_type: EventType) -> &'static str {
 pub struct Sample {
     /// Who would send it.
     pub source: WebhookSource,
-    /// The sender's id of the event; a new one each time.
+    /// The sender's id of the event; new for each sample.
     pub event_id: String,
     /// What would be sent.
     pub payload: Value,
 }
 
-/// Every type that is known, with its sender.
+/// Every known type, with its sender.
 pub fn types() -> impl Iterator<Item = (WebhookSource, &'static str)> {
     EventType::ALL.iter().map(|event_type| (event_type.source(), event_type.name()))
 }
 
-/// Whether this can be a tag: ids, slugs and addresses are made from it.
+/// Whether this is a valid tag: ids, slugs and addresses are made from it.
 #[must_use]
 pub fn is_tag(tag: &str) -> bool {
     (1..=40).contains(&tag.len()) && tag.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
-/// A delivery of this type, made now; `None` when the type is not known.
+/// A delivery of this type, made now; `None` when the type is unknown.
 #[must_use]
 pub fn sample(event_type: &str, tag: &str, clock: &Clock) -> Option<Sample> {
     let known = EventType::ALL.iter().copied().find(|known| known.name() == event_type)?;
@@ -127,12 +127,12 @@ pub fn sample(event_type: &str, tag: &str, clock: &Clock) -> Option<Sample> {
     Some(Sample { source: known.source(), event_id, payload })
 }
 
-/// What the object is like when this has just happened to it.
+/// Changes the object to its state after the event.
 fn adapt(event_type: EventType, object: &mut Value) {
     use EventType as T;
     let now = object["created"].clone();
     match event_type {
-        // Of these Clerk keeps nothing but the id.
+        // Clerk sends nothing but the id of a deleted object.
         T::UserDeleted | T::OrganizationDeleted | T::RoleDeleted | T::PermissionDeleted | T::DomainDeleted => {
             *object = json!({ "id": object["id"], "object": object["object"], "deleted": true });
         }
@@ -175,7 +175,7 @@ fn adapt(event_type: EventType, object: &mut Value) {
         }
         T::InvoiceUpcoming => {
             unpaid(object, "draft");
-            // It does not exist yet.
+            // It does not exist yet, so it has no id.
             object.as_object_mut().map(|invoice| invoice.remove("id"));
         }
         _ => {}

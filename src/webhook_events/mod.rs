@@ -1,6 +1,6 @@
 //! Webhook events: what Clerk and Stripe delivered, and what became of it.
 //!
-//! The rows are written by [`crate::webhooks`]; administrators of an organization read and replay its own.
+//! `webhooks` writes the rows. Administrators read and replay the events of their organization, superadmins all.
 
 pub mod event_type;
 mod graphql;

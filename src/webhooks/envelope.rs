@@ -1,5 +1,5 @@
-//! Reads the envelope of an event: the few members that say what the event is and what it is about. The rest of the body,
-//! a list of a million elements for instance, is checked to be JSON and skipped.
+//! Reads the envelope of an event: the few members that say what the event is and what it is about. The rest of the
+//! body, a list of a million elements for instance, is checked to be JSON and skipped.
 
 use std::fmt;
 

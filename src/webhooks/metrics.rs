@@ -1,7 +1,7 @@
 //! Counters of this process for `GET /metrics`, in Prometheus' text format (version 0.0.4).
 //!
-//! Labels come from fixed lists, so that no sender can create series without end: types outside of [`EventType`] count as
-//! `other`.
+//! Labels come from fixed lists, so that no sender can create series without end: types outside of [`EventType`] count
+//! as `other`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -12,7 +12,7 @@ use crate::sync::apply::InboxEvent;
 use crate::webhook_events::{WebhookEvent, WebhookSource, WebhookStatus};
 use crate::webhooks::worker::Timeouts;
 
-/// Takes events that are due and that nobody else has, the longest due first.
+/// Claims events that are due and not locked, the longest due first.
 pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, bytes: i64) -> Result<Vec<InboxEvent>> {
     let events = sqlx::query_as!(
         InboxEvent,
@@ -41,7 +41,7 @@ pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, byt
     Ok(events)
 }
 
-/// Takes this event, if it still waits and nobody else has it.
+/// Claims this event, if it still waits and is not locked.
 pub(super) async fn claim_one(
     tx: &mut SystemTx,
     id: Id<WebhookEvent>,
@@ -70,7 +70,7 @@ pub(super) async fn claim_one(
     Ok(event)
 }
 
-/// Has this event, which the transaction holds, wait until then.
+/// Puts off an event that the transaction holds.
 pub(super) async fn put_off(tx: &mut SystemTx, id: Id<WebhookEvent>, until: DateTime<Utc>) -> Result<()> {
     sqlx::query!("update webhook_events set next_attempt_at = $2 where id = $1", id as _, until)
         .execute(tx.conn())
@@ -87,7 +87,7 @@ pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>
     .await
 }
 
-/// What became of an event.
+/// An event that was applied or ignored.
 pub(super) struct ProcessedEvent {
     /// The event.
     pub id: Id<WebhookEvent>,
@@ -95,11 +95,11 @@ pub(super) struct ProcessedEvent {
     pub status: WebhookStatus,
     /// Why it was ignored.
     pub reason: Option<&'static str>,
-    /// Whose event it is, when that became known.
+    /// The organization it belongs to, when that became known.
     pub organization: Option<Id<Organization>>,
 }
 
-/// Writes what became of events; returns those that belong to an organization.
+/// Writes what became of events. Returns those that belong to an organization.
 pub(super) async fn mark_processed(
     tx: &mut SystemTx,
     processed: &[ProcessedEvent],
@@ -127,7 +127,7 @@ pub(super) async fn mark_processed(
     Ok(rows.into_iter().filter_map(|row| Some((row.id, row.organization_id?))).collect())
 }
 
-/// A try that failed.
+/// An attempt that failed.
 pub(super) struct FailedAttempt<'a> {
     /// The event.
     pub id: Id<WebhookEvent>,
@@ -135,15 +135,15 @@ pub(super) struct FailedAttempt<'a> {
     pub status: WebhookStatus,
     /// What failed, for operators.
     pub cause: &'a str,
-    /// What its organization may know of it.
+    /// What its organization may see.
     pub told: &'a str,
-    /// When it is tried again.
+    /// When the next attempt is due.
     pub next_attempt_at: DateTime<Utc>,
     /// When it failed.
     pub now: DateTime<Utc>,
 }
 
-/// Writes that an event failed, unless another worker has done it meanwhile; returns whose it is.
+/// Writes that an event failed, unless another worker has processed it meanwhile. Returns its organization.
 pub(super) async fn fail(tx: &mut SystemTx, failure: &FailedAttempt<'_>) -> Result<Option<Option<Id<Organization>>>> {
     let organization = sqlx::query_scalar!(
         r#"update webhook_events

@@ -1,8 +1,8 @@
 //! `POST /webhooks/clerk` and `POST /webhooks/stripe`: verify the raw bytes, store them, answer.
 //!
-//! Nothing else happens in the request. The content type is not asked for: the signature says who made the bytes, and
-//! whether they are JSON shows when they are read. Whatever is verified and a JSON object is stored, also what no worker
-//! will understand; ids that `PostgreSQL` cannot hold are replaced by their digest, the bytes stay as they came.
+//! Nothing else happens in the request. The content type is not checked: the signature says who made the bytes, and
+//! parsing shows whether they are JSON. Every verified JSON object is stored, also one that no worker understands. Ids
+//! that `PostgreSQL` cannot store are replaced by their digest; the bytes are stored as they came.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::webhooks::{Webhooks, signature};
 
 /// Largest body.
 const MAX_BODY: usize = 1 << 20;
-/// How much of a body that is too large is still taken, so that its sender gets to read the answer.
+/// How much of a body that is too large is still read, so that its sender gets the answer.
 const MAX_DRAINED: usize = 16 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -36,7 +36,7 @@ const MAX_ID: usize = 255;
 /// The type of an event that names none.
 pub const NO_TYPE: &str = "(none)";
 
-/// Both routes.
+/// The routes of both senders.
 pub fn router(webhooks: Arc<Webhooks>) -> Router {
     let route = |source| {
         post(move |State(webhooks): State<Arc<Webhooks>>, request: Request| async move {
@@ -52,7 +52,7 @@ pub fn router(webhooks: Arc<Webhooks>) -> Router {
         .with_state(webhooks)
 }
 
-/// The head of an event.
+/// What an event says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The sender's type of the event.
@@ -61,7 +61,7 @@ pub struct Head {
     pub object_id: Option<String>,
     /// When the sender made it.
     pub created_at: Option<DateTime<Utc>>,
-    /// Whose event it is: the Stripe account that it came through (Connect), or the Clerk instance.
+    /// The Stripe account that it comes from (Connect), or the Clerk instance.
     pub account: Option<String>,
 }
 
@@ -71,7 +71,7 @@ pub fn head(source: WebhookSource, body: &Value) -> Option<Head> {
     let text = |pointer| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let millis = |time: Option<&Value>, unit: i64| {
         let time = time?.as_i64()?.checked_mul(unit)?;
-        // From 1970 to 2100: what lies outside is no time.
+        // From 1970 to 2100. Anything else is not a time.
         (0..4_102_444_800_000).contains(&time).then(|| DateTime::from_timestamp_millis(time)).flatten()
     };
     let event_type = text("/type").filter(|event_type| !event_type.is_empty())?;
@@ -123,7 +123,7 @@ async fn accept(webhooks: &Webhooks, source: WebhookSource, request: Request) ->
     let (parts, body) = request.into_parts();
     let secrets = webhooks.settings.secrets(source);
     if secrets.is_empty() {
-        // Not 404: the sender is to try again when the variable is set.
+        // Not 404: the sender must retry until the variable is set.
         let variable = source.secrets_variable();
         return Err(RejectedDelivery::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -161,8 +161,8 @@ fn error(status: StatusCode, code: &str, message: &str) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))], body).into_response()
 }
 
-/// The body, if it is not too large. One that is, is taken and thrown away up to a limit: a sender that is cut off while
-/// it writes never reads why.
+/// The body, if it is not too large. A larger one is read and dropped up to a limit: a sender that is cut off while it
+/// writes never reads the answer.
 async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, RejectedDelivery> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(MAX_BODY));
@@ -198,7 +198,7 @@ fn delivery(
     let event_id = event_id.filter(|id| !id.is_empty());
     Delivery {
         source,
-        // Without an id, the same bytes are the same event.
+        // Without an id, equal bytes are the same event.
         event_id: event_id.map_or_else(|| digest(&raw_body), storable),
         event_type: if head.event_type.is_empty() { NO_TYPE.to_owned() } else { storable(head.event_type) },
         object_id: head.object_id.filter(|id| !id.is_empty()).map(storable),
@@ -208,7 +208,7 @@ fn delivery(
     }
 }
 
-/// The text itself where a column can hold it, else its digest, which is as good to tell it from others.
+/// The text if the column can store it, otherwise its digest, which identifies it as well.
 fn storable(text: String) -> String {
     if text.chars().count() <= MAX_ID && !text.contains('\0') { text } else { digest(text.as_bytes()) }
 }

@@ -9,8 +9,8 @@ use crate::webhook_events::WebhookSource;
 use crate::webhooks::inbox::{Delivery, Inbox};
 use crate::webhooks::receive::head;
 
-/// Stores events from Stripe's own list, oldest first, as Stripe would have delivered them. They came over a connection on
-/// which Stripe was authenticated, which is as good as a signature. Returns how many were stored.
+/// Stores events from Stripe's own list, oldest first, as Stripe would have delivered them. They came over a connection
+/// on which Stripe was authenticated, which is as good as a signature. Returns how many were stored.
 ///
 /// # Errors
 /// The database could not be asked. The events before the failed one are stored.

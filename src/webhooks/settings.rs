@@ -1,4 +1,4 @@
-//! What the environment says about webhooks.
+//! The settings of webhooks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use crate::sync::stripe::client::StripeClient;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::signature::Secret;
 
-/// A key of Stripe's API. It shows itself nowhere.
+/// A key of Stripe's API. `Debug` does not show it.
 #[derive(Clone)]
 pub struct ApiKey(pub(crate) String);
 
 impl ApiKey {
-    /// Whether this can be a key for a server.
+    /// Whether this looks like a key for a server.
     pub(crate) fn is_plausible(&self) -> bool {
         ["sk_", "rk_"].iter().any(|prefix| self.0.starts_with(prefix)) && !self.0.chars().any(char::is_whitespace)
     }
@@ -33,14 +33,14 @@ pub struct WebhooksConfig {
     stripe_secrets: Vec<Secret>,
     /// The key of Stripe's API.
     pub stripe_key: Option<ApiKey>,
-    /// Where Stripe's API is, if not where it always is.
+    /// The address of Stripe's API, if it is not the usual one.
     pub stripe_api_base: Option<String>,
-    /// What the effects of events depend on.
+    /// The settings of the sync.
     pub sync: SyncSettings,
 }
 
 impl WebhooksConfig {
-    /// The signing secrets of this sender; none: its webhooks are not accepted.
+    /// The signing secrets of this sender. Without any, its webhooks are not accepted.
     #[must_use]
     pub fn secrets(&self, source: WebhookSource) -> &[Secret] {
         match source {
@@ -60,7 +60,7 @@ impl WebhooksConfig {
     /// A client of Stripe's API, if there is a key.
     ///
     /// # Errors
-    /// The key is there and no client can be made.
+    /// There is a key, but no client can be made.
     pub fn stripe_client(&self) -> Result<Option<Arc<StripeClient>>> {
         let Some(key) = &self.stripe_key else { return Ok(None) };
         Ok(Some(Arc::new(StripeClient::new(&key.0, self.stripe_api_base.as_deref())?)))

@@ -1,11 +1,11 @@
 //! The worker: takes events from the inbox and applies them, each exactly once.
 //!
-//! Any number of workers, in any number of processes, share the inbox: rows are taken with `for update skip locked` and
-//! stay locked until the transaction that holds their effect and their new status commits; a worker that dies leaves
+//! Any number of workers, in any number of processes, share the inbox. They take rows with `for update skip locked` and
+//! keep them locked until the transaction that holds the effect and the new status commits; a worker that dies leaves
 //! nothing behind. Several events share a transaction as long as all goes well. When one fails, waits for another
-//! worker's lock or must ask the provider, nothing of that transaction remains and each event gets one of its own, those
-//! that take long last: an event that fails costs the others of its batch nothing but that, and other workers go on.
-//! No more than one worker of a process waits for a provider, and not for long ([`gate`](crate::sync::stripe::gate)).
+//! worker's lock or needs an answer from the provider, the transaction is rolled back and each event gets its own, slow
+//! ones last: a failing event costs the others of its batch only that, and other workers go on. At most one worker of a
+//! process waits for a provider, and not for long ([`gate`](crate::sync::stripe::gate)).
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -35,19 +35,19 @@ use crate::webhooks::{Webhooks, queue};
 const BATCH: i64 = 32;
 /// Most bytes of bodies of one transaction. One event is always taken.
 const BATCH_BYTES: i64 = 4 << 20;
-/// How often a worker looks without having been woken.
+/// How often a worker looks for events that are due without being woken.
 const POLL: Duration = Duration::from_secs(1);
-/// How long a worker that cannot reach the database waits.
+/// How long a worker waits when it cannot reach the database.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long one event may take, should it not be the database that takes so long: that has its own bounds in `sql`.
+/// How long one event may take. Statements have their own, shorter timeouts ([`queue`]).
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Tries after which an event is DEAD: with the delays below, after about three hours, two at least.
+/// Attempts after which an event is DEAD. With the delays below that takes about three hours, at least two.
 pub const MAX_ATTEMPTS: i32 = 15;
-/// How long one step gives to the events that take long, before it turns to others.
+/// How long one step spends on slow events.
 const SLOW: Duration = Duration::from_secs(5);
-/// How long an event is put off that waits for what another one waits for.
+/// How long an event is put off when another worker asks Stripe.
 const PUT_OFF: chrono::Duration = chrono::Duration::seconds(1);
-/// How often a try that met another transaction is repeated at once.
+/// How often an attempt that collided with another transaction is repeated at once.
 const COLLISIONS: u32 = 5;
 
 /// A worker.
@@ -58,7 +58,7 @@ pub struct Worker {
     wake: Arc<Notify>,
 }
 
-/// What happened to one event.
+/// An event and what became of it.
 struct WorkedEvent {
     event: InboxEvent,
     status: WebhookStatus,
@@ -66,20 +66,20 @@ struct WorkedEvent {
     organization: Option<Id<Organization>>,
 }
 
-/// How long the statements of a transaction may take, and wait for others'.
+/// How long the statements of a transaction may take, and wait for locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timeouts {
     /// While other events wait.
     Short,
-    /// When none of the batch does.
+    /// When no event of the batch waits.
     Long,
 }
 
-/// Why events of a transaction have to be done one by one.
+/// Why the events of a batch must be applied one by one.
 enum BatchBreak {
-    /// The transaction cannot be used any more.
+    /// The transaction is broken.
     Failed(Error),
-    /// The provider is to be asked for this object first.
+    /// The provider must be asked for this object first.
     Refetch(String),
 }
 
@@ -95,11 +95,11 @@ impl Worker {
         Self { webhooks: Arc::clone(webhooks), stripe: stripe.map(StripeGate::new), wake: webhooks.inbox.wake() }
     }
 
-    /// Works until a stop is asked for; what was begun is ended.
+    /// Works until `stop` turns true, and finishes the step under way.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let pause = match self.step().await {
-                // There may be more, and others may help.
+                // There may be more, and other workers may help.
                 Ok(done) if done > 0 => {
                     self.wake.notify_one();
                     continue;
@@ -118,7 +118,7 @@ impl Worker {
         }
     }
 
-    /// Listens for what other processes store, until a stop is asked for; comes back by itself when the database does.
+    /// Listens for events that other processes store, until `stop` turns true. Reconnects when the database is back.
     pub async fn listen(self, options: PgConnectOptions, mut stop: watch::Receiver<bool>) {
         let pool = PgPoolOptions::new()
             .max_connections(1)
@@ -128,7 +128,7 @@ impl Worker {
                 let result: sqlx::Result<()> = async {
                     let mut listener = PgListener::connect_with(&pool).await?;
                     listener.listen(CHANNEL).await?;
-                    // What came while nobody listened.
+                    // Events may have come while nobody listened.
                     self.wake.notify_one();
                     loop {
                         listener.recv().await?;
@@ -157,10 +157,10 @@ impl Worker {
         }
     }
 
-    /// Works on what is due now, at most one batch; returns how many events.
+    /// Works on events that are due, at most one batch. Returns how many.
     ///
     /// # Errors
-    /// When the database cannot be reached. Whatever happens to an event is written to the event.
+    /// The database cannot be reached. What happens to an event is written to its row instead.
     pub async fn step(&self) -> Result<usize> {
         let mut tx = SystemTx::begin(&self.webhooks.db).await?;
         let events = queue::claim(&mut tx, self.webhooks.clock.now(), BATCH, BATCH_BYTES).await?;
@@ -177,19 +177,19 @@ impl Worker {
             }
         }
         if done.len() < count {
-            // Its locks must go first: whoever looks for one of these events now passes over what is locked.
+            // Release the locks first: claiming one of these events skips locked rows.
             tx.rollback().await?;
         } else if self.finish(tx, &done).await.is_ok() {
             return Ok(count);
         }
-        // Nothing of it is done, and others may take of it.
+        // The whole batch waits again, and other workers may take from it.
         self.wake.notify_one();
-        // The event that broke it comes last.
+        // The event that broke the batch comes last.
         if done.len() < count {
             let broken = ids.remove(done.len());
             ids.push(broken);
         }
-        // So do those that need timeouts, which may not have been that one.
+        // So do slow events, of which there may be others.
         let mut slow = Vec::new();
         for id in ids {
             if !self.one(id, Timeouts::Short).await? {
@@ -210,14 +210,14 @@ impl Worker {
         Ok(count)
     }
 
-    /// Works on one event in transactions of its own; `false` when it is to be done with more timeouts.
+    /// Works on one event in its own transactions. Returns `false` when the event needs longer timeouts.
     async fn one(&self, id: Id<WebhookEvent>, timeouts: Timeouts) -> Result<bool> {
         let mut fetched = None;
         let mut can_refetch = self.stripe.is_some();
         let mut collisions = 0;
         loop {
             let mut tx = SystemTx::begin(&self.webhooks.db).await?;
-            // Another worker has it, or had it.
+            // Otherwise another worker has it or has finished it.
             let Some(event) = queue::claim_one(&mut tx, id, timeouts).await? else { return Ok(true) };
             let head = (event.source, event.event_type.clone(), event.received_at, event.attempts);
             let error = match self.apply(&mut tx, event, fetched.as_ref(), can_refetch).await {
@@ -226,8 +226,8 @@ impl Worker {
                     Err(error) => error,
                 },
                 Err(BatchBreak::Failed(error)) => {
-                    // Else the lock on the event would keep its failure from being written. A connection that is broken
-                    // holds no locks.
+                    // Otherwise the lock on the row would block writing the failure. A broken connection holds no
+                    // locks.
                     tx.rollback().await.ok();
                     error
                 }
@@ -237,7 +237,7 @@ impl Worker {
                 }
                 Err(BatchBreak::Refetch(object)) => match self.stripe.as_ref().map(StripeGate::slot) {
                     Some(Slot::Free(permit)) => {
-                        // Nothing of the database is held while Stripe is asked.
+                        // No transaction is open while Stripe is asked.
                         tx.rollback().await?;
                         can_refetch = false;
                         match permit.subscription(&object, &self.webhooks.clock).await {
@@ -275,13 +275,13 @@ impl Worker {
         }
     }
 
-    /// Leaves an event that this transaction holds for a little later; that is no try.
+    /// Puts off an event that this transaction holds. That is not an attempt.
     async fn put_off(&self, mut tx: SystemTx, id: Id<WebhookEvent>) -> Result<()> {
         queue::put_off(&mut tx, id, self.webhooks.clock.now() + PUT_OFF).await?;
         tx.commit().await
     }
 
-    /// Applies an event, with all that may go wrong in it.
+    /// Applies an event, and catches panics and timeouts.
     async fn apply(
         &self,
         tx: &mut SystemTx,
@@ -307,7 +307,7 @@ impl Worker {
             EventOutcome::Ignored { reason, organization } => {
                 Ok(WorkedEvent { event, status: WebhookStatus::Ignored, reason: Some(reason), organization })
             }
-            // It stays as it is, and is taken again.
+            // It keeps its status and is claimed again.
             EventOutcome::More => {
                 Ok(WorkedEvent { event, status: WebhookStatus::Received, reason: None, organization: None })
             }
@@ -316,23 +316,23 @@ impl Worker {
         }
     }
 
-    /// Why an event is not even looked at.
+    /// Why an event is ignored without being applied.
     fn unwanted(&self, event: &InboxEvent) -> Option<&'static str> {
         if event.event_type == NO_TYPE {
             return Some("the event names no type");
         }
-        // An event without an account is the endpoint's own.
+        // An event without an account is from the endpoint's own account.
         let account = || head(event.source, &envelope(&event.raw_body)?)?.account;
         match (event.source, &self.webhooks.settings.sync.clerk_instance, &self.webhooks.settings.sync.stripe_account) {
             (WebhookSource::Clerk, None, _) => None,
             (WebhookSource::Clerk, Some(ours), _) => (account()? != *ours).then_some("of another Clerk instance"),
-            // Whoever is connected to a platform makes customers and metadata as they like.
+            // Connected accounts create customers and metadata at will.
             (WebhookSource::Stripe, _, None) => account().map(|_| "of a connected Stripe account"),
             (WebhookSource::Stripe, _, Some(ours)) => (account()? != *ours).then_some("of another Stripe account"),
         }
     }
 
-    /// Writes what became of the events, tells their subscribers, and commits.
+    /// Writes what became of the events, notifies subscribers, and commits.
     async fn finish(&self, mut tx: SystemTx, done: &[WorkedEvent]) -> Result<()> {
         let now = self.webhooks.clock.now();
         let settled: Vec<queue::ProcessedEvent> = done
@@ -362,7 +362,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes that an event failed, and when it is tried again.
+    /// Writes that an event failed, and when the next attempt is due.
     async fn failed(
         &self,
         id: Id<WebhookEvent>,
@@ -375,7 +375,7 @@ impl Worker {
         let reason = reason(error);
         tracing::warn!(%id, ?source, event_type, attempts, reason, ?status, "a webhook event failed");
         let mut tx = SystemTx::begin(&self.webhooks.db).await?;
-        // The cause may hold what is none of a tenant's business: names of constraints, others' ids, addresses.
+        // The cause may name constraints, ids or addresses of other tenants. A tenant must not see it.
         let told = format!("it could not be applied; tell support the id {id}");
         let failure = queue::FailedAttempt {
             id,
@@ -395,15 +395,15 @@ impl Worker {
     }
 }
 
-/// How long after this many failures: 2 s, 4 s … at most an hour, each between half and all of it, so that what failed
-/// together does not come back together.
+/// The delay after this many failures: 2 s, 4 s … at most an hour, shortened by up to half at random, so that events
+/// which failed together are not retried together.
 fn delay(attempts: i32) -> chrono::Duration {
     let exponent = u32::try_from(attempts).unwrap_or(1).min(12);
     let longest = 2_i64.saturating_pow(exponent).min(3600) * 1000;
     chrono::Duration::milliseconds(rand::rng().random_range(longest / 2..=longest))
 }
 
-/// The cause as the event's row keeps it for operators: of an internal error its own, which nobody else would find.
+/// The cause that the row keeps for operators. For an internal error that is its source.
 fn reason(error: &Error) -> String {
     let text = match error {
         Error::Internal(cause) => cause.to_string(),
@@ -412,7 +412,8 @@ fn reason(error: &Error) -> String {
     text.chars().filter(|c| *c != '\0').take(500).collect()
 }
 
-/// Whether the try met another transaction (SQLSTATE 40001, 40P01, 55P03), which says nothing about the event.
+/// Whether the attempt collided with another transaction (SQLSTATE 40001, 40P01, 55P03). That says nothing of the
+/// event.
 fn collided(error: &Error) -> bool {
     let Error::Internal(cause) = error else { return false };
     let Some(sqlx::Error::Database(database)) = cause.downcast_ref::<sqlx::Error>() else { return false };

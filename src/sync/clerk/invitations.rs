@@ -1,7 +1,7 @@
-//! Rows of invitations that Clerk sends and accepts.
+//! Derives the rows of Clerk's invitations.
 //!
-//! No link of ours fits them: their token hash is of random bytes. Of several open ones for an address the newest is
-//! open; the others count as revoked.
+//! Clerk sends and accepts them, so their token hash is of random bytes and fits no link of ours. Of several open ones
+//! for an address only the newest is open; the others are revoked.
 
 use chrono::Duration;
 
@@ -13,10 +13,11 @@ use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, InvitationStatus, RemoteObject};
 use crate::sync::payload::moment_of_millis;
 
-/// How long an invitation is good when the event does not say; Clerk's own default.
+/// How long an invitation is valid when the event does not say so: Clerk's default.
 const DAYS: i64 = 30;
 
-/// Makes the row as the invitation is known, and with it those of all for its address. The lock of the organization is held.
+/// Writes the row of the invitation, and those of all invitations for its address. The caller holds the organization's
+/// lock.
 pub(crate) async fn project(
     effects: &mut Effects<'_>,
     organization: Id<Organization>,
@@ -33,7 +34,7 @@ pub(crate) async fn project(
         |other: &&RemoteObject<mirror::Invitation>| other.fields.status.get() == Some(InvitationStatus::Created);
     let open = same.iter().rfind(is_open).map(|other| other.id.clone());
     if open.is_some() {
-        // Whatever else is open for this address gives way before the newest is opened.
+        // Other open invitations for the address are revoked before the newest is opened.
         sqlx::query!(
             "update invitations set revoked_at = $4
               where organization_id = $1 and lower(email) = $2 and accepted_at is null and revoked_at is null

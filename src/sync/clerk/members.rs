@@ -1,8 +1,8 @@
-//! Rows of members from the memberships that are known, and the owner that no organization is without.
+//! Derives the rows of members, and keeps an owner in every organization.
 //!
-//! Clerk knows admins and members, no owners. So where no member is OWNER by the provider's own word, the ADMIN who made
-//! the organization is, or else the one who joined first; they are ADMIN again when the provider names an owner. Nobody
-//! below ADMIN is promoted: an organization whose last admin left is reported, in the audit log and in the server's.
+//! Clerk knows admins and members, no owners. Where the provider names no OWNER, the ADMIN who created the organization
+//! is promoted, or else the one who joined first; they are demoted when the provider names an owner. Nobody below ADMIN
+//! is promoted: an organization that lost its last admin is reported in the audit log and the server's log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +15,8 @@ use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Lock, RemoteObject};
 use crate::sync::payload::moment_of_millis;
 
-/// Makes the rows for these memberships, which are all that is known of their pairs of user and organization. The locks
-/// of their users or of their organizations are held.
+/// Writes the rows for these memberships, which must be all known ones of their pairs of user and organization. The
+/// caller holds the locks of their users or of their organizations.
 pub(crate) async fn project(effects: &mut Effects<'_>, memberships: &[RemoteObject<mirror::Membership>]) -> Result<()> {
     let mut pairs: BTreeMap<(&str, &str), Vec<&RemoteObject<mirror::Membership>>> = BTreeMap::new();
     for membership in memberships {
@@ -54,8 +54,8 @@ pub(crate) async fn project(effects: &mut Effects<'_>, memberships: &[RemoteObje
     Ok(())
 }
 
-/// Makes one row; answers whether an owner was lost by it. Whoever left and came back has two memberships: a living one
-/// is right, and of several the newest.
+/// Writes one row. Returns whether that removed an owner. Somebody who left and came back has two memberships: a living
+/// one counts before a deleted one, then the newest.
 async fn project_pair(
     effects: &mut Effects<'_>,
     organization: Id<Organization>,
@@ -128,7 +128,7 @@ async fn forget_current(effects: &mut Effects<'_>, organization: Id<Organization
     Ok(())
 }
 
-/// Ends every membership of a deleted user, those included that did not come from the provider.
+/// Ends every membership of a deleted user, also those that did not come from the provider.
 pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result<()> {
     let organizations = sqlx::query_scalar!(
         r#"select organization_id as "id: Id<Organization>" from organization_members
@@ -159,7 +159,7 @@ pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result
     Ok(())
 }
 
-/// See the module. The lock of the organization is held. `lost`: it has just lost an owner.
+/// Promotes or demotes as the module says. The caller holds the organization's lock. `lost`: it has just lost an owner.
 ///
 /// A deleted organization is treated as any other: its members are the same whether the deletion came before or after.
 pub(crate) async fn keep_an_owner(effects: &mut Effects<'_>, organization: Id<Organization>, lost: bool) -> Result<()> {

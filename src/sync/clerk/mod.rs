@@ -1,7 +1,7 @@
 //! Events of Clerk: users, organizations, memberships and invitations.
 //!
-//! Invariants: a membership that comes before its user or its organization makes both from what it embeds; a deleted
-//! user, organization or membership stays deleted; an organization that has members with the role ADMIN has an OWNER.
+//! Invariants: a membership that comes before its user or its organization creates both from what it embeds; a deleted
+//! user, organization or membership stays deleted; an organization with an ADMIN has an OWNER.
 
 mod invitations;
 mod members;
@@ -46,7 +46,7 @@ pub(crate) async fn apply(
     }
 }
 
-/// Why an event has no effect, as far as the event itself tells.
+/// Why an event has no effect, judged by the event alone.
 #[cfg(test)]
 pub(crate) fn why_not(event_type: &str, payload: &Value) -> Option<&'static str> {
     translate::translate(event_type, "", payload).err()
@@ -59,7 +59,7 @@ async fn user(effects: &mut Effects<'_>, change: &RemoteChange<mirror::User>) ->
         return Ok(EventOutcome::ignored(STALE));
     }
     let Some(row) = users::project(effects, &user).await? else {
-        // Its deletion came first; there is nothing to delete yet.
+        // Its deletion came first: there is nothing to delete yet.
         return Ok(EventOutcome::Applied { organization: None });
     };
     if row.inserted || row.deleted {
@@ -89,7 +89,7 @@ async fn organization_or_membership(
         mirror::lock(effects.tx, [Lock::Object(change.id.clone())]).await?;
         let mut membership = mirror::load_one(effects.tx, &change.id).await?;
         merged = merged.max(mirror::merge(effects.tx, &mut membership, change).await?);
-        // A deletion may name nothing but itself.
+        // A deletion may name nothing but the membership.
         users_named.extend(membership.fields.user.text().map(str::to_owned));
         organizations_named.extend(membership.fields.organization.text().map(str::to_owned));
     }
@@ -139,7 +139,7 @@ async fn organization_or_membership(
         memberships.retain(|m| m.fields.organization.text().is_some_and(|name| organizations_named.contains(name)));
         members::project(effects, &memberships).await?;
     } else if let Some(organization) = found {
-        // Who made it goes first when an owner must be found.
+        // Its creator is preferred when an owner must be found.
         mirror::lock(effects.tx, [Lock::Tenant(organization.uuid())]).await?;
         members::keep_an_owner(effects, organization, false).await?;
     }
@@ -149,7 +149,7 @@ async fn organization_or_membership(
     Ok(EventOutcome::Applied { organization: found })
 }
 
-/// What came before its organization finds its place.
+/// Derives the rows of what came before its organization.
 async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<Organization>) -> Result<()> {
     let kinds = [Kind::Membership, Kind::Invitation];
     let waiting = mirror::stored_naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?;

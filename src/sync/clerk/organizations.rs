@@ -1,8 +1,8 @@
-//! Rows of organizations from what is known of them, and who gets which slug.
+//! Derives the rows of organizations, and decides which organization gets a slug.
 //!
-//! At the provider a slug is unique at one moment; here events of different moments meet. So a slug goes to the living
-//! before the deleted, then to the older organization, and whoever wanted it too has it with a mark. That follows from
-//! what is known, not from who came first.
+//! At the provider a slug is unique at one moment; here events of different moments meet. So a slug goes to a living
+//! organization before a deleted one, then to the older one. The others get it with a mark. That follows from the
+//! mirror, not from the order of events.
 
 use crate::db::SystemTx;
 use crate::error::Result;
@@ -18,7 +18,7 @@ pub(crate) struct OrganizationRow {
     pub(crate) inserted: bool,
 }
 
-/// The row of the organization with this id at Clerk.
+/// The organization with this id at Clerk.
 pub(crate) async fn find(tx: &mut SystemTx, clerk_id: &str) -> Result<Option<Id<Organization>>> {
     Ok(sqlx::query_scalar!(
         r#"select id as "id: Id<Organization>" from organizations where clerk_org_id = $1"#,
@@ -28,7 +28,7 @@ pub(crate) async fn find(tx: &mut SystemTx, clerk_id: &str) -> Result<Option<Id<
     .await?)
 }
 
-/// Makes the row as the organization is known; none, when nothing is known but that it is gone. Its lock is held.
+/// Writes the row of the organization; none, when only its deletion is known. The caller holds its lock.
 pub(crate) async fn project(
     effects: &mut Effects<'_>,
     before: &RemoteObject<mirror::Organization>,
@@ -45,12 +45,12 @@ pub(crate) async fn project(
     let marked = slug_with_mark(wanted.unwrap_or("organization"), &organization.id);
     let now = effects.clock.now();
     let (row, was_deleted) = match known {
-        // Not from the sync: what others say in passing does not change it.
+        // The row is not from the sync: mentions by other objects do not change it.
         Some(row) if row.source_version == 0 && !organization.is_confirmed() && !organization.deleted => {
             return Ok(Some(OrganizationRow { id: row.id, inserted: false }));
         }
         Some(row) => {
-            // A name that a user gave here stays until the provider says something new.
+            // A name given here stays until the provider says something new.
             let renamed = before.fields.name.text() != organization.fields.name.text();
             sqlx::query!(
                 "update organizations
@@ -115,7 +115,7 @@ async fn rename(tx: &mut SystemTx, organization: Id<Organization>, slug: &str) -
     Ok(())
 }
 
-/// Gives the slug to whom it belongs of those who want it. Its lock is held.
+/// Gives the slug to the organization that it belongs to. The caller holds its lock.
 async fn give_slug(tx: &mut SystemTx, slug: &str) -> Result<()> {
     let mut claims = mirror::naming(tx, &[super::translate::slug_key(slug)]).await?;
     claims.retain(|object| wanted_slug(object) == Some(slug));
@@ -130,7 +130,7 @@ async fn give_slug(tx: &mut SystemTx, slug: &str) -> Result<()> {
     .fetch_all(tx.conn())
     .await?;
     let claim_of = |clerk_id: &Option<String>| ids.iter().position(|id| Some(id) == clerk_id.as_ref());
-    // Somebody who is not from the provider, or has it from before the sync.
+    // An organization that is not from the provider has it, or one has it from before the sync.
     if rows.iter().any(|row| row.slug == slug && claim_of(&row.clerk_org_id).is_none()) {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The roles of other systems, as ours.
+//! Maps the provider's roles to ours.
 
 use crate::members::MemberRole;
 
@@ -21,7 +21,7 @@ const ROLES: &[(&str, MemberRole)] = &[
     ("read_only", MemberRole::Viewer),
 ];
 
-/// The role; one that nobody knows may look and no more.
+/// The role. An unknown one is read-only.
 pub(crate) fn role(foreign: &str) -> MemberRole {
     let name = foreign.trim().to_ascii_lowercase().replace('-', "_");
     let name = name.strip_prefix("org:").unwrap_or(&name);

@@ -1,4 +1,4 @@
-//! What an event of Clerk says, without asking the database.
+//! Reads what an event of Clerk says, without the database.
 
 use serde_json::Value;
 

@@ -1,10 +1,9 @@
-//! Rows of users from what is known of them, and their own workspaces.
+//! Derives the rows of users and their personal workspaces.
 //!
-//! An account that nobody has seen yet takes over a row with its e-mail address that was adopted from an older system
-//! without an account, instead of standing beside it. That hands the row to whoever owns the address now, so it happens
-//! only when the provider says that it verified the address, when the row's id is one that the adoption made up (never
-//! one of the provider's, of which we may merely not have heard), when there is exactly one such row, and never for a
-//! superadmin.
+//! A new account takes over a row with its e-mail address that was adopted from an older system without an account.
+//! That hands the row to the present owner of the address, so it happens only when the provider has verified the
+//! address, when the row's id was made up by the adoption (never a provider's id, which may just be unknown so far),
+//! when there is exactly one such row, and never for a superadmin.
 
 use sqlx::Connection as _;
 
@@ -24,7 +23,7 @@ pub(crate) struct UserRow {
     pub(crate) deleted: bool,
 }
 
-/// Makes the row as the user is known; none, when nothing is known but that the user is gone. The lock of the user is held.
+/// Writes the row of the user; none, when only the deletion is known. The caller holds the user's lock.
 pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirror::User>) -> Result<Option<UserRow>> {
     let known = sqlx::query!(r#"select id as "id: Id<User>", source_version from users where clerk_id = $1"#, user.id)
         .fetch_optional(effects.tx.conn())
@@ -32,7 +31,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
     let linked = link(effects, user, known.as_ref().map(|row| row.id)).await?;
     let (id, inserted) = match (linked, known) {
         (Some(id), _) => (id, true),
-        // Not from the sync: what others say in passing does not change it.
+        // The row is not from the sync: mentions by other objects do not change it.
         (None, Some(row)) if row.source_version == 0 && !user.is_confirmed() && !user.deleted => {
             return Ok(Some(UserRow { id: row.id, inserted: false, linked: false, deleted: false }));
         }
@@ -66,7 +65,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
     Ok(Some(UserRow { id, inserted, linked: linked.is_some(), deleted: user.deleted }))
 }
 
-/// Gives the row of an unknown account with the same verified address to this one.
+/// Gives the adopted row with the same verified address to this account.
 async fn link(
     effects: &mut Effects<'_>,
     user: &RemoteObject<mirror::User>,
@@ -104,7 +103,7 @@ async fn link(
     Ok(Some(candidate))
 }
 
-/// The row that a membership made too early goes; its memberships become those of the other. Not when it has been used.
+/// Deletes the row that an early membership created, and moves its memberships to the other row. A used row stays.
 async fn give_way(effects: &mut Effects<'_>, early: Id<User>, other: Id<User>) -> Result<bool> {
     let mut attempt = effects.tx.conn().begin().await?;
     sqlx::query!(
@@ -131,7 +130,7 @@ async fn give_way(effects: &mut Effects<'_>, early: Id<User>, other: Id<User>) -
     }
 }
 
-/// Writes to the log of every organization the user is in.
+/// Writes to the audit log of every organization of the user.
 pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<()> {
     let action = match row {
         UserRow { deleted: true, .. } => "user.delete",
@@ -152,8 +151,8 @@ pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<(
     Ok(())
 }
 
-/// A workspace of the user's own, once, when that is switched on. Deleted with the user; that of somebody else, in which
-/// the user is a member, is not.
+/// The user's personal workspace, created once when that is switched on, and deleted with the user. The workspace of
+/// somebody else, in which the user is a member, stays.
 pub(crate) async fn workspace(
     effects: &mut Effects<'_>,
     user: &RemoteObject<mirror::User>,

@@ -1,9 +1,9 @@
 //! The mirror of the providers' objects, merged from events so that their order and repetition do not matter.
 //!
-//! A [`RemoteObject`] has fields ([`objects`]), each with the [`FieldVersion`] of the event it is from. The greater version
-//! wins, field by field, and a deletion is final; so merging is commutative, associative and idempotent, and every
-//! permutation of a history ends in the same objects. The rows of the other tables are derived from objects alone. An
-//! event does not change what it does not mention: no null over a value.
+//! A [`RemoteObject`] has fields ([`objects`]), each with the [`FieldVersion`] of the event it is from. The greater
+//! version wins, field by field, and a deletion is final; so merging is commutative, associative and idempotent, and
+//! every permutation of a history ends in the same objects. The rows of the other tables are derived from objects
+//! alone. An event does not change what it does not mention: no null over a value.
 
 mod field;
 mod locks;

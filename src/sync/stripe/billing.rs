@@ -1,4 +1,4 @@
-//! The row of the subscription that counts, and the flags of what is entitled to.
+//! Derives the subscription row of an organization, and the feature flags of its entitlements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +19,8 @@ use crate::sync::stripe::plans::{self, Catalogue};
 /// Marks the overrides of flags that are entitlements at Stripe.
 const ENTITLEMENT: &str = "Entitlement at Stripe";
 
-/// Brings the rows of all organizations that these customers have to do with up to date, and those that were named
-/// `before` the event. Answers what is known of the customers.
+/// Updates the rows of all organizations that these customers concern, and of the one that was named `before` the
+/// event. Returns what is known of the customers.
 pub(super) async fn settle(
     effects: &mut Effects<'_>,
     customers: &BTreeSet<String>,
@@ -32,7 +32,7 @@ pub(super) async fn settle(
     let foreign = names.iter().filter(|name| Uuid::try_parse(name).is_err()).cloned();
     mirror::lock(effects.tx, foreign.map(Lock::Organization)).await?;
     graph.resolve(effects.tx, &names).await?;
-    // Also those whose claim does not count now: by this event it may have ceased to, or begun.
+    // Also organizations whose claim does not count now: this event may have changed that.
     let touched = graph.touched();
     graph.load_rivals(effects.tx).await?;
     mirror::lock(effects.tx, touched.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
@@ -42,7 +42,7 @@ pub(super) async fn settle(
     Ok(graph)
 }
 
-/// What came before its organization finds its place. The locks of the organization are held.
+/// Derives the rows of what came before its organization. The caller holds the organization's locks.
 pub(crate) async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<Organization>) -> Result<()> {
     let kinds = [Kind::Customer, Kind::Subscription, Kind::Checkout];
     if mirror::stored_naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?.is_empty() {
@@ -51,7 +51,7 @@ pub(crate) async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organiz
     project(effects, organization).await
 }
 
-/// What the row holds.
+/// The row before the event.
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     id: Id<Subscription>,
@@ -64,7 +64,7 @@ fn state(status: SubscriptionStatus, plan: OrganizationPlan, seats: i32) -> Valu
     json!({ "status": status.label(), "plan": plan.label(), "seats": seats })
 }
 
-/// Makes the row of an organization from all that is known of its customers. The lock of the organization is held.
+/// Writes the row of an organization from all that is known of its customers. The caller holds the organization's lock.
 async fn project(effects: &mut Effects<'_>, organization: Id<Organization>) -> Result<()> {
     let known = sqlx::query!(
         r#"select o.clerk_org_id, s.id as "id?: Id<Subscription>", s.stripe_customer_id as "customer?", s.stripe_subscription_id as "subscription?",
@@ -102,7 +102,7 @@ async fn project(effects: &mut Effects<'_>, organization: Id<Organization>) -> R
         });
     let Some((subscription, status, (plan, seats))) = counts else {
         return match before {
-            // It is another organization's now.
+            // The subscription belongs to another organization now.
             Some(row) if is_synced(effects.tx, &row).await? => remove(effects, organization, &row).await,
             _ => Ok(()),
         };
@@ -207,7 +207,7 @@ fn by_id<F>(objects: Vec<RemoteObject<F>>) -> BTreeMap<String, RemoteObject<F>> 
     objects.into_iter().map(|object| (object.id.clone(), object)).collect()
 }
 
-/// A feature that Stripe entitles to switches the flag of the same key on, unless somebody decided about it by hand.
+/// An active entitlement switches on the feature flag with its key, unless there is a manual override.
 async fn project_entitlements(
     effects: &mut Effects<'_>,
     organization: Id<Organization>,

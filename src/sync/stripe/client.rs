@@ -1,7 +1,7 @@
 //! The client of Stripe's API.
 //!
-//! Requests, retries and errors are async-stripe's. Its types of objects are not used: they fit one version of the API,
-//! and objects are read tolerantly here, whichever version they are from.
+//! async-stripe makes the requests, retries and errors. Its types of objects are not used: they fit one version of the
+//! API, while objects of any version are read tolerantly here.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use stripe_client_core::{RequestBuilder, RequestStrategy, StripeMethod};
 
 use crate::error::{Error, Result};
 
-/// How long one try may take.
+/// How long one attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a request is tried at most, with growing pauses.
+/// Most attempts of a request, with growing pauses.
 const TRIES: u32 = 3;
-/// As many objects as Stripe gives at once.
+/// Stripe's largest page.
 const PAGE: u8 = 100;
 
 /// A client of Stripe's API.
 #[derive(Clone, Debug)]
 pub struct StripeClient(Client);
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Debug)]
 pub struct ObjectPage {
     /// Its objects.
     pub objects: Vec<Value>,
-    /// The id after which the next part begins, if there is one.
+    /// The id after which the next page begins, if there is one.
     pub next: Option<String>,
 }
 
@@ -56,9 +56,9 @@ impl StripeClient {
     /// A client with this key, at this address or Stripe's own.
     ///
     /// # Errors
-    /// The address is none, or the machine has no certificates to trust.
+    /// The address is invalid, or the machine has no certificates to trust.
     pub fn new(key: &str, api_base: Option<&str>) -> Result<Self> {
-        // Without certificates the client below would panic.
+        // Without certificates the builder below would panic.
         hyper_rustls::HttpsConnectorBuilder::new().with_native_roots().map_err(Error::internal)?;
         let mut builder = ClientBuilder::new(key)
             .timeout(TIMEOUT)
@@ -70,7 +70,7 @@ impl StripeClient {
         Ok(Self(builder.build().map_err(Error::internal)?))
     }
 
-    /// The subscription as Stripe has it now; `None` when it has none such.
+    /// The subscription as Stripe has it now, if it exists.
     ///
     /// # Errors
     /// Stripe could not be asked, or refused.
@@ -85,7 +85,7 @@ impl StripeClient {
         }
     }
 
-    /// A part of the list of all subscriptions, or of a customer's, those included that are over, the newest first.
+    /// A page of all subscriptions, or of a customer's, with those that have ended, the newest first.
     ///
     /// # Errors
     /// As [`subscription`](Self::subscription).
@@ -94,7 +94,7 @@ impl StripeClient {
         self.list("/subscriptions", query, after).await
     }
 
-    /// A part of the list of events since then (in seconds since 1970), the newest first. Stripe keeps them for 30 days.
+    /// A page of the events since then (in seconds since 1970), the newest first. Stripe keeps them for 30 days.
     ///
     /// # Errors
     /// As [`subscription`](Self::subscription).
@@ -118,8 +118,8 @@ impl StripeClient {
     }
 }
 
-/// The answer in the JSON of everything else. What Stripe says in an error goes to the log and the terminal; it names
-/// objects and keys by their ends only.
+/// Converts the answer to `serde_json`. Stripe's error message goes to the log and the terminal; it shows only the ends
+/// of keys.
 fn read(answer: Result<Answer, StripeError>) -> Result<Value> {
     let answer = answer.map_err(|error| match error {
         StripeError::Stripe(error, status) => {

@@ -1,5 +1,5 @@
-//! The gate through which workers ask Stripe, so that a Stripe that hangs costs little: one request at a time, each for a
-//! few seconds at most, and none for a while after one that failed.
+//! The gate through which workers ask Stripe, so that a Stripe that hangs costs little: one request at a time, each for
+//! a few seconds at most, and none for a while after one that failed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,12 +18,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the gate stays closed after a request that failed.
 const CLOSED: Duration = Duration::from_secs(30);
 
-/// An object as the provider had it.
+/// An object as the provider answered.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     /// The object.
     pub object: Value,
-    /// When it was asked for: it is at least as new as this.
+    /// When it was asked for. The object is at least as new.
     pub asked_at: DateTime<Utc>,
 }
 
@@ -73,7 +73,7 @@ impl StripeGate {
 }
 
 impl Permit {
-    /// The subscription as Stripe has it now; `None` when it has none such.
+    /// The subscription as Stripe has it now, if it exists.
     ///
     /// # Errors
     /// Stripe could not be asked, refused, or took too long. Then [`Slot::Closed`] is the answer for a while.
@@ -86,7 +86,7 @@ impl Permit {
         };
         let until = answer.is_err().then(|| Instant::now() + CLOSED);
         *shared.closed_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
-        // The next may ask, and knows how this went.
+        // Release the slot after the gate is closed or open again.
         drop(permit);
         Ok(answer?.map(|object| Fetched { object, asked_at }))
     }

@@ -1,7 +1,7 @@
 //! Events of Stripe: customers, subscriptions, what they buy, and whose they are.
 //!
 //! Invariants: the organization's plan and status follow its subscription by one table ([`EFFECTS`]); a subscription
-//! that comes before anything says whose it is waits, and finds its organization whichever event names it.
+//! waits until some event names its organization, whichever event that is.
 
 mod billing;
 pub mod client;
@@ -60,7 +60,7 @@ pub(crate) async fn apply(
     }
 }
 
-/// Why an event has no effect, as far as the event itself tells.
+/// Why an event has no effect, judged by the event alone.
 pub(crate) fn why_not(event_type: &str, payload: &Value) -> Option<&'static str> {
     translate::translate(event_type, "", payload, None).err()
 }
@@ -206,8 +206,9 @@ impl Sold for mirror::Price {
 /// How many customers one transaction handles when a product or a price changes.
 const AT_ONCE: usize = 100;
 
-/// Merges what an event says of a product or a price, and derives the rows of those who subscribe to it, some customers at
-/// a time; the event is applied again until none is left. It belongs to no organization: it is about what all of them buy.
+/// Merges what an event says of a product or a price, and derives the rows of those who subscribe to it, some customers
+/// at a time; the event is applied again until none is left. It belongs to no organization: it is about what all of
+/// them buy.
 async fn merge_sold<F: Sold>(effects: &mut Effects<'_>, change: &RemoteChange<F>) -> Result<EventOutcome> {
     mirror::lock(effects.tx, [Lock::Object(change.id.clone())]).await?;
     let mut object = mirror::load_one::<F>(effects.tx, &change.id).await?;

@@ -1,14 +1,14 @@
-//! Whose a subscription is.
+//! Decides which organization a subscription belongs to.
 //!
-//! The first of these says so that names an organization which exists: its own metadata, or those of the checkout it is
-//! from; the metadata of its customer; the `client_reference_id` of its checkout; what is said of everything else of the
-//! customer, if that is one organization; and where nothing is said, the row that already has the customer.
+//! The first of these that names an existing organization decides: the metadata of the subscription or of its checkout;
+//! the metadata of its customer; the `client_reference_id` of its checkout; what everything else of the customer names,
+//! if that is one organization; and if nothing names any, the row that already has the customer.
 //!
-//! Metadata are written with the secret key only. A `client_reference_id` can be written by the buyer (into the address
-//! of a payment link, into a pricing table), so it is a claim: it does not count while another customer of the
+//! Only the secret key can write metadata. A buyer can write a `client_reference_id` (into the address of a payment
+//! link, into a pricing table), so it is an uncertain claim: it does not count while another customer of the
 //! organization has a living subscription, by metadata or by an older claim.
 //!
-//! All of this follows from what is known, and not from the order in which it became known.
+//! All of this follows from the mirror, not from the order of events.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,8 @@ impl NamesOrganization for RemoteObject<Checkout> {
     }
 }
 
-/// Everything known of some customers, and of their rivals: other customers for whom the same organizations are claimed.
+/// Everything known of some customers, and of their rivals: other customers for whom the same organizations are
+/// claimed.
 #[derive(Default)]
 pub(super) struct BillingGraph {
     customers: BTreeMap<String, RemoteObject<Customer>>,
@@ -81,7 +82,7 @@ struct Claim {
 }
 
 impl BillingGraph {
-    /// What is known of these customers and of whose they are.
+    /// What is known of these customers, with the organizations and the rivals.
     pub(super) async fn known(tx: &mut SystemTx, customers: &BTreeSet<String>) -> Result<Self> {
         let mut graph = Self::load(tx, customers).await?;
         let names = graph.names();
@@ -127,7 +128,7 @@ impl BillingGraph {
         Ok(())
     }
 
-    /// How organizations are called here.
+    /// The names of organizations in these objects.
     pub(super) fn names(&self) -> BTreeSet<String> {
         let customers = self.customers.values().filter_map(|object| object.name(Place::Metadata));
         let subscriptions = self.subscriptions.iter().filter_map(|object| object.name(Place::Metadata));
@@ -136,7 +137,7 @@ impl BillingGraph {
         customers.chain(subscriptions).chain(checkouts.flatten()).map(str::to_owned).collect()
     }
 
-    /// Finds the organizations that are named. Whether one exists is guarded by the lock of its name.
+    /// Finds the organizations with these names. The lock of a name guards whether its organization exists.
     pub(super) async fn resolve(&mut self, tx: &mut SystemTx, names: &BTreeSet<String>) -> Result<()> {
         let names: Vec<String> = names.iter().cloned().collect();
         let ids: Vec<Uuid> = names.iter().filter_map(|name| Uuid::try_parse(name).ok()).collect();
@@ -166,7 +167,7 @@ impl BillingGraph {
         Ok(())
     }
 
-    /// Adds the other customers of the organizations that buyers may have named.
+    /// Loads the other customers of the organizations that buyers may have named.
     pub(super) async fn load_rivals(&mut self, tx: &mut SystemTx) -> Result<()> {
         let claimed: BTreeSet<Id<Organization>> = self
             .checkouts
@@ -185,12 +186,12 @@ impl BillingGraph {
         self.resolve(tx, &names).await
     }
 
-    /// The organizations that are named, and those whose rows have one of the customers.
+    /// The organizations that are named, and those whose row has one of the customers.
     pub(super) fn touched(&self) -> BTreeSet<Id<Organization>> {
         self.organizations.values().chain(self.rows.values()).copied().collect()
     }
 
-    /// Whose a subscription of a customer is, by its id; without one, whose the customer is.
+    /// The organization of a subscription of a customer; without a subscription, of the customer.
     pub(super) fn owner(&self, customer: &str, subscription: Option<&str>) -> Option<Id<Organization>> {
         let claim = self.claim_of(customer, subscription)?;
         let counts = claim.certain || !self.is_taken(customer, claim.organization);
@@ -273,13 +274,13 @@ impl BillingGraph {
         claims.iter().all(|claim| claim.organization == last.organization).then_some(last)
     }
 
-    /// Whether a claim of this customer does not count, because the organization has another.
+    /// Whether an uncertain claim of this customer fails, because the organization has another customer.
     fn is_taken(&self, customer: &str, organization: Id<Organization>) -> bool {
         let (certain, mine) = self.living(customer, organization);
         if certain {
             return false;
         }
-        // Of a row from elsewhere, whose subscription was never heard of, there is nothing but the row.
+        // A row from elsewhere counts by itself: no event of its subscription was ever received.
         let unheard =
             |incumbent: &String| !self.subscriptions.iter().any(|s| s.fields.customer.text() == Some(incumbent));
         self.incumbents.get(&organization).is_some_and(|incumbent| incumbent != customer && unheard(incumbent))
@@ -289,7 +290,7 @@ impl BillingGraph {
             })
     }
 
-    /// Of the living subscriptions that a customer has for an organization: whether one is certain, and the oldest.
+    /// Of a customer's living subscriptions for an organization: whether one is certain, and the oldest.
     fn living(&self, customer: &str, organization: Id<Organization>) -> (bool, Option<(i64, &str)>) {
         let of_customer = self.subscriptions.iter().filter(|s| s.fields.customer.text() == Some(customer));
         let mut found = (false, None);
@@ -303,13 +304,13 @@ impl BillingGraph {
     }
 }
 
-/// Whether a subscription of this status is one that its organization has.
+/// Whether a subscription with this status is alive.
 fn lives(status: SubscriptionStatus) -> bool {
     use SubscriptionStatus::{Active, PastDue, Paused, Trialing, Unpaid};
     matches!(status, Active | Trialing | PastDue | Unpaid | Paused)
 }
 
-/// Whose a subscription of a customer is; without one, whose the customer is.
+/// The organization of a subscription of a customer; without a subscription, of the customer.
 pub(super) async fn owner(
     tx: &mut SystemTx,
     customer: &str,

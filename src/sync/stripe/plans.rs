@@ -1,4 +1,4 @@
-//! What a subscription gives: the plan its prices buy, its seats, and what its status means.
+//! What a subscription gives: the plan and the seats that its prices buy, and the meaning of its status.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::sync::apply::SyncSettings;
 use crate::sync::mirror::{Item, Price, Product, RemoteObject, Subscription};
 use crate::sync::payload::{at, id, text, whole};
 
-/// What a status means for the organization: its own status, and whether it has what it bought. Without it, it has FREE.
-/// `incomplete_expired` never began, so the organization is where it was before.
+/// What a status means for the organization: its own status, and whether it has the plan it bought or FREE.
+/// `incomplete_expired` never began, so the organization is as before.
 pub const EFFECTS: &[(SubscriptionStatus, OrganizationStatus, bool)] = &[
     (SubscriptionStatus::Trialing, OrganizationStatus::Trialing, true),
     (SubscriptionStatus::Active, OrganizationStatus::Active, true),
@@ -32,7 +32,7 @@ pub(crate) fn effect(status: SubscriptionStatus) -> (OrganizationStatus, bool) {
         .map_or((OrganizationStatus::Active, false), |(_, organization, entitled)| (*organization, *entitled))
 }
 
-/// Which of several subscriptions counts: the lower number. Then the greater plan, then the newer.
+/// Of several subscriptions the one with the lowest number counts, then the greater plan, then the newer one.
 pub(crate) fn precedence(status: SubscriptionStatus) -> u8 {
     match status {
         SubscriptionStatus::Active | SubscriptionStatus::Trialing => 0,
@@ -94,7 +94,7 @@ pub(crate) fn item(item: &Value) -> Item {
     }
 }
 
-/// Prices and products as their own events tell of them.
+/// Prices and products from their own events.
 #[derive(Default)]
 pub(crate) struct Catalogue {
     pub(crate) prices: BTreeMap<String, RemoteObject<Price>>,
@@ -134,7 +134,7 @@ pub(crate) fn bought(
     (plan, seats.count())
 }
 
-/// Quantities of prices that are marked as seats; of those that buy a plan, when none is; of all, when none does.
+/// Sums quantities of the prices that are marked as seats; without those, of the prices that buy a plan; else of all.
 #[derive(Default)]
 struct Seats {
     marked: Option<i64>,

@@ -1,11 +1,11 @@
-//! Holds our subscriptions against Stripe's, and mends what differs.
+//! Compares our subscriptions with Stripe's, and repairs the rows that differ.
 //!
-//! Events go on meanwhile. So what is mended is mended from an answer of that moment, and never when something is known
-//! from that moment or after it: which of the two is newer, nobody can tell.
+//! Events are applied meanwhile. So a row is repaired from an answer of that moment, and never when an event of that
+//! moment or a later one is known: nobody can tell which of the two is newer.
 //!
-//! What Stripe says of a subscription is merged as if an event had said it, and the row is derived as always; so there
-//! is no second way in which a row could come about. What cannot be mended from here is reported only: a subscription
-//! that Stripe does not have is more likely another account's than one to be cancelled.
+//! Stripe's answer is merged like an event and the row is derived as always, so there is only one way to make a row.
+//! What cannot be repaired from here is only reported: a subscription that Stripe does not have is more likely from
+//! another account than cancelled.
 
 use std::collections::BTreeSet;
 
@@ -26,38 +26,38 @@ use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Lock};
 use crate::sync::payload::{id, text};
 
-/// What happened within so many seconds may still be on its way to us, and is for its event to decide.
+/// Changes of so many seconds ago may still be on their way as events, which then decide.
 const UNDER_WAY: i64 = 60;
 
-/// What was found.
+/// The result of the comparison.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DriftReport {
     /// Subscriptions at Stripe.
     pub at_stripe: usize,
-    /// Those whose row is as it should be.
+    /// Subscriptions whose row agrees.
     pub agree: usize,
-    /// Rows that are not as they should be.
+    /// Rows that differ.
     pub differ: Vec<Difference>,
-    /// Those that changed while this looked at them: their events are on the way, or have just come.
+    /// Subscriptions that changed during the comparison: their events are on the way or have just come.
     pub under_way: usize,
-    /// Subscriptions of which nothing says whose they are.
+    /// Subscriptions that name no organization.
     pub of_nobody: Vec<Stray>,
     /// Rows whose subscription Stripe does not have.
     pub not_at_stripe: Vec<Stray>,
-    /// How many rows were mended.
+    /// How many rows were repaired.
     pub fixed: usize,
 }
 
 impl DriftReport {
-    /// Whether nothing is left to be done.
+    /// Whether nothing is left to do.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.fixed == self.differ.len() && self.of_nobody.is_empty() && self.not_at_stripe.is_empty()
     }
 }
 
-/// A row that is not as it should be.
+/// A row that differs.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
@@ -65,11 +65,11 @@ pub struct Difference {
     pub subscription: String,
     /// The organization's slug.
     pub organization: String,
-    /// Field → what it is here, and what it should be.
+    /// The fields that differ: the value here, and at Stripe.
     pub fields: Map<String, Value>,
 }
 
-/// A subscription without its other half.
+/// A subscription that exists on one side only.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stray {
@@ -83,7 +83,7 @@ pub struct Stray {
     pub organization: Option<String>,
 }
 
-/// What is compared, and with what.
+/// The comparison.
 #[derive(Clone, Copy)]
 pub struct Reconciliation<'a> {
     /// The database.
@@ -94,7 +94,7 @@ pub struct Reconciliation<'a> {
     pub settings: &'a SyncSettings,
     /// Stripe.
     pub stripe: &'a StripeClient,
-    /// Whether rows that differ are left as they are.
+    /// Whether nothing is repaired.
     pub dry_run: bool,
 }
 
@@ -116,11 +116,11 @@ pub async fn find_organization(db: &Db, name: &str) -> Result<Option<Id<Organiza
 }
 
 impl Reconciliation<'_> {
-    /// Compares all subscriptions, or those of an organization's customers, and mends the rows that differ. `progress`
-    /// hears how many were compared.
+    /// Compares all subscriptions, or those of an organization's customers, and repairs the rows that differ.
+    /// `progress` receives how many were compared.
     ///
     /// # Errors
-    /// Stripe or the database could not be asked. What was mended until then stays so.
+    /// Stripe or the database could not be asked. Repairs until then stay.
     pub async fn run(&self, only: Option<Id<Organization>>, progress: impl Fn(usize)) -> Result<DriftReport> {
         let (mut report, mut seen) = (DriftReport::default(), BTreeSet::new());
         let customers: Vec<Option<String>> = match only {
@@ -168,7 +168,7 @@ impl Reconciliation<'_> {
             Drift::None => report.agree += 1,
             Drift::UnderWay => report.under_way += 1,
             Drift::Some(difference) if self.dry_run => report.differ.push(difference),
-            // The list may be as old as a page of it takes.
+            // The list may be as old as its page.
             Drift::Some(difference) => match self.mend(subscription).await? {
                 Mended::Yes => {
                     report.fixed += 1;
@@ -181,7 +181,7 @@ impl Reconciliation<'_> {
         Ok(())
     }
 
-    /// Compares the row as it is with the row as it should be, and changes nothing.
+    /// Compares the row with what Stripe's answer would make of it, and changes nothing.
     async fn difference(&self, subscription: &str, answer: &Fetched) -> Result<Drift> {
         let mut trial = SystemTx::begin(self.db).await?;
         let applied = self.apply(&mut trial, subscription, answer).await?;
@@ -206,7 +206,7 @@ impl Reconciliation<'_> {
         })
     }
 
-    /// Mends the row from what Stripe says now.
+    /// Repairs the row from a new answer of Stripe.
     async fn mend(&self, subscription: &str) -> Result<Mended> {
         let asked_at = self.clock.now();
         let Some(object) = self.stripe.subscription(subscription).await? else { return Ok(Mended::No) };
@@ -220,10 +220,10 @@ impl Reconciliation<'_> {
         Ok(if applied.organization.is_some() { Mended::Yes } else { Mended::No })
     }
 
-    /// Merges what Stripe said.
+    /// Merges Stripe's answer.
     async fn apply(&self, tx: &mut SystemTx, subscription: &str, answer: &Fetched) -> Result<Applied> {
         let asked = answer.asked_at.timestamp();
-        // Before the version is read, so that no event comes between that and the merge.
+        // Lock before the version is read, so that no event comes between that and the merge.
         let locks = [Some(subscription.to_owned()), id(&answer.object["customer"])];
         mirror::lock(tx, locks.into_iter().flatten().map(Lock::Object)).await?;
         let known = mirror::load_one::<mirror::Subscription>(tx, subscription).await?;
@@ -239,7 +239,7 @@ impl Reconciliation<'_> {
     }
 }
 
-/// What comparing led to.
+/// The result of one comparison.
 enum Drift {
     None,
     Some(Difference),
@@ -247,22 +247,22 @@ enum Drift {
     UnderWay,
 }
 
-/// What mending led to.
+/// The result of one repair.
 enum Mended {
     Yes,
-    /// It is not Stripe's any more, or nobody's.
+    /// It is gone from Stripe, or names no organization.
     No,
     UnderWay,
 }
 
-/// What merging led to.
+/// The result of one merge.
 struct Applied {
     organization: Option<Id<Organization>>,
-    /// Something is known from the second of the question, or from after it.
+    /// An event of the second of the request, or a later one, is known.
     outrun: bool,
 }
 
-/// The customers of an organization, as far as anything said so.
+/// The customers that name an organization.
 async fn customers(db: &Db, organization: Id<Organization>) -> Result<BTreeSet<String>> {
     let mut tx = SystemTx::begin(db).await?;
     let row = sqlx::query!(
@@ -278,7 +278,7 @@ async fn customers(db: &Db, organization: Id<Organization>) -> Result<BTreeSet<S
     Ok(customers)
 }
 
-/// The slug of an organization, and what is derived from its subscription.
+/// The slug of an organization, and the row of its subscription.
 async fn state(tx: &mut SystemTx, organization: Id<Organization>) -> Result<(String, Map<String, Value>)> {
     let row = sqlx::query!(
         r#"select o.slug, jsonb_build_object(
@@ -296,7 +296,7 @@ async fn state(tx: &mut SystemTx, organization: Id<Organization>) -> Result<(Str
     Ok((row.slug, state))
 }
 
-/// Rows of subscriptions that are not over: at Stripe, too, they should be.
+/// Rows of living subscriptions, which Stripe should have, too.
 async fn living(
     tx: &mut SystemTx,
     only: Option<Id<Organization>>,

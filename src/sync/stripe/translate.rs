@@ -1,4 +1,4 @@
-//! What an event of Stripe says, without asking the database.
+//! Reads what an event of Stripe says, without the database.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -38,7 +38,7 @@ pub(crate) enum Statement {
     },
 }
 
-/// The rank of an object that was fetched: it is what the events of that second led to.
+/// The rank of an object that was fetched: it holds the result of all events of that second.
 const FETCHED: i16 = 1000;
 
 /// The metadata under which clients name the organization.
@@ -150,7 +150,7 @@ pub(crate) fn fetched(subscription_id: String, moment: i64, fetched: &Fetched) -
     subscription(subscription_id, at, &fetched.object)
 }
 
-/// Of two statuses in one second the later in a subscription's life wins.
+/// Of two statuses in one second the later one in a subscription's life wins.
 fn rank(precedence: u8) -> i16 {
     match precedence {
         4 => 0,

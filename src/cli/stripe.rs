@@ -67,7 +67,7 @@ impl Drop for Counter {
 }
 
 fn client(config: &Config) -> Result<Arc<StripeClient>, Failure> {
-    config.webhooks.stripe_client()?.ok_or_else(|| {
+    config.webhooks.sync.stripe_client()?.ok_or_else(|| {
         Failure::environment(
             "STRIPE_SECRET_KEY is missing: a key of Stripe's API that may read subscriptions and events",
         )

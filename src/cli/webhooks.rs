@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::SystemTx;
 use crate::id::Id;
-use crate::webhook_events::sql::{self, Listed, Selection};
+use crate::webhook_events::sql::{self, ListedEvent, Selection};
 use crate::webhook_events::{WebhookEvent, WebhookSource, WebhookStatus};
 
 /// Most events that one replay takes.
@@ -159,7 +159,7 @@ async fn find(tx: &mut SystemTx, text: &str) -> Result<Id<WebhookEvent>, Failure
     }
 }
 
-fn list(events: &[Listed], json: bool) -> Result<End, Failure> {
+fn list(events: &[ListedEvent], json: bool) -> Result<End, Failure> {
     if json {
         say(&serde_json::json!(events).to_string())?;
     } else if events.is_empty() {
@@ -222,7 +222,7 @@ async fn show(tx: &mut SystemTx, id: &str, json: bool) -> Result<End, Failure> {
     Ok(End::Fine)
 }
 
-async fn replay(tx: &mut SystemTx, found: &[Listed], json: bool) -> Result<End, Failure> {
+async fn replay(tx: &mut SystemTx, found: &[ListedEvent], json: bool) -> Result<End, Failure> {
     let ids: Vec<Uuid> = found.iter().map(|event| event.id.uuid()).collect();
     let replayed = sql::replay(tx, &ids, Clock::System.now()).await?.len();
     sql::wake(tx.conn()).await?;

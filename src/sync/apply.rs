@@ -5,6 +5,7 @@
 //! written in the same transaction: each event takes effect exactly once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -14,7 +15,9 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::Id;
 use crate::organizations::{Organization, OrganizationPlan};
-use crate::sync::stripe::gate::Fetched;
+use crate::sync::stripe::client::StripeClient;
+pub use crate::sync::stripe::client::StripeKey;
+pub use crate::sync::stripe::gate::{Fetched, Slot, StripeGate};
 use crate::sync::{clerk, stripe};
 use crate::webhook_events::{WebhookEvent, WebhookSource};
 
@@ -61,6 +64,21 @@ pub struct SyncSettings {
     pub stripe_account: Option<String>,
     /// Apply events of this Clerk instance only.
     pub clerk_instance: Option<String>,
+    /// The key of Stripe's API.
+    pub stripe_key: Option<StripeKey>,
+    /// The address of Stripe's API, if it is not the usual one.
+    pub stripe_api_base: Option<String>,
+}
+
+impl SyncSettings {
+    /// A client of Stripe's API, if there is a key.
+    ///
+    /// # Errors
+    /// There is a key, but no client can be made.
+    pub fn stripe_client(&self) -> Result<Option<Arc<StripeClient>>> {
+        let Some(key) = &self.stripe_key else { return Ok(None) };
+        Ok(Some(Arc::new(StripeClient::new(&key.0, self.stripe_api_base.as_deref())?)))
+    }
 }
 
 /// What became of an event.

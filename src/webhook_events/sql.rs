@@ -34,7 +34,7 @@ pub struct Selection {
 /// An event as the commands show it.
 #[derive(Clone, Debug, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Listed {
+pub struct ListedEvent {
     /// The id.
     #[serde(serialize_with = "as_text")]
     pub id: Id<WebhookEvent>,
@@ -74,10 +74,10 @@ fn as_text<S: serde::Serializer>(id: &Id<WebhookEvent>, serializer: S) -> std::r
 }
 
 /// The newest events of a selection.
-pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Result<Vec<Listed>> {
+pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Result<Vec<ListedEvent>> {
     let statuses: Vec<String> = selection.statuses.iter().map(|status| status.label().to_owned()).collect();
     let events = sqlx::query_as!(
-        Listed,
+        ListedEvent,
         r#"select e.id as "id: Id<WebhookEvent>", e.source as "source: WebhookSource", e.event_id, e.event_type, e.object_id,
                   e.status as "status: WebhookStatus", e.attempts, coalesce(e.cause, e.last_error) as last_error, o.slug as "organization?", e.event_created_at,
                   e.received_at, e.processed_at, e.failed_at, e.next_attempt_at

@@ -30,7 +30,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// is away.
 const WAITING_BYTES: usize = 64 << 20;
 /// How long a delivery waits for its insert.
-const PATIENCE: Duration = Duration::from_secs(8);
+const STORE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Shortest time between two NOTIFYs.
 const WAKE_EVERY: Duration = Duration::from_millis(10);
 
@@ -118,7 +118,7 @@ impl Inbox {
             // In a task: a sender that hangs up must not cancel the insert of others.
             tokio::spawn(Arc::clone(&self.0).write());
         }
-        match tokio::time::timeout(PATIENCE, hear).await {
+        match tokio::time::timeout(STORE_TIMEOUT, hear).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(Error::Unavailable),
         }
@@ -134,7 +134,8 @@ impl Shared {
     async fn write(self: Arc<Self>) {
         while let Some(batch) = self.next() {
             // Senders do not wait longer than this.
-            let stored = tokio::time::timeout(PATIENCE, self.insert(&batch)).await.unwrap_or(Err(Error::Unavailable));
+            let stored =
+                tokio::time::timeout(STORE_TIMEOUT, self.insert(&batch)).await.unwrap_or(Err(Error::Unavailable));
             let stored = match stored {
                 // One value that the database rejects must not cost the others.
                 Err(error) if batch.len() > 1 && !matches!(error, Error::Unavailable | Error::Timeout) => {

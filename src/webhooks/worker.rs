@@ -5,7 +5,7 @@
 //! nothing behind. Several events share a transaction as long as all goes well. When one fails, waits for another
 //! worker's lock or needs an answer from the provider, the transaction is rolled back and each event gets its own, slow
 //! ones last: a failing event costs the others of its batch only that, and other workers go on. At most one worker of a
-//! process waits for a provider, and not for long ([`gate`](crate::sync::stripe::gate)).
+//! process waits for a provider, and not for long ([`StripeGate`]).
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -23,8 +23,7 @@ use crate::error::{Error, Result};
 use crate::events::{self, Event};
 use crate::id::Id;
 use crate::organizations::Organization;
-use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, apply};
-use crate::sync::stripe::gate::{Fetched, Slot, StripeGate};
+use crate::sync::apply::{ApplyContext, EventOutcome, Fetched, InboxEvent, Slot, StripeGate, apply};
 use crate::webhook_events::sql::CHANNEL;
 use crate::webhook_events::{WebhookEvent, WebhookSource, WebhookStatus};
 use crate::webhooks::envelope::envelope;
@@ -87,7 +86,7 @@ impl Worker {
     /// A worker on this inbox.
     #[must_use]
     pub fn new(webhooks: &Arc<Webhooks>) -> Self {
-        let stripe = webhooks.settings.stripe_client().unwrap_or_else(|error| {
+        let stripe = webhooks.settings.sync.stripe_client().unwrap_or_else(|error| {
             // Ties are then decided without Stripe, which is better than no webhooks.
             tracing::error!(reason = reason(&error), "Stripe cannot be asked");
             None

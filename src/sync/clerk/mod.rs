@@ -144,13 +144,13 @@ async fn organization_or_membership(
         members::keep_an_owner(effects, organization, false).await?;
     }
     for (clerk_id, id) in new {
-        settle_in(effects, &clerk_id, id).await?;
+        project_waiting(effects, &clerk_id, id).await?;
     }
     Ok(EventOutcome::Applied { organization: found })
 }
 
 /// Derives the rows of what came before its organization.
-async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<Organization>) -> Result<()> {
+async fn project_waiting(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<Organization>) -> Result<()> {
     let kinds = [Kind::Membership, Kind::Invitation];
     let waiting = mirror::stored_naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?;
     let (mut memberships, mut invitations) = (Vec::new(), Vec::new());
@@ -166,7 +166,7 @@ async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<O
     for invitation in invitations {
         invitations::project(effects, organization, &invitation).await?;
     }
-    stripe::settle_in(effects, clerk_id, organization).await
+    stripe::project_waiting(effects, clerk_id, organization).await
 }
 
 async fn invitation(effects: &mut Effects<'_>, change: &RemoteChange<mirror::Invitation>) -> Result<EventOutcome> {

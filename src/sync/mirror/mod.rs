@@ -44,19 +44,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
-        Self::User,
-        Self::Organization,
-        Self::Membership,
-        Self::Invitation,
-        Self::Customer,
-        Self::Subscription,
-        Self::Checkout,
-        Self::Product,
-        Self::Price,
-        Self::Entitlements,
-    ];
-
     /// Its name in the table.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -74,7 +61,7 @@ impl Kind {
     }
 
     fn from_label(label: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.label() == label)
+        Self::ALL.iter().copied().find(|kind| kind.label() == label)
     }
 
     fn source(self) -> WebhookSource {

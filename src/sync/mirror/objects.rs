@@ -11,6 +11,11 @@ macro_rules! objects {
     ($($(#[$about:meta])* $kind:ident {
         $($(#[$doc:meta])* $field:ident: $register:ident<$value:ty> $(, $holds:ident)?;)*
     })*) => {
+        impl Kind {
+            /// All of them.
+            pub(super) const ALL: &[Self] = &[$(Self::$kind),*];
+        }
+
         $(
             $(#[$about])*
             #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ const ENTITLEMENT: &str = "Entitlement at Stripe";
 
 /// Updates the rows of all organizations that these customers concern, and of the one that was named `before` the
 /// event. Returns what is known of the customers.
-pub(super) async fn settle(
+pub(super) async fn project_organizations(
     effects: &mut Effects<'_>,
     customers: &BTreeSet<String>,
     before: Option<&str>,
@@ -43,7 +43,11 @@ pub(super) async fn settle(
 }
 
 /// Derives the rows of what came before its organization. The caller holds the organization's locks.
-pub(crate) async fn settle_in(effects: &mut Effects<'_>, clerk_id: &str, organization: Id<Organization>) -> Result<()> {
+pub(crate) async fn project_waiting(
+    effects: &mut Effects<'_>,
+    clerk_id: &str,
+    organization: Id<Organization>,
+) -> Result<()> {
     let kinds = [Kind::Customer, Kind::Subscription, Kind::Checkout];
     if mirror::stored_naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?.is_empty() {
         return Ok(());

@@ -3,6 +3,7 @@
 //! async-stripe makes the requests, retries and errors. Its types of objects are not used: they fit one version of the
 //! API, while objects of any version are read tolerantly here.
 
+use std::fmt;
 use std::time::Duration;
 
 use miniserde::json::Value as Answer;
@@ -12,6 +13,23 @@ use stripe::{Client, ClientBuilder, StripeError};
 use stripe_client_core::{RequestBuilder, RequestStrategy, StripeMethod};
 
 use crate::error::{Error, Result};
+
+/// A key of Stripe's API. `Debug` does not show it.
+#[derive(Clone)]
+pub struct StripeKey(pub(crate) String);
+
+impl StripeKey {
+    /// Whether this looks like a key for a server.
+    pub(crate) fn is_plausible(&self) -> bool {
+        ["sk_", "rk_"].iter().any(|prefix| self.0.starts_with(prefix)) && !self.0.chars().any(char::is_whitespace)
+    }
+}
+
+impl fmt::Debug for StripeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StripeKey(…)")
+    }
+}
 
 /// How long one attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(10);

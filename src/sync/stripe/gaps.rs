@@ -55,22 +55,13 @@ pub struct MissingEvent {
     pub pending: bool,
 }
 
-/// The payload of a missing event, to be stored.
-#[derive(Debug)]
-pub struct LostEvent {
-    /// Stripe's id of the event.
-    pub event_id: String,
-    /// The event.
-    pub payload: Value,
-}
-
 /// The missing events, and what is reported of them.
 #[derive(Debug)]
 pub struct Gaps {
     /// The report.
     pub report: GapReport,
-    /// The events that are not in the inbox, newest first.
-    pub lost: Vec<LostEvent>,
+    /// The events that are not in the inbox, by Stripe's id, newest first.
+    pub lost: Vec<(String, Value)>,
 }
 
 /// Finds events made since then that have an effect and are not in the inbox. `progress` hears how many were compared.
@@ -100,7 +91,7 @@ pub async fn find_gaps(db: &Db, stripe: &StripeClient, since: DateTime<Utc>, pro
                     event_id: event_id.clone(),
                     event_type,
                 });
-                lost.push(LostEvent { event_id, payload: event });
+                lost.push((event_id, event));
             }
         }
         progress(report.at_stripe);

@@ -25,7 +25,7 @@ use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Fields, Kind, Latest, Lock, Merged, RemoteChange, RemoteObject};
 use translate::Statement;
 
-pub(crate) use billing::settle_in;
+pub(crate) use billing::project_waiting;
 
 /// Applies an event. The locks are taken in the order of [`Lock`], each before what it guards is read.
 pub(crate) async fn apply(
@@ -181,7 +181,8 @@ async fn merge<F: OfCustomer>(
         let organization = owners::owner(effects.tx, customer, subscription).await?;
         return Ok(EventOutcome::Ignored { reason: STALE, organization });
     }
-    let known = billing::settle(effects, &BTreeSet::from([customer.to_owned()]), before.as_deref()).await?;
+    let known =
+        billing::project_organizations(effects, &BTreeSet::from([customer.to_owned()]), before.as_deref()).await?;
     Ok(EventOutcome::Applied { organization: known.owner(customer, subscription) })
 }
 
@@ -227,7 +228,7 @@ async fn merge_sold<F: Sold>(effects: &mut Effects<'_>, change: &RemoteChange<F>
     }
     let customers = mirror::customers_of(effects.tx, &names, &reached, AT_ONCE).await?;
     let more = customers.last().filter(|_| customers.len() == AT_ONCE).cloned();
-    billing::settle(effects, &customers.into_iter().collect(), None).await?;
+    billing::project_organizations(effects, &customers.into_iter().collect(), None).await?;
     let outcome = if more.is_some() { EventOutcome::More } else { EventOutcome::Applied { organization: None } };
     *object.fields.reached() = Latest::note(more);
     mirror::keep(effects.tx, &object).await?;

@@ -145,10 +145,9 @@ fn adapt(event_type: EventType, object: &mut Value) {
             object["role_name"] = "Member".into();
         }
         T::InvitationAccepted => object["status"] = "accepted".into(),
-        T::InvitationRevoked => object["status"] = "revoked".into(),
         T::SessionEnded => object["status"] = "ended".into(),
         T::SessionRemoved => object["status"] = "removed".into(),
-        T::SessionRevoked => object["status"] = "revoked".into(),
+        T::InvitationRevoked | T::SessionRevoked => object["status"] = "revoked".into(),
         T::SubscriptionUpdated => object["items"]["data"][0]["quantity"] = 10.into(),
         T::SubscriptionDeleted => {
             object["status"] = "canceled".into();

@@ -40,8 +40,9 @@ pub(crate) async fn apply(
         Statement::User(change) => user(&mut effects, &change).await,
         Statement::Invitation(change) => invitation(&mut effects, &change).await,
         Statement::Organization(change) => organization_or_membership(&mut effects, None, Some(&change), None).await,
-        Statement::Membership { membership, organization, user } => {
-            organization_or_membership(&mut effects, Some(&membership), organization.as_ref(), user.as_ref()).await
+        Statement::Membership(said) => {
+            let (organization, user) = (said.organization.as_ref(), said.user.as_ref());
+            organization_or_membership(&mut effects, Some(&said.membership), organization, user).await
         }
     }
 }

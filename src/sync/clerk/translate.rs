@@ -14,14 +14,17 @@ pub(crate) enum Statement {
     User(RemoteChange<mirror::User>),
     /// Of an organization.
     Organization(RemoteChange<mirror::Organization>),
-    /// Of a membership, and what it mentions of its user and its organization.
-    Membership {
-        membership: RemoteChange<mirror::Membership>,
-        organization: Option<RemoteChange<mirror::Organization>>,
-        user: Option<RemoteChange<mirror::User>>,
-    },
+    /// Of a membership.
+    Membership(Box<MembershipStatement>),
     /// Of an invitation.
     Invitation(RemoteChange<mirror::Invitation>),
+}
+
+/// What an event says of a membership, and what it mentions of its organization and its user.
+pub(crate) struct MembershipStatement {
+    pub(crate) membership: RemoteChange<mirror::Membership>,
+    pub(crate) organization: Option<RemoteChange<mirror::Organization>>,
+    pub(crate) user: Option<RemoteChange<mirror::User>>,
 }
 
 /// Reads an event.
@@ -80,16 +83,16 @@ fn user(user: String, at_version: FieldVersion, data: &Value, deleted: bool) -> 
         // An empty list says that there is no address; a missing one says nothing.
         verified: Latest::said(&at_version, addresses.map(|_| verified && email.is_some())),
         email: Latest::said(&at_version, addresses.map(|_| email)),
-        avatar_url: Latest::said(&at_version, picture(data)),
+        avatar_url: picture(&at_version, data),
     };
     RemoteChange { id: user, at: at_version, deleted, fields }
 }
 
 /// The address of the picture. A missing member says nothing; null says that there is none.
-fn picture(data: &Value) -> Option<Option<String>> {
-    let url = data.get("image_url").or_else(|| data.get("profile_image_url"))?;
+fn picture(at: &FieldVersion, data: &Value) -> Latest<Option<String>> {
+    let url = data.get("image_url").or_else(|| data.get("profile_image_url"));
     // An address that the column does not take would be useless if it were cut.
-    Some(text(url, 4096).filter(|url| url.chars().count() <= 2048))
+    Latest::said(at, url.map(|url| text(url, 4096).filter(|url| url.chars().count() <= 2048)))
 }
 
 fn name_of(data: &Value) -> Option<String> {
@@ -144,13 +147,13 @@ fn membership(
         created_at: Latest::said(&own, millis(&data["created_at"])),
     };
     // What is mentioned of the two makes stubs, until their own events come.
-    Ok(Statement::Membership {
+    Ok(Statement::Membership(Box::new(MembershipStatement {
         membership: RemoteChange { id: membership, at: own, deleted: verb == Verb::Deleted, fields },
         organization: organization_id
             .filter(|_| organization_data.is_object())
             .map(|id| organization(id, mentioned.clone(), organization_data)),
         user: user_id.filter(|_| user_data.is_object()).map(|id| mentioned_user(id, mentioned, user_data)),
-    })
+    })))
 }
 
 fn mentioned_user(user: String, at: FieldVersion, data: &Value) -> RemoteChange<mirror::User> {
@@ -159,7 +162,7 @@ fn mentioned_user(user: String, at: FieldVersion, data: &Value) -> RemoteChange<
     let fields = mirror::User {
         name: Latest::said(&at, name),
         email: Latest::said(&at, address.map(Some)),
-        avatar_url: Latest::said(&at, picture(data)),
+        avatar_url: picture(&at, data),
         ..mirror::User::default()
     };
     RemoteChange { id: user, at, deleted: false, fields }

@@ -18,7 +18,7 @@ pub(crate) enum Statement {
     /// Of a customer.
     Customer(RemoteChange<mirror::Customer>),
     /// Of a subscription.
-    Subscription(RemoteChange<mirror::Subscription>),
+    Subscription(Box<RemoteChange<mirror::Subscription>>),
     /// Of a checkout.
     Checkout(RemoteChange<mirror::Checkout>),
     /// Of a product.
@@ -80,7 +80,8 @@ pub(crate) fn translate(
                 let rank = verb.rank() * 20 + status.map_or(0, |status| rank(plans::precedence(status)));
                 subscription(subscription_id, version(rank), object)
             };
-            Ok(Statement::Subscription(RemoteChange { deleted: deleted || change.deleted, ..change }))
+            let deleted = deleted || change.deleted;
+            Ok(Statement::Subscription(Box::new(RemoteChange { deleted, ..change })))
         }
         Effect::Checkout => {
             let at = version(Verb::Updated.rank());

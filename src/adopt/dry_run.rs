@@ -14,7 +14,7 @@ use super::installed::{Wanted, installed};
 use super::name::{literal, quote};
 use super::people::{resolution, strangers};
 use super::plan::{Policy, Source};
-use super::progress::duration;
+use super::progress::format_duration;
 use super::{COLUMN, Plan, Result, RunOptions, Session, doing};
 
 /// What a run would do.
@@ -272,7 +272,7 @@ fn notes(checked: &Checked, options: &RunOptions, seconds: f64) -> Vec<String> {
     let mut notes = vec![
         format!(
             "time: about {} or less for the rows (measured on a small machine: {ROWS_PER_SECOND} rows/s, {USERS_PER_SECOND} users/s)",
-            duration(Duration::from_secs_f64(seconds.ceil().min(1e9)))
+            format_duration(Duration::from_secs_f64(seconds.ceil().min(1e9)))
         ),
         format!(
             "locks: adding a nullable column and a trigger needs an exclusive lock on each table for milliseconds; it is waited for at most {} ms at a time. Each batch locks its {} rows for some tens of milliseconds. Readers are never blocked by batches.",

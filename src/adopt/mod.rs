@@ -17,7 +17,6 @@
 mod batch;
 mod catalogue;
 mod check;
-pub mod command;
 mod dry_run;
 mod finalize;
 mod infer;
@@ -41,6 +40,7 @@ pub use dry_run::{DryRun, dry_run};
 pub use finalize::{FinalizeOptions, finalize};
 pub use name::{Columns, Relation};
 pub use plan::{Plan, Policy, Source};
+pub use progress::{Progress, ProgressListener, format_duration};
 pub use report::write_report;
 pub use rollback::rollback;
 pub use run::{RunOptions, Summary, run};
@@ -82,7 +82,8 @@ pub enum AdoptError {
 pub type Result<T, E = AdoptError> = std::result::Result<T, E>;
 
 impl AdoptError {
-    fn refused(code: &'static str, message: impl Into<String>) -> Self {
+    /// An [`AdoptError::Refused`].
+    pub fn refused(code: &'static str, message: impl Into<String>) -> Self {
         Self::Refused { code, message: message.into() }
     }
 

@@ -7,7 +7,6 @@ use super::check::Checked;
 use super::infer::Mappings;
 use super::name::{literal, quote};
 use super::plan::{Memberships, Prefer};
-use super::progress::Progress;
 use super::run::{Pace, RunOptions, Summary};
 use super::{AdoptError, Result, Session, doing};
 use crate::clock::Clock;
@@ -268,7 +267,7 @@ pub async fn users(
         .filter(|table| table.spec.with_user)
         .map(|table| BatchSql::of_user(checked, table, options.batch_size))
         .collect();
-    let mut progress = Progress::new("users", (total - mapped).unsigned_abs());
+    let mut progress = session.progress.begin("users", (total - mapped).unsigned_abs());
     let mut after: Option<String> = None;
     loop {
         let sql = reading(after.is_some());

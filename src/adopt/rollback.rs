@@ -8,7 +8,6 @@ use sqlx::AssertSqlSafe;
 use super::check::check;
 use super::installed::{Wanted, installed};
 use super::name::{literal, quote};
-use super::progress::Progress;
 use super::trigger::THEN;
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing};
 
@@ -80,7 +79,7 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
             table.has_key("t", "b.key"),
             column = quote(COLUMN),
         );
-        let mut progress = Progress::new(table.label(), 0);
+        let mut progress = session.progress.begin(table.label(), 0);
         loop {
             let (batches, rows): (i64, i64) = session
                 .retrying("taking back the rows", async |connection| {

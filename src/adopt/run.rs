@@ -14,7 +14,6 @@ use super::batch::BatchSql;
 use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, creators, installed};
 use super::name::{literal, quote};
-use super::progress::Progress;
 use super::trigger::{self, Change};
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing, people};
 use crate::clock::Clock;
@@ -291,7 +290,7 @@ async fn fill(
     let what = table.label();
     let waiting: i64 =
         scalar(session, &what, &format!("select count(*) from {relation} t where t.{column} is null")).await?;
-    let mut progress = Progress::new(what.clone(), waiting.unsigned_abs());
+    let mut progress = session.progress.begin(what.clone(), waiting.unsigned_abs());
     let mut locked = 0;
     let mut assigned = 0;
     let checkpoint =

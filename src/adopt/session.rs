@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 
+use super::progress::ProgressListener;
 use super::{AdoptError, Result, doing};
 
 /// Collisions and short locks are tried this often, with growing pauses: about 20 s in all.
@@ -20,6 +21,8 @@ pub struct Session {
     connection: PgConnection,
     lock: Option<String>,
     hurried: bool,
+    /// Hears how far the work is.
+    pub progress: ProgressListener,
     /// How often something was tried again.
     pub retries: u64,
 }
@@ -71,7 +74,14 @@ impl Session {
                 format!("MIGRATION_DATABASE_URL: the database cannot be reached: {error}"),
             )
         })?;
-        Ok(Self { options: options.clone(), connection, lock: None, hurried: false, retries: 0 })
+        Ok(Self {
+            options: options.clone(),
+            connection,
+            lock: None,
+            hurried: false,
+            progress: ProgressListener::default(),
+            retries: 0,
+        })
     }
 
     /// Another connection of the same kind.

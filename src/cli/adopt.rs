@@ -1,22 +1,26 @@
-//! `tenantry adopt`: arguments and what is printed.
+//! `tenantry adopt`: an existing single-tenant database becomes multi-tenant.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 
-use super::progress::duration;
-use super::{
+use super::confirm::confirm_backup;
+use super::database::Database;
+use super::output::{CommandResult, Exit, Output};
+use super::progress::progress_bar;
+use crate::adopt::{
     AdoptError, DryRun, FinalizeOptions, Plan, Relation, Result, RunOptions, Session, Summary, dry_run, finalize,
-    rollback, run, suggest, verify, write_report,
+    format_duration, rollback, run, suggest, verify, write_report,
 };
 use crate::clock::Clock;
+use crate::config::Config;
 
-/// The way through, for `--help`.
-pub const STEPS: &str = "\
+/// The steps in their order, for `--help`.
+const STEPS: &str = "\
 The order, with MIGRATION_DATABASE_URL as the owner of all the tables:
   0. back up; move the old tables into a schema of their own, such as
      `legacy`; tenantry migrate up
@@ -33,83 +37,37 @@ Ends with 0 (well), 1 (found something, or failed) or 2 (plan, login or state
 do not allow it). Errors begin with a stable word: PLAN_INVALID, NOT_READY,
 DISK_FULL and so on.";
 
-/// What `tenantry adopt` can do.
+/// Make the tables of an existing single-tenant database tenant-scoped, while it is in use.
 #[derive(Subcommand)]
-pub enum AdoptAction {
-    /// Read the catalogue and write a first plan, with its questions as comments.
-    Plan {
-        /// The schema of the old application's tables; without, every schema but Tenantry's own.
-        #[arg(long)]
-        schema: Option<String>,
-        /// The table of users, when its name does not say so.
-        #[arg(long, value_parser = Relation::parse)]
-        users: Option<Relation>,
-        /// The name of the adoption.
-        #[arg(long, default_value = "legacy")]
-        name: String,
-        /// Write here instead of to stdout; never over a file that is there.
-        #[arg(long)]
-        output: Option<PathBuf>,
-    },
-    /// Give every user and every row its organization, in batches, while the database is in use. Resumes where it was.
-    Run(RunArgs),
-    /// Look for users and rows without an organization, orphans, duplicate slugs and references across organizations.
-    Verify {
-        /// The plan.
-        #[command(flatten)]
-        plan: PlanArg,
-        /// Write the mapping here: .csv or .json.
-        #[arg(long, value_name = "FILE")]
-        report: Option<PathBuf>,
-    },
-    /// Enforce it: not null, foreign keys, indexes, row-level security.
-    Finalize {
-        /// The plan.
-        #[command(flatten)]
-        plan: PlanArg,
-        /// How long to wait.
-        #[command(flatten)]
-        locks: LockArgs,
-        /// The old application writes no more: take its triggers and its access away.
-        #[arg(long)]
-        cut_over: bool,
-        /// A backup is made: do not ask.
-        #[arg(long)]
-        yes: bool,
-    },
-    /// Take everything back, from the mapping that was kept.
-    Rollback {
-        /// The plan.
-        #[command(flatten)]
-        plan: PlanArg,
-        /// How long to wait.
-        #[command(flatten)]
-        locks: LockArgs,
-        /// A backup is made: do not ask.
-        #[arg(long)]
-        yes: bool,
-    },
+#[command(after_help = STEPS)]
+pub(super) enum Adopt {
+    Plan(SuggestPlan),
+    Run(Run),
+    Verify(Verify),
+    Finalize(Finalize),
+    Rollback(Rollback),
 }
 
-/// The plan's file.
+/// Read the catalogue and write a first plan, with its questions as comments.
 #[derive(Args)]
-pub struct PlanArg {
-    /// The plan (TOML).
-    #[arg(long, value_name = "FILE", default_value = "plan.toml")]
-    plan: PathBuf,
+pub(super) struct SuggestPlan {
+    /// The schema of the old application's tables. Without it, every schema but Tenantry's own.
+    #[arg(long)]
+    schema: Option<String>,
+    /// The table of users, when its name does not say so.
+    #[arg(long, value_parser = Relation::parse)]
+    users: Option<Relation>,
+    /// The name of the adoption.
+    #[arg(long, default_value = "legacy")]
+    name: String,
+    /// Write the plan to this file instead of stdout. An existing file is never overwritten.
+    #[arg(long)]
+    output: Option<PathBuf>,
 }
 
-/// How patient changes of the schema are.
+/// Give every user and every row its organization, in batches, while the database is in use. Continues where it stopped.
 #[derive(Args)]
-pub struct LockArgs {
-    /// Wait so long for a lock at a time; others queue behind this wait.
-    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
-    lock_timeout: Duration,
-}
-
-/// Arguments of a run.
-#[derive(Args)]
-pub struct RunArgs {
+pub(super) struct Run {
     #[command(flatten)]
     plan: PlanArg,
     /// Change nothing: count, show samples, estimate.
@@ -131,14 +89,67 @@ pub struct RunArgs {
     report: Option<PathBuf>,
 }
 
-/// What a command has to say.
-pub struct Outcome {
-    /// For people.
-    pub text: String,
-    /// For programs.
-    pub json: Value,
-    /// Whether there is something to look at (exit code 1).
-    pub found: bool,
+/// Look for users and rows without an organization, orphans, duplicate slugs and references across organizations.
+#[derive(Args)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    plan: PlanArg,
+    /// Write the mapping here: .csv or .json.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// Enforce tenancy: not null, foreign keys, indexes, row-level security.
+#[derive(Args)]
+pub(super) struct Finalize {
+    #[command(flatten)]
+    plan: PlanArg,
+    #[command(flatten)]
+    locks: LockArgs,
+    /// The old application no longer writes: remove its triggers and its access.
+    #[arg(long)]
+    cut_over: bool,
+    /// There is a backup: do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Take everything back, from the mapping that was kept.
+#[derive(Args)]
+pub(super) struct Rollback {
+    #[command(flatten)]
+    plan: PlanArg,
+    #[command(flatten)]
+    locks: LockArgs,
+    /// There is a backup: do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Args)]
+struct PlanArg {
+    /// The plan (TOML).
+    #[arg(long, value_name = "FILE", default_value = "plan.toml")]
+    plan: PathBuf,
+}
+
+impl PlanArg {
+    fn read(&self) -> Result<Plan> {
+        let text = std::fs::read_to_string(&self.plan).map_err(|error| {
+            AdoptError::refused(
+                "NO_PLAN",
+                format!("{}: {error}. `tenantry adopt plan --output {0}` writes a first one", self.plan.display()),
+            )
+        })?;
+        Plan::parse(&text)
+    }
+}
+
+#[derive(Args)]
+struct LockArgs {
+    /// Wait this long for a lock at a time. Others queue behind the wait.
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    lock_timeout: Duration,
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -156,98 +167,131 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn read_plan(argument: &PlanArg) -> Result<Plan> {
-    let text = std::fs::read_to_string(&argument.plan).map_err(|error| {
-        AdoptError::refused(
-            "NO_PLAN",
-            format!("{}: {error}. `tenantry adopt plan --output {0}` writes a first one", argument.plan.display()),
-        )
-    })?;
-    Plan::parse(&text)
+impl Adopt {
+    pub(super) async fn run(self, config: &Config, output: Output) -> CommandResult {
+        let database = Database::open(config).await?;
+        let owner = database.owner()?;
+        match self {
+            Self::Plan(command) => command.run(owner, output).await,
+            Self::Run(command) => command.run(owner, output).await,
+            Self::Verify(command) => command.run(owner, output).await,
+            Self::Finalize(command) => command.run(owner, output).await,
+            Self::Rollback(command) => command.run(owner, output).await,
+        }
+    }
 }
 
-/// Runs `tenantry adopt …` as the owner of the tables.
-pub async fn execute(options: &PgConnectOptions, action: &AdoptAction, clock: &Clock) -> Result<Outcome> {
-    match action {
-        AdoptAction::Plan { schema, users, name, output } => {
-            let mut session = Session::open(options).await?;
-            let suggestion = suggest(&mut session, name, schema.as_deref(), users.as_ref()).await?;
-            session.close().await;
-            let json = json!({ "plan": suggestion.toml, "questions": suggestion.questions });
-            let text = match output {
-                None => suggestion.toml,
+impl SuggestPlan {
+    async fn run(self, owner: &PgConnectOptions, output: Output) -> CommandResult {
+        let mut session = Session::open(owner).await?;
+        let suggestion = suggest(&mut session, &self.name, self.schema.as_deref(), self.users.as_ref()).await?;
+        session.close().await;
+        if let Some(path) = &self.output {
+            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
+            file.write_all(suggestion.toml.as_bytes())?;
+        }
+        output.result(&json!({ "plan": suggestion.toml, "questions": suggestion.questions }), |_| {
+            match &self.output {
+                None => suggestion.toml.clone(),
                 Some(path) => {
-                    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
-                    file.write_all(suggestion.toml.as_bytes())?;
                     format!("wrote {} with {} questions (lines with `?`)", path.display(), suggestion.questions.len())
                 }
-            };
-            Ok(Outcome { text, json, found: false })
-        }
-        AdoptAction::Run(args) => {
-            let plan = read_plan(&args.plan)?;
-            check_report(args.report.as_deref())?;
-            let mut session = Session::open(options).await?;
-            let run_options = RunOptions {
-                batch_size: args.batch_size,
-                sleep: args.sleep,
-                max_lag: args.max_lag,
-                lock_timeout: args.locks.lock_timeout,
-            };
-            if args.dry_run {
-                let forecast = dry_run(&mut session, plan, &run_options).await?;
-                session.close().await;
-                return Ok(Outcome { text: forecast_text(&forecast), json: json!(forecast), found: false });
             }
-            let summary = run(&mut session, plan.clone(), &run_options, clock).await?;
-            let mut text = summary_text(&summary);
-            report(&mut session, plan, args.report.as_deref(), &mut text).await?;
+        })?;
+        Ok(Exit::Success)
+    }
+}
+
+impl Run {
+    async fn run(self, owner: &PgConnectOptions, output: Output) -> CommandResult {
+        let plan = self.plan.read()?;
+        check_report(self.report.as_deref())?;
+        let mut session = open_session(owner).await?;
+        let options = RunOptions {
+            batch_size: self.batch_size,
+            sleep: self.sleep,
+            max_lag: self.max_lag,
+            lock_timeout: self.locks.lock_timeout,
+        };
+        if self.dry_run {
+            let forecast = dry_run(&mut session, plan, &options).await?;
             session.close().await;
-            Ok(Outcome { text, json: json!(summary), found: summary.unresolved() > 0 })
+            output.result(&forecast, forecast_text)?;
+            return Ok(Exit::Success);
         }
-        AdoptAction::Verify { plan, report: path } => {
-            let plan = read_plan(plan)?;
-            check_report(path.as_deref())?;
-            let mut session = Session::open(options).await?;
-            let findings = verify(&mut session, plan.clone()).await?;
-            let mut text = if findings.is_empty() {
-                "nothing to report: every user and every row is where it belongs".to_owned()
-            } else {
-                let lines: Vec<String> =
-                    findings.iter().map(|f| format!("{:<28} {:<36} {}", f.check, f.subject, f.problem)).collect();
-                lines.join("\n")
-            };
-            report(&mut session, plan, path.as_deref(), &mut text).await?;
-            session.close().await;
-            Ok(Outcome { text, json: json!(findings), found: !findings.is_empty() })
-        }
-        AdoptAction::Finalize { plan, locks, cut_over, yes } => {
-            let plan = read_plan(plan)?;
-            confirm("finalize changes constraints and who sees which rows", *yes)?;
-            let mut session = Session::open(options).await?;
-            let finalize_options = FinalizeOptions { lock_timeout: locks.lock_timeout, cut_over: *cut_over };
-            let done = finalize(&mut session, plan, &finalize_options).await?;
-            session.close().await;
-            let text = if done.changes.is_empty() {
+        let summary = run(&mut session, plan.clone(), &options, &Clock::System).await?;
+        let report = write_report_to(&mut session, plan, self.report.as_deref()).await?;
+        session.close().await;
+        output.result(&summary, |summary| summary_text(summary) + &report)?;
+        Ok(Exit::findings(summary.unresolved() > 0))
+    }
+}
+
+impl Verify {
+    async fn run(self, owner: &PgConnectOptions, output: Output) -> CommandResult {
+        let plan = self.plan.read()?;
+        check_report(self.report.as_deref())?;
+        let mut session = open_session(owner).await?;
+        let findings = verify(&mut session, plan.clone()).await?;
+        let report = write_report_to(&mut session, plan, self.report.as_deref()).await?;
+        session.close().await;
+        output.result(&findings, |findings| {
+            if findings.is_empty() {
+                return "nothing to report: every user and every row is where it belongs".to_owned() + &report;
+            }
+            let lines: Vec<String> =
+                findings.iter().map(|f| format!("{:<28} {:<36} {}", f.check, f.subject, f.problem)).collect();
+            lines.join("\n") + &report
+        })?;
+        Ok(Exit::findings(!findings.is_empty()))
+    }
+}
+
+impl Finalize {
+    async fn run(self, owner: &PgConnectOptions, output: Output) -> CommandResult {
+        let plan = self.plan.read()?;
+        confirm_backup("finalize changes constraints and who sees which rows", self.yes)?;
+        let mut session = open_session(owner).await?;
+        let options = FinalizeOptions { lock_timeout: self.locks.lock_timeout, cut_over: self.cut_over };
+        let done = finalize(&mut session, plan, &options).await?;
+        session.close().await;
+        output.result(&done, |done| {
+            if done.changes.is_empty() {
                 "nothing to do: everything is enforced".to_owned()
             } else {
                 format!("enforced:\n  {}", done.changes.join("\n  "))
-            };
-            Ok(Outcome { text, json: json!(done), found: false })
-        }
-        AdoptAction::Rollback { plan, locks, yes } => {
-            let plan = read_plan(plan)?;
-            confirm("rollback drops columns, and deletes the organizations and users that the adoption made", *yes)?;
-            let mut session = Session::open(options).await?;
-            let done = rollback(&mut session, plan, locks.lock_timeout).await?;
-            session.close().await;
+            }
+        })?;
+        Ok(Exit::Success)
+    }
+}
+
+impl Rollback {
+    async fn run(self, owner: &PgConnectOptions, output: Output) -> CommandResult {
+        let plan = self.plan.read()?;
+        confirm_backup(
+            "rollback drops columns, and deletes the organizations and users that the adoption made",
+            self.yes,
+        )?;
+        let mut session = open_session(owner).await?;
+        let done = rollback(&mut session, plan, self.locks.lock_timeout).await?;
+        session.close().await;
+        output.result(&done, |done| {
             let mut text = format!("took back {} changes of the schema and {} rows", done.changes.len(), done.rows);
             for kept in &done.kept {
                 text += &format!("\n  stays: {kept}");
             }
-            Ok(Outcome { text, json: json!(done), found: !done.kept.is_empty() })
-        }
+            text
+        })?;
+        Ok(Exit::findings(!done.kept.is_empty()))
     }
+}
+
+/// A connection as the owner of the tables whose progress is shown.
+async fn open_session(owner: &PgConnectOptions) -> Result<Session> {
+    let mut session = Session::open(owner).await?;
+    session.progress = progress_bar();
+    Ok(session)
 }
 
 /// A report that cannot be written is better refused before hours of work.
@@ -267,29 +311,11 @@ fn check_report(path: Option<&Path>) -> Result<()> {
     }
 }
 
-async fn report(session: &mut Session, plan: Plan, path: Option<&Path>, text: &mut String) -> Result<()> {
-    if let Some(path) = path {
-        let lines = write_report(session, plan, path).await?;
-        *text += &format!("\n{lines} lines in {}", path.display());
-    }
-    Ok(())
-}
-
-/// The reminder before something that cannot be undone by itself; asks at a terminal, wants `--yes` elsewhere.
-pub fn confirm(what: &str, yes: bool) -> Result<()> {
-    if yes {
-        return Ok(());
-    }
-    let reminder = format!(
-        "{what}. Back up first: `pg_dump --format=custom --file=before.dump \"$MIGRATION_DATABASE_URL\"`, or a snapshot of your host."
-    );
-    if !std::io::stdin().is_terminal() {
-        return Err(AdoptError::refused("BACKUP_FIRST", format!("{reminder} Then add --yes.")));
-    }
-    write!(std::io::stderr(), "{reminder}\nIs there a backup? Type yes: ")?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    if answer.trim() == "yes" { Ok(()) } else { Err(AdoptError::refused("BACKUP_FIRST", "nothing was done")) }
+/// Writes the mapping if a file is named; returns the line that says so.
+async fn write_report_to(session: &mut Session, plan: Plan, path: Option<&Path>) -> Result<String> {
+    let Some(path) = path else { return Ok(String::new()) };
+    let lines = write_report(session, plan, path).await?;
+    Ok(format!("\n{lines} lines in {}", path.display()))
 }
 
 fn summary_text(summary: &Summary) -> String {
@@ -311,7 +337,7 @@ fn summary_text(summary: &Summary) -> String {
         }
         text.push('\n');
     }
-    text += &format!("took {}", duration(Duration::from_secs_f64(summary.seconds)));
+    text += &format!("took {}", format_duration(Duration::from_secs_f64(summary.seconds)));
     if summary.unresolved() > 0 {
         text += "\n`tenantry adopt verify` lists what has no organization, and why; --report writes it to a file";
     }

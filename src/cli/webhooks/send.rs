@@ -10,8 +10,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-use super::webhooks::printable;
-use super::{End, Failure, add_dev_secrets, say};
+use super::add_development_secrets;
+use crate::cli::output::{CommandError, CommandResult, Exit, Output, printable};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::webhooks::samples::{self, DEFAULT_TAG, Sample};
@@ -22,8 +22,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// How much of an answer is read.
 const MAX_ANSWER: usize = 64 * 1024;
 
+/// Send a sample event, signed as the provider signs, to a development server; exit 1 when it is refused.
 #[derive(Args)]
-pub(super) struct SendArgs {
+pub(in crate::cli) struct Send {
     /// The type: customer.subscription.updated.
     #[arg(value_name = "TYPE", required_unless_present = "list")]
     event_type: Option<String>,
@@ -47,81 +48,90 @@ pub(super) struct SendArgs {
     print: bool,
 }
 
-pub(super) async fn send(config: &Config, args: &SendArgs, json: bool) -> Result<End, Failure> {
-    if args.list {
-        return list(json);
-    }
-    if !config.is_development() {
-        return Err(Failure::environment("made-up events are for development: TENANTRY_ENV is production"));
-    }
-    let mut sample = make(args)?;
-    for change in &args.changes {
-        set(&mut sample.payload, change)?;
-    }
-    let body = Bytes::from(sample.payload.to_string());
-    if args.print {
-        say(&if json { sample.payload.to_string() } else { format!("{:#}", sample.payload) })?;
-        return Ok(End::Fine);
-    }
-    let mut config = config.clone();
-    add_dev_secrets(&mut config)?;
-    let secret = config.webhooks.secrets(sample.source).first().ok_or_else(|| {
-        Failure::environment(format!("{} is not set: there is nothing to sign with", sample.source.secrets_variable()))
-    })?;
-    let uri = address(args.url.as_deref(), config.port, &sample)?;
-    let mut answers = Vec::new();
-    for _ in 0..args.times {
-        let signed = sign(sample.source, secret, &sample.event_id, Clock::System.now(), &body);
-        let mut request = Request::post(&uri).header("content-type", "application/json");
-        for (name, value) in signed {
-            request = request.header(name, value);
+impl Send {
+    pub(in crate::cli) async fn run(self, mut config: Config, output: Output) -> CommandResult {
+        if self.list {
+            return list(output);
         }
-        let request = request.body(Full::new(body.clone())).map_err(Failure::environment)?;
-        let (status, text) = tokio::time::timeout(TIMEOUT, post(request))
-            .await
-            .map_err(|_| Failure::environment(format!("no answer from {uri} within {TIMEOUT:?}")))?
-            .map_err(|error| Failure::environment(format!("no answer from {uri}: {error}. Is the server running?")))?;
-        if !json {
-            say(&format!("{}  {}  {} {}", sample.event_id, uri, status.as_u16(), printable(&text)))?;
+        if !config.is_development() {
+            return Err(CommandError::usage("sample events are for development: TENANTRY_ENV is production"));
         }
-        answers.push(status);
+        let mut sample = self.sample()?;
+        for change in &self.changes {
+            set(&mut sample.payload, change)?;
+        }
+        let body = Bytes::from(sample.payload.to_string());
+        if self.print {
+            output.result(&sample.payload, |payload| format!("{payload:#}"))?;
+            return Ok(Exit::Success);
+        }
+        add_development_secrets(&mut config)?;
+        let secret = config.webhooks.secrets(sample.source).first().ok_or_else(|| {
+            CommandError::usage(format!(
+                "{} is not set: there is nothing to sign with",
+                sample.source.secrets_variable()
+            ))
+        })?;
+        let uri = address(self.url.as_deref(), config.port, &sample)?;
+        let mut answers = Vec::new();
+        for _ in 0..self.times {
+            let signed = sign(sample.source, secret, &sample.event_id, Clock::System.now(), &body);
+            let mut request = Request::post(&uri).header("content-type", "application/json");
+            for (name, value) in signed {
+                request = request.header(name, value);
+            }
+            let request = request.body(Full::new(body.clone())).map_err(CommandError::usage)?;
+            let (status, text) = tokio::time::timeout(TIMEOUT, post(request))
+                .await
+                .map_err(|_| CommandError::usage(format!("no answer from {uri} within {TIMEOUT:?}")))?
+                .map_err(|error| {
+                    CommandError::usage(format!("no answer from {uri}: {error}. Is the server running?"))
+                })?;
+            if !output.json {
+                output.line(&format!("{}  {}  {} {}", sample.event_id, uri, status.as_u16(), printable(&text)))?;
+            }
+            answers.push(status);
+        }
+        if output.json {
+            let statuses: Vec<u16> = answers.iter().map(StatusCode::as_u16).collect();
+            let result = json!({
+                "eventId": sample.event_id,
+                "source": sample.source,
+                "type": self.event_type,
+                "url": uri.to_string(),
+                "answers": statuses,
+            });
+            output.line(&result.to_string())?;
+        }
+        Ok(Exit::findings(!answers.iter().all(StatusCode::is_success)))
     }
-    if json {
-        let statuses: Vec<u16> = answers.iter().map(StatusCode::as_u16).collect();
-        say(&json!({ "eventId": sample.event_id, "source": sample.source, "type": args.event_type, "url": uri.to_string(), "answers": statuses })
-            .to_string())?;
+
+    fn sample(&self) -> Result<Sample, CommandError> {
+        if !samples::is_tag(&self.tag) {
+            return Err(CommandError::usage("--tag takes 1 to 40 lower case letters and digits"));
+        }
+        let event_type = self.event_type.as_deref().unwrap_or_default();
+        samples::sample(event_type, &self.tag, &Clock::System).ok_or_else(|| {
+            CommandError::usage(format!(
+                "no sample of the type {event_type:?}: `tenantry webhooks send --list` lists them"
+            ))
+        })
     }
-    Ok(if answers.iter().all(StatusCode::is_success) { End::Fine } else { End::Found })
 }
 
-fn list(json: bool) -> Result<End, Failure> {
+fn list(output: Output) -> CommandResult {
     let types: Vec<_> = samples::types().collect();
-    if json {
-        let list: Vec<Value> = types.iter().map(|(source, name)| json!({ "source": source, "type": name })).collect();
-        say(&json!(list).to_string())?;
-    } else {
-        for (source, name) in types {
-            say(&format!("{:<6}  {name}", source.label()))?;
-        }
-    }
-    Ok(End::Fine)
-}
-
-fn make(args: &SendArgs) -> Result<Sample, Failure> {
-    if !samples::is_tag(&args.tag) {
-        return Err(Failure::environment("--tag takes 1 to 40 lower case letters and digits"));
-    }
-    let event_type = args.event_type.as_deref().unwrap_or_default();
-    samples::sample(event_type, &args.tag, &Clock::System).ok_or_else(|| {
-        Failure::environment(format!(
-            "no sample of the type {event_type:?}: `tenantry webhooks send --list` lists them"
-        ))
-    })
+    let result: Vec<Value> = types.iter().map(|(source, name)| json!({ "source": source, "type": name })).collect();
+    output.result(&result, |_| {
+        let lines: Vec<String> = types.iter().map(|(source, name)| format!("{:<6}  {name}", source.label())).collect();
+        lines.join("\n")
+    })?;
+    Ok(Exit::Success)
 }
 
 /// Sets one value of the payload. The objects on the way must be there.
-fn set(payload: &mut Value, change: &str) -> Result<(), Failure> {
-    let wrong = || Failure::environment(format!("--set {change:?} is not PATH=VALUE with a path that the payload has"));
+fn set(payload: &mut Value, change: &str) -> Result<(), CommandError> {
+    let wrong = || CommandError::usage(format!("--set {change:?} is not PATH=VALUE with a path that the payload has"));
     let (path, text) = change.split_once('=').ok_or_else(wrong)?;
     let value = serde_json::from_str(text).unwrap_or_else(|_| text.into());
     let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
@@ -138,9 +148,9 @@ fn set(payload: &mut Value, change: &str) -> Result<(), Failure> {
 }
 
 /// The address of the endpoint: as given, when it has a path.
-fn address(url: Option<&str>, port: u16, sample: &Sample) -> Result<Uri, Failure> {
+fn address(url: Option<&str>, port: u16, sample: &Sample) -> Result<Uri, CommandError> {
     let base = url.map_or_else(|| format!("http://127.0.0.1:{port}"), |url| url.trim_end_matches('/').to_owned());
-    let wrong = || Failure::environment(format!("--url {base:?} is not an http or https address"));
+    let wrong = || CommandError::usage(format!("--url {base:?} is not an http or https address"));
     let uri: Uri = base.parse().map_err(|_| wrong())?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
         return Err(wrong());
@@ -177,7 +187,7 @@ mod tests {
         set(&mut payload, "data.object={\"b\":null}").ok().expect("set");
         assert_eq!(payload, json!({ "data": { "list": [{ "a": 2 }], "new": "some text", "object": { "b": null } } }));
         for bad in ["data", "data.nowhere.a=1", "data.list.7=1", "data.list.0.a.b=1"] {
-            assert_eq!(set(&mut payload, bad).err().map(|failure| failure.code), Some(2), "{bad}");
+            assert_eq!(set(&mut payload, bad).err().map(|error| error.exit_code), Some(2), "{bad}");
         }
     }
 

@@ -16,6 +16,7 @@ use super::name::{literal, quote, short_name};
 use super::run::{is_made, make, record};
 use super::trigger::{Change, THEN};
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing, policies, verify};
+use crate::error::Code;
 
 /// How to finalize.
 #[derive(Clone, Debug)]
@@ -89,7 +90,7 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
     for table in &checked.tables {
         if !table.has_column() {
             return Err(AdoptError::refused(
-                "NOT_READY",
+                Code::NotReady,
                 format!("{}: has no {COLUMN} yet: `tenantry adopt run` comes first", table.label()),
             ));
         }
@@ -145,7 +146,7 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
         problems
             .extend(findings.into_iter().take(20).map(|finding| format!("{}: {}", finding.subject, finding.problem)));
     }
-    if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused("NOT_READY", problems.join("\n"))) }
+    if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused(Code::NotReady, problems.join("\n"))) }
 }
 
 struct Work<'a> {

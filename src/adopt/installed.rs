@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 use super::name::quote;
 use super::{AdoptError, Result, Session, doing};
 use crate::db::migrations::MIGRATOR;
+use crate::error::Code;
 
 /// What the login must be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +30,16 @@ pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
         let collisions = collisions(session.conn()).await?;
         return Err(if collisions.is_empty() {
             AdoptError::refused(
-                "NOT_MIGRATED",
+                Code::NotMigrated,
                 "Tenantry's tables are not in this database yet: run `tenantry migrate up` first",
             )
         } else {
-            AdoptError::refused("TABLES_IN_THE_WAY", collision_remedy(&collisions))
+            AdoptError::refused(Code::TablesInTheWay, collision_remedy(&collisions))
         });
     }
     if wanted == Wanted::Write && read_only {
         return Err(AdoptError::refused(
-            "READ_ONLY",
+            Code::ReadOnly,
             format!(
                 "{who} can only read here: this is a standby, or the role has default_transaction_read_only. Let MIGRATION_DATABASE_URL log in to the primary as the owner of the tables"
             ),
@@ -46,7 +47,7 @@ pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
     }
     if !usable {
         return Err(AdoptError::refused(
-            "NOT_OWNER",
+            Code::NotOwner,
             format!(
                 "{who} is not the owner of Tenantry's tables: let MIGRATION_DATABASE_URL log in as the role that ran `tenantry migrate up`"
             ),
@@ -81,7 +82,7 @@ pub async fn creators(session: &mut Session) -> Result<()> {
             format!("{role} may create objects in schema {schema}, where they could take the place of functions and operators that run with the owner's rights: `revoke create on schema {schema} from {role}`")
         })
         .collect();
-    Err(AdoptError::refused("SCHEMA_OPEN", lines.join("\n")))
+    Err(AdoptError::refused(Code::SchemaOpen, lines.join("\n")))
 }
 
 /// Tables of the team in `public` under the names that Tenantry's migrations make. Empty once Tenantry is installed.

@@ -48,6 +48,8 @@ pub use session::Session;
 pub use suggest::suggest;
 pub use verify::{Finding, verify};
 
+use crate::error::Code;
+
 /// The column that every adopted table gets.
 pub const COLUMN: &str = "organization_id";
 
@@ -61,7 +63,7 @@ pub enum AdoptError {
     #[error("{message}")]
     Refused {
         /// A stable word for programs.
-        code: &'static str,
+        code: Code,
         /// What is wrong and what to do.
         message: String,
     },
@@ -83,18 +85,18 @@ pub type Result<T, E = AdoptError> = std::result::Result<T, E>;
 
 impl AdoptError {
     /// An [`AdoptError::Refused`].
-    pub fn refused(code: &'static str, message: impl Into<String>) -> Self {
+    pub fn refused(code: Code, message: impl Into<String>) -> Self {
         Self::Refused { code, message: message.into() }
     }
 
     /// A stable word for programs; the message of the command begins with it.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::Plan(_) => "PLAN_INVALID",
-            Self::Refused { code, .. } => code,
+            Self::Plan(_) => Code::PlanInvalid,
+            Self::Refused { code, .. } => *code,
             Self::Database { source, .. } => trouble(source).0,
-            Self::Io(_) => "FILE",
+            Self::Io(_) => Code::File,
         }
     }
 }
@@ -108,47 +110,47 @@ fn doing(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> AdoptError {
 const RESUME: &str = "Nothing is lost: run the same command again, it goes on where it was.";
 
 /// The failures that are met in practice: a word, and what to do.
-fn trouble(error: &sqlx::Error) -> (&'static str, String) {
-    const LOST: &str = "CONNECTION_LOST";
+fn trouble(error: &sqlx::Error) -> (Code, String) {
+    const LOST: Code = Code::ConnectionLost;
     let database = match error {
         sqlx::Error::Database(database) => database,
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => {
             return (LOST, format!("the connection was lost ({error}). {RESUME}"));
         }
-        _ => return ("DATABASE_ERROR", error.to_string()),
+        _ => return (Code::DatabaseError, error.to_string()),
     };
     match database.code().as_deref() {
         Some("53100") => {
-            ("DISK_FULL", format!("the disk of the database is full ({database}). Make room first. {RESUME}"))
+            (Code::DiskFull, format!("the disk of the database is full ({database}). Make room first. {RESUME}"))
         }
         Some("53200" | "53300") => {
-            ("DATABASE_BUSY", format!("the database is short of memory or connections ({database}). {RESUME}"))
+            (Code::DatabaseBusy, format!("the database is short of memory or connections ({database}). {RESUME}"))
         }
         Some("25006") => (
-            "READ_ONLY",
+            Code::ReadOnly,
             format!(
                 "the database takes no writes here ({database}): let MIGRATION_DATABASE_URL name the primary, and a role without default_transaction_read_only"
             ),
         ),
         Some("42501") => (
-            "NO_PRIVILEGE",
+            Code::NoPrivilege,
             format!(
                 "the role of MIGRATION_DATABASE_URL may not do this ({database}): it must own the tables, or be a member of their owner"
             ),
         ),
         Some("55P03") => (
-            "LOCKED",
+            Code::Locked,
             format!(
                 "a lock was not to be had in time, again and again ({database}): something holds it; look into pg_stat_activity for long transactions. {RESUME}"
             ),
         ),
         Some("40P01" | "40001") => {
-            ("COLLISIONS", format!("it collided with other writers, again and again ({database}). {RESUME}"))
+            (Code::Collisions, format!("it collided with other writers, again and again ({database}). {RESUME}"))
         }
         Some(code) if code.starts_with("57P") || code.starts_with("08") => {
             (LOST, format!("the connection was lost ({database}). {RESUME}"))
         }
-        Some(code) => ("DATABASE_ERROR", format!("{database} (SQLSTATE {code})")),
-        None => ("DATABASE_ERROR", database.to_string()),
+        Some(code) => (Code::DatabaseError, format!("{database} (SQLSTATE {code})")),
+        None => (Code::DatabaseError, database.to_string()),
     }
 }

@@ -10,6 +10,7 @@ use super::plan::{Memberships, Prefer};
 use super::run::{Pace, RunOptions, Summary};
 use super::{AdoptError, Result, Session, doing};
 use crate::clock::Clock;
+use crate::error::Code;
 use crate::id::Id;
 
 /// What the legacy database says of its users: `legacy_id, clerk_id, email, name, organization_id, reason, memberships`.
@@ -178,7 +179,7 @@ pub async fn strangers(session: &mut Session, checked: &Checked) -> Result<()> {
             }
         })
         .collect();
-    Err(AdoptError::refused("ORGANIZATION_TAKEN", lines.join("\n")))
+    Err(AdoptError::refused(Code::OrganizationTaken, lines.join("\n")))
 }
 
 /// Makes the organizations that are not there yet. One with the same UUID is the same one if this adoption made it or the
@@ -358,7 +359,7 @@ pub async fn default_workspace(session: &mut Session, checked: &Checked, clock: 
     .map_err(doing("looking for the default workspace"))?;
     if taken && !plan.workspaces.join_existing {
         return Err(AdoptError::refused(
-            "SLUG_TAKEN",
+            Code::SlugTaken,
             format!(
                 "an organization `{slug}` is there already, and it is not this adoption's: choose another `workspaces.slug`, or say `join_existing = true` if its members may see all of this data"
             ),

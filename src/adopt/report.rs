@@ -10,6 +10,7 @@ use super::check::{Checked, check};
 use super::installed::{Wanted, installed};
 use super::run::source_names;
 use super::{AdoptError, Plan, Result, Session, doing};
+use crate::error::Code;
 
 /// One line of the report.
 #[derive(Debug, Serialize, sqlx::FromRow)]
@@ -61,7 +62,7 @@ pub async fn write_report(session: &mut Session, plan: Plan, path: &Path) -> Res
         Some("json") => Format::Json,
         _ => {
             return Err(AdoptError::refused(
-                "BAD_REPORT",
+                Code::BadReport,
                 format!("{}: a report is a .csv or a .json file", path.display()),
             ));
         }

@@ -10,6 +10,7 @@ use super::installed::{Wanted, installed};
 use super::name::{literal, quote};
 use super::trigger::THEN;
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing};
+use crate::error::Code;
 
 /// What was taken back.
 #[derive(Clone, Debug, Serialize)]
@@ -35,7 +36,7 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
         .await
         .map_err(doing("looking for the adoption"))?;
     if !known {
-        return Err(AdoptError::refused("NOTHING_DONE", format!("nothing was done yet under the name `{name}`")));
+        return Err(AdoptError::refused(Code::NothingDone, format!("nothing was done yet under the name `{name}`")));
     }
     // A plan that does not fit is better refused before anything is taken back.
     check(session, plan.clone(), Wanted::Write).await?;

@@ -17,6 +17,7 @@ use super::name::{literal, quote};
 use super::trigger::{self, Change};
 use super::{AdoptError, COLUMN, Plan, Result, Session, doing, people};
 use crate::clock::Clock;
+use crate::error::Code;
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -132,8 +133,8 @@ pub async fn run(session: &mut Session, plan: Plan, options: &RunOptions, clock:
 }
 
 async fn register(session: &mut Session, checked: &Checked) -> Result<()> {
-    let plan =
-        serde_json::to_value(&checked.plan).map_err(|error| AdoptError::refused("PLAN_INVALID", error.to_string()))?;
+    let plan = serde_json::to_value(&checked.plan)
+        .map_err(|error| AdoptError::refused(Code::PlanInvalid, error.to_string()))?;
     session
         .retrying("recording the plan", async |connection| {
             sqlx::query(
@@ -236,7 +237,7 @@ impl Pace {
                     .map_err(doing("looking at the replicas"))?;
             if hidden {
                 return Err(AdoptError::refused(
-                    "NO_PRIVILEGE",
+                    Code::NoPrivilege,
                     "--max-lag: this login may not see how far the replicas are: `grant pg_monitor to …`, or use --sleep",
                 ));
             }

@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 
 use super::progress::ProgressListener;
 use super::{AdoptError, Result, doing};
+use crate::error::Code;
 
 /// Collisions and short locks are tried this often, with growing pauses: about 20 s in all.
 const ATTEMPTS: u32 = 12;
@@ -70,7 +71,7 @@ impl Session {
     pub async fn open(options: &PgConnectOptions) -> Result<Self> {
         let connection = connect(options).await.map_err(|error| {
             AdoptError::refused(
-                "UNREACHABLE",
+                Code::Unreachable,
                 format!("MIGRATION_DATABASE_URL: the database cannot be reached: {error}"),
             )
         })?;
@@ -109,7 +110,7 @@ impl Session {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Err(AdoptError::refused(
-            "BUSY",
+            Code::Busy,
             format!("another process works on the adoption `{adoption}`: wait for it to end"),
         ))
     }

@@ -8,6 +8,7 @@ use super::catalogue::{Catalogue, TableInfo, did_you_mean};
 use super::installed::{collision_remedy, collisions};
 use super::name::Relation;
 use super::{AdoptError, COLUMN, Result, Session, catalogue, doing};
+use crate::error::Code;
 
 const USERS: [&str; 6] = ["users", "user", "accounts", "account", "profiles", "people"];
 const ORGANIZATIONS: [&str; 10] = [
@@ -67,14 +68,14 @@ fn find_users<'a>(tables: &'a Catalogue, wanted: Option<&Relation>) -> Result<&'
             let names: Vec<String> = tables.keys().map(ToString::to_string).collect();
             let hint = did_you_mean(&wanted.to_string(), names.iter().map(String::as_str))
                 .map_or_else(String::new, |name| format!("; did you mean {name}?"));
-            AdoptError::refused("NO_USERS_TABLE", format!("{wanted}: there is no such table{hint}"))
+            AdoptError::refused(Code::NoUsersTable, format!("{wanted}: there is no such table{hint}"))
         });
     }
     USERS
         .iter()
         .find_map(|name| tables.values().find(|table| table.relation().name.eq_ignore_ascii_case(name)))
         .ok_or_else(|| {
-            AdoptError::refused("NO_USERS_TABLE", "no table of users was found: name it with --users schema.table")
+            AdoptError::refused(Code::NoUsersTable, "no table of users was found: name it with --users schema.table")
         })
 }
 

@@ -18,6 +18,7 @@ use crate::adopt::{
 };
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::error::Code;
 
 /// The steps in their order, for `--help`.
 const STEPS: &str = "\
@@ -137,7 +138,7 @@ impl PlanArg {
     fn read(&self) -> Result<Plan> {
         let text = std::fs::read_to_string(&self.plan).map_err(|error| {
             AdoptError::refused(
-                "NO_PLAN",
+                Code::NoPlan,
                 format!("{}: {error}. `tenantry adopt plan --output {0}` writes a first one", self.plan.display()),
             )
         })?;
@@ -299,7 +300,7 @@ fn check_report(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     if !path.extension().is_some_and(|extension| extension == "csv" || extension == "json") {
         return Err(AdoptError::refused(
-            "BAD_REPORT",
+            Code::BadReport,
             format!("{}: a report is a .csv or a .json file", path.display()),
         ));
     }
@@ -307,7 +308,7 @@ fn check_report(path: Option<&Path>) -> Result<()> {
     if folder.is_dir() {
         Ok(())
     } else {
-        Err(AdoptError::refused("BAD_REPORT", format!("{}: there is no such folder", folder.display())))
+        Err(AdoptError::refused(Code::BadReport, format!("{}: there is no such folder", folder.display())))
     }
 }
 

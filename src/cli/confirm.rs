@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use super::output::CommandError;
+use crate::error::Code;
 
 /// Asks at a terminal whether there is a backup. Without a terminal, `--yes` is required.
 pub(super) fn confirm_backup(what: &str, yes: bool) -> Result<(), CommandError> {
@@ -13,10 +14,14 @@ pub(super) fn confirm_backup(what: &str, yes: bool) -> Result<(), CommandError> 
         "{what}. Back up first: `pg_dump --format=custom --file=before.dump \"$MIGRATION_DATABASE_URL\"`, or a snapshot of your host."
     );
     if !std::io::stdin().is_terminal() {
-        return Err(CommandError::usage(format!("BACKUP_FIRST: {reminder} Then add --yes.")));
+        return Err(CommandError::usage(format!("{}: {reminder} Then add --yes.", Code::BackupFirst)));
     }
     write!(std::io::stderr(), "{reminder}\nIs there a backup? Type yes: ")?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
-    if answer.trim() == "yes" { Ok(()) } else { Err(CommandError::usage("BACKUP_FIRST: nothing was done")) }
+    if answer.trim() == "yes" {
+        Ok(())
+    } else {
+        Err(CommandError::usage(format!("{}: nothing was done", Code::BackupFirst)))
+    }
 }

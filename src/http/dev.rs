@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::app::App;
 use crate::auth::TokenOrganization;
 use crate::auth::dev::IssueRequest;
+use crate::error::Code;
 use crate::http::error;
 use crate::members;
 use crate::seed::PERSONAS;
@@ -35,7 +36,7 @@ fn stranger(headers: &HeaderMap) -> Option<Response> {
     } else {
         Some(error(
             StatusCode::FORBIDDEN,
-            "FORBIDDEN",
+            Code::Forbidden,
             "Development tokens are given to this machine only: open the page as http://127.0.0.1.",
         ))
     }
@@ -71,15 +72,15 @@ async fn token(State(app): State<Arc<App>>, headers: HeaderMap, Query(query): Qu
         return refusal;
     }
     let Some(persona) = PERSONAS.iter().find(|persona| persona.email == query.user) else {
-        return error(StatusCode::NOT_FOUND, "NOT_FOUND", "There is no such persona; GET /dev/personas lists them.");
+        return error(StatusCode::NOT_FOUND, Code::NotFound, "There is no such persona; GET /dev/personas lists them.");
     };
     let Some(issuer) = &app.dev_issuer else {
-        return error(StatusCode::NOT_FOUND, "NOT_FOUND", "Only the development server gives tokens.");
+        return error(StatusCode::NOT_FOUND, Code::NotFound, "Only the development server gives tokens.");
     };
     let row = match members::viewer(&app.db, persona.subject).await {
         Ok(Some(row)) => row,
         Ok(None) => {
-            return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The sample data is not there: run `tenantry seed`.");
+            return error(StatusCode::NOT_FOUND, Code::NotFound, "The sample data is not there: run `tenantry seed`.");
         }
         Err(failure) => return error(failure.status(), failure.code(), &failure.to_string()),
     };
@@ -88,7 +89,11 @@ async fn token(State(app): State<Arc<App>>, headers: HeaderMap, Query(query): Qu
         Some(slug) => match row.memberships.iter().find(|m| m.organization.slug == slug) {
             Some(membership) => Some(TokenOrganization::of(&membership.organization)),
             None => {
-                return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The persona is not a member of that organization.");
+                return error(
+                    StatusCode::NOT_FOUND,
+                    Code::NotFound,
+                    "The persona is not a member of that organization.",
+                );
             }
         },
     };
@@ -106,7 +111,7 @@ async fn token(State(app): State<Arc<App>>, headers: HeaderMap, Query(query): Qu
         }
         Err(failure) => {
             tracing::error!(%failure, "no development token could be made");
-            error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "No token could be made; the log says why.")
+            error(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "No token could be made; the log says why.")
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::app::App;
+use crate::error::Code;
 
 /// How long requests under way may take after a stop was asked for.
 const GRACE: Duration = Duration::from_secs(20);
@@ -64,12 +65,13 @@ fn finish(router: Router) -> Router {
 }
 
 async fn not_found() -> Response {
-    error(StatusCode::NOT_FOUND, "NOT_FOUND", "There is nothing here. The API is at POST /graphql.")
+    error(StatusCode::NOT_FOUND, Code::NotFound, "There is nothing here. The API is at POST /graphql.")
 }
 
 /// An error outside of GraphQL, in GraphQL's form, so that a client needs one way to read errors.
-pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Response {
-    let body = serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code } }] }).to_string();
+pub(crate) fn error(status: StatusCode, code: Code, message: &str) -> Response {
+    let body =
+        serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code.as_str() } }] }).to_string();
     let json = HeaderValue::from_static("application/json; charset=utf-8");
     (status, [(header::CONTENT_TYPE, json)], body).into_response()
 }
@@ -77,7 +79,11 @@ pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Response {
 /// A bug: the cause is in the log, where the panic hook put it.
 fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
     tracing::error!("a request panicked");
-    error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "Something went wrong on our side. Tell us the x-request-id.")
+    error(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Internal,
+        "Something went wrong on our side. Tell us the x-request-id.",
+    )
 }
 
 /// Serves until `stop` turns true; then takes no new connections and lets requests under way end, for at most 20 s.

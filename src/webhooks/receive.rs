@@ -20,7 +20,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::http::error;
 use crate::webhooks::inbox::Delivery;
 use crate::webhooks::skeleton::skeleton;
@@ -42,7 +42,7 @@ pub fn router(app: Arc<App>) -> Router {
     let route = |source| {
         post(move |State(app): State<Arc<App>>, request: Request| async move { receive(&app, source, request).await })
             .fallback(|| async {
-                error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Webhooks are delivered with POST.")
+                error(StatusCode::METHOD_NOT_ALLOWED, Code::MethodNotAllowed, "Webhooks are delivered with POST.")
             })
     };
     Router::new()
@@ -92,8 +92,8 @@ async fn receive(app: &App, source: WebhookSource, request: Request) -> Response
             (StatusCode::OK, [(CONTENT_TYPE, json)], "{\"received\":true}").into_response()
         }
         Err(refusal) => {
-            app.webhooks.metrics.refused(source, refusal.code);
-            tracing::info!(?source, code = refusal.code, "a webhook was refused");
+            app.webhooks.metrics.refused(source, refusal.code.as_str());
+            tracing::info!(?source, code = %refusal.code, "a webhook was refused");
             let mut response = error(refusal.status, refusal.code, &refusal.message);
             let headers = response.headers_mut();
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -107,12 +107,12 @@ async fn receive(app: &App, source: WebhookSource, request: Request) -> Response
 
 struct Refusal {
     status: StatusCode,
-    code: &'static str,
+    code: Code,
     message: String,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
 }
@@ -125,12 +125,12 @@ async fn accept(app: &App, source: WebhookSource, request: Request) -> Result<()
         let variable = source.secrets_variable();
         return Err(Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "WEBHOOKS_NOT_CONFIGURED",
+            Code::WebhooksNotConfigured,
             format!("Set {variable} to the signing secret of this endpoint."),
         ));
     }
     let body = tokio::time::timeout(BODY_TIMEOUT, collect(&parts.headers, body)).await.map_err(|_| {
-        Refusal::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "The body took too long to arrive.")
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, Code::BodyTimeout, "The body took too long to arrive.")
     })??;
     let received_at = app.clock.now();
     let verified = signature::verify(source, &parts.headers, &body, secrets, received_at)
@@ -138,13 +138,13 @@ async fn accept(app: &App, source: WebhookSource, request: Request) -> Result<()
     app.webhooks.metrics.verified(source, verified.secret);
     let value = skeleton(&body)
         .filter(Value::is_object)
-        .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body is not a JSON object."))?;
+        .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, Code::BadRequest, "The body is not a JSON object."))?;
     let delivery = delivery(source, verified.event_id, &value, body, received_at);
     let (event_type, created_at) = (delivery.event_type.clone(), delivery.created_at);
     let new = app.webhooks.inbox.store(delivery).await.map_err(|error| {
         tracing::error!(?source, %error, "a webhook could not be stored; its sender will repeat it");
         let message = Error::Unavailable.to_string();
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, message)
     })?;
     app.webhooks.metrics.stored(source, &event_type, new);
     if new {
@@ -161,7 +161,7 @@ async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Refusal> 
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body ended early."));
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, Code::BadRequest, "The body ended early."));
         };
         let Some(data) = frame.data_ref() else { continue };
         length += data.len();
@@ -173,7 +173,7 @@ async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Refusal> 
     }
     if length > MAX_BODY {
         let message = format!("The body is larger than {MAX_BODY} bytes.");
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message));
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BodyTooLarge, message));
     }
     Ok(bytes.into())
 }

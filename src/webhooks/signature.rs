@@ -18,6 +18,7 @@ use sha2::Sha256;
 
 use crate::auth::DevIssuerError;
 use crate::auth::dev::{private_file, random_bytes};
+use crate::error::Code;
 use crate::webhooks::WebhookSource;
 
 /// How far the sender's clock may be from ours, either way, in seconds.
@@ -85,13 +86,13 @@ pub enum Distrust {
 impl Distrust {
     /// The code in the answer; lower case, the reason in metrics.
     #[must_use]
-    pub fn code(self) -> &'static str {
+    pub fn code(self) -> Code {
         match self {
-            Self::Missing => "SIGNATURE_MISSING",
-            Self::Malformed => "SIGNATURE_MALFORMED",
-            Self::Stale => "SIGNATURE_TOO_OLD",
-            Self::Future => "SIGNATURE_FROM_THE_FUTURE",
-            Self::Mismatch => "SIGNATURE_MISMATCH",
+            Self::Missing => Code::SignatureMissing,
+            Self::Malformed => Code::SignatureMalformed,
+            Self::Stale => Code::SignatureTooOld,
+            Self::Future => Code::SignatureFromTheFuture,
+            Self::Mismatch => Code::SignatureMismatch,
         }
     }
 

@@ -21,7 +21,7 @@ use super::errors;
 use super::failure::Failure;
 use super::request::Params;
 use crate::app::App;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::graphql::{Credentials, Session};
 use crate::http::request_id::RequestId;
 
@@ -86,7 +86,7 @@ pub(super) fn prepare(app: &App, params: Params) -> Result<Prepared, Failure> {
     let prepared = app.documents.prepare(&app.schemas.strict, &query, operation_name.as_deref(), variables)?;
     if prepared.operation.introspects && !app.config.introspection {
         let message = "Introspection is switched off here: use the published schema.graphql.";
-        return Err(Failure::document("INTROSPECTION_DISABLED", message, None));
+        return Err(Failure::document(Code::IntrospectionDisabled, message, None));
     }
     Ok(prepared)
 }

@@ -20,7 +20,7 @@ use super::negotiate::{self, Accept, Media};
 use super::request::Params;
 use super::sse;
 use crate::app::App;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::http::request_id;
 
 /// How long a body may take to arrive.
@@ -34,7 +34,7 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
     let mut record = Record::start(&caller.request_id, "http");
     let Some(accept) = Accept::read(&parts.headers) else {
         let message = "Accept application/graphql-response+json, application/json or text/event-stream.";
-        let failure = Failure::request(StatusCode::NOT_ACCEPTABLE, "NOT_ACCEPTABLE", message);
+        let failure = Failure::request(StatusCode::NOT_ACCEPTABLE, Code::NotAcceptable, message);
         return failed(Media::Json, failure, &mut record);
     };
     let media = accept.whole.unwrap_or(Media::Json);
@@ -73,7 +73,7 @@ fn choose_transport(method: &Method, accept: Accept, ty: OperationType) -> Resul
         OperationType::Subscription if accept.events => Ok(true),
         OperationType::Subscription => Err(Failure::request(
             StatusCode::BAD_REQUEST,
-            "SUBSCRIPTION_NEEDS_A_STREAM",
+            Code::SubscriptionNeedsAStream,
             "Subscriptions need a stream: send `Accept: text/event-stream`, or use the WebSocket at /graphql/ws.",
         )),
         _ => Ok(accept.whole.is_none()),
@@ -99,7 +99,7 @@ async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::
     let too_large = || {
         let message =
             format!("The body is larger than {limit} bytes. Upload files elsewhere and split large requests.");
-        Failure::request(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
+        Failure::request(StatusCode::PAYLOAD_TOO_LARGE, Code::BodyTooLarge, message)
     };
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|announced| announced > limit) {
@@ -108,9 +108,9 @@ async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Failure::request(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body ended early.")),
+        Ok(Err(_)) => Err(Failure::request(StatusCode::BAD_REQUEST, Code::BadRequest, "The body ended early.")),
         Err(_) => {
-            Err(Failure::request(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "The body took too long to arrive."))
+            Err(Failure::request(StatusCode::REQUEST_TIMEOUT, Code::BodyTimeout, "The body took too long to arrive."))
         }
     }
 }

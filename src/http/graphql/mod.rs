@@ -41,6 +41,7 @@ pub use failure::Failure;
 pub use limits::Limits;
 
 use crate::app::App;
+use crate::error::Code;
 
 /// The routes of the API.
 pub fn router(app: Arc<App>) -> Router {
@@ -57,7 +58,7 @@ async fn schema(State(app): State<Arc<App>>, request: Request) -> Response {
     if !app.config.introspection {
         let mut record = execute::Record::start(&execute::Caller::of(&request.into_parts().0).request_id, "http");
         let message = "The schema is not published here.";
-        let failure = Failure::request(StatusCode::NOT_FOUND, "NOT_FOUND", message);
+        let failure = Failure::request(StatusCode::NOT_FOUND, Code::NotFound, message);
         return handler::failed(negotiate::Media::Json, failure, &mut record);
     }
     let sdl = app.schemas.sdl.clone();

@@ -29,7 +29,7 @@ use super::handler;
 use super::negotiate::Media;
 use super::request::Params;
 use crate::app::App;
-use crate::error::Error;
+use crate::error::{Code, Error};
 
 const PROTOCOL: &str = "graphql-transport-ws";
 /// How long a client may take to introduce itself.
@@ -57,15 +57,15 @@ pub(super) async fn upgrade(State(app): State<Arc<App>>, request: Request) -> Re
     };
     if !may_open_socket(&app.config.cors_origins, &parts.headers) {
         let message = "Pages of this origin may not open sockets here: add it to CORS_ORIGINS.".to_owned();
-        return refuse(StatusCode::FORBIDDEN, "ORIGIN_NOT_ALLOWED", message);
+        return refuse(StatusCode::FORBIDDEN, Code::OriginNotAllowed, message);
     }
     let socket = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(socket) => socket,
-        Err(rejection) => return refuse(rejection.status(), "WEBSOCKET_EXPECTED", rejection.body_text()),
+        Err(rejection) => return refuse(rejection.status(), Code::WebsocketExpected, rejection.body_text()),
     };
     if !offers_protocol(&parts.headers) {
         let message = format!("Offer the subprotocol `{PROTOCOL}` (npm package graphql-ws).");
-        return refuse(StatusCode::BAD_REQUEST, "SUBPROTOCOL_NOT_SUPPORTED", message);
+        return refuse(StatusCode::BAD_REQUEST, Code::SubprotocolNotSupported, message);
     }
     let socket = socket.protocols([PROTOCOL]).max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME);
     socket.on_upgrade(move |socket| Connection::new(app, caller).run(socket))
@@ -257,7 +257,7 @@ impl Connection {
             }
             error if error.status().is_server_error() => Close::new(1013, "Try again later"),
             error => {
-                tracing::info!(request_id = self.caller.request_id, code = error.code(), "a socket was refused");
+                tracing::info!(request_id = self.caller.request_id, code = %error.code(), "a socket was refused");
                 Close::new(4403, "Forbidden")
             }
         })?;
@@ -288,7 +288,7 @@ impl Connection {
         if self.operations.len() >= MAX_OPERATIONS {
             let message =
                 format!("The socket has {MAX_OPERATIONS} operations already. Complete some, or open another socket.");
-            let failure = Failure::limit("TOO_MANY_SUBSCRIPTIONS", message);
+            let failure = Failure::limit(Code::TooManySubscriptions, message);
             let errors = Record::start(&request_id, "ws").settle(failure);
             return Ok(Some(json!({ "id": id, "type": "error", "payload": errors })));
         }

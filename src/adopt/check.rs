@@ -7,7 +7,7 @@ use super::catalogue::{Catalogue, Column, TableInfo, did_you_mean};
 use super::installed::Wanted;
 use super::name::{Columns, Relation, quote};
 use super::plan::{Plan, Source, Table};
-use super::{AdoptError, COLUMN, Result, Session, catalogue, doing};
+use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
 
 /// A plan that fits the database.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ impl CheckedTable {
 }
 
 /// Fits the plan to the database.
-pub async fn check(session: &mut Session, plan: Plan, wanted: Wanted) -> Result<Checked> {
+pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) -> Result<Checked> {
     let catalogue = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
     let who: String = sqlx::query_scalar("select current_user::text")
         .fetch_one(session.conn())
@@ -329,7 +329,7 @@ impl<'a> Checker<'a> {
                 }
                 for (mine, theirs) in columns.iter().zip(names.iter().map(|name| target.column(name))) {
                     if let (Some(mine), Some(theirs)) = (mine, theirs)
-                        && family(&mine.data_type) != family(&theirs.data_type)
+                        && type_family(&mine.data_type) != type_family(&theirs.data_type)
                     {
                         self.problem(format!(
                             "{}: `{}` is {}, {row}'s `{}` is {}: the two cannot be compared",
@@ -348,7 +348,7 @@ impl<'a> Checker<'a> {
 }
 
 /// Types that compare with each other.
-fn family(data_type: &str) -> &str {
+fn type_family(data_type: &str) -> &str {
     match data_type.split('(').next().unwrap_or(data_type) {
         "smallint" | "integer" | "bigint" | "numeric" => "number",
         "text" | "character varying" | "character" => "text",
@@ -362,12 +362,13 @@ fn in_order(mut waiting: Vec<CheckedTable>) -> Result<Vec<CheckedTable>> {
     while !waiting.is_empty() {
         let (ready, rest): (Vec<_>, Vec<_>) = waiting
             .into_iter()
-            .partition(|table| asked(table).all(|asked| done.iter().any(|known| known.relation() == asked)));
+            .partition(|table| source_tables(table).all(|asked| done.iter().any(|known| known.relation() == asked)));
         if ready.is_empty() {
             let mut path = vec![rest[0].relation()];
             // Whoever waits, waits for one that waits: following them comes back to where it was.
             while let Some(last) = path.last().and_then(|last| rest.iter().find(|table| table.relation() == *last)) {
-                let Some(next) = asked(last).find(|asked| rest.iter().any(|table| table.relation() == *asked)) else {
+                let Some(next) = source_tables(last).find(|asked| rest.iter().any(|table| table.relation() == *asked))
+                else {
                     break;
                 };
                 if let Some(start) = path.iter().position(|seen| *seen == next) {
@@ -389,7 +390,7 @@ fn in_order(mut waiting: Vec<CheckedTable>) -> Result<Vec<CheckedTable>> {
     Ok(done)
 }
 
-fn asked(table: &CheckedTable) -> impl Iterator<Item = &Relation> {
+fn source_tables(table: &CheckedTable) -> impl Iterator<Item = &Relation> {
     table.spec.organization.iter().filter_map(|source| match source {
         Source::Row { row, .. } => Some(row),
         _ => None,

@@ -10,12 +10,12 @@ use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::check::{Checked, CheckedTable, check};
 use super::infer::{Mappings, dry_table, inference};
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
-use super::people::{resolution, strangers};
+use super::people::{refuse_foreign_organizations, resolution};
 use super::plan::{Policy, Source};
 use super::progress::format_duration;
-use super::{COLUMN, Plan, Result, RunOptions, Session, doing};
+use super::{COLUMN, OwnerConnection, Plan, Result, RunOptions, doing};
 
 /// What a run would do.
 #[derive(Clone, Debug, Serialize)]
@@ -67,10 +67,10 @@ const ROWS_PER_SECOND: f64 = 15_000.0;
 const USERS_PER_SECOND: f64 = 200.0;
 
 /// Forecasts a run.
-pub async fn dry_run(session: &mut Session, plan: Plan, options: &RunOptions) -> Result<DryRun> {
-    installed(session, Wanted::Read).await?;
+pub async fn dry_run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions) -> Result<DryRun> {
+    check_installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;
-    strangers(session, &checked).await?;
+    refuse_foreign_organizations(session, &checked).await?;
     temporary_tables(session, &checked).await?;
     let connection = session.conn();
     // From here on the server itself refuses to change anything but the temporary tables.
@@ -82,11 +82,11 @@ pub async fn dry_run(session: &mut Session, plan: Plan, options: &RunOptions) ->
     result
 }
 
-async fn execute(session: &mut Session, sql: &str) -> Result<()> {
+async fn execute(session: &mut OwnerConnection, sql: &str) -> Result<()> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(session.conn()).await.map(drop).map_err(doing("dry run"))
 }
 
-async fn temporary_tables(session: &mut Session, checked: &Checked) -> Result<()> {
+async fn temporary_tables(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
     let mut sql = "discard temp;
         create temp table adopt_organizations (legacy_id text primary key, organization_id uuid not null);
         create temp table adopt_users (legacy_id text primary key, organization_id uuid, reason text, outcome text not null);
@@ -130,11 +130,11 @@ fn columns(checked: &Checked, table: &CheckedTable) -> Vec<String> {
 }
 
 /// A stand-in for an organization that is not there yet.
-fn stand_in(kind: &str, id: &str) -> String {
+fn placeholder_id(kind: &str, id: &str) -> String {
     format!("md5({} || {id})::uuid", literal(&format!("{kind}:")))
 }
 
-async fn forecast(session: &mut Session, checked: &Checked, options: &RunOptions) -> Result<DryRun> {
+async fn forecast(session: &mut OwnerConnection, checked: &Checked, options: &RunOptions) -> Result<DryRun> {
     people(session, checked).await?;
     let users: Vec<(String, i64)> =
         sqlx::query_as("select outcome, count(*) from pg_temp.adopt_users group by 1 order by 1")
@@ -167,7 +167,7 @@ async fn forecast(session: &mut Session, checked: &Checked, options: &RunOptions
     })
 }
 
-async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
+async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
     let plan = &checked.plan;
     let adoption = literal(&plan.name);
     if let Some(organizations) = &plan.organizations {
@@ -176,12 +176,12 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
             "insert into pg_temp.adopt_organizations
              select {id}, coalesce(a.organization_id, {}) from {} o
                left join adopt.organizations a on a.adoption = {adoption} and a.legacy_id = {id}",
-            stand_in("organization", &id),
+            placeholder_id("organization", &id),
             organizations.table.sql()
         );
         execute(session, &sql).await?;
     }
-    let default = stand_in("default", "''");
+    let default = placeholder_id("default", "''");
     let sql = format!(
         "insert into pg_temp.adopt_default
          select coalesce((select default_organization from adopt.adoptions where name = {adoption}), {default})
@@ -191,7 +191,7 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
     );
     execute(session, &sql).await?;
     let (made, why) = match plan.workspaces.users_without {
-        Policy::Personal => (stand_in("personal", "r.legacy_id"), "null"),
+        Policy::Personal => (placeholder_id("personal", "r.legacy_id"), "null"),
         Policy::Default => ("(select default_organization from pg_temp.adopt_default)".to_owned(), "null"),
         Policy::Leave => ("null::uuid".to_owned(), "'has no organization, and the plan leaves such users alone'"),
     };
@@ -230,7 +230,7 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
     execute(session, &sql).await
 }
 
-async fn rows(session: &mut Session, checked: &Checked, table: &CheckedTable) -> Result<TableForecast> {
+async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedTable) -> Result<TableForecast> {
     let inference = inference(checked, table, Mappings::Dry);
     let dry = dry_table(checked, table.relation());
     let names: Vec<String> = columns(checked, table).iter().map(|name| quote(name)).collect();

@@ -11,11 +11,11 @@ use sqlx::AssertSqlSafe;
 
 use super::catalogue::ForeignKey;
 use super::check::{Checked, CheckedTable, check};
-use super::installed::{Wanted, creators, installed};
+use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote, short_name};
 use super::run::{is_made, make, record};
-use super::trigger::{Change, THEN};
-use super::{AdoptError, COLUMN, Plan, Result, Session, doing, policies, verify};
+use super::trigger::{SchemaChange, THEN};
+use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing, policies, verify};
 use crate::error::Code;
 
 /// How to finalize.
@@ -43,11 +43,11 @@ pub struct Finalized {
 }
 
 /// Enforces the tenancy of the plan's tables.
-pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptions) -> Result<Finalized> {
-    installed(session, Wanted::Write).await?;
+pub async fn finalize(session: &mut OwnerConnection, plan: Plan, options: &FinalizeOptions) -> Result<Finalized> {
+    check_installed(session, Wanted::Write).await?;
     session.lock(&plan.name.clone()).await?;
     let checked = check(session, plan, Wanted::Write).await?;
-    creators(session).await?;
+    refuse_open_schemas(session).await?;
     let cut_over: bool = sqlx::query_scalar(
         "select coalesce(bool_or(cut_over_at is not null), false) from adopt.adoptions where name = $1",
     )
@@ -85,7 +85,7 @@ pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptio
 }
 
 /// Refuses while rows have no organization, and while logins would go blind.
-async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptions) -> Result<()> {
+async fn ready(session: &mut OwnerConnection, checked: &Checked, options: &FinalizeOptions) -> Result<()> {
     let mut problems = Vec::new();
     for table in &checked.tables {
         if !table.has_column() {
@@ -100,7 +100,7 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
         if without > 0 {
             problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {COLUMN} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label()));
         }
-        let before = policies::before(session, checked, table).await?;
+        let before = policies::security_before(session, checked, table).await?;
         problems.extend(policies::problems(session, checked, table, before).await?);
         // Where there was row-level security already, nobody but the owner loses anything.
         let mut blind: Vec<&String> = table
@@ -150,14 +150,14 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
 }
 
 struct Work<'a> {
-    session: &'a mut Session,
+    session: &'a mut OwnerConnection,
     checked: &'a Checked,
     options: &'a FinalizeOptions,
     changes: Vec<String>,
 }
 
 impl Work<'_> {
-    async fn short(&mut self, change: Change) -> Result<()> {
+    async fn run_locked(&mut self, change: SchemaChange) -> Result<()> {
         let adoption = &self.checked.plan.name;
         if !is_made(self.session, adoption, &change).await? {
             make(self.session, adoption, self.options.lock_timeout, &change).await?;
@@ -167,14 +167,16 @@ impl Work<'_> {
     }
 
     /// A step outside of a transaction, recorded before it is done: what takes it back does no harm where it was not.
-    async fn long(&mut self, change: Change) -> Result<()> {
+    async fn run_concurrent(&mut self, change: SchemaChange) -> Result<()> {
         let adoption = &self.checked.plan.name;
         if !is_made(self.session, adoption, &change).await? {
-            let pending =
-                Change { statements: vec![format!("pending: {}", change.statements.join("; "))], ..change.clone() };
-            self.session.short(&change.what, self.options.lock_timeout, &[record(adoption, &pending)]).await?;
-            self.session.long(&change.what, &change.statements).await?;
-            self.session.short(&change.what, self.options.lock_timeout, &[record(adoption, &change)]).await?;
+            let pending = SchemaChange {
+                statements: vec![format!("pending: {}", change.statements.join("; "))],
+                ..change.clone()
+            };
+            self.session.run_locked(&change.what, self.options.lock_timeout, &[record(adoption, &pending)]).await?;
+            self.session.run_concurrent(&change.what, &change.statements).await?;
+            self.session.run_locked(&change.what, self.options.lock_timeout, &[record(adoption, &change)]).await?;
             self.changes.push(change.what);
         }
         Ok(())
@@ -195,9 +197,9 @@ impl Work<'_> {
             format!("alter table {sql} add constraint {name} check ({column} is not null) not valid"),
         ];
         let what = format!("not null on {sql}");
-        self.session.short(&what, self.options.lock_timeout, &add).await?;
-        self.session.long(&what, &[format!("alter table {sql} validate constraint {name}")]).await?;
-        let change = Change {
+        self.session.run_locked(&what, self.options.lock_timeout, &add).await?;
+        self.session.run_concurrent(&what, &[format!("alter table {sql} validate constraint {name}")]).await?;
+        let change = SchemaChange {
             what,
             statements: vec![
                 format!("alter table {sql} alter column {column} set not null"),
@@ -221,7 +223,7 @@ impl Work<'_> {
         let list: Vec<String> = columns.iter().filter(|name| *name != COLUMN).map(|name| quote(name)).collect();
         let name = index_name(&table.relation().name, columns);
         let full = format!("{}.{}", quote(&table.relation().schema), quote(&name));
-        let change = Change {
+        let change = SchemaChange {
             what: format!("index {full}"),
             statements: vec![
                 // One that was interrupted is there and not valid.
@@ -235,7 +237,7 @@ impl Work<'_> {
             ],
             undo: format!("drop index if exists {full}"),
         };
-        self.long(change).await
+        self.run_concurrent(change).await
     }
 
     async fn foreign_keys(&mut self, table: &CheckedTable) -> Result<()> {
@@ -290,15 +292,18 @@ impl Work<'_> {
             );
         }
         let add = format!("alter table {table} add constraint {name} {definition} not valid");
-        let change =
-            Change { what: what.clone(), statements: std::iter::once(add.clone()).chain(last.clone()).collect(), undo };
+        let change = SchemaChange {
+            what: what.clone(),
+            statements: std::iter::once(add.clone()).chain(last.clone()).collect(),
+            undo,
+        };
         if is_made(self.session, &adoption, &change).await? {
             return Ok(());
         }
-        self.session.short(&what, self.options.lock_timeout, &[drop_it, add]).await?;
-        self.session.long(&what, &[last.remove(0)]).await?;
+        self.session.run_locked(&what, self.options.lock_timeout, &[drop_it, add]).await?;
+        self.session.run_concurrent(&what, &[last.remove(0)]).await?;
         last.push(record(&adoption, &change));
-        self.session.short(&what, self.options.lock_timeout, &last).await?;
+        self.session.run_locked(&what, self.options.lock_timeout, &last).await?;
         self.changes.push(what);
         Ok(())
     }
@@ -316,7 +321,7 @@ impl Work<'_> {
                 let schema = quote(schema);
                 let statements = vec![format!("grant usage on schema {schema} to tenantry_app, tenantry_superadmin")];
                 let undo = format!("revoke usage on schema {schema} from tenantry_app, tenantry_superadmin");
-                self.short(Change { what: format!("usage of schema {schema}"), statements, undo }).await?;
+                self.run_locked(SchemaChange { what: format!("usage of schema {schema}"), statements, undo }).await?;
             }
         }
         Ok(())
@@ -364,7 +369,7 @@ impl Work<'_> {
         // Also when it is for nobody any more.
         let keep = quote(&policies::keep_name(&plan.name));
         statements.push(format!("drop policy if exists {keep} on {sql}"));
-        let before = policies::before(self.session, self.checked, table).await?;
+        let before = policies::security_before(self.session, self.checked, table).await?;
         let kept = policies::kept(self.checked, table, before);
         if !kept.is_empty() && !self.options.cut_over {
             let roles: Vec<String> = kept.into_iter().map(|role| quote(role)).collect();
@@ -384,7 +389,7 @@ impl Work<'_> {
                 .await
                 .map_err(doing("reading the record"))?;
         let undo = known.unwrap_or_else(|| undo.join("; "));
-        self.short(Change { what, statements, undo }).await
+        self.run_locked(SchemaChange { what, statements, undo }).await
     }
 
     async fn cut_over(&mut self) -> Result<()> {
@@ -402,7 +407,7 @@ impl Work<'_> {
                 literal(&plan.name),
                 literal(&what)
             );
-            self.session.short(&what, self.options.lock_timeout, &[undo, forget]).await?;
+            self.session.run_locked(&what, self.options.lock_timeout, &[undo, forget]).await?;
             self.changes.push(format!("no {what}"));
         }
         for table in &self.checked.tables {
@@ -411,13 +416,13 @@ impl Work<'_> {
                 quote(&policies::keep_name(&plan.name)),
                 table.relation().sql()
             );
-            self.session.short("cut-over", self.options.lock_timeout, &[statement]).await?;
+            self.session.run_locked("cut-over", self.options.lock_timeout, &[statement]).await?;
         }
         let done = format!(
             "update adopt.adoptions set cut_over_at = coalesce(cut_over_at, now()) where name = {}",
             literal(&plan.name)
         );
-        self.session.short("cut-over", self.options.lock_timeout, &[done]).await
+        self.session.run_locked("cut-over", self.options.lock_timeout, &[done]).await
     }
 }
 

@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 
 use super::name::quote;
-use super::{AdoptError, Result, Session, doing};
+use super::{AdoptError, OwnerConnection, Result, doing};
 use crate::db::migrations::MIGRATOR;
 use crate::error::Code;
 
@@ -17,7 +17,7 @@ pub enum Wanted {
 }
 
 /// Checks that Tenantry's own tables are there and that nothing of the team's is in their place.
-pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
+pub async fn check_installed(session: &mut OwnerConnection, wanted: Wanted) -> Result<()> {
     let (migrated, usable, read_only, who): (bool, bool, bool, String) = sqlx::query_as(
         "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt')),
                 coalesce(has_schema_privilege(to_regnamespace('adopt')::oid, 'usage'), false),
@@ -58,7 +58,7 @@ pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
 
 /// Refuses while others may create objects in a schema where our statements and functions find operators and functions: a
 /// better match of theirs would run with our rights.
-pub async fn creators(session: &mut Session) -> Result<()> {
+pub async fn refuse_open_schemas(session: &mut OwnerConnection) -> Result<()> {
     let found: Vec<(String, String)> = sqlx::query_as(
         "select n.nspname::text, case x.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end
            from pg_namespace n cross join aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x

@@ -22,6 +22,7 @@ mod finalize;
 mod infer;
 mod installed;
 mod name;
+mod owner_connection;
 mod people;
 mod plan;
 mod policies;
@@ -29,7 +30,6 @@ mod progress;
 mod report;
 mod rollback;
 mod run;
-mod session;
 mod suggest;
 mod trigger;
 mod verify;
@@ -39,14 +39,14 @@ pub use check::{Checked, CheckedTable};
 pub use dry_run::{DryRun, dry_run};
 pub use finalize::{FinalizeOptions, finalize};
 pub use name::{Columns, Relation};
+pub use owner_connection::OwnerConnection;
 pub use plan::{Plan, Policy, Source};
 pub use progress::{Progress, ProgressListener, format_duration};
 pub use report::write_report;
 pub use rollback::rollback;
 pub use run::{RunOptions, Summary, run};
-pub use session::Session;
 pub use suggest::suggest;
-pub use verify::{Finding, verify};
+pub use verify::{AdoptionFinding, verify};
 
 use crate::error::Code;
 
@@ -68,7 +68,7 @@ pub enum AdoptError {
         message: String,
     },
     /// The database failed in the middle of something.
-    #[error("{doing}: {}", trouble(source).1)]
+    #[error("{doing}: {}", explain(source).1)]
     Database {
         /// What was being done.
         doing: String,
@@ -95,7 +95,7 @@ impl AdoptError {
         match self {
             Self::Plan(_) => Code::PlanInvalid,
             Self::Refused { code, .. } => *code,
-            Self::Database { source, .. } => trouble(source).0,
+            Self::Database { source, .. } => explain(source).0,
             Self::Io(_) => Code::File,
         }
     }
@@ -110,7 +110,7 @@ fn doing(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> AdoptError {
 const RESUME: &str = "Nothing is lost: run the same command again, it goes on where it was.";
 
 /// The failures that are met in practice: a word, and what to do.
-fn trouble(error: &sqlx::Error) -> (Code, String) {
+fn explain(error: &sqlx::Error) -> (Code, String) {
     const LOST: Code = Code::ConnectionLost;
     let database = match error {
         sqlx::Error::Database(database) => database,

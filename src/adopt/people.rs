@@ -8,7 +8,7 @@ use super::infer::Mappings;
 use super::name::{literal, quote};
 use super::plan::{Memberships, Prefer};
 use super::run::{Pace, RunOptions, Summary};
-use super::{AdoptError, Result, Session, doing};
+use super::{AdoptError, OwnerConnection, Result, doing};
 use crate::clock::Clock;
 use crate::error::Code;
 use crate::id::Id;
@@ -116,9 +116,9 @@ fn new_id(clock: &Clock) -> uuid::Uuid {
 }
 
 /// A legacy organization that is still to be made: its key, name and slug.
-type Waiting = (String, String, Option<String>);
+type MissingOrganization = (String, String, Option<String>);
 
-async fn waiting(session: &mut Session, checked: &Checked) -> Result<Vec<Waiting>> {
+async fn missing_organizations(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<MissingOrganization>> {
     let Some(plan) = &checked.plan.organizations else { return Ok(Vec::new()) };
     let slug = plan
         .slug
@@ -147,9 +147,10 @@ fn own_id(legacy_id: &str) -> Option<uuid::Uuid> {
 
 /// Refuses legacy organizations that have the id of one that is there already and that this adoption did not make: whoever
 /// writes the legacy database could choose it, and its members would become members of that tenant.
-pub async fn strangers(session: &mut Session, checked: &Checked) -> Result<()> {
+pub async fn refuse_foreign_organizations(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
     let Some(plan) = &checked.plan.organizations else { return Ok(()) };
-    let ids: Vec<uuid::Uuid> = waiting(session, checked).await?.iter().filter_map(|(id, ..)| own_id(id)).collect();
+    let ids: Vec<uuid::Uuid> =
+        missing_organizations(session, checked).await?.iter().filter_map(|(id, ..)| own_id(id)).collect();
     let found: Vec<(uuid::Uuid, String, bool)> = session
         .retrying("looking for organizations of the same id", async |connection| {
             sqlx::query_as(
@@ -185,14 +186,14 @@ pub async fn strangers(session: &mut Session, checked: &Checked) -> Result<()> {
 /// Makes the organizations that are not there yet. One with the same UUID is the same one if this adoption made it or the
 /// plan says so; one with the same slug is not.
 pub async fn organizations(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     checked: &Checked,
     clock: &Clock,
     summary: &mut Summary,
 ) -> Result<()> {
     let Some(plan) = &checked.plan.organizations else { return Ok(()) };
     let adoption = checked.plan.name.as_str();
-    for (legacy_id, name, slug) in waiting(session, checked).await? {
+    for (legacy_id, name, slug) in missing_organizations(session, checked).await? {
         let id = own_id(&legacy_id).unwrap_or_else(|| new_id(clock));
         session
             .retrying(&format!("making organization {legacy_id}"), async |connection| {
@@ -227,7 +228,7 @@ type Person =
 
 /// Gives every user an organization, as the plan says, each in a transaction of its own.
 pub async fn users(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     checked: &Checked,
     clock: &Clock,
     options: &RunOptions,
@@ -343,7 +344,7 @@ async fn adopt_one(
 }
 
 /// Makes the default workspace where a table falls back to it; else it is made with its first member.
-pub async fn default_workspace(session: &mut Session, checked: &Checked, clock: &Clock) -> Result<()> {
+pub async fn default_workspace(session: &mut OwnerConnection, checked: &Checked, clock: &Clock) -> Result<()> {
     let plan = &checked.plan;
     let (slug, adoption) = (&plan.workspaces.slug, &plan.name);
     if !plan.workspaces.has_default() {

@@ -4,7 +4,7 @@ use sqlx::AssertSqlSafe;
 
 use super::check::{Checked, CheckedTable};
 use super::name::quote;
-use super::{Result, Session, doing};
+use super::{OwnerConnection, Result, doing};
 
 /// `tenantry_app` and the logins that act with its rights; those whom row-level security does not bind, or who see
 /// everything as `tenantry_superadmin`, are none of the API's (`tenantry verify` refuses them there).
@@ -22,7 +22,7 @@ pub struct OpenPolicy {
 }
 
 /// What is wrong with `keep_access`: roles whose policy would hold for the API as well.
-pub async fn shared_with_the_api(session: &mut Session, checked: &Checked) -> Result<Vec<String>> {
+pub async fn shared_with_the_api(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<String>> {
     let sql = format!(
         "select k.name, string_agg(a.oid::regrole::text, ', ' order by a.oid::regrole::text)
            from unnest($1::text[]) k(name)
@@ -51,7 +51,7 @@ pub async fn shared_with_the_api(session: &mut Session, checked: &Checked) -> Re
 /// What is wrong with the table's policies: none but our own may hold for the API, and none of the team's may bear our
 /// names.
 pub async fn problems(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     checked: &Checked,
     table: &CheckedTable,
     before: Before,
@@ -59,7 +59,7 @@ pub async fn problems(
     let mut problems = Vec::new();
     let (label, sql, keep) = (table.label(), table.relation().sql(), keep_name(&checked.plan.name));
     if !before.finalized {
-        for name in in_the_way(session, table, &["tenant", "superadmin", &keep]).await? {
+        for name in conflicting_policies(session, table, &["tenant", "superadmin", &keep]).await? {
             problems.push(format!(
                 "{label}: has a policy \"{name}\" of yours, and ours needs the name: `alter policy {} on {sql} rename to {}`",
                 quote(&name),
@@ -83,7 +83,7 @@ pub fn keep_name(adoption: &str) -> String {
 
 /// Permissive policies of the table that hold for the API, but for our own two; `finalized` says whether those that bear
 /// our names are ours.
-pub async fn open(session: &mut Session, table: &CheckedTable, finalized: bool) -> Result<Vec<OpenPolicy>> {
+pub async fn open(session: &mut OwnerConnection, table: &CheckedTable, finalized: bool) -> Result<Vec<OpenPolicy>> {
     let sql = format!(
         "select p.polname::text as name, coalesce(string_agg(a.oid::regrole::text, ', ' order by a.oid::regrole::text), '') as for_whom
            from pg_policy p
@@ -101,7 +101,11 @@ pub async fn open(session: &mut Session, table: &CheckedTable, finalized: bool) 
 }
 
 /// Policies of the team's under names that ours need.
-async fn in_the_way(session: &mut Session, table: &CheckedTable, names: &[&str]) -> Result<Vec<String>> {
+async fn conflicting_policies(
+    session: &mut OwnerConnection,
+    table: &CheckedTable,
+    names: &[&str],
+) -> Result<Vec<String>> {
     sqlx::query_scalar(
         "select p.polname::text from pg_policy p where p.polrelid = to_regclass($1) and p.polname = any ($2) order by 1",
     )
@@ -136,7 +140,7 @@ pub struct Before {
 }
 
 /// Looks it up: in the catalogue, or, after `finalize`, in what takes it back.
-pub async fn before(session: &mut Session, checked: &Checked, table: &CheckedTable) -> Result<Before> {
+pub async fn security_before(session: &mut OwnerConnection, checked: &Checked, table: &CheckedTable) -> Result<Before> {
     let undo: Option<String> = sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
         .bind(&checked.plan.name)
         .bind(change_name(table))

@@ -7,9 +7,9 @@ use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
 use super::check::{Checked, check};
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, check_installed};
 use super::run::source_names;
-use super::{AdoptError, Plan, Result, Session, doing};
+use super::{AdoptError, OwnerConnection, Plan, Result, doing};
 use crate::error::Code;
 
 /// One line of the report.
@@ -56,7 +56,7 @@ enum Format {
 }
 
 /// Writes the report; returns its number of lines. The file is there whole or not at all.
-pub async fn write_report(session: &mut Session, plan: Plan, path: &Path) -> Result<u64> {
+pub async fn write_report(session: &mut OwnerConnection, plan: Plan, path: &Path) -> Result<u64> {
     let format = match path.extension().and_then(|extension| extension.to_str()) {
         Some("csv") => Format::Csv,
         Some("json") => Format::Json,
@@ -67,7 +67,7 @@ pub async fn write_report(session: &mut Session, plan: Plan, path: &Path) -> Res
             ));
         }
     };
-    installed(session, Wanted::Read).await?;
+    check_installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;
     let mut making = path.as_os_str().to_owned();
     making.push(".part");
@@ -85,7 +85,7 @@ pub async fn write_report(session: &mut Session, plan: Plan, path: &Path) -> Res
     }
 }
 
-async fn write(session: &mut Session, checked: &Checked, path: &Path, format: &Format) -> Result<u64> {
+async fn write(session: &mut OwnerConnection, checked: &Checked, path: &Path, format: &Format) -> Result<u64> {
     let names = source_names(checked);
     let mut file = BufWriter::new(std::fs::File::create(path)?);
     match format {

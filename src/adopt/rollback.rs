@@ -6,10 +6,10 @@ use serde::Serialize;
 use sqlx::AssertSqlSafe;
 
 use super::check::check;
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
 use super::trigger::THEN;
-use super::{AdoptError, COLUMN, Plan, Result, Session, doing};
+use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing};
 use crate::error::Code;
 
 /// What was taken back.
@@ -26,8 +26,8 @@ pub struct RolledBack {
 }
 
 /// Takes an adoption back. Interrupted, it goes on when run again.
-pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration) -> Result<RolledBack> {
-    installed(session, Wanted::Write).await?;
+pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: Duration) -> Result<RolledBack> {
+    check_installed(session, Wanted::Write).await?;
     let name = plan.name.clone();
     session.lock(&name).await?;
     let known: bool = sqlx::query_scalar("select exists (select from adopt.adoptions where name = $1)")
@@ -52,11 +52,11 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
             format!("delete from adopt.changes where adoption = {} and what = {}", literal(&name), literal(&what));
         let doing_it = format!("taking back: {what}");
         match undo.split_once(THEN) {
-            None => session.short(&doing_it, lock_timeout, &[undo, forget]).await?,
+            None => session.run_locked(&doing_it, lock_timeout, &[undo, forget]).await?,
             Some((undo, then)) => {
-                session.short(&doing_it, lock_timeout, &[undo.to_owned()]).await?;
-                session.long(&doing_it, &[then.to_owned()]).await?;
-                session.short(&doing_it, lock_timeout, &[forget]).await?;
+                session.run_locked(&doing_it, lock_timeout, &[undo.to_owned()]).await?;
+                session.run_concurrent(&doing_it, &[then.to_owned()]).await?;
+                session.run_locked(&doing_it, lock_timeout, &[forget]).await?;
             }
         }
         result.changes.push(what);

@@ -12,10 +12,10 @@ use sqlx::AssertSqlSafe;
 
 use super::batch::BatchSql;
 use super::check::{Checked, CheckedTable, check};
-use super::installed::{Wanted, creators, installed};
+use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote};
-use super::trigger::{self, Change};
-use super::{AdoptError, COLUMN, Plan, Result, Session, doing, people};
+use super::trigger::{self, SchemaChange};
+use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing, people};
 use crate::clock::Clock;
 use crate::error::Code;
 
@@ -108,31 +108,31 @@ impl Summary {
 }
 
 /// Carries the plan out. Does nothing that is done already.
-pub async fn run(session: &mut Session, plan: Plan, options: &RunOptions, clock: &Clock) -> Result<Summary> {
-    installed(session, Wanted::Write).await?;
+pub async fn run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions, clock: &Clock) -> Result<Summary> {
+    check_installed(session, Wanted::Write).await?;
     let start = Instant::now();
     session.lock(&plan.name.clone()).await?;
     let checked = check(session, plan, Wanted::Write).await?;
-    creators(session).await?;
-    people::strangers(session, &checked).await?;
+    refuse_open_schemas(session).await?;
+    people::refuse_foreign_organizations(session, &checked).await?;
     let mut summary = Summary { name: checked.plan.name.clone(), ..Summary::default() };
     let mut pace = Pace::new(session, options).await?;
     register(session, &checked).await?;
     expand(session, &checked, options).await?;
-    session.hurry().await?;
+    session.relax_durability().await?;
     people::default_workspace(session, &checked, clock).await?;
     people::organizations(session, &checked, clock, &mut summary).await?;
     people::users(session, &checked, clock, options, &mut pace, &mut summary).await?;
     for table in &checked.tables {
         fill(session, &checked, table, options, &mut pace, &mut summary).await?;
     }
-    session.settle(&checked.plan.name).await?;
+    session.flush(&checked.plan.name).await?;
     summary.retries = session.retries;
     summary.seconds = start.elapsed().as_secs_f64();
     Ok(summary)
 }
 
-async fn register(session: &mut Session, checked: &Checked) -> Result<()> {
+async fn register(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
     let plan = serde_json::to_value(&checked.plan)
         .map_err(|error| AdoptError::refused(Code::PlanInvalid, error.to_string()))?;
     session
@@ -151,16 +151,21 @@ async fn register(session: &mut Session, checked: &Checked) -> Result<()> {
 }
 
 /// Makes a change of the schema and its record in one short transaction, unless it is made already.
-pub(super) async fn make(session: &mut Session, adoption: &str, lock_timeout: Duration, change: &Change) -> Result<()> {
+pub(super) async fn make(
+    session: &mut OwnerConnection,
+    adoption: &str,
+    lock_timeout: Duration,
+    change: &SchemaChange,
+) -> Result<()> {
     if is_made(session, adoption, change).await? {
         return Ok(());
     }
     let mut statements = change.statements.clone();
     statements.push(record(adoption, change));
-    session.short(&change.what, lock_timeout, &statements).await
+    session.run_locked(&change.what, lock_timeout, &statements).await
 }
 
-pub(super) async fn is_made(session: &mut Session, adoption: &str, change: &Change) -> Result<bool> {
+pub(super) async fn is_made(session: &mut OwnerConnection, adoption: &str, change: &SchemaChange) -> Result<bool> {
     let made = change.statements.join("; ");
     session
         .retrying(&change.what, async |connection| {
@@ -177,7 +182,7 @@ pub(super) async fn is_made(session: &mut Session, adoption: &str, change: &Chan
 }
 
 /// The statement that records a change.
-pub(super) fn record(adoption: &str, change: &Change) -> String {
+pub(super) fn record(adoption: &str, change: &SchemaChange) -> String {
     format!(
         "insert into adopt.changes (adoption, what, made, undo) values ({}, {}, {}, {}) on conflict (adoption, what) do update set made = excluded.made, undo = excluded.undo",
         literal(adoption),
@@ -188,12 +193,12 @@ pub(super) fn record(adoption: &str, change: &Change) -> String {
 }
 
 /// Columns and triggers.
-async fn expand(session: &mut Session, checked: &Checked, options: &RunOptions) -> Result<()> {
+async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunOptions) -> Result<()> {
     let adoption = &checked.plan.name;
     for table in checked.tables.iter().filter(|table| !table.has_column()) {
         let sql = table.relation().sql();
         let column = quote(COLUMN);
-        let change = Change {
+        let change = SchemaChange {
             what: format!("column on {sql}"),
             statements: vec![format!("alter table {sql} add column if not exists {column} uuid")],
             undo: format!("alter table if exists {sql} drop column if exists {column}"),
@@ -208,7 +213,7 @@ async fn expand(session: &mut Session, checked: &Checked, options: &RunOptions) 
     if cut_over {
         return Ok(());
     }
-    make(session, adoption, options.lock_timeout, &trigger::meet(checked)).await?;
+    make(session, adoption, options.lock_timeout, &trigger::newcomer_function(checked)).await?;
     for table in &checked.tables {
         make(session, adoption, options.lock_timeout, &trigger::on_table(checked, table)).await?;
     }
@@ -228,7 +233,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    async fn new(session: &mut Session, options: &RunOptions) -> Result<Self> {
+    async fn new(session: &mut OwnerConnection, options: &RunOptions) -> Result<Self> {
         if options.max_lag.is_some() {
             let hidden: bool =
                 sqlx::query_scalar("select coalesce(bool_or(state is null), false) from pg_stat_replication")
@@ -246,7 +251,7 @@ impl Pace {
     }
 
     /// Between two batches.
-    pub async fn pause(&mut self, session: &mut Session) -> Result<()> {
+    pub async fn pause(&mut self, session: &mut OwnerConnection) -> Result<()> {
         if !self.sleep.is_zero() {
             tokio::time::sleep(self.sleep).await;
         }
@@ -277,7 +282,7 @@ impl Pace {
 const SWEEPS: u32 = 20;
 
 async fn fill(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     checked: &Checked,
     table: &CheckedTable,
     options: &RunOptions,
@@ -353,7 +358,7 @@ async fn fill(
     Ok(())
 }
 
-async fn scalar(session: &mut Session, what: &str, sql: &str) -> Result<i64> {
+async fn scalar(session: &mut OwnerConnection, what: &str, sql: &str) -> Result<i64> {
     let sql = sql.to_owned();
     session
         .retrying(what, async |connection| sqlx::query_scalar(AssertSqlSafe(sql.as_str())).fetch_one(connection).await)

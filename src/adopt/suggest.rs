@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::catalogue::{Catalogue, TableInfo, did_you_mean};
 use super::installed::{collision_remedy, collisions};
 use super::name::Relation;
-use super::{AdoptError, COLUMN, Result, Session, catalogue, doing};
+use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
 use crate::error::Code;
 
 const USERS: [&str; 6] = ["users", "user", "accounts", "account", "profiles", "people"];
@@ -35,7 +35,7 @@ pub struct Suggestion {
 
 /// Reads the catalogue and writes a plan.
 pub async fn suggest(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     name: &str,
     schema: Option<&str>,
     users: Option<&Relation>,

@@ -16,7 +16,7 @@ pub const THEN: &str = "; -- and then, by itself:\n";
 
 /// One change of the schema: what it is, its statements, and what takes it back.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct SchemaChange {
     /// Its name in the record.
     pub what: String,
     /// What makes it.
@@ -30,12 +30,12 @@ pub fn trigger_name(checked: &Checked) -> String {
     format!("adopt_{}", checked.plan.name)
 }
 
-fn meet_function(checked: &Checked) -> String {
+fn newcomer_function_name(checked: &Checked) -> String {
     format!("adopt.{}", quote(&format!("meet_{}", checked.plan.name)))
 }
 
 /// Adopts one user by its legacy id.
-pub fn meet(checked: &Checked) -> Change {
+pub fn newcomer_function(checked: &Checked) -> SchemaChange {
     let plan = &checked.plan;
     let info = checked.catalogue.get(&plan.users.table);
     let id_type = info.and_then(|info| info.column(&plan.users.id)).map_or("text", |column| column.data_type.as_str());
@@ -50,8 +50,8 @@ end",
         literal(plan.workspaces.newcomers().word()),
         resolution(checked, Mappings::Real, &condition)
     );
-    let function = meet_function(checked);
-    Change {
+    let function = newcomer_function_name(checked);
+    SchemaChange {
         what: format!("function {function}"),
         statements: vec![
             format!(
@@ -66,7 +66,7 @@ end",
 
 /// A user who registers in the old application is met at once. Where users get their organization from memberships,
 /// those come after the user: then the first row of theirs is the moment.
-pub fn on_users(checked: &Checked) -> Option<Change> {
+pub fn on_users(checked: &Checked) -> Option<SchemaChange> {
     let plan = &checked.plan;
     if plan.organizations.is_some() {
         return None;
@@ -79,7 +79,7 @@ exception when others then
     raise warning 'adopting user % failed: %', new.{}, sqlerrm;
     return null;
 end",
-        meet_function(checked),
+        newcomer_function_name(checked),
         quote(&plan.users.id),
         quote(&plan.users.id),
     );
@@ -87,7 +87,7 @@ end",
 }
 
 /// Fills in the organization of new rows, and again when one of its sources changes.
-pub fn on_table(checked: &Checked, table: &CheckedTable) -> Change {
+pub fn on_table(checked: &Checked, table: &CheckedTable) -> SchemaChange {
     let inference = inference(checked, table, Mappings::Real);
     let columns = table.source_columns();
     let row: Vec<String> = columns.iter().map(|name| format!("new.{0} as {0}", quote(name))).collect();
@@ -104,7 +104,7 @@ pub fn on_table(checked: &Checked, table: &CheckedTable) -> Change {
             Source::User { user } => Some(format!(
                 "        if new.{0} is not null then perform {1}(new.{0}::text); end if;\n",
                 quote(user),
-                meet_function(checked)
+                newcomer_function_name(checked)
             )),
             _ => None,
         })
@@ -178,10 +178,10 @@ fn fill_function(checked: &Checked, table: &str) -> String {
     format!("adopt.{}", quote(&short_name(&format!("fill_{}_{table}", checked.plan.name))))
 }
 
-fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) -> Change {
+fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) -> SchemaChange {
     let trigger = quote(&trigger_name(checked));
     let function = fill_function(checked, label);
-    Change {
+    SchemaChange {
         what: format!("trigger on {table}"),
         statements: vec![
             format!(

@@ -71,11 +71,11 @@ pub(super) fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Option<T> {
 }
 
 /// Why a token is refused; never a piece of the token.
-type Refusal = String;
+type ClaimsError = String;
 
 impl Rules {
     /// The identity in a payload whose signature was checked before.
-    pub(super) fn check(&self, payload: &[u8], now: DateTime<Utc>) -> Result<Identity, Refusal> {
+    pub(super) fn check(&self, payload: &[u8], now: DateTime<Utc>) -> Result<Identity, ClaimsError> {
         let claims: Claims = object(payload).ok_or("its claims are not a JSON object, or a claim is there twice")?;
         let expires_at = check_times(&claims, now)?;
         self.check_origin(&claims)?;
@@ -88,7 +88,7 @@ impl Rules {
     }
 
     /// Who issued the token, for whom, and to which application.
-    fn check_origin(&self, claims: &Claims) -> Result<(), Refusal> {
+    fn check_origin(&self, claims: &Claims) -> Result<(), ClaimsError> {
         let issuer = text(claims.iss.as_ref(), "iss")?;
         if self.issuer.is_some() && self.issuer.as_deref() != issuer {
             return Err("it is from another issuer (iss)".into());
@@ -109,7 +109,7 @@ impl Rules {
 }
 
 /// Compares `exp`, `nbf` and `iat` with `now` and returns `exp`.
-fn check_times(claims: &Claims, now: DateTime<Utc>) -> Result<DateTime<Utc>, Refusal> {
+fn check_times(claims: &Claims, now: DateTime<Utc>) -> Result<DateTime<Utc>, ClaimsError> {
     let expires_at = time(claims.exp.as_ref(), "exp")?.ok_or("it has no exp claim")?;
     if now.signed_duration_since(expires_at) >= LEEWAY {
         return Err("it has expired".into());
@@ -127,7 +127,7 @@ fn check_times(claims: &Claims, now: DateTime<Utc>) -> Result<DateTime<Utc>, Ref
 ///
 /// Version 2 is the member `o` and nothing else, version 1 the members `org_…`: an application may add claims of its own, so
 /// the members of the other version prove nothing.
-fn organization(claims: &Claims) -> Result<Option<TokenOrganization>, Refusal> {
+fn organization(claims: &Claims) -> Result<Option<TokenOrganization>, ClaimsError> {
     let version = match &claims.v {
         None => 1,
         Some(version) => version.as_u64().ok_or("its v claim is not a number")?,
@@ -154,7 +154,7 @@ fn organization(claims: &Claims) -> Result<Option<TokenOrganization>, Refusal> {
 }
 
 /// Refuses what no identity provider's id looks like and what `PostgreSQL` cannot store (NUL).
-pub(super) fn check_name(name: &str, claim: &str) -> Result<(), Refusal> {
+pub(super) fn check_name(name: &str, claim: &str) -> Result<(), ClaimsError> {
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
         return Err(format!("its {claim} claim is not between 1 and {MAX_NAME_CHARS} characters long"));
     }
@@ -164,7 +164,7 @@ pub(super) fn check_name(name: &str, claim: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn text<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, Refusal> {
+fn text<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, ClaimsError> {
     match value {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -173,8 +173,8 @@ fn text<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, Re
 }
 
 /// `aud` is one string or an array of strings (RFC 7519, section 4.1.3).
-fn audience(value: Option<&Value>) -> Result<Vec<&str>, Refusal> {
-    let refusal = || Refusal::from("its aud claim is neither a string nor an array of strings");
+fn audience(value: Option<&Value>) -> Result<Vec<&str>, ClaimsError> {
+    let refusal = || ClaimsError::from("its aud claim is neither a string nor an array of strings");
     match value {
         None => Ok(Vec::new()),
         Some(Value::String(one)) => Ok(vec![one]),
@@ -184,7 +184,7 @@ fn audience(value: Option<&Value>) -> Result<Vec<&str>, Refusal> {
 }
 
 /// A `NumericDate`: seconds since the epoch, possibly with a fraction (RFC 7519, section 2).
-fn time(value: Option<&Value>, claim: &str) -> Result<Option<DateTime<Utc>>, Refusal> {
+fn time(value: Option<&Value>, claim: &str) -> Result<Option<DateTime<Utc>>, ClaimsError> {
     let Some(value) = value else { return Ok(None) };
     let Value::Number(number) = value else { return Err(format!("its {claim} claim is not a number")) };
     let seconds = match (number.as_u64(), number.as_f64()) {

@@ -13,8 +13,8 @@ use super::database::Database;
 use super::output::{CommandResult, Exit, Output};
 use super::progress::progress_bar;
 use crate::adopt::{
-    AdoptError, DryRun, FinalizeOptions, Plan, Relation, Result, RunOptions, Session, Summary, dry_run, finalize,
-    format_duration, rollback, run, suggest, verify, write_report,
+    AdoptError, DryRun, FinalizeOptions, OwnerConnection, Plan, Relation, Result, RunOptions, Summary, dry_run,
+    finalize, format_duration, rollback, run, suggest, verify, write_report,
 };
 use crate::clock::Clock;
 use crate::config::Config;
@@ -184,7 +184,7 @@ impl Adopt {
 
 impl SuggestPlan {
     async fn run(self, owner: &PgConnectOptions, output: Output) -> CommandResult {
-        let mut session = Session::open(owner).await?;
+        let mut session = OwnerConnection::open(owner).await?;
         let suggestion = suggest(&mut session, &self.name, self.schema.as_deref(), self.users.as_ref()).await?;
         session.close().await;
         if let Some(path) = &self.output {
@@ -289,8 +289,8 @@ impl Rollback {
 }
 
 /// A connection as the owner of the tables whose progress is shown.
-async fn open_session(owner: &PgConnectOptions) -> Result<Session> {
-    let mut session = Session::open(owner).await?;
+async fn open_session(owner: &PgConnectOptions) -> Result<OwnerConnection> {
+    let mut session = OwnerConnection::open(owner).await?;
     session.progress = progress_bar();
     Ok(session)
 }
@@ -313,7 +313,7 @@ fn check_report(path: Option<&Path>) -> Result<()> {
 }
 
 /// Writes the mapping if a file is named; returns the line that says so.
-async fn write_report_to(session: &mut Session, plan: Plan, path: Option<&Path>) -> Result<String> {
+async fn write_report_to(session: &mut OwnerConnection, plan: Plan, path: Option<&Path>) -> Result<String> {
     let Some(path) = path else { return Ok(String::new()) };
     let lines = write_report(session, plan, path).await?;
     Ok(format!("\n{lines} lines in {}", path.display()))

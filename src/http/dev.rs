@@ -26,7 +26,7 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new().route("/dev/personas", get(personas)).route("/dev/token", get(token)).with_state(app)
 }
 
-fn stranger(headers: &HeaderMap) -> Option<Response> {
+fn refuse_foreign_host(headers: &HeaderMap) -> Option<Response> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host
         .rsplit_once(':')
@@ -43,7 +43,7 @@ fn stranger(headers: &HeaderMap) -> Option<Response> {
 }
 
 async fn personas(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    if let Some(refusal) = stranger(&headers) {
+    if let Some(refusal) = refuse_foreign_host(&headers) {
         return refusal;
     }
     let mut list = Vec::with_capacity(PERSONAS.len());
@@ -68,7 +68,7 @@ struct TokenQuery {
 }
 
 async fn token(State(app): State<Arc<App>>, headers: HeaderMap, Query(query): Query<TokenQuery>) -> Response {
-    if let Some(refusal) = stranger(&headers) {
+    if let Some(refusal) = refuse_foreign_host(&headers) {
         return refusal;
     }
     let Some(persona) = PERSONAS.iter().find(|persona| persona.email == query.user) else {

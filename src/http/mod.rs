@@ -34,7 +34,7 @@ pub fn router(app: &Arc<App>) -> Router {
         router = router.merge(metrics::router(Arc::clone(app)));
     }
     if app.config.graphiql {
-        router = router.merge(graphiql::router(graphiql::Page { personas: app.dev_issuer.is_some() }));
+        router = router.merge(graphiql::router(graphiql::GraphiqlOptions { personas: app.dev_issuer.is_some() }));
     }
     if app.dev_issuer.is_some() {
         router = router.merge(dev::router(Arc::clone(app)));

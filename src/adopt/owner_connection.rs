@@ -17,11 +17,11 @@ const LOCK_ATTEMPTS: u32 = 150;
 
 /// A connection that is made anew when it is lost.
 #[derive(Debug)]
-pub struct Session {
+pub struct OwnerConnection {
     options: PgConnectOptions,
     connection: PgConnection,
     lock: Option<String>,
-    hurried: bool,
+    durability_relaxed: bool,
     /// Hears how far the work is.
     pub progress: ProgressListener,
     /// How often something was tried again.
@@ -66,7 +66,7 @@ async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
         .await
 }
 
-impl Session {
+impl OwnerConnection {
     /// Connects.
     pub async fn open(options: &PgConnectOptions) -> Result<Self> {
         let connection = connect(options).await.map_err(|error| {
@@ -79,7 +79,7 @@ impl Session {
             options: options.clone(),
             connection,
             lock: None,
-            hurried: false,
+            durability_relaxed: false,
             progress: ProgressListener::default(),
             retries: 0,
         })
@@ -116,15 +116,15 @@ impl Session {
     }
 
     /// From here on a commit does not wait for the disk. A server that crashes may lose the last fraction of a second of
-    /// them, each with its checkpoint, so that the next run does them again; until [`Session::settle`] nothing is reported.
-    pub async fn hurry(&mut self) -> Result<()> {
-        self.hurried = true;
+    /// them, each with its checkpoint, so that the next run does them again; until [`OwnerConnection::flush`] nothing is reported.
+    pub async fn relax_durability(&mut self) -> Result<()> {
+        self.durability_relaxed = true;
         self.connection.execute("set synchronous_commit = off").await.map(drop).map_err(doing("preparing the session"))
     }
 
     /// Waits until everything that was committed is on the disk: the log is written in its order.
-    pub async fn settle(&mut self, adoption: &str) -> Result<()> {
-        self.hurried = false;
+    pub async fn flush(&mut self, adoption: &str) -> Result<()> {
+        self.durability_relaxed = false;
         self.retrying("waiting for the disk", async |connection| {
             connection.execute("reset synchronous_commit").await?;
             sqlx::query("update adopt.adoptions set name = name where name = $1")
@@ -189,8 +189,8 @@ impl Session {
             match connect(&self.options).await {
                 Ok(connection) => {
                     self.connection = connection;
-                    if self.hurried {
-                        self.hurry().await?;
+                    if self.durability_relaxed {
+                        self.relax_durability().await?;
                     }
                     if let Some(adoption) = self.lock.take() {
                         self.lock(&adoption).await?;
@@ -206,7 +206,7 @@ impl Session {
 
     /// Statements in one short transaction that waits for its locks at most `lock_timeout`, and is tried again when it
     /// did not get them: meanwhile those that queued behind it get through.
-    pub async fn short(&mut self, what: &str, lock_timeout: Duration, statements: &[String]) -> Result<()> {
+    pub async fn run_locked(&mut self, what: &str, lock_timeout: Duration, statements: &[String]) -> Result<()> {
         let text = format!(
             "begin; set local lock_timeout = '{}ms'; {}; commit",
             lock_timeout.as_millis().max(1),
@@ -220,7 +220,7 @@ impl Session {
 
     /// Statements, one after the other and each by itself, that run long and lock out nobody who reads or writes. Tried
     /// again from the first.
-    pub async fn long(&mut self, what: &str, statements: &[String]) -> Result<()> {
+    pub async fn run_concurrent(&mut self, what: &str, statements: &[String]) -> Result<()> {
         self.retrying(what, async |connection| {
             connection.execute("set lock_timeout = 0").await?;
             let mut result = Ok(());

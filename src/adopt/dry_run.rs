@@ -1,5 +1,5 @@
-//! What a run would do, without doing any of it: one read-only transaction on one snapshot. What a run would have made
-//! stands in temporary tables of this session.
+//! Forecasts a run without changing anything, in one read-only transaction on one snapshot. Temporary tables of the
+//! session hold what a run would have made.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -17,52 +17,53 @@ use super::plan::{Policy, Source};
 use super::progress::format_duration;
 use super::{COLUMN, OwnerConnection, Plan, Result, RunOptions, doing};
 
-/// What a run would do.
+/// The forecast of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct DryRun {
     /// The name of the adoption.
     pub name: String,
     /// Users by what would happen to them: `processed`, `skipped`, `unresolved`.
     pub users: Vec<(String, i64)>,
-    /// Users whose organization is not known, and why; some.
+    /// Some users whose organization is not known, with the reason.
     pub user_samples: Vec<Sample>,
     /// The tables.
     pub tables: Vec<TableForecast>,
-    /// Seconds it may take at the rate that was measured here.
+    /// Estimated seconds.
     pub seconds: f64,
-    /// What to know beforehand.
+    /// What to know before the run.
     pub notes: Vec<String>,
 }
 
-/// What would happen to a table.
+/// The forecast for a table.
 #[derive(Clone, Debug, Serialize)]
 pub struct TableForecast {
     /// The table.
     pub table: String,
     /// All rows.
     pub rows: i64,
-    /// Have an organization already.
+    /// Rows that have an organization.
     pub already: i64,
-    /// Would get one.
+    /// Rows that would get one.
     pub assigned: i64,
-    /// Would be reported.
+    /// Rows that would be reported.
     pub unresolved: i64,
-    /// Of these: the sources contradict each other.
+    /// Of the reported rows, those whose sources contradict each other.
     pub conflicts: i64,
-    /// Rows that would be reported; some.
+    /// Some of the reported rows.
     pub samples: Vec<Sample>,
 }
 
-/// A row and what is the matter with it.
+/// A row and why it would be reported.
 #[derive(Clone, Debug, Serialize, serde::Deserialize)]
 pub struct Sample {
     /// Its key.
     pub key: String,
-    /// What is the matter.
+    /// Why it would be reported.
     pub reason: String,
 }
 
-/// Rows per second that a run writes at least, by experience (`cargo bench --bench adopt`): the estimate errs to the long side.
+/// Rows per second that a run writes at least, as measured by `cargo bench --bench adopt`. The estimate is rather too
+/// long.
 const ROWS_PER_SECOND: f64 = 15_000.0;
 const USERS_PER_SECOND: f64 = 200.0;
 
@@ -73,7 +74,7 @@ pub async fn dry_run(session: &mut OwnerConnection, plan: Plan, options: &RunOpt
     refuse_foreign_organizations(session, &checked).await?;
     temporary_tables(session, &checked).await?;
     let connection = session.conn();
-    // From here on the server itself refuses to change anything but the temporary tables.
+    // From here on the server refuses every change except of temporary tables.
     let begin = "begin isolation level repeatable read read only";
     connection.execute(begin).await.map_err(doing("dry run"))?;
     let result = forecast(session, &checked, options).await;
@@ -112,10 +113,10 @@ async fn temporary_tables(session: &mut OwnerConnection, checked: &Checked) -> R
     execute(session, &sql).await
 }
 
-/// The columns by which rows of a table are found: its key and what others refer to.
+/// The columns that identify rows of a table: its key and the columns that other tables reference.
 fn columns(checked: &Checked, table: &CheckedTable) -> Vec<String> {
     let mut list: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
-    // Without `to`, others refer to the primary key, whatever the plan's key is.
+    // Without `to`, other tables reference the primary key, whatever the key in the plan is.
     list.extend(table.info.key().unwrap_or_default().iter().cloned());
     for source in checked.tables.iter().flat_map(|other| &other.spec.organization) {
         if let Source::Row { row, to: Some(to), .. } = source
@@ -129,7 +130,7 @@ fn columns(checked: &Checked, table: &CheckedTable) -> Vec<String> {
     list
 }
 
-/// A stand-in for an organization that is not there yet.
+/// A placeholder for the id of an organization that does not exist yet.
 fn placeholder_id(kind: &str, id: &str) -> String {
     format!("md5({} || {id})::uuid", literal(&format!("{kind}:")))
 }

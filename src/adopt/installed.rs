@@ -1,4 +1,4 @@
-//! Are Tenantry's own tables there, may this login use them, and is nothing of the team's in their place?
+//! Checks Tenantry's own tables: they exist, the login may use them, and no tables of the team are in their place.
 
 use sqlx::PgConnection;
 
@@ -10,13 +10,14 @@ use crate::error::Code;
 /// What the login must be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// To look.
+    /// Read.
     Read,
-    /// To change the tables and their rows.
+    /// Change the tables and their rows.
     Write,
 }
 
-/// Checks that Tenantry's own tables are there and that nothing of the team's is in their place.
+/// Refuses when Tenantry's own tables are missing, when tables of the team are in their place, or when the login may
+/// not use them.
 pub async fn check_installed(session: &mut OwnerConnection, wanted: Wanted) -> Result<()> {
     let (migrated, usable, read_only, who): (bool, bool, bool, String) = sqlx::query_as(
         "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt')),
@@ -56,8 +57,8 @@ pub async fn check_installed(session: &mut OwnerConnection, wanted: Wanted) -> R
     Ok(())
 }
 
-/// Refuses while others may create objects in a schema where our statements and functions find operators and functions: a
-/// better match of theirs would run with our rights.
+/// Refuses while other roles may create objects in a schema on our search path: their function or operator could be the
+/// better match and would run with our rights.
 pub async fn refuse_open_schemas(session: &mut OwnerConnection) -> Result<()> {
     let found: Vec<(String, String)> = sqlx::query_as(
         "select n.nspname::text, case x.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end

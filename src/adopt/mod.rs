@@ -1,18 +1,18 @@
 //! Adopting a single-tenant database: its tables become tenant-scoped while it is in use.
 //!
 //! The team's tables are in a schema of their own (`legacy` in the examples), Tenantry's in `public`; a [`Plan`] says
-//! which tables are adopted and where the organization of each row is from. What happens to them, in this order:
+//! which tables are adopted and how the organization of each row is inferred. The steps:
 //!
 //! 1. [`run`] adds a nullable `organization_id` and a trigger that fills it on live writes, makes each user a user of
 //!    Tenantry with an organization (one transaction each), and then fills the rows in batches (one transaction each,
-//!    with its checkpoint and its mapping). Killed, it goes on where it was; a second run changes nothing.
-//! 2. [`verify`] says what is not right. Rows whose organization is not known, or known in two ways, are reported and
-//!    stay as they are: nothing is guessed. Whoever knows better sets `organization_id` by hand.
-//! 3. [`finalize`] makes it hold: `NOT NULL`, foreign keys that carry the organization, row-level security. Every lock
-//!    that stops writers is short, and is waited for with a limit.
-//! 4. [`rollback`] takes everything back from what the schema `adopt` has recorded.
+//!    with its checkpoint and its mapping). After a kill it continues where it stopped; a second run changes nothing.
+//! 2. [`verify`] lists what is wrong. Rows without an organization, or with sources that contradict each other, are
+//!    reported and never guessed. The team sets their `organization_id` by hand.
+//! 3. [`finalize`] enforces it: `NOT NULL`, foreign keys that carry the organization, row-level security. Every lock
+//!    that blocks writers is short, and is waited for with a limit.
+//! 4. [`rollback`] reverts everything from what the schema `adopt` has recorded.
 //!
-//! Names are data here, so SQL is built as text: identifiers by `quote`, values as parameters.
+//! Names of tables are data here, so SQL is built as text: identifiers are quoted, values are parameters.
 
 mod batch;
 mod catalogue;
@@ -53,26 +53,26 @@ use crate::error::Code;
 /// The column that every adopted table gets.
 pub const COLUMN: &str = "organization_id";
 
-/// Why adopting did not work.
+/// Why an adoption failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
-    /// The plan is not one, or does not fit the database.
+    /// The plan is not valid, or does not fit the database.
     #[error("the plan cannot be used:\n{}", .0.iter().map(|problem| format!("  - {problem}")).collect::<Vec<_>>().join("\n"))]
     Plan(Vec<String>),
-    /// The database or its state does not allow it; the text says what to do.
+    /// The database or its state does not allow it. The message says what to do.
     #[error("{message}")]
     Refused {
-        /// A stable word for programs.
+        /// The code.
         code: Code,
         /// What is wrong and what to do.
         message: String,
     },
-    /// The database failed in the middle of something.
+    /// A statement failed.
     #[error("{doing}: {}", explain(source).1)]
     Database {
-        /// What was being done.
+        /// What the statement was for.
         doing: String,
-        /// What the database said.
+        /// The error of the database.
         source: sqlx::Error,
     },
     /// A file could not be written.
@@ -89,7 +89,7 @@ impl AdoptError {
         Self::Refused { code, message: message.into() }
     }
 
-    /// A stable word for programs; the message of the command begins with it.
+    /// The code. The message of the command begins with it.
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
@@ -101,15 +101,15 @@ impl AdoptError {
     }
 }
 
-/// `map_err` with what was being done.
+/// Adds what the statement was for to an error, for `map_err`.
 fn doing(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> AdoptError {
     let doing = what.into();
     move |source| AdoptError::Database { doing, source }
 }
 
-const RESUME: &str = "Nothing is lost: run the same command again, it goes on where it was.";
+const RESUME: &str = "Nothing is lost: run the same command again; it continues where it stopped.";
 
-/// The failures that are met in practice: a word, and what to do.
+/// The code of an error of the database, and what to do about it.
 fn explain(error: &sqlx::Error) -> (Code, String) {
     const LOST: Code = Code::ConnectionLost;
     let database = match error {
@@ -141,11 +141,11 @@ fn explain(error: &sqlx::Error) -> (Code, String) {
         Some("55P03") => (
             Code::Locked,
             format!(
-                "a lock was not to be had in time, again and again ({database}): something holds it; look into pg_stat_activity for long transactions. {RESUME}"
+                "a lock was not granted in time, repeatedly ({database}): look into pg_stat_activity for the long transaction that holds it. {RESUME}"
             ),
         ),
         Some("40P01" | "40001") => {
-            (Code::Collisions, format!("it collided with other writers, again and again ({database}). {RESUME}"))
+            (Code::Collisions, format!("it collided with other writers, repeatedly ({database}). {RESUME}"))
         }
         Some(code) if code.starts_with("57P") || code.starts_with("08") => {
             (LOST, format!("the connection was lost ({database}). {RESUME}"))

@@ -1,5 +1,5 @@
-//! A connection as the owner of the tables that survives what happens in a long run: collisions, short locks, a server
-//! that restarts.
+//! A connection as the owner of the tables. It retries after deadlocks and lock timeouts, and reconnects when the
+//! server restarts.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::progress::ProgressListener;
 use super::{AdoptError, Result, doing};
 use crate::error::Code;
 
-/// Collisions and short locks are tried this often, with growing pauses: about 20 s in all.
+/// Attempts after a deadlock or a lock timeout, with growing pauses: about 20 s in all.
 const ATTEMPTS: u32 = 12;
-/// After kill -9 the server notices only when it next has something for the client.
+/// Attempts to get the lock of an adoption. The server notices a killed client only when it next writes to it.
 const LOCK_ATTEMPTS: u32 = 150;
 
-/// A connection that is made anew when it is lost.
+/// A connection as the owner of the tables that reconnects when it is lost.
 #[derive(Debug)]
 pub struct OwnerConnection {
     options: PgConnectOptions,
@@ -24,11 +24,11 @@ pub struct OwnerConnection {
     durability_relaxed: bool,
     /// Hears how far the work is.
     pub progress: ProgressListener,
-    /// How often something was tried again.
+    /// How often a step was repeated.
     pub retries: u64,
 }
 
-/// What an error asks for.
+/// How to go on after an error.
 enum Remedy {
     TryAgain,
     Reconnect,
@@ -52,7 +52,7 @@ async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
         .clone()
         .application_name("tenantry-adopt")
         .options([
-            // Keys travel as text and come back.
+            // Keys are sent as text and must be read back unchanged.
             ("timezone", "UTC"),
             ("datestyle", "ISO"),
             ("extra_float_digits", "1"),
@@ -85,12 +85,12 @@ impl OwnerConnection {
         })
     }
 
-    /// Another connection of the same kind.
+    /// Opens another connection with the same options.
     pub async fn another(&self) -> Result<Self> {
         Self::open(&self.options).await
     }
 
-    /// The connection, where a failure is final.
+    /// The connection, for statements that are not retried.
     pub fn conn(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
@@ -115,14 +115,14 @@ impl OwnerConnection {
         ))
     }
 
-    /// From here on a commit does not wait for the disk. A server that crashes may lose the last fraction of a second of
-    /// them, each with its checkpoint, so that the next run does them again; until [`OwnerConnection::flush`] nothing is reported.
+    /// Makes commits return before they are on disk. A server that crashes may lose the last commits together with
+    /// their checkpoints, so the next run repeats them. Nothing is reported until [`OwnerConnection::flush`].
     pub async fn relax_durability(&mut self) -> Result<()> {
         self.durability_relaxed = true;
         self.connection.execute("set synchronous_commit = off").await.map(drop).map_err(doing("preparing the session"))
     }
 
-    /// Waits until everything that was committed is on the disk: the log is written in its order.
+    /// Waits until all commits are on disk: the log is written in order, so one durable commit is enough.
     pub async fn flush(&mut self, adoption: &str) -> Result<()> {
         self.durability_relaxed = false;
         self.retrying("waiting for the disk", async |connection| {
@@ -143,8 +143,8 @@ impl OwnerConnection {
             .await
     }
 
-    /// Does `work`, again and again while it collides with others, on a new connection when the old one is lost. It must
-    /// be harmless to do it twice: a commit may have happened though its answer was lost.
+    /// Does `work`, and repeats it after deadlocks, lock timeouts and lost connections. `work` must be idempotent: a
+    /// commit may have happened although its answer was lost.
     pub async fn retrying<T>(
         &mut self,
         what: &str,
@@ -163,7 +163,7 @@ impl OwnerConnection {
             let pause = Duration::from_millis(20 << attempt.min(7));
             match remedy(&error) {
                 Remedy::GiveUp => {
-                    // A transaction that is open must not outlive its failure.
+                    // A failed transaction must not stay open.
                     self.connection.execute("rollback").await.ok();
                     return Err(doing(what)(error));
                 }
@@ -182,7 +182,7 @@ impl OwnerConnection {
         }
     }
 
-    /// The server may be restarting: about half a minute of attempts.
+    /// Tries for about half a minute: the server may be restarting.
     async fn reconnect(&mut self, what: &str) -> Result<()> {
         let mut last = None;
         for attempt in 0..ATTEMPTS {
@@ -204,8 +204,8 @@ impl OwnerConnection {
         Err(doing(what)(last.unwrap_or(sqlx::Error::WorkerCrashed)))
     }
 
-    /// Statements in one short transaction that waits for its locks at most `lock_timeout`, and is tried again when it
-    /// did not get them: meanwhile those that queued behind it get through.
+    /// Runs statements in one short transaction under strong locks. It waits for them at most `lock_timeout`, and tries
+    /// again later, so that others can pass meanwhile.
     pub async fn run_locked(&mut self, what: &str, lock_timeout: Duration, statements: &[String]) -> Result<()> {
         let text = format!(
             "begin; set local lock_timeout = '{}ms'; {}; commit",
@@ -218,8 +218,8 @@ impl OwnerConnection {
         .await
     }
 
-    /// Statements, one after the other and each by itself, that run long and lock out nobody who reads or writes. Tried
-    /// again from the first.
+    /// Runs long statements that block neither readers nor writers, each outside of a transaction. A retry begins with
+    /// the first one.
     pub async fn run_concurrent(&mut self, what: &str, statements: &[String]) -> Result<()> {
         self.retrying(what, async |connection| {
             connection.execute("set lock_timeout = 0").await?;
@@ -238,7 +238,7 @@ impl OwnerConnection {
 
     /// Closes the connection.
     pub async fn close(self) {
-        // Closed by the other side is closed as well.
+        // An error means that the server has closed it.
         self.connection.close().await.ok();
     }
 }

@@ -1,4 +1,4 @@
-//! How far a stage of the work is, for whoever listens.
+//! Progress of the work, told to a listener.
 
 use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
@@ -17,12 +17,12 @@ pub struct Progress {
     pub finished: bool,
 }
 
-/// Hears of the progress of each stage.
+/// Receives the progress of each stage.
 #[derive(Clone, Default)]
 pub struct ProgressListener(Option<Arc<dyn Fn(&Progress) + Send + Sync>>);
 
 impl ProgressListener {
-    /// Calls `hear` whenever something is done.
+    /// Calls `hear` after each piece of work.
     pub fn new(hear: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hear)))
     }

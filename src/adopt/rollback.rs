@@ -1,4 +1,5 @@
-//! Everything back: the schema by what was recorded with each change, the rows by the mapping, then people.
+//! Reverts an adoption: the schema by the recorded undo of each change, the rows by the mapping, then users and
+//! organizations.
 
 use std::time::Duration;
 
@@ -12,20 +13,20 @@ use super::trigger::THEN;
 use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing};
 use crate::error::Code;
 
-/// What was taken back.
+/// The result of a rollback.
 #[derive(Clone, Debug, Serialize)]
 pub struct RolledBack {
     /// The name of the adoption.
     pub name: String,
-    /// Changes of the schema that were taken back.
+    /// Changes of the schema that were reverted.
     pub changes: Vec<String>,
-    /// Rows whose organization was taken away (in a column that was there before).
+    /// Rows whose organization was cleared, in columns that existed before.
     pub rows: u64,
-    /// What had to stay, and why.
+    /// What was kept, and why.
     pub kept: Vec<String>,
 }
 
-/// Takes an adoption back. Interrupted, it goes on when run again.
+/// Reverts an adoption. After an interruption it continues when run again.
 pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: Duration) -> Result<RolledBack> {
     check_installed(session, Wanted::Write).await?;
     let name = plan.name.clone();
@@ -38,7 +39,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
     if !known {
         return Err(AdoptError::refused(Code::NothingDone, format!("nothing was done yet under the name `{name}`")));
     }
-    // A plan that does not fit is better refused before anything is taken back.
+    // A plan that does not fit is refused before anything is reverted.
     check(session, plan.clone(), Wanted::Write).await?;
     let mut result = RolledBack { name: name.clone(), changes: Vec::new(), rows: 0, kept: Vec::new() };
     let changes: Vec<(String, String)> =
@@ -61,7 +62,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
         }
         result.changes.push(what);
     }
-    // Read again: columns that were added are gone. Those that were there before keep their place and lose what they got here.
+    // Read again: added columns are gone. Columns that existed before stay, and lose the values they got here.
     let checked = check(session, plan, Wanted::Write).await?;
     for table in checked.tables.iter().filter(|table| table.has_column()) {
         let (adoption, label) = (literal(&name), literal(&table.label()));

@@ -1,8 +1,7 @@
 //! The run: columns and triggers, then people, then rows in batches.
 //!
-//! A batch is one statement and one transaction: it locks the next rows that have no organization (skipping those that
-//! somebody else holds), infers, updates, and writes mapping, failures and checkpoint. After a kill the next run goes on
-//! behind the last checkpoint; what it skipped is found by sweeps over the rows that are still without.
+//! After a kill, the next run continues after the last checkpoint of each table. Sweeps find the rows that batches
+//! skipped because another transaction held them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing, people};
 use crate::clock::Clock;
 use crate::error::Code;
 
-/// How to run.
+/// Options of a run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Rows of one transaction.
@@ -28,7 +27,7 @@ pub struct RunOptions {
     pub sleep: Duration,
     /// Wait while a replica is further behind than this.
     pub max_lag: Option<Duration>,
-    /// How long a change of the schema may wait for its lock, and hold up those behind it.
+    /// How long a change of the schema waits for its lock. Others queue behind it meanwhile.
     pub lock_timeout: Duration,
 }
 
@@ -38,7 +37,7 @@ impl Default for RunOptions {
     }
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Summary {
     /// The name of the adoption.
@@ -47,22 +46,22 @@ pub struct Summary {
     pub organizations: u64,
     /// The users.
     pub users: UserCounts,
-    /// The tables in the order of the work.
+    /// The tables, in the order they were filled.
     pub tables: Vec<TableCounts>,
-    /// How often something was tried again.
+    /// How often a step was repeated.
     pub retries: u64,
-    /// Seconds.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
 /// Users of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct UserCounts {
-    /// Were given an organization.
+    /// Users that got an organization.
     pub processed: u64,
-    /// Had one.
+    /// Users that had one.
     pub skipped: u64,
-    /// Have none.
+    /// Users without one.
     pub unresolved: u64,
 }
 
@@ -81,13 +80,13 @@ impl UserCounts {
 pub struct TableCounts {
     /// The table.
     pub table: String,
-    /// Were given their organization by this run.
+    /// Rows that this run gave an organization.
     pub assigned: u64,
-    /// Have none: see the report.
+    /// Rows without one: see the report.
     pub unresolved: u64,
-    /// Have one now, whoever gave it.
+    /// Rows that have one now.
     pub total: u64,
-    /// Were locked by others whenever the run came by; the next one takes them.
+    /// Rows that others held locked on every attempt. The next run takes them.
     pub locked: u64,
 }
 
@@ -107,7 +106,7 @@ impl Summary {
     }
 }
 
-/// Carries the plan out. Does nothing that is done already.
+/// Carries out the plan, except for what is already done.
 pub async fn run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions, clock: &Clock) -> Result<Summary> {
     check_installed(session, Wanted::Write).await?;
     let start = Instant::now();
@@ -150,7 +149,7 @@ async fn register(session: &mut OwnerConnection, checked: &Checked) -> Result<()
         .await
 }
 
-/// Makes a change of the schema and its record in one short transaction, unless it is made already.
+/// Makes a change of the schema and records it, in one short transaction. Skips a change that is already made.
 pub(super) async fn make(
     session: &mut OwnerConnection,
     adoption: &str,
@@ -218,13 +217,13 @@ async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunO
         make(session, adoption, options.lock_timeout, &trigger::on_table(checked, table)).await?;
     }
     if let Some(change) = trigger::on_users(checked) {
-        // The old application needs to see its users table only; the function runs with our rights.
+        // The old application needs access to its users table only: the function runs with our rights.
         make(session, adoption, options.lock_timeout, &change).await?;
     }
     Ok(())
 }
 
-/// Keeps the run from being a burden.
+/// Slows the run down as its options ask.
 #[derive(Debug)]
 pub struct Pace {
     sleep: Duration,
@@ -278,7 +277,7 @@ impl Pace {
     }
 }
 
-/// How often the rows that were locked are looked for.
+/// Sweeps for rows that were locked.
 const SWEEPS: u32 = 20;
 
 async fn fill(
@@ -305,7 +304,7 @@ async fn fill(
         loop {
             let done = session
                 .retrying(&what, async |connection| {
-                    // Read anew each time: of a batch whose answer was lost nobody knows whether it was done.
+                    // Read again each time: a batch whose answer was lost may have been committed.
                     let position: Option<Vec<String>> =
                         sqlx::query_scalar(AssertSqlSafe(checkpoint.as_str())).fetch_optional(&mut *connection).await?;
                     batch.execute(connection, position.as_deref()).await
@@ -329,7 +328,7 @@ async fn fill(
                 sqlx::raw_sql(AssertSqlSafe(tidy)).execute(connection).await.map(drop)
             })
             .await?;
-        // Neither assigned nor refused: somebody held them, or they came just now.
+        // Rows neither assigned nor reported: they were locked, or are new.
         let left = format!(
             "select count(*) from {relation} t where t.{column} is null and not exists (
                  select from adopt.unresolved u where u.adoption = {adoption} and u.table_name = {label} and u.key = {})",
@@ -365,7 +364,7 @@ async fn scalar(session: &mut OwnerConnection, what: &str, sql: &str) -> Result<
         .await
 }
 
-/// Names of what each source is, for reports.
+/// The name of each source, for reports.
 pub(super) fn source_names(checked: &Checked) -> BTreeMap<String, Vec<String>> {
     let names = |table: &CheckedTable| table.spec.organization.iter().map(ToString::to_string).collect();
     checked.tables.iter().map(|table| (table.label(), names(table))).collect()

@@ -1,5 +1,4 @@
-//! A first plan, from the catalogue: foreign keys say who belongs to whom. What they do not say stands in the plan as a
-//! question.
+//! Makes a first plan from the foreign keys of the catalogue. What they do not tell is a question in the plan.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -24,12 +23,12 @@ const ORGANIZATIONS: [&str; 10] = [
     "groups",
 ];
 
-/// What a plan was made of.
+/// A first plan.
 #[derive(Clone, Debug)]
 pub struct Suggestion {
     /// The plan as TOML, with its questions as comments.
     pub toml: String,
-    /// What nobody but the team can know.
+    /// Questions that only the team can answer.
     pub questions: Vec<String>,
 }
 
@@ -86,7 +85,7 @@ struct Writer<'a> {
     text: String,
 }
 
-/// The string as TOML has it: its basic strings escape as JSON does.
+/// The text as a TOML string: basic strings of TOML escape as JSON does.
 fn toml_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -148,7 +147,7 @@ impl Writer<'_> {
             .map(|table| table.relation().sql())
             .collect();
         if !open.is_empty() {
-            // A policy for PUBLIC would hold for tenantry_app as well.
+            // A policy for PUBLIC would apply to tenantry_app as well.
             let list = open.join(", ");
             self.question(format!(
                 "Tables that are granted to PUBLIC cannot stay so: which login does the old application use? Before `adopt finalize`: `grant select, insert, update, delete on {list} to <that login>; revoke all on {list} from public`, and write it into keep_access"
@@ -255,7 +254,7 @@ impl Writer<'_> {
     fn adopted(&mut self, special: &[Relation], organizations: Option<&TableInfo>) {
         let users = self.users.relation();
         let mut reached: BTreeSet<Relation> = BTreeSet::new();
-        // Whoever refers to users, or to a table that does.
+        // Tables that reference users, or a table that does.
         loop {
             let before = reached.len();
             for (relation, table) in self.tables {
@@ -273,7 +272,7 @@ impl Writer<'_> {
             }
         }
         let mut written: BTreeSet<Relation> = BTreeSet::new();
-        // In the order of their references, so that no circle is proposed.
+        // In the order of their references, so that the plan has no circle.
         while written.len() < reached.len() {
             let ready = |relation: &&Relation| {
                 !written.contains(*relation)

@@ -1,4 +1,5 @@
-//! Is everybody and everything where it belongs? Reads only.
+//! Checks an adoption: users and rows without an organization, orphans, duplicates, references across organizations. It
+//! only reads.
 
 use serde::Serialize;
 use sqlx::AssertSqlSafe;
@@ -9,10 +10,10 @@ use super::name::{literal, quote};
 use super::plan::Source;
 use super::{COLUMN, OwnerConnection, Plan, Result, doing, policies};
 
-/// At most so many findings of one check on one table.
+/// Most findings of one check on one table.
 const LIMIT: u32 = 100;
 
-/// Something that is not as it must be.
+/// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AdoptionFinding {
     /// Which check found it.
@@ -23,7 +24,7 @@ pub struct AdoptionFinding {
     pub problem: String,
 }
 
-/// Checks an adoption. An empty list is good.
+/// Checks an adoption. An empty list means that nothing is wrong.
 pub async fn verify(session: &mut OwnerConnection, plan: Plan) -> Result<Vec<AdoptionFinding>> {
     check_installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;
@@ -162,7 +163,7 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
     Ok(findings)
 }
 
-/// Rows that refer to rows of another organization, by foreign keys and by the sources of the plan.
+/// Finds rows that reference rows of another organization, by foreign keys and by the sources of the plan.
 pub async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
     let mut findings = Vec::new();
     for table in checked.tables.iter().filter(|table| table.has_column()) {

@@ -28,14 +28,14 @@ The order, with MIGRATION_DATABASE_URL as the owner of all the tables:
   1. adopt plan --schema legacy --output plan.toml
      then answer its lines with `?`
   2. adopt run --dry-run: counts, samples, locks, time; changes nothing
-  3. adopt run --report mapping.csv: killed, it goes on where it was
-  4. adopt verify: what has no organization; set it, or delete the row
+  3. adopt run --report mapping.csv: after a kill, run it again
+  4. adopt verify: rows without an organization; set it, or delete the row
   5. adopt finalize: not null, foreign keys, row-level security
-  6. adopt finalize --cut-over: the old application writes no more
-Back, at any time: adopt rollback.
+  6. adopt finalize --cut-over: when the old application no longer writes
+To undo everything, at any time: adopt rollback.
 
-Ends with 0 (well), 1 (found something, or failed) or 2 (plan, login or state
-do not allow it). Errors begin with a stable word: PLAN_INVALID, NOT_READY,
+Exits with 0 (well), 1 (found something, or failed) or 2 (plan, login or state
+do not allow it). Messages of errors begin with a code: PLAN_INVALID, NOT_READY,
 DISK_FULL and so on.";
 
 /// Make the tables of an existing single-tenant database tenant-scoped, while it is in use.
@@ -66,7 +66,8 @@ pub(super) struct SuggestPlan {
     output: Option<PathBuf>,
 }
 
-/// Give every user and every row its organization, in batches, while the database is in use. Continues where it stopped.
+/// Give every user and every row its organization, in batches, while the database is in use. Continues where it
+/// stopped.
 #[derive(Args)]
 pub(super) struct Run {
     #[command(flatten)]
@@ -115,7 +116,7 @@ pub(super) struct Finalize {
     yes: bool,
 }
 
-/// Take everything back, from the mapping that was kept.
+/// Undo the adoption, from the mapping that was kept.
 #[derive(Args)]
 pub(super) struct Rollback {
     #[command(flatten)]
@@ -334,7 +335,7 @@ fn summary_text(summary: &Summary) -> String {
             text += &format!(", {} not inferred", table.unresolved);
         }
         if table.locked > 0 {
-            text += &format!(", {} locked by others all the time: run again", table.locked);
+            text += &format!(", {} locked by others on every attempt: run again", table.locked);
         }
         text.push('\n');
     }

@@ -17,7 +17,8 @@ const DAYS: i64 = 3;
 /// Find events that Stripe made and that never came; exit 1 when there are some.
 #[derive(Args)]
 pub(in crate::cli) struct Gaps {
-    /// Events made at or after this time: 2026-01-31T12:00:00Z. Stripe keeps them for 30 days [default: three days ago].
+    /// Events made at or after this time: 2026-01-31T12:00:00Z. Stripe keeps them for 30 days [default: three days
+    /// ago].
     #[arg(long, value_name = "TIME")]
     since: Option<DateTime<Utc>>,
     /// Put the missing events into the inbox.

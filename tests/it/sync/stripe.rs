@@ -322,7 +322,7 @@ async fn reconcile_finds_and_mends() {
     }
     let (code, text) = tenantry(&app.database, Some(&stripe), &["reconcile"]).await;
     assert!(
-        code == 1 && text.contains("3 subscriptions at Stripe: 0 agree, 1 differ (1 mended), 2 of nobody"),
+        code == 1 && text.contains("3 subscriptions at Stripe: 0 agree, 1 differ (1 repaired), 2 of nobody"),
         "{text}"
     );
     assert_eq!(row(&app).await, as_row("UNPAID", "FREE", 12));

@@ -44,6 +44,7 @@ impl Replay {
         }
         let found = sql::list(&mut tx, &self.filters.selection(named), MAX_REPLAY).await?;
         if self.dry_run {
+            tx.commit().await?;
             print_events(&found, output)?;
         } else {
             let ids: Vec<Uuid> = found.iter().map(|event| event.id.uuid()).collect();

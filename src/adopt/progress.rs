@@ -17,9 +17,12 @@ pub struct Progress {
     pub finished: bool,
 }
 
+/// Called after each piece of work.
+type Hear = dyn Fn(&Progress) + Send + Sync;
+
 /// Receives the progress of each stage.
 #[derive(Clone, Default)]
-pub struct ProgressListener(Option<Arc<dyn Fn(&Progress) + Send + Sync>>);
+pub struct ProgressListener(Option<Arc<Hear>>);
 
 impl ProgressListener {
     /// Calls `hear` after each piece of work.

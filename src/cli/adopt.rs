@@ -43,7 +43,7 @@ DISK_FULL and so on.";
 #[command(after_help = STEPS)]
 pub(super) enum Adopt {
     Plan(SuggestPlan),
-    Run(Run),
+    Run(RunPlan),
     Verify(Verify),
     Finalize(Finalize),
     Rollback(Rollback),
@@ -69,7 +69,7 @@ pub(super) struct SuggestPlan {
 /// Give every user and every row its organization, in batches, while the database is in use. Continues where it
 /// stopped.
 #[derive(Args)]
-pub(super) struct Run {
+pub(super) struct RunPlan {
     #[command(flatten)]
     plan: PlanArg,
     /// Change nothing: count, show samples, estimate.
@@ -204,7 +204,7 @@ impl SuggestPlan {
     }
 }
 
-impl Run {
+impl RunPlan {
     async fn run(self, owner: &PgConnectOptions, output: Output) -> CommandResult {
         let plan = self.plan.read()?;
         check_report(self.report.as_deref())?;

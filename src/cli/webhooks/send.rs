@@ -182,9 +182,9 @@ mod tests {
     #[test]
     fn payloads_are_changed_where_they_have_something() {
         let mut payload = json!({ "data": { "list": [{ "a": 1 }] } });
-        set(&mut payload, "data.list.0.a=2").ok().expect("set");
-        set(&mut payload, "data.new=some text").ok().expect("set");
-        set(&mut payload, "data.object={\"b\":null}").ok().expect("set");
+        set(&mut payload, "data.list.0.a=2").expect("set");
+        set(&mut payload, "data.new=some text").expect("set");
+        set(&mut payload, "data.object={\"b\":null}").expect("set");
         assert_eq!(payload, json!({ "data": { "list": [{ "a": 2 }], "new": "some text", "object": { "b": null } } }));
         for bad in ["data", "data.nowhere.a=1", "data.list.7=1", "data.list.0.a.b=1"] {
             assert_eq!(set(&mut payload, bad).err().map(|error| error.exit_code), Some(2), "{bad}");

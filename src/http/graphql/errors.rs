@@ -24,7 +24,7 @@ pub(super) fn finish(errors: &mut Vec<ServerError>, request_id: &str) {
             Some(_) => {}
             None if has_code(error) => {}
             None if error.source.is_none() && is_about_an_argument(error) => {
-                set(error, "code", Code::BadInput.as_str())
+                set(error, "code", Code::BadInput.as_str());
             }
             None => {
                 log_internal(request_id, &error.path, &error.message);

@@ -189,8 +189,7 @@ impl SuggestPlan {
         let suggestion = suggest(&mut session, &self.name, self.schema.as_deref(), self.users.as_ref()).await?;
         session.close().await;
         if let Some(path) = &self.output {
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
-            file.write_all(suggestion.toml.as_bytes())?;
+            write_new(path, &suggestion.toml)?;
         }
         output.result(&json!({ "plan": suggestion.toml, "questions": suggestion.questions }), |_| {
             match &self.output {
@@ -287,6 +286,12 @@ impl Rollback {
         })?;
         Ok(Exit::findings(!done.kept.is_empty()))
     }
+}
+
+/// Writes a file that does not exist yet.
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
+    Ok(file.write_all(text.as_bytes())?)
 }
 
 /// A connection as the owner of the tables whose progress is shown.

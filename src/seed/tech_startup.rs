@@ -1,4 +1,4 @@
-//! Tech Startup Inc: a row of almost everything, so that there is something that Acme must not see.
+//! Tech Startup Inc: a row in almost every table, as data that members of Acme must not see.
 
 use uuid::Uuid;
 
@@ -6,16 +6,22 @@ use super::people::People;
 use super::{Writer, total_budgets};
 use crate::error::Result;
 
-/// All of it. Grace is the one representative.
+/// Makes all rows. Grace is the only representative.
 pub(super) async fn rows(w: &mut Writer<'_>, startup: Uuid, people: &People) -> Result<()> {
     let [representative, customer, first, second] = w.ids();
-    desk(w, startup, people, representative, customer).await?;
+    representatives_and_customers(w, startup, people, representative, customer).await?;
     tickets(w, startup, people, [representative, customer, first, second]).await?;
-    money(w, startup, people, customer, second).await?;
-    rest(w, startup, people, first).await
+    budgets_and_refunds(w, startup, people, customer, second).await?;
+    administration(w, startup, people, first).await
 }
 
-async fn desk(w: &mut Writer<'_>, startup: Uuid, people: &People, representative: Uuid, customer: Uuid) -> Result<()> {
+async fn representatives_and_customers(
+    w: &mut Writer<'_>,
+    startup: Uuid,
+    people: &People,
+    representative: Uuid,
+    customer: Uuid,
+) -> Result<()> {
     let query = sqlx::query(
         "insert into representatives (organization_id, id, user_id, role, status, skills, capacity, created_at, updated_at)
          values ($1, $2, $3, 'AGENT', 'ONLINE', '{onboarding}', 5, $4 - interval '60 days', $4 - interval '2 hours')",
@@ -91,7 +97,13 @@ async fn tickets(
     w.insert("escalations", query).await
 }
 
-async fn money(w: &mut Writer<'_>, startup: Uuid, people: &People, customer: Uuid, ticket: Uuid) -> Result<()> {
+async fn budgets_and_refunds(
+    w: &mut Writer<'_>,
+    startup: Uuid,
+    people: &People,
+    customer: Uuid,
+    ticket: Uuid,
+) -> Result<()> {
     let [agent, rule, budget, refund, usage] = w.ids();
     let query = sqlx::query(
         r#"insert into agent_configurations (organization_id, id, name, type, status, model_settings, thresholds, data_sources, created_at, updated_at)
@@ -143,7 +155,7 @@ async fn money(w: &mut Writer<'_>, startup: Uuid, people: &People, customer: Uui
 }
 
 /// What administrators see. The hashes are of random bytes, as for Acme.
-async fn rest(w: &mut Writer<'_>, startup: Uuid, people: &People, ticket: Uuid) -> Result<()> {
+async fn administration(w: &mut Writer<'_>, startup: Uuid, people: &People, ticket: Uuid) -> Result<()> {
     let [invitation, key, webhook, audit] = w.ids();
     let query = sqlx::query(
         "insert into invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at, updated_at)

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
-use tenantry::adopt::{self, FinalizeOptions, Plan, RunOptions, Session};
+use tenantry::adopt::{self, FinalizeOptions, OwnerConnection, Plan, RunOptions};
 use tenantry::clock::Clock;
 use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::migrations;
@@ -131,7 +131,7 @@ fn plan(table: &str) -> Anything<Plan> {
 }
 
 async fn adopted(owner: &PgConnectOptions, table: &str, options: &RunOptions) -> Anything<adopt::Summary> {
-    let mut session = Session::open(owner).await?;
+    let mut session = OwnerConnection::open(owner).await?;
     let summary = adopt::run(&mut session, plan(table)?, options, &Clock::System).await?;
     session.close().await;
     Ok(summary)
@@ -188,7 +188,7 @@ async fn under_writers(owner: &PgConnectOptions, options: &Options, run_options:
     seen.phase.store(1, Ordering::Relaxed);
     let summary = adopted(owner, "live", run_options).await?;
     seen.phase.store(2, Ordering::Relaxed);
-    let mut session = Session::open(owner).await?;
+    let mut session = OwnerConnection::open(owner).await?;
     let begin = Instant::now();
     let done = adopt::finalize(&mut session, plan("live")?, &FinalizeOptions::default()).await?;
     let finalized = begin.elapsed();

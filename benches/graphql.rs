@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
-use tenantry::auth::TokenOrganization;
 use tenantry::auth::dev::{DevIssuer, IssueRequest};
 use tenantry::clock::Clock;
 use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::{Db, PoolLimits, migrations};
+use tenantry::id::TicketId;
 use tenantry::{members, seed};
 
 use support::{Anything, DATABASE, Server, cpu_seconds, exchange};
@@ -151,7 +151,7 @@ async fn prepare(options: &Options) -> Anything<Bench> {
         .await?;
         let viewer = members::viewer(&db, &subject).await?.ok_or("no viewer")?;
         let membership = viewer.memberships.iter().find(|m| m.organization.slug == slug).ok_or("no membership")?;
-        let organization = Some(TokenOrganization::of(&membership.organization));
+        let organization = Some(membership.organization.token_claim());
         let ttl = Some(chrono::Duration::hours(24));
         let token = issuer.issue(&IssueRequest { subject, organization, ttl, now: Clock::System.now() })?;
         let ticket: uuid::Uuid = sqlx::query_scalar(
@@ -160,7 +160,7 @@ async fn prepare(options: &Options) -> Anything<Bench> {
         .bind(&slug)
         .fetch_one(&mut admin)
         .await?;
-        let ticket = tenantry::id::Id::<tenantry::tickets::Ticket>::from_uuid(ticket).to_string();
+        let ticket = TicketId::from_uuid(ticket).to_string();
         for (name, query, variables) in
             [("Q1", Q1, json!({})), ("Q2", Q2, json!({})), ("Q3", Q3, json!({ "id": ticket }))]
         {

@@ -23,12 +23,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
-use tenantry::auth::TokenOrganization;
 use tenantry::auth::dev::{DevIssuer, IssueRequest};
 use tenantry::clock::Clock;
 use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::{Db, PoolLimits, migrations};
-use tenantry::webhooks::WebhookSource;
+use tenantry::webhook_events::WebhookSource;
 use tenantry::webhooks::signature::{Secret, sign};
 use tenantry::{members, seed};
 
@@ -207,7 +206,7 @@ async fn prepare(options: Options) -> Anything<Bench> {
     let membership = viewer.memberships.iter().find(|m| m.organization.slug == first.slug).ok_or("no membership")?;
     let token = DevIssuer::open(&data_dir)?.issue(&IssueRequest {
         subject: first.owner.clone(),
-        organization: Some(TokenOrganization::of(&membership.organization)),
+        organization: Some(membership.organization.token_claim()),
         ttl: Some(chrono::Duration::hours(24)),
         now: Clock::System.now(),
     })?;

@@ -6,9 +6,9 @@ use async_graphql::Context;
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
-use crate::graphql::listing::{BooleanFilter, DateTimeFilter, IntFilter};
+use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IntFilter};
 use crate::graphql::session::Session;
-use crate::id::Id;
+use crate::id::{AgentConfigurationId, DecisionRuleId};
 use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
@@ -56,9 +56,9 @@ pg_enum! {
 entity! {
     /// How an AI agent works.
     #[graphql(complex)]
-    pub struct AgentConfiguration("agt", "agent_configurations", tenant: true, listed when "true", read by AgentRead) {
+    pub struct AgentConfiguration("agent_configurations", read by AgentRead) {
         /// The id.
-        pub id: Id<AgentConfiguration>,
+        pub id: AgentConfigurationId,
         /// The name.
         pub name: String,
         /// What it is for.
@@ -84,39 +84,33 @@ entity! {
 }
 
 listing! {
-    AgentConfiguration,
-    filter AgentConfigurationFilter {
-        /// By what it does.
-        #[graphql(name = "type")]
-        kind: AgentTypeFilter = "t.type",
-        /// By state.
-        status: AgentStatusFilter = "t.status",
-        /// By the moment it was made.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order AgentConfigurationOrder by AgentConfigurationOrderField {
-        /// When it was made.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default CreatedAt Asc
+    AgentConfiguration: AgentConfigurationFilter, AgentConfigurationOrder by AgentConfigurationOrderField,
+        default CreatedAt Asc;
+    /// What it does.
+    #[graphql(name = "type")]
+    kind: AgentTypeFilter = "type";
+    /// State.
+    status: AgentStatusFilter;
+    /// Moment it was made.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 connections! {
     AgentConfiguration {
         /// The rules by which it decides, in the order in which they are tried.
-        decision_rules -> DecisionRule(DecisionRuleFilter, DecisionRuleOrder) by "t.agent_id";
+        decision_rules -> DecisionRule by "t.agent_id";
     }
 }
 
 entity! {
     /// A rule by which an agent decides; the first that holds, in order of rank, decides.
     #[graphql(complex)]
-    pub struct DecisionRule("rul", "decision_rules", tenant: true, listed when "true", read by AgentRead) {
+    pub struct DecisionRule("decision_rules", read by AgentRead) {
         /// The id.
-        pub id: Id<DecisionRule>,
+        pub id: DecisionRuleId,
         /// The agent.
         #[graphql(skip)]
-        pub agent_id: Id<AgentConfiguration>,
+        pub agent_id: AgentConfigurationId,
         /// The name.
         pub name: String,
         /// Its place in the order; smaller is tried first.
@@ -137,22 +131,15 @@ entity! {
 }
 
 listing! {
-    DecisionRule,
-    filter DecisionRuleFilter {
-        /// By what it decides.
-        action: DecisionActionFilter = "t.action",
-        /// By whether it is tried.
-        enabled: BooleanFilter = "t.enabled",
-        /// By place in the order.
-        rank: IntFilter = "t.rank",
-    },
-    order DecisionRuleOrder by DecisionRuleOrderField {
-        /// Its place in the order.
-        Rank = "t.rank", |row| row.rank;
-        /// When it was made.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default Rank Asc
+    DecisionRule: DecisionRuleFilter, DecisionRuleOrder by DecisionRuleOrderField, default Rank Asc;
+    /// What it decides.
+    action: DecisionActionFilter;
+    /// Whether it is tried.
+    enabled: BooleanFilter;
+    /// Place in the order.
+    rank: IntFilter, Rank;
+    /// Time of creation.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 #[async_graphql::ComplexObject]

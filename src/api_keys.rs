@@ -6,18 +6,18 @@ use async_graphql::{ComplexObject, Context};
 use chrono::{DateTime, Utc};
 
 use crate::error::Result;
-use crate::graphql::listing::{DateTimeFilter, StringFilter};
+use crate::graphql::filter::{DateTimeFilter, StringFilter};
 use crate::graphql::session::Session;
-use crate::id::Id;
+use crate::id::{ApiKeyId, UserId};
 use crate::members::User;
 use crate::{entity, listing};
 
 entity! {
     /// A key that a program signs in with.
     #[graphql(complex)]
-    pub struct ApiKey("key", "api_keys", tenant: true, listed when "true", read by ApiKeyRead) {
+    pub struct ApiKey("api_keys", read by ApiKeyRead) {
         /// The id.
-        pub id: Id<ApiKey>,
+        pub id: ApiKeyId,
         /// What it is for.
         pub name: String,
         /// Its beginning, to know it by.
@@ -32,29 +32,22 @@ entity! {
         pub revoked_at: Option<DateTime<Utc>>,
         /// Who made it.
         #[graphql(skip)]
-        pub created_by: Option<Id<User>>,
+        pub created_by: Option<UserId>,
         /// When it was made.
         pub created_at: DateTime<Utc>,
     }
 }
 
 listing! {
-    ApiKey,
-    filter ApiKeyFilter {
-        /// By name.
-        name: StringFilter = "t.name",
-        /// By the moment it ends.
-        expires_at: DateTimeFilter = "t.expires_at",
-        /// By the moment it was withdrawn; `isNull: true` finds those that are good.
-        revoked_at: DateTimeFilter = "t.revoked_at",
-        /// By the moment it was made.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order ApiKeyOrder by ApiKeyOrderField {
-        /// When it was made.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default CreatedAt Desc
+    ApiKey: ApiKeyFilter, ApiKeyOrder by ApiKeyOrderField, default CreatedAt Desc;
+    /// Name.
+    name: StringFilter;
+    /// Moment it ends.
+    expires_at: DateTimeFilter;
+    /// Moment it was withdrawn; `isNull: true` finds those that are good.
+    revoked_at: DateTimeFilter;
+    /// Moment it was made.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 #[ComplexObject]

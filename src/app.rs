@@ -1,42 +1,29 @@
-//! The application: everything a request can reach, made once at start-up.
+//! What a process is made of, put together once at start-up.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::auth::Verifier;
-use crate::auth::dev::DevIssuer;
+use crate::auth::{DevIssuer, Persona, Verifier};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
 use crate::events::Events;
-use crate::graphql::Schemas;
+use crate::graphql::Services;
+use crate::http::dev::DevLogin;
 use crate::http::graphql::{Documents, Limits};
+use crate::http::{Edge, EdgeSettings, MetricsRoute};
+use crate::schema::{self, Schemas};
 use crate::webhooks::Webhooks;
-use crate::webhooks::inbox::Inbox;
 
-/// What all requests share.
+/// A process.
 pub struct App {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// The database.
-    pub db: Db,
-    /// The time.
-    pub clock: Clock,
-    /// Checks tokens.
-    pub verifier: Verifier,
-    /// Makes tokens, in development.
-    pub dev_issuer: Option<DevIssuer>,
-    /// The schema.
-    pub schemas: Schemas,
-    /// Parsed and checked documents.
-    pub documents: Documents,
-    /// What happens in the database.
-    pub events: Events,
+    /// What sessions are made of.
+    pub services: Arc<Services>,
     /// The inbox of webhooks, and what is counted of them.
-    pub webhooks: Webhooks,
-    /// Turns true when the server is to stop.
-    pub shutdown: watch::Receiver<bool>,
+    pub webhooks: Arc<Webhooks>,
+    /// What the routes can reach.
+    pub edge: Arc<Edge>,
 }
 
 /// What an [`App`] is made of.
@@ -51,6 +38,8 @@ pub struct AppParts {
     pub verifier: Verifier,
     /// Makes tokens, in development.
     pub dev_issuer: Option<DevIssuer>,
+    /// The people whose tokens it makes.
+    pub personas: &'static [Persona],
     /// Turns true when the server is to stop.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -58,21 +47,33 @@ pub struct AppParts {
 impl App {
     /// Builds the schema and puts the parts together.
     #[must_use]
-    pub fn new(parts: AppParts) -> Arc<Self> {
-        let schemas = Schemas::build(parts.config.introspection);
+    pub fn new(parts: AppParts) -> Self {
+        let AppParts { config, db, clock, verifier, dev_issuer, personas, shutdown } = parts;
+        let schemas = Schemas::build(config.introspection);
         let documents = Documents::new(&schemas.sdl, Limits::default());
-        let webhooks = Webhooks { inbox: Inbox::new(parts.db.clone(), parts.clock.clone()), metrics: Arc::default() };
-        Arc::new(Self {
-            config: Arc::new(parts.config),
-            db: parts.db,
-            clock: parts.clock,
-            verifier: parts.verifier,
-            dev_issuer: parts.dev_issuer,
+        let settings = EdgeSettings {
+            development: config.is_development(),
+            introspection: config.introspection,
+            graphiql: config.graphiql,
+            metrics: match config.metrics_port {
+                Some(_) => MetricsRoute::Apart,
+                None if config.metrics_beside_api() => MetricsRoute::Everywhere,
+                None => MetricsRoute::Worker,
+            },
+            cors_origins: config.cors_origins,
+        };
+        let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
+        let events = Events::default();
+        let services = Arc::new(Services { db, clock, verifier, events, node: schema::load_node });
+        let edge = Arc::new(Edge {
+            services: Arc::clone(&services),
             schemas,
             documents,
-            events: Events::default(),
-            webhooks,
-            shutdown: parts.shutdown,
-        })
+            webhooks: Arc::clone(&webhooks),
+            dev: dev_issuer.map(|issuer| DevLogin { issuer, personas }),
+            settings,
+            shutdown,
+        });
+        Self { services, webhooks, edge }
     }
 }

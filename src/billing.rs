@@ -6,7 +6,7 @@ use sqlx::AssertSqlSafe;
 use crate::error::Result;
 use crate::graphql::entity::Entity as _;
 use crate::graphql::session::Session;
-use crate::id::Id;
+use crate::id::SubscriptionId;
 use crate::organizations::OrganizationPlan;
 use crate::{entity, pg_enum};
 
@@ -34,9 +34,9 @@ pg_enum! {
 
 entity! {
     /// What the organization pays for.
-    pub struct Subscription("sub", "subscriptions", tenant: true, listed when "true", read by BillingRead) {
+    pub struct Subscription("subscriptions", read by BillingRead) {
         /// The id.
-        pub id: Id<Subscription>,
+        pub id: SubscriptionId,
         /// The state.
         pub status: SubscriptionStatus,
         /// The plan.

@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::graphql::listing::{BooleanFilter, DateTimeFilter, IntFilter, StringFilter};
+use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IntFilter, StringFilter};
 use crate::graphql::money::Money;
 use crate::graphql::session::Session;
-use crate::id::Id;
+use crate::id::{BudgetId, BudgetUsageRecordId};
 use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
@@ -62,9 +62,9 @@ pg_enum! {
 entity! {
     /// Money for a purpose and a time.
     #[graphql(complex)]
-    pub struct Budget("bud", "budgets", tenant: true, listed when "true", read by BudgetRead) {
+    pub struct Budget("budgets", read by BudgetRead) {
         /// The id.
-        pub id: Id<Budget>,
+        pub id: BudgetId,
         /// What it pays for.
         #[graphql(name = "type")]
         pub kind: BudgetType = "type",
@@ -104,35 +104,26 @@ entity! {
 }
 
 listing! {
-    Budget,
-    filter BudgetFilter {
-        /// By what it pays for.
-        #[graphql(name = "type")]
-        kind: BudgetTypeFilter = "t.type",
-        /// By the length of the period.
-        period: BudgetPeriodFilter = "t.period",
-        /// By whether spending stops at the limit.
-        is_hard_limit: BooleanFilter = "t.is_hard_limit",
-        /// By the beginning of the period.
-        starts_at: DateTimeFilter = "t.starts_at",
-        /// By the end of the period.
-        ends_at: DateTimeFilter = "t.ends_at",
-        /// By the moment it was made.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order BudgetOrder by BudgetOrderField {
-        /// When it was made.
-        CreatedAt = "t.created_at", |row| row.created_at;
-        /// The beginning of the period.
-        StartsAt = "t.starts_at", |row| row.starts_at;
-    },
-    default CreatedAt Desc
+    Budget: BudgetFilter, BudgetOrder by BudgetOrderField, default CreatedAt Desc;
+    /// What it pays for.
+    #[graphql(name = "type")]
+    kind: BudgetTypeFilter = "type";
+    /// Length of the period.
+    period: BudgetPeriodFilter;
+    /// Whether spending stops at the limit.
+    is_hard_limit: BooleanFilter;
+    /// Beginning of the period.
+    starts_at: DateTimeFilter, StartsAt;
+    /// End of the period.
+    ends_at: DateTimeFilter;
+    /// Moment it was made.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 connections! {
     Budget {
         /// What was taken, newest first.
-        usage_records -> BudgetUsageRecord(BudgetUsageRecordFilter, BudgetUsageRecordOrder) by "t.budget_id";
+        usage_records -> BudgetUsageRecord by "t.budget_id";
     }
 
     /// How much there is in the period.
@@ -160,12 +151,12 @@ connections! {
 entity! {
     /// Something that was taken from a budget, set aside or given back.
     #[graphql(complex)]
-    pub struct BudgetUsageRecord("bur", "budget_usage_records", tenant: true, listed when "true", read by BudgetRead) {
+    pub struct BudgetUsageRecord("budget_usage_records", read by BudgetRead) {
         /// The id.
-        pub id: Id<BudgetUsageRecord>,
+        pub id: BudgetUsageRecordId,
         /// The budget.
         #[graphql(skip)]
-        pub budget_id: Id<Budget>,
+        pub budget_id: BudgetId,
         /// Minor units.
         #[graphql(skip)]
         pub amount_minor: i64,
@@ -185,22 +176,16 @@ entity! {
 }
 
 listing! {
-    BudgetUsageRecord,
-    filter BudgetUsageRecordFilter {
-        /// By what it did to the budget.
-        kind: BudgetUsageKindFilter = "t.kind",
-        /// By what took it.
-        source: StringFilter = "t.source",
-        /// By the amount in minor units (cents).
-        amount_minor: IntFilter = "t.amount_minor",
-        /// By the moment.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order BudgetUsageRecordOrder by BudgetUsageRecordOrderField {
-        /// The moment.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default CreatedAt Desc
+    BudgetUsageRecord: BudgetUsageRecordFilter, BudgetUsageRecordOrder by BudgetUsageRecordOrderField,
+        default CreatedAt Desc;
+    /// What it did to the budget.
+    kind: BudgetUsageKindFilter;
+    /// What took it.
+    source: StringFilter;
+    /// Amount in minor units (cents).
+    amount_minor: IntFilter;
+    /// Moment.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 #[async_graphql::ComplexObject]

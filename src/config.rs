@@ -11,9 +11,10 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::db::PoolLimits;
 use crate::organizations::OrganizationPlan;
-use crate::webhooks::settings::ApiKey;
+use crate::sync::apply::StripeKey;
+use crate::webhook_events::WebhookSource;
+use crate::webhooks::WebhooksConfig;
 use crate::webhooks::signature::Secret;
-use crate::webhooks::{WebhookSource, WebhooksConfig};
 
 /// A variable: its name, its default and what it means.
 pub struct Variable {
@@ -346,8 +347,8 @@ impl Reader<'_> {
 
     fn webhooks(&mut self, production: bool) -> WebhooksConfig {
         let mut webhooks = WebhooksConfig::default();
-        webhooks.stripe_key = self.text("STRIPE_SECRET_KEY").map(ApiKey);
-        webhooks.stripe_api_base = self.text("STRIPE_API_BASE");
+        webhooks.sync.stripe_key = self.text("STRIPE_SECRET_KEY").map(StripeKey);
+        webhooks.sync.stripe_api_base = self.text("STRIPE_API_BASE");
         for source in WebhookSource::ALL {
             let name = source.secrets_variable();
             for text in self.list(name) {
@@ -358,10 +359,10 @@ impl Reader<'_> {
                 }
             }
         }
-        if webhooks.stripe_key.as_ref().is_some_and(|key| !key.is_plausible()) {
+        if webhooks.sync.stripe_key.as_ref().is_some_and(|key| !key.is_plausible()) {
             self.problem("STRIPE_SECRET_KEY is not a secret or restricted key (sk_… or rk_…)");
         }
-        if let Some(base) = &webhooks.stripe_api_base
+        if let Some(base) = &webhooks.sync.stripe_api_base
             && !(base.starts_with("https://") || !production && base.starts_with("http://"))
         {
             self.problem("STRIPE_API_BASE is not an https address: the key would travel in the open");

@@ -6,13 +6,13 @@ use async_graphql::Context;
 use chrono::{DateTime, Utc};
 
 use crate::error::Result;
-use crate::graphql::listing::{DateTimeFilter, IdFilter, StringFilter};
+use crate::graphql::filter::{DateTimeFilter, IdFilter, StringFilter};
 use crate::graphql::money::Money;
 use crate::graphql::session::Session;
-use crate::id::Id;
+use crate::id::{CustomerId, UserId};
 use crate::members::User;
-use crate::refunds::{Refund, RefundFilter, RefundOrder};
-use crate::tickets::{Ticket, TicketFilter, TicketOrder};
+use crate::refunds::Refund;
+use crate::tickets::Ticket;
 use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
@@ -44,12 +44,12 @@ pg_enum! {
 entity! {
     /// A customer of the organization.
     #[graphql(complex)]
-    pub struct Customer("cus", "customer_profiles", tenant: true, listed when "t.deleted_at is null", read by OrganizationRead) {
+    pub struct Customer("customer_profiles", read by OrganizationRead, listed when "t.deleted_at is null") {
         /// The id.
-        pub id: Id<Customer>,
+        pub id: CustomerId,
         /// The user, where the customer has an account.
         #[graphql(skip)]
-        pub user_id: Option<Id<User>>,
+        pub user_id: Option<UserId>,
         /// The e-mail address.
         pub email: String,
         /// The full name.
@@ -82,38 +82,27 @@ entity! {
 }
 
 listing! {
-    Customer,
-    filter CustomerFilter {
-        /// By e-mail address.
-        email: StringFilter = "t.email",
-        /// By name.
-        name: StringFilter = "t.name",
-        /// By tier.
-        tier: AccountTierFilter = "t.tier",
-        /// By standing.
-        standing: AccountStandingFilter = "t.standing",
-        /// By user; `isNull: true` finds those without an account.
-        user_id: IdFilter = "t.user_id",
-        /// By the moment the profile was made.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order CustomerOrder by CustomerOrderField {
-        /// When the profile was made.
-        CreatedAt = "t.created_at", |row| row.created_at;
-        /// The name.
-        Name = "t.name", |row| row.name.clone();
-        /// The e-mail address.
-        Email = "t.email", |row| row.email.clone();
-    },
-    default CreatedAt Desc
+    Customer: CustomerFilter, CustomerOrder by CustomerOrderField, default CreatedAt Desc;
+    /// E-mail address.
+    email: StringFilter, Email;
+    /// Name.
+    name: StringFilter, Name;
+    /// Tier.
+    tier: AccountTierFilter;
+    /// Standing.
+    standing: AccountStandingFilter;
+    /// User; `isNull: true` finds those without an account.
+    user_id: IdFilter;
+    /// Moment the profile was made.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 connections! {
     Customer {
         /// The customer's tickets.
-        tickets -> Ticket(TicketFilter, TicketOrder) by "t.customer_id";
+        tickets -> Ticket by "t.customer_id";
         /// The customer's refunds. For members and above.
-        refunds -> Refund(RefundFilter, RefundOrder) by "t.customer_id";
+        refunds -> Refund by "t.customer_id";
     }
 
     /// The user, where the customer has an account.

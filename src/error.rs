@@ -4,10 +4,14 @@
 //! is used when the whole request fails with it. [`Error::Internal`] is the only variant whose cause is not shown to the
 //! caller: it is logged once, with the request id, and the caller sees that id.
 
+mod code;
+
 use std::sync::Arc;
 
 use async_graphql::ServerError;
 use axum::http::StatusCode;
+
+pub use code::Code;
 
 /// What can go wrong, from the caller's point of view.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -58,8 +62,8 @@ pub enum Error {
     /// A limit of the GraphQL layer was exceeded.
     #[error("{message}")]
     Limit {
-        /// The stable code: `QUERY_TOO_DEEP`, `TOO_MANY_FIELDS` and so on.
-        code: &'static str,
+        /// The code: [`Code::QueryTooDeep`] and so on.
+        code: Code,
         /// The limit, what the request had, and how to get below it.
         message: String,
     },
@@ -90,21 +94,21 @@ impl Error {
 
     /// The stable code that stands in `errors[].extensions.code`.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::Unauthenticated => "UNAUTHENTICATED",
-            Self::InvalidToken(_) => "INVALID_TOKEN",
-            Self::KeysUnavailable => "KEYS_UNAVAILABLE",
-            Self::OrganizationRequired => "ORGANIZATION_REQUIRED",
-            Self::OrganizationNotFound => "ORGANIZATION_NOT_FOUND",
-            Self::OrganizationMismatch => "ORGANIZATION_MISMATCH",
-            Self::Forbidden { .. } => "FORBIDDEN",
-            Self::Invalid { .. } => "INVALID_ARGUMENT",
-            Self::InvalidCursor(_) => "INVALID_CURSOR",
-            Self::Limit { code, .. } => code,
-            Self::Unavailable => "UNAVAILABLE",
-            Self::Timeout => "TIMEOUT",
-            Self::Internal(_) => "INTERNAL",
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::InvalidToken(_) => Code::InvalidToken,
+            Self::KeysUnavailable => Code::KeysUnavailable,
+            Self::OrganizationRequired => Code::OrganizationRequired,
+            Self::OrganizationNotFound => Code::OrganizationNotFound,
+            Self::OrganizationMismatch => Code::OrganizationMismatch,
+            Self::Forbidden { .. } => Code::Forbidden,
+            Self::Invalid { .. } => Code::InvalidArgument,
+            Self::InvalidCursor(_) => Code::InvalidCursor,
+            Self::Limit { code, .. } => *code,
+            Self::Unavailable => Code::Unavailable,
+            Self::Timeout => Code::Timeout,
+            Self::Internal(_) => Code::Internal,
         }
     }
 
@@ -133,7 +137,7 @@ impl Error {
     pub fn annotate(graphql: &mut ServerError) -> Option<Self> {
         let error = graphql.source::<Self>()?.clone();
         let extensions = graphql.extensions.get_or_insert_default();
-        extensions.set("code", error.code());
+        extensions.set("code", error.code().as_str());
         if let Self::Invalid { field, .. } = &error {
             extensions.set("field", field.as_str());
         }

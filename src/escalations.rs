@@ -6,9 +6,9 @@ use async_graphql::{ComplexObject, Context};
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
-use crate::graphql::listing::{DateTimeFilter, IdFilter};
+use crate::graphql::filter::{DateTimeFilter, IdFilter};
 use crate::graphql::session::Session;
-use crate::id::Id;
+use crate::id::{EscalationId, RepresentativeId, TicketId, UserId};
 use crate::members::User;
 use crate::representatives::Representative;
 use crate::tickets::Ticket;
@@ -65,12 +65,12 @@ pg_enum! {
 entity! {
     /// A ticket that needs someone else.
     #[graphql(complex)]
-    pub struct Escalation("esc", "escalations", tenant: true, listed when "true", read by OrganizationRead) {
+    pub struct Escalation("escalations", read by OrganizationRead) {
         /// The id.
-        pub id: Id<Escalation>,
+        pub id: EscalationId,
         /// The ticket.
         #[graphql(skip)]
-        pub ticket_id: Id<Ticket>,
+        pub ticket_id: TicketId,
         /// Why.
         pub reason: EscalationReason,
         /// Why, in words.
@@ -81,10 +81,10 @@ entity! {
         pub status: EscalationStatus,
         /// Who escalated.
         #[graphql(skip)]
-        pub escalated_by: Option<Id<User>>,
+        pub escalated_by: Option<UserId>,
         /// Who has it.
         #[graphql(skip)]
-        pub assigned_to: Option<Id<Representative>>,
+        pub assigned_to: Option<RepresentativeId>,
         /// How it was settled.
         pub resolution: Option<String>,
         /// When it was settled.
@@ -99,24 +99,17 @@ entity! {
 }
 
 listing! {
-    Escalation,
-    filter EscalationFilter {
-        /// By reason.
-        reason: EscalationReasonFilter = "t.reason",
-        /// By urgency.
-        priority: EscalationPriorityFilter = "t.priority",
-        /// By state.
-        status: EscalationStatusFilter = "t.status",
-        /// By who has it; `isNull: true` finds what nobody has.
-        assigned_to_id: IdFilter = "t.assigned_to",
-        /// By the moment of the escalation.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order EscalationOrder by EscalationOrderField {
-        /// When it was escalated.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default CreatedAt Desc
+    Escalation: EscalationFilter, EscalationOrder by EscalationOrderField, default CreatedAt Desc;
+    /// Reason.
+    reason: EscalationReasonFilter;
+    /// Urgency.
+    priority: EscalationPriorityFilter;
+    /// State.
+    status: EscalationStatusFilter;
+    /// Who has it; `isNull: true` finds what nobody has.
+    assigned_to_id: IdFilter = "assigned_to";
+    /// Moment of the escalation.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 #[ComplexObject]

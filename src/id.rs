@@ -1,4 +1,4 @@
-//! Typed ids: `Id<Ticket>` can neither be mixed up with another id in Rust nor in GraphQL.
+//! Typed ids: a [`TicketId`] can neither be mixed up with another id in Rust nor in GraphQL.
 //!
 //! In the database an id is a UUID, version 7 (RFC 9562: ordered by time, so that indexes grow at one end). To
 //! clients it is an opaque string: the prefix of its type and 32 hex digits, `tic_0199c0ffee…`. The prefix makes an id of
@@ -18,12 +18,62 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::clock::Clock;
 
-/// A type whose rows have ids.
-pub trait Identified {
+/// A type whose rows have ids: a [`marker`].
+pub trait Identified: Send + Sync + 'static {
     /// Three letters that stand before every id of this type; unique, a test says so.
     const PREFIX: &'static str;
-    /// The name that error messages use: the GraphQL type.
+    /// The name of the GraphQL type.
     const NAME: &'static str;
+}
+
+macro_rules! ids {
+    ($($name:ident $alias:ident $prefix:literal,)+) => {
+        /// The types that ids belong to. They stand here and not with the rows, so that what lies below the slices
+        /// (the transaction, the token) can name the id of a user or an organization without knowing its slice.
+        pub mod marker {
+            $(
+                #[doc = concat!("Marks the ids of a `", stringify!($name), "`.")]
+                #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+                pub enum $name {}
+
+                impl super::Identified for $name {
+                    const PREFIX: &'static str = $prefix;
+                    const NAME: &'static str = stringify!($name);
+                }
+            )+
+        }
+
+        $(
+            #[doc = concat!("The id of a `", stringify!($name), "`: `", $prefix, "_…`.")]
+            pub type $alias = Id<marker::$name>;
+        )+
+
+        /// The prefix of every id, with the name of its type.
+        pub const PREFIXES: &[(&str, &str)] = &[$(($prefix, stringify!($name))),+];
+    };
+}
+
+ids! {
+    AgentConfiguration AgentConfigurationId "agt",
+    ApiKey ApiKeyId "key",
+    AuditLog AuditLogId "aud",
+    Budget BudgetId "bud",
+    BudgetUsageRecord BudgetUsageRecordId "bur",
+    Customer CustomerId "cus",
+    DecisionRule DecisionRuleId "rul",
+    Escalation EscalationId "esc",
+    Invitation InvitationId "inv",
+    Organization OrganizationId "org",
+    OrganizationMember OrganizationMemberId "mem",
+    PerformanceMetric PerformanceMetricId "met",
+    Refund RefundId "ref",
+    Representative RepresentativeId "rep",
+    Subscription SubscriptionId "sub",
+    TeamPerformance TeamPerformanceId "per",
+    Ticket TicketId "tic",
+    TicketMessage TicketMessageId "msg",
+    User UserId "usr",
+    WebhookEvent WebhookEventId "whe",
 }
 
 /// The id of a `T`.
@@ -184,17 +234,20 @@ impl<T: Identified + 'static> OutputType for Id<T> {
 mod tests {
     use super::*;
 
-    struct Ticket;
-    impl Identified for Ticket {
-        const PREFIX: &'static str = "tic";
-        const NAME: &'static str = "Ticket";
+    #[test]
+    fn an_id_survives_the_way_to_the_client_and_back() {
+        let id = TicketId::new(&Clock::System);
+        assert_eq!(TicketId::parse(&id.to_string()), Ok(id));
+        assert_eq!(id.uuid().get_version_num(), 7);
     }
 
     #[test]
-    fn an_id_survives_the_way_to_the_client_and_back() {
-        let id = Id::<Ticket>::new(&Clock::System);
-        assert_eq!(Id::<Ticket>::parse(&id.to_string()), Ok(id));
-        assert_eq!(id.uuid().get_version_num(), 7);
+    fn every_prefix_is_unique() {
+        let mut prefixes: Vec<&str> = PREFIXES.iter().map(|(prefix, _)| *prefix).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        assert_eq!(prefixes.len(), PREFIXES.len());
+        assert!(prefixes.iter().all(|prefix| prefix.len() == 3));
     }
 
     #[test]
@@ -212,7 +265,7 @@ mod tests {
             "ü".repeat(36),
             "x".repeat(1 << 20),
         ] {
-            let error = Id::<Ticket>::parse(&bad).expect_err(&bad);
+            let error = TicketId::parse(&bad).expect_err(&bad);
             assert!(error.len() < 200, "the message repeats at most a little of the input: {error}");
         }
     }

@@ -1,9 +1,10 @@
 //! Tenantry: a multi-tenant GraphQL backend on `PostgreSQL`.
 //!
-//! A request travels through these rooms: [`http`] (limits, negotiation, the session) → [`graphql`] (the schema merged
-//! from the slices) → a slice such as [`tickets`] → [`db::TenantTx`], where row-level security decides what is there.
-//! A slice owns everything about its subject; README shows how to add one.
+//! A request travels through these rooms: [`http`] (limits, negotiation, the session) → [`schema`] (the roots, merged
+//! from the slices) → a slice such as [`tickets`], made of the kit in [`graphql`] → [`db::TenantTx`], where row-level
+//! security decides what is there. A slice owns everything about its subject; `docs/ARCHITECTURE.md` is the map.
 
+pub mod access;
 pub mod adopt;
 pub mod agents;
 pub mod api_keys;
@@ -30,8 +31,13 @@ pub mod organizations;
 pub mod platform;
 pub mod refunds;
 pub mod representatives;
+pub mod schema;
 pub mod seed;
+pub mod sql_enum;
+pub mod sync;
 pub mod telemetry;
 pub mod tickets;
+pub mod trail;
 pub mod verify;
+pub mod webhook_events;
 pub mod webhooks;

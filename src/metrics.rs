@@ -6,10 +6,10 @@ use async_graphql::{ComplexObject, Context};
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
-use crate::graphql::listing::{DateTimeFilter, IdFilter};
+use crate::graphql::filter::{DateTimeFilter, IdFilter};
 use crate::graphql::money::Money;
 use crate::graphql::session::Session;
-use crate::id::Id;
+use crate::id::{PerformanceMetricId, RepresentativeId, TeamPerformanceId};
 use crate::representatives::Representative;
 use crate::{entity, listing, pg_enum};
 
@@ -42,9 +42,9 @@ pg_enum! {
 entity! {
     /// What happened in the organization in a period.
     #[graphql(complex)]
-    pub struct PerformanceMetric("met", "performance_metrics", tenant: true, listed when "true", read by MetricsRead) {
+    pub struct PerformanceMetric("performance_metrics", read by MetricsRead) {
         /// The id.
-        pub id: Id<PerformanceMetric>,
+        pub id: PerformanceMetricId,
         /// The length of the period.
         pub period: MetricPeriod,
         /// The beginning of the period, UTC.
@@ -79,18 +79,12 @@ entity! {
 }
 
 listing! {
-    PerformanceMetric,
-    filter PerformanceMetricFilter {
-        /// By length of the period.
-        period: MetricPeriodFilter = "t.period",
-        /// By beginning of the period.
-        period_start: DateTimeFilter = "t.period_start",
-    },
-    order PerformanceMetricOrder by PerformanceMetricOrderField {
-        /// The beginning of the period.
-        PeriodStart = "t.period_start", |row| row.period_start;
-    },
-    default PeriodStart Desc
+    PerformanceMetric: PerformanceMetricFilter, PerformanceMetricOrder by PerformanceMetricOrderField,
+        default PeriodStart Desc;
+    /// Length of the period.
+    period: MetricPeriodFilter;
+    /// Beginning of the period.
+    period_start: DateTimeFilter, PeriodStart;
 }
 
 #[ComplexObject]
@@ -104,12 +98,12 @@ impl PerformanceMetric {
 entity! {
     /// What a representative did in a period.
     #[graphql(complex)]
-    pub struct TeamPerformance("per", "team_performance", tenant: true, listed when "true", read by MetricsRead) {
+    pub struct TeamPerformance("team_performance", read by MetricsRead) {
         /// The id.
-        pub id: Id<TeamPerformance>,
+        pub id: TeamPerformanceId,
         /// Whose figures.
         #[graphql(skip)]
-        pub representative_id: Id<Representative>,
+        pub representative_id: RepresentativeId,
         /// The length of the period.
         pub period: MetricPeriod,
         /// The beginning of the period, UTC.
@@ -126,20 +120,13 @@ entity! {
 }
 
 listing! {
-    TeamPerformance,
-    filter TeamPerformanceFilter {
-        /// By length of the period.
-        period: MetricPeriodFilter = "t.period",
-        /// By beginning of the period.
-        period_start: DateTimeFilter = "t.period_start",
-        /// By representative.
-        representative_id: IdFilter = "t.representative_id",
-    },
-    order TeamPerformanceOrder by TeamPerformanceOrderField {
-        /// The beginning of the period.
-        PeriodStart = "t.period_start", |row| row.period_start;
-    },
-    default PeriodStart Desc
+    TeamPerformance: TeamPerformanceFilter, TeamPerformanceOrder by TeamPerformanceOrderField, default PeriodStart Desc;
+    /// Length of the period.
+    period: MetricPeriodFilter;
+    /// Beginning of the period.
+    period_start: DateTimeFilter, PeriodStart;
+    /// Representative.
+    representative_id: IdFilter;
 }
 
 #[ComplexObject]

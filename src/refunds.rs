@@ -9,10 +9,10 @@ use crate::agents::{DecisionAction, DecisionRule};
 use crate::budgets::Budget;
 use crate::customers::Customer;
 use crate::error::{Error, Result};
-use crate::graphql::listing::{DateTimeFilter, IdFilter, IntFilter};
+use crate::graphql::filter::{DateTimeFilter, IdFilter, IntFilter};
 use crate::graphql::money::Money;
 use crate::graphql::session::Session;
-use crate::id::Id;
+use crate::id::{BudgetId, CustomerId, DecisionRuleId, RefundId, TicketId, UserId};
 use crate::members::User;
 use crate::tickets::Ticket;
 use crate::{entity, listing, pg_enum};
@@ -62,15 +62,15 @@ pg_enum! {
 entity! {
     /// Money that goes back to a customer.
     #[graphql(complex)]
-    pub struct Refund("ref", "refunds", tenant: true, listed when "true", read by BudgetRead) {
+    pub struct Refund("refunds", read by BudgetRead) {
         /// The id.
-        pub id: Id<Refund>,
+        pub id: RefundId,
         /// The ticket.
         #[graphql(skip)]
-        pub ticket_id: Option<Id<Ticket>>,
+        pub ticket_id: Option<TicketId>,
         /// The customer.
         #[graphql(skip)]
-        pub customer_id: Id<Customer>,
+        pub customer_id: CustomerId,
         /// Minor units.
         #[graphql(skip)]
         pub amount_minor: i64,
@@ -85,22 +85,22 @@ entity! {
         pub status: RefundStatus,
         /// Who asked for it.
         #[graphql(skip)]
-        pub requested_by: Option<Id<User>>,
+        pub requested_by: Option<UserId>,
         /// What was decided.
         pub decision: Option<DecisionAction>,
         /// The rule that decided.
         #[graphql(skip)]
-        pub decision_rule_id: Option<Id<DecisionRule>>,
+        pub decision_rule_id: Option<DecisionRuleId>,
         /// The person who decided.
         #[graphql(skip)]
-        pub decided_by: Option<Id<User>>,
+        pub decided_by: Option<UserId>,
         /// How the decision came about.
         pub decision_explanation: Option<serde_json::Value>,
         /// When it was decided.
         pub decided_at: Option<DateTime<Utc>>,
         /// The budget it is paid from.
         #[graphql(skip)]
-        pub budget_id: Option<Id<Budget>>,
+        pub budget_id: Option<BudgetId>,
         /// Stripe's id of the refund.
         pub stripe_refund_id: Option<String>,
         /// Why it could not be paid.
@@ -117,26 +117,19 @@ entity! {
 }
 
 listing! {
-    Refund,
-    filter RefundFilter {
-        /// By reason.
-        reason: RefundReasonFilter = "t.reason",
-        /// By state.
-        status: RefundStatusFilter = "t.status",
-        /// By customer.
-        customer_id: IdFilter = "t.customer_id",
-        /// By ticket.
-        ticket_id: IdFilter = "t.ticket_id",
-        /// By amount in minor units (cents).
-        amount_minor: IntFilter = "t.amount_minor",
-        /// By the moment it was asked for.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order RefundOrder by RefundOrderField {
-        /// When it was asked for.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default CreatedAt Desc
+    Refund: RefundFilter, RefundOrder by RefundOrderField, default CreatedAt Desc;
+    /// Reason.
+    reason: RefundReasonFilter;
+    /// State.
+    status: RefundStatusFilter;
+    /// Customer.
+    customer_id: IdFilter;
+    /// Ticket.
+    ticket_id: IdFilter;
+    /// Amount in minor units (cents).
+    amount_minor: IntFilter;
+    /// Moment it was asked for.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 #[ComplexObject]

@@ -6,12 +6,12 @@ use async_graphql::Context;
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
-use crate::graphql::listing::{DateTimeFilter, IdFilter};
+use crate::graphql::filter::{DateTimeFilter, IdFilter};
 use crate::graphql::session::Session;
-use crate::id::Id;
+use crate::id::{RepresentativeId, UserId};
 use crate::members::User;
-use crate::metrics::{TeamPerformance, TeamPerformanceFilter, TeamPerformanceOrder};
-use crate::tickets::{Ticket, TicketFilter, TicketOrder};
+use crate::metrics::TeamPerformance;
+use crate::tickets::Ticket;
 use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
@@ -45,12 +45,12 @@ pg_enum! {
 entity! {
     /// Someone who works on tickets.
     #[graphql(complex)]
-    pub struct Representative("rep", "representatives", tenant: true, listed when "t.deleted_at is null", read by OrganizationRead) {
+    pub struct Representative("representatives", read by OrganizationRead, listed when "t.deleted_at is null") {
         /// The id.
-        pub id: Id<Representative>,
+        pub id: RepresentativeId,
         /// The user.
         #[graphql(skip)]
-        pub user_id: Id<User>,
+        pub user_id: UserId,
         /// The rank.
         pub role: RepresentativeRole,
         /// Whether they can take a ticket now.
@@ -69,30 +69,23 @@ entity! {
 }
 
 listing! {
-    Representative,
-    filter RepresentativeFilter {
-        /// By rank.
-        role: RepresentativeRoleFilter = "t.role",
-        /// By whether they can take a ticket now.
-        status: RepresentativeStatusFilter = "t.status",
-        /// By user.
-        user_id: IdFilter = "t.user_id",
-        /// By the moment they began.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order RepresentativeOrder by RepresentativeOrderField {
-        /// When they began.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default CreatedAt Asc
+    Representative: RepresentativeFilter, RepresentativeOrder by RepresentativeOrderField, default CreatedAt Asc;
+    /// Rank.
+    role: RepresentativeRoleFilter;
+    /// Whether they can take a ticket now.
+    status: RepresentativeStatusFilter;
+    /// User.
+    user_id: IdFilter;
+    /// Moment they began.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 connections! {
     Representative {
         /// The tickets they work on.
-        tickets -> Ticket(TicketFilter, TicketOrder) by "t.assignee_id";
+        tickets -> Ticket by "t.assignee_id";
         /// Their performance by period. For members and above.
-        performance -> TeamPerformance(TeamPerformanceFilter, TeamPerformanceOrder) by "t.representative_id";
+        performance -> TeamPerformance by "t.representative_id";
     }
 
     /// The user.

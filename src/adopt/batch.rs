@@ -1,5 +1,5 @@
-//! One batch: one statement, one transaction. It locks the next rows that have no organization (skipping those that
-//! somebody else holds), infers, updates, and writes mapping, failures and checkpoint.
+//! One batch: one statement in one transaction. It locks the next rows without an organization, skips rows that another
+//! transaction holds, infers, updates, and writes the mapping, the failures and the checkpoint.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -9,14 +9,14 @@ use super::infer::{Mappings, inference};
 use super::name::{literal, quote};
 use super::plan::Source;
 
-/// What a batch did.
+/// The result of a batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Rows it looked at.
+    /// Rows it read.
     pub seen: u64,
     /// Rows that got their organization.
     pub assigned: u64,
-    /// The last key it looked at.
+    /// The last key it read.
     pub position: Option<Vec<String>>,
 }
 
@@ -59,7 +59,7 @@ impl BatchSql {
         Self { label: table.label(), limit: u64::from(limit), first: sql.clone(), next: sql }
     }
 
-    /// The next batch behind a position.
+    /// Runs the next batch after a position.
     pub async fn execute(&self, connection: &mut PgConnection, position: Option<&[String]>) -> sqlx::Result<Batch> {
         let row: (i64, i64, Option<Vec<String>>) = match position {
             None => sqlx::query_as(AssertSqlSafe(self.first.as_str())).fetch_one(connection).await?,
@@ -70,7 +70,7 @@ impl BatchSql {
         Ok(Batch { seen: row.0.unsigned_abs(), assigned: row.1.unsigned_abs(), position: row.2 })
     }
 
-    /// The next batch of a user's rows.
+    /// Runs the next batch of a user's rows.
     pub async fn execute_for_user(&self, connection: &mut PgConnection, legacy_id: &str) -> sqlx::Result<Batch> {
         let row: (i64, i64, Option<Vec<String>>) =
             sqlx::query_as(AssertSqlSafe(self.first.as_str())).bind(legacy_id).fetch_one(connection).await?;
@@ -93,8 +93,8 @@ fn batch_sql(checked: &Checked, table: &CheckedTable, condition: &str, limit: u3
     } else {
         String::new()
     };
-    // The rows are locked, so their ctid holds still until the update below; joining on it needs no index and no luck
-    // with statistics. A row that changed between snapshot and lock is not found by it and left to a sweep.
+    // The rows are locked, so their ctid does not change until the update below. A join on it needs no index and does
+    // not depend on statistics. A row that changed between snapshot and lock is not found, and a sweep takes it later.
     format!(
         "with batch as materialized (
              select p.*, row_number() over () as number from (

@@ -8,7 +8,7 @@ use sqlx::types::Json;
 
 use super::Relation;
 
-/// A table as the catalogue has it.
+/// A table of the catalogue.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of the catalogue")]
 #[derive(Clone, Debug, Deserialize)]
 pub struct TableInfo {
@@ -16,21 +16,21 @@ pub struct TableInfo {
     name: String,
     /// `r` for an ordinary table, `p` for a partitioned one, `v` for a view and so on.
     pub kind: String,
-    /// Who owns it.
+    /// The owner.
     pub owner: String,
     /// Whether this login may change it: it is the owner or a member of the owner.
     pub owned: bool,
     /// Whether this login may read it.
     pub readable: bool,
-    /// Rows, as estimated; negative when nobody has counted.
+    /// Estimated number of rows. Negative when the table was never analyzed.
     pub rows: f64,
     /// Size in bytes, without indexes.
     pub bytes: i64,
     /// Whether row-level security is enabled.
     pub row_security: bool,
-    /// Whether it is forced.
+    /// Whether row-level security is forced.
     pub force_row_security: bool,
-    /// The columns in their order.
+    /// The columns in order.
     pub columns: Vec<Column>,
     /// Unique keys without nulls, the primary key first.
     pub keys: Vec<Key>,
@@ -49,7 +49,7 @@ pub struct TableInfo {
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// Its type as SQL writes it.
+    /// Its type in SQL.
     pub data_type: String,
     /// Whether it takes nulls.
     pub not_null: bool,
@@ -73,9 +73,9 @@ pub struct ForeignKey {
     pub columns: Vec<String>,
     target_schema: String,
     target_name: String,
-    /// Columns referred to.
+    /// Referenced columns.
     pub target_columns: Vec<String>,
-    /// How `PostgreSQL` writes it.
+    /// Its definition as `PostgreSQL` prints it.
     pub definition: String,
     /// `ON DELETE`: a no action, r restrict, c cascade, n set null, d set default.
     pub on_delete: String,
@@ -88,7 +88,7 @@ pub struct ForeignKey {
 }
 
 impl ForeignKey {
-    /// The table referred to.
+    /// The referenced table.
     #[must_use]
     pub fn target(&self) -> Relation {
         Relation::new(&self.target_schema, &self.target_name)
@@ -102,7 +102,7 @@ impl TableInfo {
         Relation::new(&self.schema, &self.name)
     }
 
-    /// The column of this name.
+    /// The column with this name.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
@@ -152,13 +152,13 @@ from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'app', 'adopt')
   and n.nspname not like 'pg\\_temp\\_%'";
 
-/// Reads all tables outside of the system's schemas.
+/// Reads all tables outside of the system schemas.
 pub async fn read(connection: &mut PgConnection) -> sqlx::Result<Catalogue> {
     let rows: Vec<(Json<TableInfo>,)> = sqlx::query_as(QUERY).fetch_all(connection).await?;
     Ok(rows.into_iter().map(|(Json(table),)| (table.relation(), table)).collect())
 }
 
-/// The name among `known` that is most like `wanted`, if any is like it at all.
+/// The name in `known` that is most similar to `wanted`, if one is similar at all.
 pub fn did_you_mean<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |name: &str| strsim::damerau_levenshtein(&wanted.to_lowercase(), &name.to_lowercase());
     known

@@ -1,5 +1,5 @@
-//! Does the plan fit this database, and may this login carry it out? Everything that is wrong, at once, before anything
-//! is done.
+//! Checks, before anything is changed, that the plan fits the database and that the login may carry it out. Reports all
+//! problems at once.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::catalogue::{Catalogue, Column, TableInfo, did_you_mean};
 use super::installed::Wanted;
 use super::name::{Columns, Relation, quote};
 use super::plan::{Plan, Source, Table};
-use super::{AdoptError, COLUMN, Result, Session, catalogue, doing};
+use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
 
 /// A plan that fits the database.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct Checked {
     pub plan: Plan,
     /// The database.
     pub catalogue: Catalogue,
-    /// The tables, each after those whose rows it asks.
+    /// The tables. Each stands after the tables it infers from.
     pub tables: Vec<CheckedTable>,
 }
 
@@ -38,7 +38,7 @@ impl CheckedTable {
         &self.spec.table
     }
 
-    /// The table under the name that state and reports use.
+    /// The name of the table in the recorded state and in reports.
     #[must_use]
     pub fn label(&self) -> String {
         self.spec.table.to_string()
@@ -77,7 +77,7 @@ impl CheckedTable {
         }
     }
 
-    /// The columns of the key, quoted, each behind the alias.
+    /// The columns of the key, quoted and prefixed with the alias.
     #[must_use]
     pub fn key_columns(&self, alias: &str) -> Vec<String> {
         self.key.iter().map(|column| format!("{alias}.{}", quote(&column.name))).collect()
@@ -98,8 +98,8 @@ impl CheckedTable {
     }
 }
 
-/// Fits the plan to the database.
-pub async fn check(session: &mut Session, plan: Plan, wanted: Wanted) -> Result<Checked> {
+/// Checks the plan against the database.
+pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) -> Result<Checked> {
     let catalogue = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
     let who: String = sqlx::query_scalar("select current_user::text")
         .fetch_one(session.conn())
@@ -274,7 +274,7 @@ impl<'a> Checker<'a> {
             names.clone()
         } else {
             let Some(names) = info.key() else {
-                // A ctid moves with every update: neither a checkpoint nor a mapping can stand on it.
+                // A ctid changes with every update: neither a checkpoint nor a mapping can use it.
                 self.problem(format!(
                         "{relation}: nothing identifies its rows. Give it a key: `alter table {} add column adopt_key bigint generated always as identity primary key` (rewrites the table under a lock; on a big one add the column nullable, fill it in batches, `create unique index concurrently`, then set not null)",
                         relation.sql()
@@ -329,7 +329,7 @@ impl<'a> Checker<'a> {
                 }
                 for (mine, theirs) in columns.iter().zip(names.iter().map(|name| target.column(name))) {
                     if let (Some(mine), Some(theirs)) = (mine, theirs)
-                        && family(&mine.data_type) != family(&theirs.data_type)
+                        && type_family(&mine.data_type) != type_family(&theirs.data_type)
                     {
                         self.problem(format!(
                             "{}: `{}` is {}, {row}'s `{}` is {}: the two cannot be compared",
@@ -347,8 +347,8 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Types that compare with each other.
-fn family(data_type: &str) -> &str {
+/// The family of a type: types of one family can be compared.
+fn type_family(data_type: &str) -> &str {
     match data_type.split('(').next().unwrap_or(data_type) {
         "smallint" | "integer" | "bigint" | "numeric" => "number",
         "text" | "character varying" | "character" => "text",
@@ -356,18 +356,19 @@ fn family(data_type: &str) -> &str {
     }
 }
 
-/// Each table after those it asks; refuses circles, in which nobody would be the first to know.
+/// Orders the tables so that each stands after the tables it infers from. Refuses circles.
 fn in_order(mut waiting: Vec<CheckedTable>) -> Result<Vec<CheckedTable>> {
     let mut done: Vec<CheckedTable> = Vec::new();
     while !waiting.is_empty() {
         let (ready, rest): (Vec<_>, Vec<_>) = waiting
             .into_iter()
-            .partition(|table| asked(table).all(|asked| done.iter().any(|known| known.relation() == asked)));
+            .partition(|table| source_tables(table).all(|asked| done.iter().any(|known| known.relation() == asked)));
         if ready.is_empty() {
             let mut path = vec![rest[0].relation()];
-            // Whoever waits, waits for one that waits: following them comes back to where it was.
+            // Every remaining table waits for another remaining one, so following them finds the circle.
             while let Some(last) = path.last().and_then(|last| rest.iter().find(|table| table.relation() == *last)) {
-                let Some(next) = asked(last).find(|asked| rest.iter().any(|table| table.relation() == *asked)) else {
+                let Some(next) = source_tables(last).find(|asked| rest.iter().any(|table| table.relation() == *asked))
+                else {
                     break;
                 };
                 if let Some(start) = path.iter().position(|seen| *seen == next) {
@@ -389,7 +390,7 @@ fn in_order(mut waiting: Vec<CheckedTable>) -> Result<Vec<CheckedTable>> {
     Ok(done)
 }
 
-fn asked(table: &CheckedTable) -> impl Iterator<Item = &Relation> {
+fn source_tables(table: &CheckedTable) -> impl Iterator<Item = &Relation> {
     table.spec.organization.iter().filter_map(|source| match source {
         Source::Row { row, .. } => Some(row),
         _ => None,

@@ -1,5 +1,5 @@
-//! What a run would do, without doing any of it: one read-only transaction on one snapshot. What a run would have made
-//! stands in temporary tables of this session.
+//! Forecasts a run without changing anything, in one read-only transaction on one snapshot. Temporary tables of the
+//! session hold what a run would have made.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,70 +10,71 @@ use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::check::{Checked, CheckedTable, check};
 use super::infer::{Mappings, dry_table, inference};
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
-use super::people::{resolution, strangers};
+use super::people::{refuse_foreign_organizations, resolution};
 use super::plan::{Policy, Source};
-use super::progress::duration;
-use super::{COLUMN, Plan, Result, RunOptions, Session, doing};
+use super::progress::format_duration;
+use super::{COLUMN, OwnerConnection, Plan, Result, RunOptions, doing};
 
-/// What a run would do.
+/// The forecast of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct DryRun {
     /// The name of the adoption.
     pub name: String,
     /// Users by what would happen to them: `processed`, `skipped`, `unresolved`.
     pub users: Vec<(String, i64)>,
-    /// Users whose organization is not known, and why; some.
+    /// Some users whose organization is not known, with the reason.
     pub user_samples: Vec<Sample>,
     /// The tables.
     pub tables: Vec<TableForecast>,
-    /// Seconds it may take at the rate that was measured here.
+    /// Estimated seconds.
     pub seconds: f64,
-    /// What to know beforehand.
+    /// What to know before the run.
     pub notes: Vec<String>,
 }
 
-/// What would happen to a table.
+/// The forecast for a table.
 #[derive(Clone, Debug, Serialize)]
 pub struct TableForecast {
     /// The table.
     pub table: String,
     /// All rows.
     pub rows: i64,
-    /// Have an organization already.
+    /// Rows that have an organization.
     pub already: i64,
-    /// Would get one.
+    /// Rows that would get one.
     pub assigned: i64,
-    /// Would be reported.
+    /// Rows that would be reported.
     pub unresolved: i64,
-    /// Of these: the sources contradict each other.
+    /// Of the reported rows, those whose sources contradict each other.
     pub conflicts: i64,
-    /// Rows that would be reported; some.
+    /// Some of the reported rows.
     pub samples: Vec<Sample>,
 }
 
-/// A row and what is the matter with it.
+/// A row and why it would be reported.
 #[derive(Clone, Debug, Serialize, serde::Deserialize)]
 pub struct Sample {
     /// Its key.
     pub key: String,
-    /// What is the matter.
+    /// Why it would be reported.
     pub reason: String,
 }
 
-/// Rows per second that a run writes at least, by experience (`cargo bench --bench adopt`): the estimate errs to the long side.
+/// Rows per second that a run writes at least, as measured by `cargo bench --bench adopt`. The estimate is rather too
+/// long.
 const ROWS_PER_SECOND: f64 = 15_000.0;
 const USERS_PER_SECOND: f64 = 200.0;
 
 /// Forecasts a run.
-pub async fn dry_run(session: &mut Session, plan: Plan, options: &RunOptions) -> Result<DryRun> {
-    installed(session, Wanted::Read).await?;
+pub async fn dry_run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions) -> Result<DryRun> {
+    check_installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;
-    strangers(session, &checked).await?;
+    refuse_foreign_organizations(session, &checked).await?;
     temporary_tables(session, &checked).await?;
     let connection = session.conn();
-    // From here on the server itself refuses to change anything but the temporary tables.
+    // From here on the server refuses every change except of temporary tables.
     let begin = "begin isolation level repeatable read read only";
     connection.execute(begin).await.map_err(doing("dry run"))?;
     let result = forecast(session, &checked, options).await;
@@ -82,11 +83,11 @@ pub async fn dry_run(session: &mut Session, plan: Plan, options: &RunOptions) ->
     result
 }
 
-async fn execute(session: &mut Session, sql: &str) -> Result<()> {
+async fn execute(session: &mut OwnerConnection, sql: &str) -> Result<()> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(session.conn()).await.map(drop).map_err(doing("dry run"))
 }
 
-async fn temporary_tables(session: &mut Session, checked: &Checked) -> Result<()> {
+async fn temporary_tables(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
     let mut sql = "discard temp;
         create temp table adopt_organizations (legacy_id text primary key, organization_id uuid not null);
         create temp table adopt_users (legacy_id text primary key, organization_id uuid, reason text, outcome text not null);
@@ -112,10 +113,10 @@ async fn temporary_tables(session: &mut Session, checked: &Checked) -> Result<()
     execute(session, &sql).await
 }
 
-/// The columns by which rows of a table are found: its key and what others refer to.
+/// The columns that identify rows of a table: its key and the columns that other tables reference.
 fn columns(checked: &Checked, table: &CheckedTable) -> Vec<String> {
     let mut list: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
-    // Without `to`, others refer to the primary key, whatever the plan's key is.
+    // Without `to`, other tables reference the primary key, whatever the key in the plan is.
     list.extend(table.info.key().unwrap_or_default().iter().cloned());
     for source in checked.tables.iter().flat_map(|other| &other.spec.organization) {
         if let Source::Row { row, to: Some(to), .. } = source
@@ -129,12 +130,12 @@ fn columns(checked: &Checked, table: &CheckedTable) -> Vec<String> {
     list
 }
 
-/// A stand-in for an organization that is not there yet.
-fn stand_in(kind: &str, id: &str) -> String {
+/// A placeholder for the id of an organization that does not exist yet.
+fn placeholder_id(kind: &str, id: &str) -> String {
     format!("md5({} || {id})::uuid", literal(&format!("{kind}:")))
 }
 
-async fn forecast(session: &mut Session, checked: &Checked, options: &RunOptions) -> Result<DryRun> {
+async fn forecast(session: &mut OwnerConnection, checked: &Checked, options: &RunOptions) -> Result<DryRun> {
     people(session, checked).await?;
     let users: Vec<(String, i64)> =
         sqlx::query_as("select outcome, count(*) from pg_temp.adopt_users group by 1 order by 1")
@@ -167,7 +168,7 @@ async fn forecast(session: &mut Session, checked: &Checked, options: &RunOptions
     })
 }
 
-async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
+async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
     let plan = &checked.plan;
     let adoption = literal(&plan.name);
     if let Some(organizations) = &plan.organizations {
@@ -176,12 +177,12 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
             "insert into pg_temp.adopt_organizations
              select {id}, coalesce(a.organization_id, {}) from {} o
                left join adopt.organizations a on a.adoption = {adoption} and a.legacy_id = {id}",
-            stand_in("organization", &id),
+            placeholder_id("organization", &id),
             organizations.table.sql()
         );
         execute(session, &sql).await?;
     }
-    let default = stand_in("default", "''");
+    let default = placeholder_id("default", "''");
     let sql = format!(
         "insert into pg_temp.adopt_default
          select coalesce((select default_organization from adopt.adoptions where name = {adoption}), {default})
@@ -191,7 +192,7 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
     );
     execute(session, &sql).await?;
     let (made, why) = match plan.workspaces.users_without {
-        Policy::Personal => (stand_in("personal", "r.legacy_id"), "null"),
+        Policy::Personal => (placeholder_id("personal", "r.legacy_id"), "null"),
         Policy::Default => ("(select default_organization from pg_temp.adopt_default)".to_owned(), "null"),
         Policy::Leave => ("null::uuid".to_owned(), "'has no organization, and the plan leaves such users alone'"),
     };
@@ -230,7 +231,7 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<()> {
     execute(session, &sql).await
 }
 
-async fn rows(session: &mut Session, checked: &Checked, table: &CheckedTable) -> Result<TableForecast> {
+async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedTable) -> Result<TableForecast> {
     let inference = inference(checked, table, Mappings::Dry);
     let dry = dry_table(checked, table.relation());
     let names: Vec<String> = columns(checked, table).iter().map(|name| quote(name)).collect();
@@ -272,7 +273,7 @@ fn notes(checked: &Checked, options: &RunOptions, seconds: f64) -> Vec<String> {
     let mut notes = vec![
         format!(
             "time: about {} or less for the rows (measured on a small machine: {ROWS_PER_SECOND} rows/s, {USERS_PER_SECOND} users/s)",
-            duration(Duration::from_secs_f64(seconds.ceil().min(1e9)))
+            format_duration(Duration::from_secs_f64(seconds.ceil().min(1e9)))
         ),
         format!(
             "locks: adding a nullable column and a trigger needs an exclusive lock on each table for milliseconds; it is waited for at most {} ms at a time. Each batch locks its {} rows for some tens of milliseconds. Readers are never blocked by batches.",

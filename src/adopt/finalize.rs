@@ -1,7 +1,7 @@
-//! From filled to enforced: nothing without an organization, nothing that points into another one, row-level security.
+//! Enforces tenancy: every row has an organization, no reference leaves it, and row-level security holds.
 //!
-//! What scans a table (`VALIDATE`, `CREATE INDEX CONCURRENTLY`) stops nobody from writing; what stops them is short, and
-//! waits for its lock with a limit. Every step is recorded with what takes it back, and is skipped when it is done.
+//! Statements that scan a table (`VALIDATE`, `CREATE INDEX CONCURRENTLY`) do not block writers. Statements that block
+//! them are short and wait for their lock with a limit. Every step is recorded with its undo, and skipped when done.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,18 +11,19 @@ use sqlx::AssertSqlSafe;
 
 use super::catalogue::ForeignKey;
 use super::check::{Checked, CheckedTable, check};
-use super::installed::{Wanted, creators, installed};
+use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote, short_name};
 use super::run::{is_made, make, record};
-use super::trigger::{Change, THEN};
-use super::{AdoptError, COLUMN, Plan, Result, Session, doing, policies, verify};
+use super::trigger::{SchemaChange, THEN};
+use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing, policies, verify};
+use crate::error::Code;
 
 /// How to finalize.
 #[derive(Clone, Debug)]
 pub struct FinalizeOptions {
-    /// How long a change may wait for its lock, and hold up those behind it.
+    /// How long a change waits for its lock. Others queue behind it meanwhile.
     pub lock_timeout: Duration,
-    /// The old application writes no more: take its triggers and policies away.
+    /// The old application no longer writes: remove its triggers and policies.
     pub cut_over: bool,
 }
 
@@ -42,11 +43,11 @@ pub struct Finalized {
 }
 
 /// Enforces the tenancy of the plan's tables.
-pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptions) -> Result<Finalized> {
-    installed(session, Wanted::Write).await?;
+pub async fn finalize(session: &mut OwnerConnection, plan: Plan, options: &FinalizeOptions) -> Result<Finalized> {
+    check_installed(session, Wanted::Write).await?;
     session.lock(&plan.name.clone()).await?;
     let checked = check(session, plan, Wanted::Write).await?;
-    creators(session).await?;
+    refuse_open_schemas(session).await?;
     let cut_over: bool = sqlx::query_scalar(
         "select coalesce(bool_or(cut_over_at is not null), false) from adopt.adoptions where name = $1",
     )
@@ -61,7 +62,7 @@ pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptio
         work.not_null(table).await?;
         work.index(table).await?;
     }
-    // All indexes first: foreign keys of one table refer to those of another.
+    // All indexes first: foreign keys of one table need the unique indexes of another.
     for table in &checked.tables {
         work.foreign_keys(table).await?;
     }
@@ -83,13 +84,13 @@ pub async fn finalize(session: &mut Session, plan: Plan, options: &FinalizeOptio
     Ok(Finalized { name: checked.plan.name.clone(), changes })
 }
 
-/// Refuses while rows have no organization, and while logins would go blind.
-async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptions) -> Result<()> {
+/// Refuses while rows have no organization, and while row-level security would hide all rows from a login.
+async fn ready(session: &mut OwnerConnection, checked: &Checked, options: &FinalizeOptions) -> Result<()> {
     let mut problems = Vec::new();
     for table in &checked.tables {
         if !table.has_column() {
             return Err(AdoptError::refused(
-                "NOT_READY",
+                Code::NotReady,
                 format!("{}: has no {COLUMN} yet: `tenantry adopt run` comes first", table.label()),
             ));
         }
@@ -99,9 +100,9 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
         if without > 0 {
             problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {COLUMN} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label()));
         }
-        let before = policies::before(session, checked, table).await?;
+        let before = policies::security_before(session, checked, table).await?;
         problems.extend(policies::problems(session, checked, table, before).await?);
-        // Where there was row-level security already, nobody but the owner loses anything.
+        // Where row-level security was enabled before, only the owner loses access.
         let mut blind: Vec<&String> = table
             .info
             .grantees
@@ -115,7 +116,7 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
                 table.relation().sql()
             ));
         }
-        // The login of the command itself sees everything, by tenantry_superadmin.
+        // The login of this command sees all rows as a member of tenantry_superadmin.
         let superadmin: bool = sqlx::query_scalar("select pg_has_role($1, 'tenantry_superadmin', 'usage') or rolsuper or rolbypassrls from pg_roles where rolname = $1")
             .bind(&table.info.owner)
             .fetch_optional(session.conn())
@@ -140,23 +141,23 @@ async fn ready(session: &mut Session, checked: &Checked, options: &FinalizeOptio
         problems.extend(policies::shared_with_the_api(session, checked).await?);
     }
     if problems.is_empty() {
-        // What a foreign key would refuse after hours is better said now, row by row.
+        // Otherwise a foreign key would refuse these rows hours later, without naming them.
         let findings = verify::cross_references(session, checked).await?;
         problems
             .extend(findings.into_iter().take(20).map(|finding| format!("{}: {}", finding.subject, finding.problem)));
     }
-    if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused("NOT_READY", problems.join("\n"))) }
+    if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused(Code::NotReady, problems.join("\n"))) }
 }
 
 struct Work<'a> {
-    session: &'a mut Session,
+    session: &'a mut OwnerConnection,
     checked: &'a Checked,
     options: &'a FinalizeOptions,
     changes: Vec<String>,
 }
 
 impl Work<'_> {
-    async fn short(&mut self, change: Change) -> Result<()> {
+    async fn run_locked(&mut self, change: SchemaChange) -> Result<()> {
         let adoption = &self.checked.plan.name;
         if !is_made(self.session, adoption, &change).await? {
             make(self.session, adoption, self.options.lock_timeout, &change).await?;
@@ -165,21 +166,23 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// A step outside of a transaction, recorded before it is done: what takes it back does no harm where it was not.
-    async fn long(&mut self, change: Change) -> Result<()> {
+    /// A step outside of a transaction. It is recorded before it is done: its undo is harmless if the step never ran.
+    async fn run_concurrent(&mut self, change: SchemaChange) -> Result<()> {
         let adoption = &self.checked.plan.name;
         if !is_made(self.session, adoption, &change).await? {
-            let pending =
-                Change { statements: vec![format!("pending: {}", change.statements.join("; "))], ..change.clone() };
-            self.session.short(&change.what, self.options.lock_timeout, &[record(adoption, &pending)]).await?;
-            self.session.long(&change.what, &change.statements).await?;
-            self.session.short(&change.what, self.options.lock_timeout, &[record(adoption, &change)]).await?;
+            let pending = SchemaChange {
+                statements: vec![format!("pending: {}", change.statements.join("; "))],
+                ..change.clone()
+            };
+            self.session.run_locked(&change.what, self.options.lock_timeout, &[record(adoption, &pending)]).await?;
+            self.session.run_concurrent(&change.what, &change.statements).await?;
+            self.session.run_locked(&change.what, self.options.lock_timeout, &[record(adoption, &change)]).await?;
             self.changes.push(change.what);
         }
         Ok(())
     }
 
-    /// A check that is valid lets `set not null` skip its scan (`PostgreSQL` 12 and newer).
+    /// A validated check lets `set not null` skip its scan.
     async fn not_null(&mut self, table: &CheckedTable) -> Result<()> {
         let sql = table.relation().sql();
         let column = quote(COLUMN);
@@ -194,9 +197,9 @@ impl Work<'_> {
             format!("alter table {sql} add constraint {name} check ({column} is not null) not valid"),
         ];
         let what = format!("not null on {sql}");
-        self.session.short(&what, self.options.lock_timeout, &add).await?;
-        self.session.long(&what, &[format!("alter table {sql} validate constraint {name}")]).await?;
-        let change = Change {
+        self.session.run_locked(&what, self.options.lock_timeout, &add).await?;
+        self.session.run_concurrent(&what, &[format!("alter table {sql} validate constraint {name}")]).await?;
+        let change = SchemaChange {
             what,
             statements: vec![
                 format!("alter table {sql} alter column {column} set not null"),
@@ -209,7 +212,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Begins with the organization, and is what foreign keys of other tables refer to.
+    /// A unique index that begins with the organization. Foreign keys of other tables need it.
     async fn index(&mut self, table: &CheckedTable) -> Result<()> {
         let key: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
         self.unique_index(table, &key).await
@@ -220,10 +223,10 @@ impl Work<'_> {
         let list: Vec<String> = columns.iter().filter(|name| *name != COLUMN).map(|name| quote(name)).collect();
         let name = index_name(&table.relation().name, columns);
         let full = format!("{}.{}", quote(&table.relation().schema), quote(&name));
-        let change = Change {
+        let change = SchemaChange {
             what: format!("index {full}"),
             statements: vec![
-                // One that was interrupted is there and not valid.
+                // An interrupted build leaves an invalid index.
                 format!("drop index concurrently if exists {full}"),
                 format!(
                     "create unique index concurrently {} on {sql} ({}, {})",
@@ -234,13 +237,13 @@ impl Work<'_> {
             ],
             undo: format!("drop index if exists {full}"),
         };
-        self.long(change).await
+        self.run_concurrent(change).await
     }
 
     async fn foreign_keys(&mut self, table: &CheckedTable) -> Result<()> {
         let sql = table.relation().sql();
         let name = short_name(&format!("{}_adopted_organization", table.relation().name));
-        // Our own does not count: it may be there and not validated yet.
+        // Our own does not count: it may exist without being validated.
         let refers = table.info.foreign_keys.iter().any(|key| {
             key.name != name && key.columns == [COLUMN] && key.target().to_string() == "public.organizations"
         });
@@ -263,7 +266,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Adds a foreign key without looking at the rows, looks at them without a lock that hurts, then drops the one it
+    /// Adds a foreign key without validation, validates it under a lock that blocks no writers, then drops the one it
     /// replaces.
     async fn foreign_key(
         &mut self,
@@ -281,7 +284,7 @@ impl Work<'_> {
         if let Some(old) = replaced {
             let old_name = quote(&old.name);
             last.push(format!("alter table {table} drop constraint {old_name}"));
-            // `not valid` where it was so already is written by PostgreSQL itself.
+            // PostgreSQL prints `NOT VALID` itself where the old key was not valid.
             let not_valid = if old.definition.ends_with("NOT VALID") { "" } else { " not valid" };
             undo = format!(
                 "alter table {table} drop constraint if exists {old_name}; alter table {table} add constraint {old_name} {}{not_valid}; {undo}{THEN}alter table {table} validate constraint {old_name}",
@@ -289,20 +292,23 @@ impl Work<'_> {
             );
         }
         let add = format!("alter table {table} add constraint {name} {definition} not valid");
-        let change =
-            Change { what: what.clone(), statements: std::iter::once(add.clone()).chain(last.clone()).collect(), undo };
+        let change = SchemaChange {
+            what: what.clone(),
+            statements: std::iter::once(add.clone()).chain(last.clone()).collect(),
+            undo,
+        };
         if is_made(self.session, &adoption, &change).await? {
             return Ok(());
         }
-        self.session.short(&what, self.options.lock_timeout, &[drop_it, add]).await?;
-        self.session.long(&what, &[last.remove(0)]).await?;
+        self.session.run_locked(&what, self.options.lock_timeout, &[drop_it, add]).await?;
+        self.session.run_concurrent(&what, &[last.remove(0)]).await?;
         last.push(record(&adoption, &change));
-        self.session.short(&what, self.options.lock_timeout, &last).await?;
+        self.session.run_locked(&what, self.options.lock_timeout, &last).await?;
         self.changes.push(what);
         Ok(())
     }
 
-    /// Our roles find the tables.
+    /// Lets our roles use the schemas of the tables.
     async fn schemas(&mut self) -> Result<()> {
         let schemas: BTreeSet<&String> = self.checked.tables.iter().map(|table| &table.relation().schema).collect();
         for schema in schemas {
@@ -315,7 +321,7 @@ impl Work<'_> {
                 let schema = quote(schema);
                 let statements = vec![format!("grant usage on schema {schema} to tenantry_app, tenantry_superadmin")];
                 let undo = format!("revoke usage on schema {schema} from tenantry_app, tenantry_superadmin");
-                self.short(Change { what: format!("usage of schema {schema}"), statements, undo }).await?;
+                self.run_locked(SchemaChange { what: format!("usage of schema {schema}"), statements, undo }).await?;
             }
         }
         Ok(())
@@ -340,7 +346,7 @@ impl Work<'_> {
         if !grants.is_empty() {
             statements.push(format!("grant {} on {sql} to tenantry_app", grants.join(", ")));
         }
-        // A serial column's default needs its sequence.
+        // The default of a serial column uses its sequence.
         let on_sequences = |what: &str| {
             format!(
                 "do $do$ declare s record; begin for s in select d.objid::regclass as name from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S' where d.refobjid = to_regclass({}) and d.deptype in ('a', 'i') loop execute format('{what} tenantry_app, tenantry_superadmin', s.name); end loop; end $do$",
@@ -360,10 +366,10 @@ impl Work<'_> {
         if !table.info.row_security {
             undo.push(format!("alter table {sql} disable row level security"));
         }
-        // Also when it is for nobody any more.
+        // Also when no role needs it any more.
         let keep = quote(&policies::keep_name(&plan.name));
         statements.push(format!("drop policy if exists {keep} on {sql}"));
-        let before = policies::before(self.session, self.checked, table).await?;
+        let before = policies::security_before(self.session, self.checked, table).await?;
         let kept = policies::kept(self.checked, table, before);
         if !kept.is_empty() && !self.options.cut_over {
             let roles: Vec<String> = kept.into_iter().map(|role| quote(role)).collect();
@@ -373,7 +379,7 @@ impl Work<'_> {
             ));
             undo.push(format!("drop policy if exists {keep} on {sql}"));
         }
-        // Enabled by ourselves earlier: what takes it back is what was recorded then.
+        // We enabled it earlier: its undo was recorded then.
         let what = policies::change_name(table);
         let known: Option<String> =
             sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
@@ -383,7 +389,7 @@ impl Work<'_> {
                 .await
                 .map_err(doing("reading the record"))?;
         let undo = known.unwrap_or_else(|| undo.join("; "));
-        self.short(Change { what, statements, undo }).await
+        self.run_locked(SchemaChange { what, statements, undo }).await
     }
 
     async fn cut_over(&mut self) -> Result<()> {
@@ -401,7 +407,7 @@ impl Work<'_> {
                 literal(&plan.name),
                 literal(&what)
             );
-            self.session.short(&what, self.options.lock_timeout, &[undo, forget]).await?;
+            self.session.run_locked(&what, self.options.lock_timeout, &[undo, forget]).await?;
             self.changes.push(format!("no {what}"));
         }
         for table in &self.checked.tables {
@@ -410,13 +416,13 @@ impl Work<'_> {
                 quote(&policies::keep_name(&plan.name)),
                 table.relation().sql()
             );
-            self.session.short("cut-over", self.options.lock_timeout, &[statement]).await?;
+            self.session.run_locked("cut-over", self.options.lock_timeout, &[statement]).await?;
         }
         let done = format!(
             "update adopt.adoptions set cut_over_at = coalesce(cut_over_at, now()) where name = {}",
             literal(&plan.name)
         );
-        self.session.short("cut-over", self.options.lock_timeout, &[done]).await
+        self.session.run_locked("cut-over", self.options.lock_timeout, &[done]).await
     }
 }
 
@@ -424,7 +430,8 @@ fn index_name(table: &str, columns: &[String]) -> String {
     short_name(&format!("{table}_organization_id_{}_key", columns.join("_")))
 }
 
-/// The foreign key with the organization in front. On delete it empties its own columns only, never the organization.
+/// The foreign key with the organization in front. On delete it sets only its own columns to null, never the
+/// organization.
 fn composite(key: &ForeignKey) -> String {
     let columns = |list: &[String]| list.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ");
     let mine = columns(&key.columns);
@@ -445,7 +452,7 @@ fn composite(key: &ForeignKey) -> String {
     } else if key.on_delete == "d" {
         text += &format!(" on delete set default ({mine})");
     }
-    // `set null` on update would empty the organization as well: such a key refuses the update instead.
+    // `set null` on update would also set the organization to null: such a key refuses the update instead.
     text += match key.on_update.as_str() {
         "c" => " on update cascade",
         "r" => " on update restrict",

@@ -1,7 +1,7 @@
-//! The organization of a row, as SQL: what its sources say, whether they agree, and if not, why not.
+//! The organization of a row in SQL: what each source says, whether the sources agree, and the reason if there is none.
 //!
-//! The same expressions serve the batches of a run (over locked rows), the trigger (over the new row), the dry run (over
-//! everything, with temporary tables in the place of what a run would have made) and `verify`.
+//! The batches of a run, the trigger, the dry run and `verify` use the same expressions. The dry run replaces the
+//! mappings by temporary tables.
 
 use super::COLUMN;
 use super::check::{Checked, CheckedTable};
@@ -34,7 +34,7 @@ impl Mappings {
         }
     }
 
-    /// A table whose rows know their organization.
+    /// A table whose rows have their organization.
     pub fn rows(self, checked: &Checked, relation: &Relation) -> String {
         match self {
             Self::Real => relation.sql(),
@@ -62,7 +62,7 @@ pub fn dry_table(checked: &Checked, relation: &Relation) -> String {
 /// The sources of one table as SQL over a row `b`.
 #[derive(Clone, Debug)]
 pub struct Inference {
-    /// `left join`s behind `b`; each adds at most one row.
+    /// `left join`s after `b`. Each finds at most one row.
     pub joins: String,
     known: Vec<Known>,
     fallback: Option<(usize, String)>,
@@ -115,7 +115,7 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
                         .map(|(mine, theirs)| format!("{alias}.{} = b.{}", quote(theirs), quote(mine)))
                         .collect();
                 let values: Vec<String> = by.0.iter().map(|mine| format!("b.{}::text", quote(mine))).collect();
-                // Null as soon as one part is: such a row refers to nothing.
+                // A row with a null in one part of the key references nothing.
                 let value = values.join(" || ', ' || ");
                 let label = literal(&row.to_string());
                 let found =
@@ -148,18 +148,18 @@ impl Inference {
         }
     }
 
-    /// Whether two sources know different organizations.
+    /// Whether two sources name different organizations.
     pub fn conflict(&self) -> String {
         if self.known.len() < 2 {
             return "false".to_owned();
         }
-        // Both ignore nulls: they differ when two that know something differ.
+        // Both ignore nulls, so they differ only if two sources name different organizations.
         let list: Vec<&str> = self.known.iter().map(|known| known.organization.as_str()).collect();
         let list = list.join(", ");
         format!("coalesce(least({list}) <> greatest({list}), false)")
     }
 
-    /// The organization on which all that know one agree; else null.
+    /// The organization that all sources with an answer agree on, else null.
     pub fn organization(&self) -> String {
         if self.known.len() < 2 {
             return self.coalesce();

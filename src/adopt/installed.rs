@@ -1,22 +1,24 @@
-//! Are Tenantry's own tables there, may this login use them, and is nothing of the team's in their place?
+//! Checks Tenantry's own tables: they exist, the login may use them, and no tables of the team are in their place.
 
 use sqlx::PgConnection;
 
 use super::name::quote;
-use super::{AdoptError, Result, Session, doing};
+use super::{AdoptError, OwnerConnection, Result, doing};
 use crate::db::migrations::MIGRATOR;
+use crate::error::Code;
 
 /// What the login must be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// To look.
+    /// Read.
     Read,
-    /// To change the tables and their rows.
+    /// Change the tables and their rows.
     Write,
 }
 
-/// Checks that Tenantry's own tables are there and that nothing of the team's is in their place.
-pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
+/// Refuses when Tenantry's own tables are missing, when tables of the team are in their place, or when the login may
+/// not use them.
+pub async fn check_installed(session: &mut OwnerConnection, wanted: Wanted) -> Result<()> {
     let (migrated, usable, read_only, who): (bool, bool, bool, String) = sqlx::query_as(
         "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt')),
                 coalesce(has_schema_privilege(to_regnamespace('adopt')::oid, 'usage'), false),
@@ -29,16 +31,16 @@ pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
         let collisions = collisions(session.conn()).await?;
         return Err(if collisions.is_empty() {
             AdoptError::refused(
-                "NOT_MIGRATED",
+                Code::NotMigrated,
                 "Tenantry's tables are not in this database yet: run `tenantry migrate up` first",
             )
         } else {
-            AdoptError::refused("TABLES_IN_THE_WAY", collision_remedy(&collisions))
+            AdoptError::refused(Code::TablesInTheWay, collision_remedy(&collisions))
         });
     }
     if wanted == Wanted::Write && read_only {
         return Err(AdoptError::refused(
-            "READ_ONLY",
+            Code::ReadOnly,
             format!(
                 "{who} can only read here: this is a standby, or the role has default_transaction_read_only. Let MIGRATION_DATABASE_URL log in to the primary as the owner of the tables"
             ),
@@ -46,7 +48,7 @@ pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
     }
     if !usable {
         return Err(AdoptError::refused(
-            "NOT_OWNER",
+            Code::NotOwner,
             format!(
                 "{who} is not the owner of Tenantry's tables: let MIGRATION_DATABASE_URL log in as the role that ran `tenantry migrate up`"
             ),
@@ -55,9 +57,9 @@ pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
     Ok(())
 }
 
-/// Refuses while others may create objects in a schema where our statements and functions find operators and functions: a
-/// better match of theirs would run with our rights.
-pub async fn creators(session: &mut Session) -> Result<()> {
+/// Refuses while other roles may create objects in a schema on our search path: their function or operator could be the
+/// better match and would run with our rights.
+pub async fn refuse_open_schemas(session: &mut OwnerConnection) -> Result<()> {
     let found: Vec<(String, String)> = sqlx::query_as(
         "select n.nspname::text, case x.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end
            from pg_namespace n cross join aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x
@@ -81,7 +83,7 @@ pub async fn creators(session: &mut Session) -> Result<()> {
             format!("{role} may create objects in schema {schema}, where they could take the place of functions and operators that run with the owner's rights: `revoke create on schema {schema} from {role}`")
         })
         .collect();
-    Err(AdoptError::refused("SCHEMA_OPEN", lines.join("\n")))
+    Err(AdoptError::refused(Code::SchemaOpen, lines.join("\n")))
 }
 
 /// Tables of the team in `public` under the names that Tenantry's migrations make. Empty once Tenantry is installed.

@@ -1,11 +1,11 @@
-//! Names of tables and columns, and how they stand in SQL.
+//! Names of tables and columns, and how SQL writes them.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-/// A table: its schema and its name, as the catalogue has them.
+/// The schema and the name of a table, as in the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Relation {
     /// The schema.
@@ -15,12 +15,12 @@ pub struct Relation {
 }
 
 impl Relation {
-    /// The table of this name in this schema.
+    /// The table with this name in this schema.
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
         Self { schema: schema.into(), name: name.into() }
     }
 
-    /// For SQL: both parts quoted.
+    /// Both parts, quoted for SQL.
     #[must_use]
     pub fn sql(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.name))
@@ -29,7 +29,7 @@ impl Relation {
     /// Reads `name`, `schema.name` or `schema."na.me"`.
     ///
     /// # Errors
-    /// When the text has another form.
+    /// If the text has another form.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = vec![String::new()];
         let mut quoted = false;
@@ -59,7 +59,7 @@ impl Relation {
     }
 }
 
-/// For people and for the plan: quotes only where they are needed to read it back.
+/// For people and for the plan: quoted only where it could not be read back otherwise.
 impl fmt::Display for Relation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let part = |part: &str| if part.contains(['.', '"']) { quote(part) } else { part.to_owned() };
@@ -79,19 +79,19 @@ impl Serialize for Relation {
     }
 }
 
-/// An identifier in SQL.
+/// Quotes an identifier for SQL.
 #[must_use]
 pub fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-/// A string constant in SQL, whatever `standard_conforming_strings` is.
+/// Quotes a string for SQL, whatever `standard_conforming_strings` is.
 #[must_use]
 pub fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// One column, or the several of a composite key.
+/// One column, or the columns of a composite key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Columns(pub Vec<String>);
@@ -117,7 +117,7 @@ impl fmt::Display for Columns {
     }
 }
 
-/// A name that `PostgreSQL` does not cut off (63 bytes), still its own.
+/// Shortens a name to the 63 bytes that `PostgreSQL` keeps. Different names stay different.
 pub fn short_name(name: &str) -> String {
     if name.len() <= 63 {
         return name.to_owned();

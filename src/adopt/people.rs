@@ -1,4 +1,4 @@
-//! Legacy organizations and users become Tenantry's: one transaction each.
+//! Makes organizations and users of Tenantry from the legacy ones, each in a transaction of its own.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -7,16 +7,16 @@ use super::check::Checked;
 use super::infer::Mappings;
 use super::name::{literal, quote};
 use super::plan::{Memberships, Prefer};
-use super::progress::Progress;
 use super::run::{Pace, RunOptions, Summary};
-use super::{AdoptError, Result, Session, doing};
+use super::{AdoptError, OwnerConnection, Result, doing};
 use crate::clock::Clock;
+use crate::error::Code;
 use crate::id::Id;
 
-/// What the legacy database says of its users: `legacy_id, clerk_id, email, name, organization_id, reason, memberships`.
+/// The query of legacy users: `legacy_id, clerk_id, email, name, organization_id, reason, memberships`.
 ///
-/// The organization is the current one, else the primary, else the only one; where these differ or cannot be known there
-/// is a reason instead.
+/// The organization is the current one, else the primary one, else the only one. Where these differ or are not known,
+/// there is a reason instead.
 pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> String {
     let users = &checked.plan.users;
     let text = |column: &Option<String>| {
@@ -116,9 +116,9 @@ fn new_id(clock: &Clock) -> uuid::Uuid {
 }
 
 /// A legacy organization that is still to be made: its key, name and slug.
-type Waiting = (String, String, Option<String>);
+type MissingOrganization = (String, String, Option<String>);
 
-async fn waiting(session: &mut Session, checked: &Checked) -> Result<Vec<Waiting>> {
+async fn missing_organizations(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<MissingOrganization>> {
     let Some(plan) = &checked.plan.organizations else { return Ok(Vec::new()) };
     let slug = plan
         .slug
@@ -140,16 +140,17 @@ async fn waiting(session: &mut Session, checked: &Checked) -> Result<Vec<Waiting
         .await
 }
 
-/// The key, where it can be the id as well.
+/// The key as an id, if it is a UUID.
 fn own_id(legacy_id: &str) -> Option<uuid::Uuid> {
     uuid::Uuid::try_parse(legacy_id).ok().filter(|id| !id.is_nil())
 }
 
-/// Refuses legacy organizations that have the id of one that is there already and that this adoption did not make: whoever
-/// writes the legacy database could choose it, and its members would become members of that tenant.
-pub async fn strangers(session: &mut Session, checked: &Checked) -> Result<()> {
+/// Refuses legacy organizations with the id of an existing organization that this adoption did not make. Otherwise,
+/// someone who can write to the legacy database could choose that id and add members to that tenant.
+pub async fn refuse_foreign_organizations(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
     let Some(plan) = &checked.plan.organizations else { return Ok(()) };
-    let ids: Vec<uuid::Uuid> = waiting(session, checked).await?.iter().filter_map(|(id, ..)| own_id(id)).collect();
+    let ids: Vec<uuid::Uuid> =
+        missing_organizations(session, checked).await?.iter().filter_map(|(id, ..)| own_id(id)).collect();
     let found: Vec<(uuid::Uuid, String, bool)> = session
         .retrying("looking for organizations of the same id", async |connection| {
             sqlx::query_as(
@@ -179,24 +180,24 @@ pub async fn strangers(session: &mut Session, checked: &Checked) -> Result<()> {
             }
         })
         .collect();
-    Err(AdoptError::refused("ORGANIZATION_TAKEN", lines.join("\n")))
+    Err(AdoptError::refused(Code::OrganizationTaken, lines.join("\n")))
 }
 
-/// Makes the organizations that are not there yet. One with the same UUID is the same one if this adoption made it or the
-/// plan says so; one with the same slug is not.
+/// Makes the organizations that do not exist yet. An organization with the same UUID is the same one if this adoption
+/// made it or the plan says so. An organization with the same slug is another one.
 pub async fn organizations(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     checked: &Checked,
     clock: &Clock,
     summary: &mut Summary,
 ) -> Result<()> {
     let Some(plan) = &checked.plan.organizations else { return Ok(()) };
     let adoption = checked.plan.name.as_str();
-    for (legacy_id, name, slug) in waiting(session, checked).await? {
+    for (legacy_id, name, slug) in missing_organizations(session, checked).await? {
         let id = own_id(&legacy_id).unwrap_or_else(|| new_id(clock));
         session
             .retrying(&format!("making organization {legacy_id}"), async |connection| {
-                // One that came just now, and may not be joined, is a duplicate key.
+                // An organization that was made just now and may not be joined is a duplicate key.
                 sqlx::query(
                     "insert into adopt.organizations (adoption, legacy_id, organization_id)
                      select $1, $2, coalesce((select o.id from public.organizations o
@@ -221,13 +222,13 @@ pub async fn organizations(
     Ok(())
 }
 
-/// A user to adopt, as [`resolution`] answers.
+/// A user to adopt: a row of [`resolution`].
 type Person =
     (String, Option<String>, Option<String>, Option<String>, Option<uuid::Uuid>, Option<String>, serde_json::Value);
 
 /// Gives every user an organization, as the plan says, each in a transaction of its own.
 pub async fn users(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     checked: &Checked,
     clock: &Clock,
     options: &RunOptions,
@@ -247,7 +248,7 @@ pub async fn users(
     );
     let reading = |after: bool| {
         let beyond = if after { format!(" and u.{id} > $1::{id_type}") } else { String::new() };
-        // The limit goes to the innermost query, so that memberships are looked up for this page only.
+        // The limit belongs into the innermost query, so that memberships are read for this page only.
         let condition = format!("{unmapped}{beyond} order by u.{id} limit {}", options.batch_size);
         format!(
             "select legacy_id, clerk_id, email, name, organization_id, reason, memberships from ({}) p order by key",
@@ -268,7 +269,7 @@ pub async fn users(
         .filter(|table| table.spec.with_user)
         .map(|table| BatchSql::of_user(checked, table, options.batch_size))
         .collect();
-    let mut progress = Progress::new("users", (total - mapped).unsigned_abs());
+    let mut progress = session.progress.begin("users", (total - mapped).unsigned_abs());
     let mut after: Option<String> = None;
     loop {
         let sql = reading(after.is_some());
@@ -302,7 +303,7 @@ pub async fn users(
     Ok(())
 }
 
-/// One transaction: the user, and its rows in the tables that move with it.
+/// Adopts a user, and the rows in the tables that move with the user, in one transaction.
 async fn adopt_one(
     connection: &mut PgConnection,
     plan: &super::Plan,
@@ -342,8 +343,8 @@ async fn adopt_one(
     Ok((outcome, rows))
 }
 
-/// Makes the default workspace where a table falls back to it; else it is made with its first member.
-pub async fn default_workspace(session: &mut Session, checked: &Checked, clock: &Clock) -> Result<()> {
+/// Makes the default workspace if a table falls back to it. Otherwise it is made with its first member.
+pub async fn default_workspace(session: &mut OwnerConnection, checked: &Checked, clock: &Clock) -> Result<()> {
     let plan = &checked.plan;
     let (slug, adoption) = (&plan.workspaces.slug, &plan.name);
     if !plan.workspaces.has_default() {
@@ -359,7 +360,7 @@ pub async fn default_workspace(session: &mut Session, checked: &Checked, clock: 
     .map_err(doing("looking for the default workspace"))?;
     if taken && !plan.workspaces.join_existing {
         return Err(AdoptError::refused(
-            "SLUG_TAKEN",
+            Code::SlugTaken,
             format!(
                 "an organization `{slug}` is there already, and it is not this adoption's: choose another `workspaces.slug`, or say `join_existing = true` if its members may see all of this data"
             ),

@@ -1,7 +1,7 @@
-//! The plan: a TOML file that says which tables become tenant-scoped and where the organization of each row is from.
+//! The plan: a TOML file that says which tables become tenant-scoped and how the organization of each row is inferred.
 //!
-//! `tenantry adopt plan` writes a first one. Names are those of the catalogue, exactly; a name with a dot in it stands
-//! in double quotes: `legacy."odd.name"`.
+//! `tenantry adopt plan` writes a first one. Names are exactly those of the catalogue. A name with a dot in it is
+//! written in double quotes: `legacy."odd.name"`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,19 +15,19 @@ use super::{AdoptError, Result};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// Under this name its state is kept; one name per adoption.
+    /// The name of the adoption. Its state is recorded under it.
     pub name: String,
     /// The users.
     pub users: Users,
-    /// Organizations that the legacy database has already.
+    /// The organizations of the legacy database.
     pub organizations: Option<Organizations>,
-    /// Who belongs to which of them.
+    /// The memberships of the legacy database.
     pub memberships: Option<Memberships>,
-    /// What happens to users without one.
+    /// What happens to users without an organization.
     pub workspaces: Workspaces,
     /// The tables that become tenant-scoped.
     pub tables: Vec<Table>,
-    /// Roles that keep seeing all rows after `finalize`, until the cut-over: the logins of the old application.
+    /// Roles that see all rows from `finalize` until the cut-over: the logins of the old application.
     #[serde(default)]
     pub keep_access: Vec<String>,
     /// What `tenantry_app` may do with the tables.
@@ -43,18 +43,18 @@ fn all_grants() -> Vec<Grant> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grant {
-    /// To read.
+    /// `select`.
     Select,
-    /// To add.
+    /// `insert`.
     Insert,
-    /// To change.
+    /// `update`.
     Update,
-    /// To remove.
+    /// `delete`.
     Delete,
 }
 
 impl Grant {
-    /// The word of SQL.
+    /// The keyword in SQL.
     #[must_use]
     pub fn sql(self) -> &'static str {
         match self {
@@ -79,11 +79,11 @@ pub struct Users {
     pub email: Option<String>,
     /// The name.
     pub name: Option<String>,
-    /// The id at the identity provider, if it is known.
+    /// The id at the identity provider, if there is one.
     pub clerk_id: Option<String>,
-    /// The key of the organization the user works in at the moment.
+    /// The key of the user's current organization.
     pub current_organization: Option<String>,
-    /// Whose rows a user's rows are when the current organization is not the primary one. Without: nobody's, it is reported.
+    /// Which organization counts when the current one is not the primary one. Without it, such users are reported.
     pub prefer: Option<Prefer>,
 }
 
@@ -91,7 +91,7 @@ pub struct Users {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Prefer {
-    /// The one the user works in.
+    /// The current one.
     Current,
     /// The one marked as primary among the memberships.
     Primary,
@@ -113,9 +113,9 @@ pub struct Organizations {
     /// The name.
     #[serde(default = "name")]
     pub name: String,
-    /// The slug; without, it is made of the name.
+    /// The slug. Without it, the slug is made from the name.
     pub slug: Option<String>,
-    /// One with the UUID of an organization that is there already is that organization: members and roles join it.
+    /// Treat a legacy organization with the UUID of an existing organization as the same one: its members join it.
     #[serde(default)]
     pub join_existing: bool,
 }
@@ -138,7 +138,7 @@ pub struct Memberships {
     pub primary: Option<String>,
     /// The column with the role.
     pub role: Option<String>,
-    /// What its values mean; others, and no column, mean MEMBER.
+    /// What its values mean. Other values, and a missing column, mean MEMBER.
     #[serde(default)]
     pub roles: BTreeMap<String, Role>,
 }
@@ -149,11 +149,11 @@ pub struct Memberships {
 pub enum Role {
     /// May do everything.
     Owner,
-    /// May do all but own.
+    /// May do everything except own the organization.
     Admin,
-    /// Works here.
+    /// May work with the data.
     Member,
-    /// Looks.
+    /// May read.
     Viewer,
 }
 
@@ -178,12 +178,12 @@ pub enum Policy {
     Personal,
     /// The default workspace.
     Default,
-    /// Nothing: their rows are reported.
+    /// Nothing. Their rows are reported.
     Leave,
 }
 
 impl Policy {
-    /// The word of the plan.
+    /// The word in the plan.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -198,9 +198,9 @@ impl Policy {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workspaces {
-    /// Those who are there.
+    /// Users that exist when the adoption begins.
     pub users_without: Policy,
-    /// Those who register in the old application while it still runs; as `users_without` when not given.
+    /// Users that register in the old application while it still runs. Default: as `users_without`.
     pub newcomers: Option<Policy>,
     /// Slug of the default workspace.
     #[serde(default = "default_slug")]
@@ -208,12 +208,12 @@ pub struct Workspaces {
     /// Name of the default workspace.
     #[serde(default = "default_name")]
     pub name: String,
-    /// Everybody's role in the default workspace.
+    /// The role of every user in the default workspace.
     #[serde(default = "admin")]
     pub role: Role,
-    /// E-mail address of the one who becomes OWNER of the default workspace.
+    /// E-mail address of the user who becomes OWNER of the default workspace.
     pub owner: Option<String>,
-    /// Use an organization with that slug that is there already.
+    /// Use an existing organization with that slug.
     #[serde(default)]
     pub join_existing: bool,
 }
@@ -251,16 +251,16 @@ impl Workspaces {
 pub struct Table {
     /// The table.
     pub table: Relation,
-    /// Where the organization of a row is from. All that know one must agree, else the row is reported.
+    /// The sources of the organization of a row. All sources with an answer must agree, else the row is reported.
     pub organization: Vec<Source>,
-    /// What identifies a row, if not the primary key: columns that are unique and not null.
+    /// The columns that identify a row, if not the primary key: unique and not null.
     pub key: Option<Columns>,
     /// Assign a user's rows in the transaction that gives the user an organization.
     #[serde(default)]
     pub with_user: bool,
 }
 
-/// One way to know the organization of a row.
+/// A source of the organization of a row.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Source {
@@ -274,16 +274,16 @@ pub enum Source {
         /// The column.
         column: String,
     },
-    /// Another table's row that this one refers to.
+    /// A row of another table that this row references.
     Row {
         /// That table.
         row: Relation,
         /// The columns that hold its key.
         by: Columns,
-        /// The columns referred to, if not that table's primary key.
+        /// The referenced columns, if not the primary key of that table.
         to: Option<Columns>,
     },
-    /// The default workspace, when no other source knows.
+    /// The default workspace, if no other source has an answer.
     Workspace {
         /// Only `default`.
         workspace: DefaultWorkspace,
@@ -313,7 +313,7 @@ impl Plan {
     /// Reads a plan.
     ///
     /// # Errors
-    /// With line and column, when it is not a plan.
+    /// If the text is not a plan, with line and column.
     pub fn parse(text: &str) -> Result<Self> {
         let plan: Self = toml::from_str(text).map_err(|error| AdoptError::Plan(vec![error.to_string()]))?;
         let mut problems = Vec::new();

@@ -1,28 +1,29 @@
-//! Permissive policies are joined by OR: one that holds for the API's roles opens what `tenant` closes.
+//! Checks the policies of the team. Permissive policies are combined by OR: one that applies to the API's roles would
+//! show rows of other tenants.
 
 use sqlx::AssertSqlSafe;
 
 use super::check::{Checked, CheckedTable};
 use super::name::quote;
-use super::{Result, Session, doing};
+use super::{OwnerConnection, Result, doing};
 
-/// `tenantry_app` and the logins that act with its rights; those whom row-level security does not bind, or who see
-/// everything as `tenantry_superadmin`, are none of the API's (`tenantry verify` refuses them there).
+/// `tenantry_app` and the logins with its rights. Logins that row-level security does not bind, or that are members of
+/// `tenantry_superadmin`, do not belong to the API: `tenantry verify` refuses them there.
 const API: &str = "(select r.oid from pg_roles r
    where r.rolname = 'tenantry_app'
       or not r.rolsuper and not r.rolbypassrls and pg_has_role(r.oid, 'tenantry_app', 'usage') and not pg_has_role(r.oid, 'tenantry_superadmin', 'usage'))";
 
-/// Policies that the API's roles must not have on a table: everybody's, and those of roles whose rights they inherit.
+/// A policy that applies to the API's roles: for PUBLIC, or for a role whose rights they inherit.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct OpenPolicy {
     /// Its name.
     pub name: String,
-    /// Whom of the API it holds for.
+    /// The role of the API that it applies to.
     pub for_whom: String,
 }
 
-/// What is wrong with `keep_access`: roles whose policy would hold for the API as well.
-pub async fn shared_with_the_api(session: &mut Session, checked: &Checked) -> Result<Vec<String>> {
+/// Problems of `keep_access`: roles whose policy would apply to the API as well.
+pub async fn shared_with_the_api(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<String>> {
     let sql = format!(
         "select k.name, string_agg(a.oid::regrole::text, ', ' order by a.oid::regrole::text)
            from unnest($1::text[]) k(name)
@@ -48,10 +49,10 @@ pub async fn shared_with_the_api(session: &mut Session, checked: &Checked) -> Re
     Ok(found.into_iter().map(problem).collect())
 }
 
-/// What is wrong with the table's policies: none but our own may hold for the API, and none of the team's may bear our
+/// Problems of the table's policies: only our own may apply to the API, and no policy of the team may have one of our
 /// names.
 pub async fn problems(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     checked: &Checked,
     table: &CheckedTable,
     before: Before,
@@ -59,7 +60,7 @@ pub async fn problems(
     let mut problems = Vec::new();
     let (label, sql, keep) = (table.label(), table.relation().sql(), keep_name(&checked.plan.name));
     if !before.finalized {
-        for name in in_the_way(session, table, &["tenant", "superadmin", &keep]).await? {
+        for name in conflicting_policies(session, table, &["tenant", "superadmin", &keep]).await? {
             problems.push(format!(
                 "{label}: has a policy \"{name}\" of yours, and ours needs the name: `alter policy {} on {sql} rename to {}`",
                 quote(&name),
@@ -68,7 +69,7 @@ pub async fn problems(
         }
     }
     for policy in open(session, table, before.finalized).await? {
-        // Ours is made anew, for the roles of the plan, which are looked at by themselves.
+        // Our own is made again for the roles of the plan, which are checked separately.
         if !(before.finalized && policy.name == keep) {
             problems.push(format!("{label}: {}", policy.problem(table)));
         }
@@ -76,14 +77,14 @@ pub async fn problems(
     Ok(problems)
 }
 
-/// The name of the policy for all rows of the old application's logins.
+/// The name of the policy that shows all rows to the logins of the old application.
 pub fn keep_name(adoption: &str) -> String {
     format!("adopt_keep_{adoption}")
 }
 
-/// Permissive policies of the table that hold for the API, but for our own two; `finalized` says whether those that bear
+/// Permissive policies of the table that apply to the API, without our own two. `finalized` says whether policies with
 /// our names are ours.
-pub async fn open(session: &mut Session, table: &CheckedTable, finalized: bool) -> Result<Vec<OpenPolicy>> {
+pub async fn open(session: &mut OwnerConnection, table: &CheckedTable, finalized: bool) -> Result<Vec<OpenPolicy>> {
     let sql = format!(
         "select p.polname::text as name, coalesce(string_agg(a.oid::regrole::text, ', ' order by a.oid::regrole::text), '') as for_whom
            from pg_policy p
@@ -100,8 +101,12 @@ pub async fn open(session: &mut Session, table: &CheckedTable, finalized: bool) 
         .map_err(doing("looking at the policies"))
 }
 
-/// Policies of the team's under names that ours need.
-async fn in_the_way(session: &mut Session, table: &CheckedTable, names: &[&str]) -> Result<Vec<String>> {
+/// Policies of the team with names that ours need.
+async fn conflicting_policies(
+    session: &mut OwnerConnection,
+    table: &CheckedTable,
+    names: &[&str],
+) -> Result<Vec<String>> {
     sqlx::query_scalar(
         "select p.polname::text from pg_policy p where p.polrelid = to_regclass($1) and p.polname = any ($2) order by 1",
     )
@@ -124,19 +129,19 @@ impl OpenPolicy {
     }
 }
 
-/// What the table's row-level security was before the adoption.
+/// The row-level security of the table before the adoption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Before {
-    /// It was enabled: the old application's logins have policies of their own.
+    /// It was enabled: the logins of the old application have policies of their own.
     pub enabled: bool,
-    /// It bound the owner, too.
+    /// It was forced: it also bound the owner.
     pub forced: bool,
-    /// The policies of this adoption are there.
+    /// The policies of this adoption exist.
     pub finalized: bool,
 }
 
-/// Looks it up: in the catalogue, or, after `finalize`, in what takes it back.
-pub async fn before(session: &mut Session, checked: &Checked, table: &CheckedTable) -> Result<Before> {
+/// Reads the row-level security before the adoption: from the catalogue, or, after `finalize`, from the recorded undo.
+pub async fn security_before(session: &mut OwnerConnection, checked: &Checked, table: &CheckedTable) -> Result<Before> {
     let undo: Option<String> = sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
         .bind(&checked.plan.name)
         .bind(change_name(table))
@@ -158,8 +163,8 @@ pub fn change_name(table: &CheckedTable) -> String {
     format!("row-level security on {}", table.relation().sql())
 }
 
-/// The roles that get a policy for all rows until the cut-over: as many as saw all rows before. Where there was row-level
-/// security, that is at most the owner; others keep the policies they had.
+/// The roles that get a policy for all rows until the cut-over: those that saw all rows before. Where row-level
+/// security was enabled, that is at most the owner; other roles keep their policies.
 pub fn kept<'a>(checked: &'a Checked, table: &CheckedTable, before: Before) -> Vec<&'a String> {
     let saw_all = |role: &&String| !before.enabled || !before.forced && **role == table.info.owner;
     checked.plan.keep_access.iter().filter(saw_all).collect()

@@ -1,4 +1,5 @@
-//! The mapping as a file: every user, organization and row, where it went and why, or why not. CSV or JSON by the ending.
+//! Writes the mapping to a CSV or JSON file: each user, organization and row, its organization, and the source or the
+//! reason why there is none.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -7,9 +8,10 @@ use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
 use super::check::{Checked, check};
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, check_installed};
 use super::run::source_names;
-use super::{AdoptError, Plan, Result, Session, doing};
+use super::{AdoptError, OwnerConnection, Plan, Result, doing};
+use crate::error::Code;
 
 /// One line of the report.
 #[derive(Debug, Serialize, sqlx::FromRow)]
@@ -18,7 +20,7 @@ struct Line {
     table_name: String,
     /// The key of the row.
     key: String,
-    /// The organization before: the user's current one; rows had none.
+    /// The organization before: the current one of a user, none for rows.
     before: Option<String>,
     /// The organization now.
     after: Option<String>,
@@ -54,19 +56,19 @@ enum Format {
     Json,
 }
 
-/// Writes the report; returns its number of lines. The file is there whole or not at all.
-pub async fn write_report(session: &mut Session, plan: Plan, path: &Path) -> Result<u64> {
+/// Writes the report and returns the number of lines. The file appears complete or not at all.
+pub async fn write_report(session: &mut OwnerConnection, plan: Plan, path: &Path) -> Result<u64> {
     let format = match path.extension().and_then(|extension| extension.to_str()) {
         Some("csv") => Format::Csv,
         Some("json") => Format::Json,
         _ => {
             return Err(AdoptError::refused(
-                "BAD_REPORT",
+                Code::BadReport,
                 format!("{}: a report is a .csv or a .json file", path.display()),
             ));
         }
     };
-    installed(session, Wanted::Read).await?;
+    check_installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;
     let mut making = path.as_os_str().to_owned();
     making.push(".part");
@@ -77,14 +79,14 @@ pub async fn write_report(session: &mut Session, plan: Plan, path: &Path) -> Res
             Ok(count)
         }
         Err(error) => {
-            // The half-made file says nothing that the error does not.
+            // Nobody needs the incomplete file.
             std::fs::remove_file(&making).ok();
             Err(error)
         }
     }
 }
 
-async fn write(session: &mut Session, checked: &Checked, path: &Path, format: &Format) -> Result<u64> {
+async fn write(session: &mut OwnerConnection, checked: &Checked, path: &Path, format: &Format) -> Result<u64> {
     let names = source_names(checked);
     let mut file = BufWriter::new(std::fs::File::create(path)?);
     match format {
@@ -129,7 +131,7 @@ async fn write(session: &mut Session, checked: &Checked, path: &Path, format: &F
     Ok(count)
 }
 
-/// RFC 4180; what a spreadsheet would take for a formula gets an apostrophe.
+/// A cell as in RFC 4180. A text that a spreadsheet would evaluate as a formula gets an apostrophe.
 fn cell(text: &str) -> String {
     let guarded =
         if text.starts_with(['=', '+', '@', '\t', '\r']) || text.starts_with('-') && text.parse::<f64>().is_err() {

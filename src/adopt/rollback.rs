@@ -1,4 +1,5 @@
-//! Everything back: the schema by what was recorded with each change, the rows by the mapping, then people.
+//! Reverts an adoption: the schema by the recorded undo of each change, the rows by the mapping, then users and
+//! organizations.
 
 use std::time::Duration;
 
@@ -6,28 +7,28 @@ use serde::Serialize;
 use sqlx::AssertSqlSafe;
 
 use super::check::check;
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
-use super::progress::Progress;
 use super::trigger::THEN;
-use super::{AdoptError, COLUMN, Plan, Result, Session, doing};
+use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing};
+use crate::error::Code;
 
-/// What was taken back.
+/// The result of a rollback.
 #[derive(Clone, Debug, Serialize)]
 pub struct RolledBack {
     /// The name of the adoption.
     pub name: String,
-    /// Changes of the schema that were taken back.
+    /// Changes of the schema that were reverted.
     pub changes: Vec<String>,
-    /// Rows whose organization was taken away (in a column that was there before).
+    /// Rows whose organization was cleared, in columns that existed before.
     pub rows: u64,
-    /// What had to stay, and why.
+    /// What was kept, and why.
     pub kept: Vec<String>,
 }
 
-/// Takes an adoption back. Interrupted, it goes on when run again.
-pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration) -> Result<RolledBack> {
-    installed(session, Wanted::Write).await?;
+/// Reverts an adoption. After an interruption it continues when run again.
+pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: Duration) -> Result<RolledBack> {
+    check_installed(session, Wanted::Write).await?;
     let name = plan.name.clone();
     session.lock(&name).await?;
     let known: bool = sqlx::query_scalar("select exists (select from adopt.adoptions where name = $1)")
@@ -36,9 +37,9 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
         .await
         .map_err(doing("looking for the adoption"))?;
     if !known {
-        return Err(AdoptError::refused("NOTHING_DONE", format!("nothing was done yet under the name `{name}`")));
+        return Err(AdoptError::refused(Code::NothingDone, format!("nothing was done yet under the name `{name}`")));
     }
-    // A plan that does not fit is better refused before anything is taken back.
+    // A plan that does not fit is refused before anything is reverted.
     check(session, plan.clone(), Wanted::Write).await?;
     let mut result = RolledBack { name: name.clone(), changes: Vec::new(), rows: 0, kept: Vec::new() };
     let changes: Vec<(String, String)> =
@@ -52,16 +53,16 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
             format!("delete from adopt.changes where adoption = {} and what = {}", literal(&name), literal(&what));
         let doing_it = format!("taking back: {what}");
         match undo.split_once(THEN) {
-            None => session.short(&doing_it, lock_timeout, &[undo, forget]).await?,
+            None => session.run_locked(&doing_it, lock_timeout, &[undo, forget]).await?,
             Some((undo, then)) => {
-                session.short(&doing_it, lock_timeout, &[undo.to_owned()]).await?;
-                session.long(&doing_it, &[then.to_owned()]).await?;
-                session.short(&doing_it, lock_timeout, &[forget]).await?;
+                session.run_locked(&doing_it, lock_timeout, &[undo.to_owned()]).await?;
+                session.run_concurrent(&doing_it, &[then.to_owned()]).await?;
+                session.run_locked(&doing_it, lock_timeout, &[forget]).await?;
             }
         }
         result.changes.push(what);
     }
-    // Read again: columns that were added are gone. Those that were there before keep their place and lose what they got here.
+    // Read again: added columns are gone. Columns that existed before stay, and lose the values they got here.
     let checked = check(session, plan, Wanted::Write).await?;
     for table in checked.tables.iter().filter(|table| table.has_column()) {
         let (adoption, label) = (literal(&name), literal(&table.label()));
@@ -80,7 +81,7 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
             table.has_key("t", "b.key"),
             column = quote(COLUMN),
         );
-        let mut progress = Progress::new(table.label(), 0);
+        let mut progress = session.progress.begin(table.label(), 0);
         loop {
             let (batches, rows): (i64, i64) = session
                 .retrying("taking back the rows", async |connection| {

@@ -1,8 +1,7 @@
 //! The run: columns and triggers, then people, then rows in batches.
 //!
-//! A batch is one statement and one transaction: it locks the next rows that have no organization (skipping those that
-//! somebody else holds), infers, updates, and writes mapping, failures and checkpoint. After a kill the next run goes on
-//! behind the last checkpoint; what it skipped is found by sweeps over the rows that are still without.
+//! After a kill, the next run continues after the last checkpoint of each table. Sweeps find the rows that batches
+//! skipped because another transaction held them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,14 +11,14 @@ use sqlx::AssertSqlSafe;
 
 use super::batch::BatchSql;
 use super::check::{Checked, CheckedTable, check};
-use super::installed::{Wanted, creators, installed};
+use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote};
-use super::progress::Progress;
-use super::trigger::{self, Change};
-use super::{AdoptError, COLUMN, Plan, Result, Session, doing, people};
+use super::trigger::{self, SchemaChange};
+use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing, people};
 use crate::clock::Clock;
+use crate::error::Code;
 
-/// How to run.
+/// Options of a run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Rows of one transaction.
@@ -28,7 +27,7 @@ pub struct RunOptions {
     pub sleep: Duration,
     /// Wait while a replica is further behind than this.
     pub max_lag: Option<Duration>,
-    /// How long a change of the schema may wait for its lock, and hold up those behind it.
+    /// How long a change of the schema waits for its lock. Others queue behind it meanwhile.
     pub lock_timeout: Duration,
 }
 
@@ -38,7 +37,7 @@ impl Default for RunOptions {
     }
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Summary {
     /// The name of the adoption.
@@ -47,22 +46,22 @@ pub struct Summary {
     pub organizations: u64,
     /// The users.
     pub users: UserCounts,
-    /// The tables in the order of the work.
+    /// The tables, in the order they were filled.
     pub tables: Vec<TableCounts>,
-    /// How often something was tried again.
+    /// How often a step was repeated.
     pub retries: u64,
-    /// Seconds.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
 /// Users of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct UserCounts {
-    /// Were given an organization.
+    /// Users that got an organization.
     pub processed: u64,
-    /// Had one.
+    /// Users that had one.
     pub skipped: u64,
-    /// Have none.
+    /// Users without one.
     pub unresolved: u64,
 }
 
@@ -81,13 +80,13 @@ impl UserCounts {
 pub struct TableCounts {
     /// The table.
     pub table: String,
-    /// Were given their organization by this run.
+    /// Rows that this run gave an organization.
     pub assigned: u64,
-    /// Have none: see the report.
+    /// Rows without one: see the report.
     pub unresolved: u64,
-    /// Have one now, whoever gave it.
+    /// Rows that have one now.
     pub total: u64,
-    /// Were locked by others whenever the run came by; the next one takes them.
+    /// Rows that others held locked on every attempt. The next run takes them.
     pub locked: u64,
 }
 
@@ -107,34 +106,34 @@ impl Summary {
     }
 }
 
-/// Carries the plan out. Does nothing that is done already.
-pub async fn run(session: &mut Session, plan: Plan, options: &RunOptions, clock: &Clock) -> Result<Summary> {
-    installed(session, Wanted::Write).await?;
+/// Carries out the plan, except for what is already done.
+pub async fn run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions, clock: &Clock) -> Result<Summary> {
+    check_installed(session, Wanted::Write).await?;
     let start = Instant::now();
     session.lock(&plan.name.clone()).await?;
     let checked = check(session, plan, Wanted::Write).await?;
-    creators(session).await?;
-    people::strangers(session, &checked).await?;
+    refuse_open_schemas(session).await?;
+    people::refuse_foreign_organizations(session, &checked).await?;
     let mut summary = Summary { name: checked.plan.name.clone(), ..Summary::default() };
     let mut pace = Pace::new(session, options).await?;
     register(session, &checked).await?;
     expand(session, &checked, options).await?;
-    session.hurry().await?;
+    session.relax_durability().await?;
     people::default_workspace(session, &checked, clock).await?;
     people::organizations(session, &checked, clock, &mut summary).await?;
     people::users(session, &checked, clock, options, &mut pace, &mut summary).await?;
     for table in &checked.tables {
         fill(session, &checked, table, options, &mut pace, &mut summary).await?;
     }
-    session.settle(&checked.plan.name).await?;
+    session.flush(&checked.plan.name).await?;
     summary.retries = session.retries;
     summary.seconds = start.elapsed().as_secs_f64();
     Ok(summary)
 }
 
-async fn register(session: &mut Session, checked: &Checked) -> Result<()> {
-    let plan =
-        serde_json::to_value(&checked.plan).map_err(|error| AdoptError::refused("PLAN_INVALID", error.to_string()))?;
+async fn register(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
+    let plan = serde_json::to_value(&checked.plan)
+        .map_err(|error| AdoptError::refused(Code::PlanInvalid, error.to_string()))?;
     session
         .retrying("recording the plan", async |connection| {
             sqlx::query(
@@ -150,17 +149,22 @@ async fn register(session: &mut Session, checked: &Checked) -> Result<()> {
         .await
 }
 
-/// Makes a change of the schema and its record in one short transaction, unless it is made already.
-pub(super) async fn make(session: &mut Session, adoption: &str, lock_timeout: Duration, change: &Change) -> Result<()> {
+/// Makes a change of the schema and records it, in one short transaction. Skips a change that is already made.
+pub(super) async fn make(
+    session: &mut OwnerConnection,
+    adoption: &str,
+    lock_timeout: Duration,
+    change: &SchemaChange,
+) -> Result<()> {
     if is_made(session, adoption, change).await? {
         return Ok(());
     }
     let mut statements = change.statements.clone();
     statements.push(record(adoption, change));
-    session.short(&change.what, lock_timeout, &statements).await
+    session.run_locked(&change.what, lock_timeout, &statements).await
 }
 
-pub(super) async fn is_made(session: &mut Session, adoption: &str, change: &Change) -> Result<bool> {
+pub(super) async fn is_made(session: &mut OwnerConnection, adoption: &str, change: &SchemaChange) -> Result<bool> {
     let made = change.statements.join("; ");
     session
         .retrying(&change.what, async |connection| {
@@ -177,7 +181,7 @@ pub(super) async fn is_made(session: &mut Session, adoption: &str, change: &Chan
 }
 
 /// The statement that records a change.
-pub(super) fn record(adoption: &str, change: &Change) -> String {
+pub(super) fn record(adoption: &str, change: &SchemaChange) -> String {
     format!(
         "insert into adopt.changes (adoption, what, made, undo) values ({}, {}, {}, {}) on conflict (adoption, what) do update set made = excluded.made, undo = excluded.undo",
         literal(adoption),
@@ -188,12 +192,12 @@ pub(super) fn record(adoption: &str, change: &Change) -> String {
 }
 
 /// Columns and triggers.
-async fn expand(session: &mut Session, checked: &Checked, options: &RunOptions) -> Result<()> {
+async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunOptions) -> Result<()> {
     let adoption = &checked.plan.name;
     for table in checked.tables.iter().filter(|table| !table.has_column()) {
         let sql = table.relation().sql();
         let column = quote(COLUMN);
-        let change = Change {
+        let change = SchemaChange {
             what: format!("column on {sql}"),
             statements: vec![format!("alter table {sql} add column if not exists {column} uuid")],
             undo: format!("alter table if exists {sql} drop column if exists {column}"),
@@ -208,18 +212,18 @@ async fn expand(session: &mut Session, checked: &Checked, options: &RunOptions) 
     if cut_over {
         return Ok(());
     }
-    make(session, adoption, options.lock_timeout, &trigger::meet(checked)).await?;
+    make(session, adoption, options.lock_timeout, &trigger::newcomer_function(checked)).await?;
     for table in &checked.tables {
         make(session, adoption, options.lock_timeout, &trigger::on_table(checked, table)).await?;
     }
     if let Some(change) = trigger::on_users(checked) {
-        // The old application needs to see its users table only; the function runs with our rights.
+        // The old application needs access to its users table only: the function runs with our rights.
         make(session, adoption, options.lock_timeout, &change).await?;
     }
     Ok(())
 }
 
-/// Keeps the run from being a burden.
+/// Slows the run down as its options ask.
 #[derive(Debug)]
 pub struct Pace {
     sleep: Duration,
@@ -228,7 +232,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    async fn new(session: &mut Session, options: &RunOptions) -> Result<Self> {
+    async fn new(session: &mut OwnerConnection, options: &RunOptions) -> Result<Self> {
         if options.max_lag.is_some() {
             let hidden: bool =
                 sqlx::query_scalar("select coalesce(bool_or(state is null), false) from pg_stat_replication")
@@ -237,7 +241,7 @@ impl Pace {
                     .map_err(doing("looking at the replicas"))?;
             if hidden {
                 return Err(AdoptError::refused(
-                    "NO_PRIVILEGE",
+                    Code::NoPrivilege,
                     "--max-lag: this login may not see how far the replicas are: `grant pg_monitor to …`, or use --sleep",
                 ));
             }
@@ -246,7 +250,7 @@ impl Pace {
     }
 
     /// Between two batches.
-    pub async fn pause(&mut self, session: &mut Session) -> Result<()> {
+    pub async fn pause(&mut self, session: &mut OwnerConnection) -> Result<()> {
         if !self.sleep.is_zero() {
             tokio::time::sleep(self.sleep).await;
         }
@@ -273,11 +277,11 @@ impl Pace {
     }
 }
 
-/// How often the rows that were locked are looked for.
+/// Sweeps for rows that were locked.
 const SWEEPS: u32 = 20;
 
 async fn fill(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     checked: &Checked,
     table: &CheckedTable,
     options: &RunOptions,
@@ -291,7 +295,7 @@ async fn fill(
     let what = table.label();
     let waiting: i64 =
         scalar(session, &what, &format!("select count(*) from {relation} t where t.{column} is null")).await?;
-    let mut progress = Progress::new(what.clone(), waiting.unsigned_abs());
+    let mut progress = session.progress.begin(what.clone(), waiting.unsigned_abs());
     let mut locked = 0;
     let mut assigned = 0;
     let checkpoint =
@@ -300,7 +304,7 @@ async fn fill(
         loop {
             let done = session
                 .retrying(&what, async |connection| {
-                    // Read anew each time: of a batch whose answer was lost nobody knows whether it was done.
+                    // Read again each time: a batch whose answer was lost may have been committed.
                     let position: Option<Vec<String>> =
                         sqlx::query_scalar(AssertSqlSafe(checkpoint.as_str())).fetch_optional(&mut *connection).await?;
                     batch.execute(connection, position.as_deref()).await
@@ -324,7 +328,7 @@ async fn fill(
                 sqlx::raw_sql(AssertSqlSafe(tidy)).execute(connection).await.map(drop)
             })
             .await?;
-        // Neither assigned nor refused: somebody held them, or they came just now.
+        // Rows neither assigned nor reported: they were locked, or are new.
         let left = format!(
             "select count(*) from {relation} t where t.{column} is null and not exists (
                  select from adopt.unresolved u where u.adoption = {adoption} and u.table_name = {label} and u.key = {})",
@@ -353,14 +357,14 @@ async fn fill(
     Ok(())
 }
 
-async fn scalar(session: &mut Session, what: &str, sql: &str) -> Result<i64> {
+async fn scalar(session: &mut OwnerConnection, what: &str, sql: &str) -> Result<i64> {
     let sql = sql.to_owned();
     session
         .retrying(what, async |connection| sqlx::query_scalar(AssertSqlSafe(sql.as_str())).fetch_one(connection).await)
         .await
 }
 
-/// Names of what each source is, for reports.
+/// The name of each source, for reports.
 pub(super) fn source_names(checked: &Checked) -> BTreeMap<String, Vec<String>> {
     let names = |table: &CheckedTable| table.spec.organization.iter().map(ToString::to_string).collect();
     checked.tables.iter().map(|table| (table.label(), names(table))).collect()

@@ -1,5 +1,4 @@
-//! A first plan, from the catalogue: foreign keys say who belongs to whom. What they do not say stands in the plan as a
-//! question.
+//! Makes a first plan from the foreign keys of the catalogue. What they do not tell is a question in the plan.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -7,7 +6,8 @@ use std::fmt::Write as _;
 use super::catalogue::{Catalogue, TableInfo, did_you_mean};
 use super::installed::{collision_remedy, collisions};
 use super::name::Relation;
-use super::{AdoptError, COLUMN, Result, Session, catalogue, doing};
+use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
+use crate::error::Code;
 
 const USERS: [&str; 6] = ["users", "user", "accounts", "account", "profiles", "people"];
 const ORGANIZATIONS: [&str; 10] = [
@@ -23,18 +23,18 @@ const ORGANIZATIONS: [&str; 10] = [
     "groups",
 ];
 
-/// What a plan was made of.
+/// A first plan.
 #[derive(Clone, Debug)]
 pub struct Suggestion {
     /// The plan as TOML, with its questions as comments.
     pub toml: String,
-    /// What nobody but the team can know.
+    /// Questions that only the team can answer.
     pub questions: Vec<String>,
 }
 
 /// Reads the catalogue and writes a plan.
 pub async fn suggest(
-    session: &mut Session,
+    session: &mut OwnerConnection,
     name: &str,
     schema: Option<&str>,
     users: Option<&Relation>,
@@ -67,14 +67,14 @@ fn find_users<'a>(tables: &'a Catalogue, wanted: Option<&Relation>) -> Result<&'
             let names: Vec<String> = tables.keys().map(ToString::to_string).collect();
             let hint = did_you_mean(&wanted.to_string(), names.iter().map(String::as_str))
                 .map_or_else(String::new, |name| format!("; did you mean {name}?"));
-            AdoptError::refused("NO_USERS_TABLE", format!("{wanted}: there is no such table{hint}"))
+            AdoptError::refused(Code::NoUsersTable, format!("{wanted}: there is no such table{hint}"))
         });
     }
     USERS
         .iter()
         .find_map(|name| tables.values().find(|table| table.relation().name.eq_ignore_ascii_case(name)))
         .ok_or_else(|| {
-            AdoptError::refused("NO_USERS_TABLE", "no table of users was found: name it with --users schema.table")
+            AdoptError::refused(Code::NoUsersTable, "no table of users was found: name it with --users schema.table")
         })
 }
 
@@ -85,7 +85,7 @@ struct Writer<'a> {
     text: String,
 }
 
-/// The string as TOML has it: its basic strings escape as JSON does.
+/// The text as a TOML string: basic strings of TOML escape as JSON does.
 fn toml_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -147,7 +147,7 @@ impl Writer<'_> {
             .map(|table| table.relation().sql())
             .collect();
         if !open.is_empty() {
-            // A policy for PUBLIC would hold for tenantry_app as well.
+            // A policy for PUBLIC would apply to tenantry_app as well.
             let list = open.join(", ");
             self.question(format!(
                 "Tables that are granted to PUBLIC cannot stay so: which login does the old application use? Before `adopt finalize`: `grant select, insert, update, delete on {list} to <that login>; revoke all on {list} from public`, and write it into keep_access"
@@ -254,7 +254,7 @@ impl Writer<'_> {
     fn adopted(&mut self, special: &[Relation], organizations: Option<&TableInfo>) {
         let users = self.users.relation();
         let mut reached: BTreeSet<Relation> = BTreeSet::new();
-        // Whoever refers to users, or to a table that does.
+        // Tables that reference users, or a table that does.
         loop {
             let before = reached.len();
             for (relation, table) in self.tables {
@@ -272,7 +272,7 @@ impl Writer<'_> {
             }
         }
         let mut written: BTreeSet<Relation> = BTreeSet::new();
-        // In the order of their references, so that no circle is proposed.
+        // In the order of their references, so that the plan has no circle.
         while written.len() < reached.len() {
             let ready = |relation: &&Relation| {
                 !written.contains(*relation)

@@ -1,5 +1,5 @@
-//! While the old application still writes, it knows no organizations. A trigger on each table fills in the organization
-//! of its new rows, from the same sources, and makes newcomers users of Tenantry when their first row arrives.
+//! Triggers for the time in which the old application still writes without organizations. The trigger of a table fills
+//! in the organization of new rows from the same sources, and adopts new users when their first row arrives.
 //!
 //! The functions run with the rights of the owner, since the old application's login sees nothing of `adopt`. A failure
 //! in them never fails the write of the old application: the row stays without an organization for the next run.
@@ -11,17 +11,17 @@ use super::name::{literal, quote, short_name};
 use super::people::resolution;
 use super::plan::Source;
 
-/// Between the part of an undo that needs a short strong lock and the part that runs long under a weak one.
+/// Separates the part of an undo that needs a short strong lock from the part that runs long under a weak one.
 pub const THEN: &str = "; -- and then, by itself:\n";
 
-/// One change of the schema: what it is, its statements, and what takes it back.
+/// A change of the schema: its name, its statements and its undo.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct SchemaChange {
     /// Its name in the record.
     pub what: String,
-    /// What makes it.
+    /// The statements that make it.
     pub statements: Vec<String>,
-    /// What takes it back: at once, or in two parts with [`THEN`] between them. Both can be done again.
+    /// The statements that revert it, in one part or in two parts separated by [`THEN`]. Each part is idempotent.
     pub undo: String,
 }
 
@@ -30,12 +30,12 @@ pub fn trigger_name(checked: &Checked) -> String {
     format!("adopt_{}", checked.plan.name)
 }
 
-fn meet_function(checked: &Checked) -> String {
+fn newcomer_function_name(checked: &Checked) -> String {
     format!("adopt.{}", quote(&format!("meet_{}", checked.plan.name)))
 }
 
-/// Adopts one user by its legacy id.
-pub fn meet(checked: &Checked) -> Change {
+/// The function that adopts one user by the legacy id.
+pub fn newcomer_function(checked: &Checked) -> SchemaChange {
     let plan = &checked.plan;
     let info = checked.catalogue.get(&plan.users.table);
     let id_type = info.and_then(|info| info.column(&plan.users.id)).map_or("text", |column| column.data_type.as_str());
@@ -50,8 +50,8 @@ end",
         literal(plan.workspaces.newcomers().word()),
         resolution(checked, Mappings::Real, &condition)
     );
-    let function = meet_function(checked);
-    Change {
+    let function = newcomer_function_name(checked);
+    SchemaChange {
         what: format!("function {function}"),
         statements: vec![
             format!(
@@ -64,9 +64,9 @@ end",
     }
 }
 
-/// A user who registers in the old application is met at once. Where users get their organization from memberships,
-/// those come after the user: then the first row of theirs is the moment.
-pub fn on_users(checked: &Checked) -> Option<Change> {
+/// The trigger on the users table: it adopts a user who registers in the old application. Where memberships decide,
+/// they are inserted after the user: then the first row of the user is the moment.
+pub fn on_users(checked: &Checked) -> Option<SchemaChange> {
     let plan = &checked.plan;
     if plan.organizations.is_some() {
         return None;
@@ -79,15 +79,15 @@ exception when others then
     raise warning 'adopting user % failed: %', new.{}, sqlerrm;
     return null;
 end",
-        meet_function(checked),
+        newcomer_function_name(checked),
         quote(&plan.users.id),
         quote(&plan.users.id),
     );
     Some(change(checked, "users", &plan.users.table.sql(), "after insert", &body))
 }
 
-/// Fills in the organization of new rows, and again when one of its sources changes.
-pub fn on_table(checked: &Checked, table: &CheckedTable) -> Change {
+/// The trigger on a table: it fills in the organization of new rows, and again when one of the sources changes.
+pub fn on_table(checked: &Checked, table: &CheckedTable) -> SchemaChange {
     let inference = inference(checked, table, Mappings::Real);
     let columns = table.source_columns();
     let row: Vec<String> = columns.iter().map(|name| format!("new.{0} as {0}", quote(name))).collect();
@@ -104,7 +104,7 @@ pub fn on_table(checked: &Checked, table: &CheckedTable) -> Change {
             Source::User { user } => Some(format!(
                 "        if new.{0} is not null then perform {1}(new.{0}::text); end if;\n",
                 quote(user),
-                meet_function(checked)
+                newcomer_function_name(checked)
             )),
             _ => None,
         })
@@ -159,7 +159,8 @@ end",
     }
     let sql = table.relation().sql();
     let mut change = change(checked, &table.label(), &sql, &event, &body);
-    // A name no other adoption can have. Whoever may update any column may update this one. The batches of a run, by our own login, do not stop for it.
+    // No other adoption can have this name. Who may update any column may update this one. The batches of a run, with
+    // our own login, skip it.
     let trigger = quote(&format!("{} own", trigger_name(checked)));
     let drop_it = format!("drop trigger if exists {trigger} on {sql}");
     change.statements.extend([
@@ -173,15 +174,15 @@ end",
     change
 }
 
-/// Named by the table and not by its place in the plan, which may change between two runs.
+/// The name comes from the table and not from its place in the plan, which may change between runs.
 fn fill_function(checked: &Checked, table: &str) -> String {
     format!("adopt.{}", quote(&short_name(&format!("fill_{}_{table}", checked.plan.name))))
 }
 
-fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) -> Change {
+fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) -> SchemaChange {
     let trigger = quote(&trigger_name(checked));
     let function = fill_function(checked, label);
-    Change {
+    SchemaChange {
         what: format!("trigger on {table}"),
         statements: vec![
             format!(

@@ -1,20 +1,21 @@
-//! Is everybody and everything where it belongs? Reads only.
+//! Checks an adoption: users and rows without an organization, orphans, duplicates, references across organizations. It
+//! only reads.
 
 use serde::Serialize;
 use sqlx::AssertSqlSafe;
 
 use super::check::{Checked, CheckedTable, check};
-use super::installed::{Wanted, installed};
+use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
 use super::plan::Source;
-use super::{COLUMN, Plan, Result, Session, doing, policies};
+use super::{COLUMN, OwnerConnection, Plan, Result, doing, policies};
 
-/// At most so many findings of one check on one table.
+/// Most findings of one check on one table.
 const LIMIT: u32 = 100;
 
-/// Something that is not as it must be.
+/// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct AdoptionFinding {
     /// Which check found it.
     pub check: String,
     /// The table or user.
@@ -23,16 +24,16 @@ pub struct Finding {
     pub problem: String,
 }
 
-/// Checks an adoption. An empty list is good.
-pub async fn verify(session: &mut Session, plan: Plan) -> Result<Vec<Finding>> {
-    installed(session, Wanted::Read).await?;
+/// Checks an adoption. An empty list means that nothing is wrong.
+pub async fn verify(session: &mut OwnerConnection, plan: Plan) -> Result<Vec<AdoptionFinding>> {
+    check_installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;
     let mut findings = people(session, &checked).await?;
     for table in &checked.tables {
         if table.has_column() {
             findings.extend(rows(session, &checked, table).await?);
         } else {
-            findings.push(Finding {
+            findings.push(AdoptionFinding {
                 check: "not-adopted".to_owned(),
                 subject: table.label(),
                 problem: format!("has no {COLUMN} yet: `tenantry adopt run` comes first"),
@@ -50,7 +51,7 @@ pub async fn verify(session: &mut Session, plan: Plan) -> Result<Vec<Finding>> {
         for table in &checked.tables {
             findings.extend(enforced(table));
             for policy in policies::open(session, table, true).await? {
-                findings.push(Finding {
+                findings.push(AdoptionFinding {
                     check: "open-policy".to_owned(),
                     subject: table.label(),
                     problem: policy.problem(table),
@@ -62,21 +63,24 @@ pub async fn verify(session: &mut Session, plan: Plan) -> Result<Vec<Finding>> {
 }
 
 /// Runs a query of (subject, problem).
-async fn ask(session: &mut Session, check: &str, sql: &str) -> Result<Vec<Finding>> {
+async fn query_findings(session: &mut OwnerConnection, check: &str, sql: &str) -> Result<Vec<AdoptionFinding>> {
     let sql = format!("{sql} limit {LIMIT}");
     let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(sql))
         .fetch_all(session.conn())
         .await
         .map_err(doing(format!("verifying: {check}")))?;
-    Ok(rows.into_iter().map(|(subject, problem)| Finding { check: check.to_owned(), subject, problem }).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(subject, problem)| AdoptionFinding { check: check.to_owned(), subject, problem })
+        .collect())
 }
 
-async fn people(session: &mut Session, checked: &Checked) -> Result<Vec<Finding>> {
+async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
     let plan = &checked.plan;
     let adoption = literal(&plan.name);
     let id = format!("u.{}::text", quote(&plan.users.id));
     let table = plan.users.table.sql();
-    let mut findings = ask(
+    let mut findings = query_findings(
         session,
         "user-without-organization",
         &format!(
@@ -87,27 +91,27 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<Vec<Finding>
         ),
     )
     .await?;
-    findings.extend(ask(session, "user-not-a-member", &format!(
+    findings.extend(query_findings(session, "user-not-a-member", &format!(
         "select 'user ' || a.legacy_id, 'its rows belong to organization ' || a.organization_id || ', and it is not a member there'
            from adopt.users a
           where a.adoption = {adoption} and a.organization_id is not null
             and not exists (select from public.organization_members m where m.organization_id = a.organization_id and m.user_id = a.user_id and m.deleted_at is null)
           order by a.legacy_id"
     )).await?);
-    findings.extend(ask(session, "current-organization", &format!(
+    findings.extend(query_findings(session, "current-organization", &format!(
         "select 'user ' || a.legacy_id, case when u.current_organization_id is null then 'has no current organization' else 'its current organization is one it is not a member of' end
            from adopt.users a join public.users u on u.id = a.user_id
           where a.adoption = {adoption} and a.organization_id is not null
             and not exists (select from public.organization_members m where m.organization_id = u.current_organization_id and m.user_id = u.id and m.deleted_at is null)
           order by a.legacy_id"
     )).await?);
-    findings.extend(ask(session, "duplicate-slug",
+    findings.extend(query_findings(session, "duplicate-slug",
         "select lower(o.slug), format('%s organizations share it', count(*)) from public.organizations o group by 1 having count(*) > 1 order by 1"
     ).await?);
     if let Some(organizations) = &plan.organizations
         && let Some(slug) = &organizations.slug
     {
-        findings.extend(ask(session, "duplicate-slug", &format!(
+        findings.extend(query_findings(session, "duplicate-slug", &format!(
             "select lower(o.{slug}::text), format('%s organizations of %s share it; they became %s', count(*), {label}, string_agg(t.slug, ', ' order by t.slug))
                from {table} o
                left join adopt.organizations a on a.adoption = {adoption} and a.legacy_id = o.{id}::text
@@ -116,7 +120,7 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<Vec<Finding>
             slug = quote(slug), id = quote(&organizations.id), table = organizations.table.sql(), label = literal(&organizations.table.to_string())
         )).await?);
     }
-    findings.extend(ask(session, "organization-without-owner", &format!(
+    findings.extend(query_findings(session, "organization-without-owner", &format!(
         "select o.slug, 'nobody is OWNER: nobody can pay or delete; make a member OWNER'
            from adopt.created c join public.organizations o on o.id = c.organization_id and o.deleted_at is null
           where c.adoption = {adoption} and c.user_id is null
@@ -126,17 +130,17 @@ async fn people(session: &mut Session, checked: &Checked) -> Result<Vec<Finding>
     Ok(findings)
 }
 
-async fn rows(session: &mut Session, checked: &Checked, table: &CheckedTable) -> Result<Vec<Finding>> {
+async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedTable) -> Result<Vec<AdoptionFinding>> {
     let adoption = literal(&checked.plan.name);
     let label = literal(&table.label());
     let (sql, column, key) = (table.relation().sql(), quote(COLUMN), table.key_text("t"));
     let order = table.key_columns("t").join(", ");
-    let mut findings = ask(session, "orphaned-row", &format!(
+    let mut findings = query_findings(session, "orphaned-row", &format!(
         "select {label} || ' ' || {key}, coalesce(u.reason, 'came since the last run: run again')
            from {sql} t left join adopt.unresolved u on u.adoption = {adoption} and u.table_name = {label} and u.key = {key}
           where t.{column} is null order by {order}"
     )).await?;
-    findings.extend(ask(session, "orphaned-row", &format!(
+    findings.extend(query_findings(session, "orphaned-row", &format!(
         "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || case when o.id is null then ', which does not exist' else ', which is deleted' end
            from {sql} t left join public.organizations o on o.id = t.{column}
           where t.{column} is not null and (o.id is null or o.deleted_at is not null) order by {order}"
@@ -144,11 +148,11 @@ async fn rows(session: &mut Session, checked: &Checked, table: &CheckedTable) ->
     for source in &table.spec.organization {
         let Source::User { user } = source else { continue };
         let (user, users, id) = (quote(user), checked.plan.users.table.sql(), quote(&checked.plan.users.id));
-        findings.extend(ask(session, "orphaned-row", &format!(
+        findings.extend(query_findings(session, "orphaned-row", &format!(
             "select {label} || ' ' || {key}, 'its user ' || t.{user} || ' does not exist'
                from {sql} t where t.{user} is not null and not exists (select from {users} l where l.{id}::text = t.{user}::text) order by {order}"
         )).await?);
-        findings.extend(ask(session, "cross-workspace", &format!(
+        findings.extend(query_findings(session, "cross-workspace", &format!(
             "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and its user ' || t.{user} || ' is not a member there'
                from {sql} t join adopt.users a on a.adoption = {adoption} and a.legacy_id = t.{user}::text
               where t.{column} is not null and a.user_id is not null
@@ -159,8 +163,8 @@ async fn rows(session: &mut Session, checked: &Checked, table: &CheckedTable) ->
     Ok(findings)
 }
 
-/// Rows that refer to rows of another organization, by foreign keys and by the sources of the plan.
-pub async fn cross_references(session: &mut Session, checked: &Checked) -> Result<Vec<Finding>> {
+/// Finds rows that reference rows of another organization, by foreign keys and by the sources of the plan.
+pub async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
     let mut findings = Vec::new();
     for table in checked.tables.iter().filter(|table| table.has_column()) {
         let mut references: Vec<(super::Relation, Vec<String>, Vec<String>)> = table
@@ -189,7 +193,7 @@ pub async fn cross_references(session: &mut Session, checked: &Checked) -> Resul
             let on: Vec<String> =
                 mine.iter().zip(&theirs).map(|(a, b)| format!("r.{} = t.{}", quote(b), quote(a))).collect();
             let value: Vec<String> = mine.iter().map(|name| format!("t.{}::text", quote(name))).collect();
-            findings.extend(ask(session, "cross-workspace", &format!(
+            findings.extend(query_findings(session, "cross-workspace", &format!(
                 "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and {target} ' || {value} || ' that it refers to belongs to ' || r.{column}
                    from {sql} t join {other} r on {on} where r.{column} <> t.{column} order by {order}",
                 label = literal(&table.label()),
@@ -207,7 +211,7 @@ pub async fn cross_references(session: &mut Session, checked: &Checked) -> Resul
     Ok(findings)
 }
 
-fn enforced(table: &CheckedTable) -> Vec<Finding> {
+fn enforced(table: &CheckedTable) -> Vec<AdoptionFinding> {
     let mut problems = Vec::new();
     if table.info.column(COLUMN).is_none_or(|column| !column.not_null) {
         problems.push(format!("{COLUMN} takes nulls"));
@@ -226,7 +230,7 @@ fn enforced(table: &CheckedTable) -> Vec<Finding> {
     if !table.info.indexed.iter().any(|column| column == COLUMN) {
         problems.push(format!("no index begins with {COLUMN}"));
     }
-    let finding = |problem: String| Finding {
+    let finding = |problem: String| AdoptionFinding {
         check: "enforcement".to_owned(),
         subject: table.label(),
         problem: format!("{problem}: `tenantry adopt finalize` again"),

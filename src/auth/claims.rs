@@ -123,13 +123,13 @@ pub(super) enum Kind {
 }
 
 /// Why a token is refused; never a piece of the token.
-type Refusal = String;
+type ClaimsError = String;
 
 impl Rules {
     /// The identity in a payload whose signature was checked before.
     ///
     /// `kind` is what its header calls it.
-    pub(super) fn check(&self, payload: &[u8], kind: Kind, now: DateTime<Utc>) -> Result<Identity, Refusal> {
+    pub(super) fn check(&self, payload: &[u8], kind: Kind, now: DateTime<Utc>) -> Result<Identity, ClaimsError> {
         let claims: Claims = object(payload).ok_or("its claims are not a JSON object, or a claim is there twice")?;
         let expires_at = check_times(&claims, now)?;
         let for_us = self.check_origin(&claims)?;
@@ -164,7 +164,7 @@ impl Rules {
 
     /// Whether it is the access token of an OAuth client that counts here. Refuses tokens of another kind. `for_us`: it names
     /// an audience of ours.
-    fn is_access_token(&self, claims: &Claims, kind: Kind, for_us: bool) -> Result<bool, Refusal> {
+    fn is_access_token(&self, claims: &Claims, kind: Kind, for_us: bool) -> Result<bool, ClaimsError> {
         // Back-channel logout tokens and security events (OpenID Connect Back-Channel Logout 1.0, RFC 8417).
         if claims.events.is_some() {
             return Err("it is an event and not a session (events)".into());
@@ -197,7 +197,7 @@ impl Rules {
     }
 
     /// Who acts in the place of the subject (RFC 8693, section 4.1; Clerk documentation, "User impersonation").
-    fn impersonator(&self, act: Option<&Value>) -> Result<Option<String>, Refusal> {
+    fn impersonator(&self, act: Option<&Value>) -> Result<Option<String>, ClaimsError> {
         let Some(act) = act.filter(|act| !act.is_null()) else { return Ok(None) };
         let act = act.as_object().ok_or("its act claim is not an object")?;
         let actor = text(act.get("sub"), "act.sub")?.ok_or("its act claim has no sub")?;
@@ -210,7 +210,7 @@ impl Rules {
     }
 
     /// Who issued the token, and for whom: whether it names an audience of ours.
-    fn check_origin(&self, claims: &Claims) -> Result<bool, Refusal> {
+    fn check_origin(&self, claims: &Claims) -> Result<bool, ClaimsError> {
         let issuer = text(claims.iss.as_ref(), "iss")?;
         if self.issuer.is_some() && self.issuer.as_deref() != issuer {
             return Err("it is from another issuer (iss)".into());
@@ -231,7 +231,7 @@ impl Rules {
     }
 
     /// To which web application it was issued. (The `azp` of an access token is its client, which was checked as that.)
-    fn check_party(&self, claims: &Claims) -> Result<(), Refusal> {
+    fn check_party(&self, claims: &Claims) -> Result<(), ClaimsError> {
         // Clerk leaves `azp` out when the browser sent no Origin, so its absence cannot be held against a token.
         if let Some(party) = text(claims.azp.as_ref(), "azp")?
             && !self.authorized_parties.is_empty()
@@ -244,7 +244,7 @@ impl Rules {
 }
 
 /// Compares `exp`, `nbf` and `iat` with `now` and returns `exp`.
-fn check_times(claims: &Claims, now: DateTime<Utc>) -> Result<DateTime<Utc>, Refusal> {
+fn check_times(claims: &Claims, now: DateTime<Utc>) -> Result<DateTime<Utc>, ClaimsError> {
     let expires_at = time(claims.exp.as_ref(), "exp")?.ok_or("it has no exp claim")?;
     if now.signed_duration_since(expires_at) >= LEEWAY {
         return Err("it has expired".into());
@@ -265,7 +265,7 @@ fn check_times(claims: &Claims, now: DateTime<Utc>) -> Result<DateTime<Utc>, Ref
 ///
 /// Version 2 is the member `o` and nothing else, version 1 the members `org_…`: an application may add claims of its own, so
 /// the members of the other version prove nothing.
-fn organization(claims: &Claims) -> Result<Option<TokenOrganization>, Refusal> {
+fn organization(claims: &Claims) -> Result<Option<TokenOrganization>, ClaimsError> {
     let version = match &claims.v {
         None => 1,
         Some(version) => version.as_u64().ok_or("its v claim is not a number")?,
@@ -297,7 +297,7 @@ fn organization(claims: &Claims) -> Result<Option<TokenOrganization>, Refusal> {
 }
 
 /// Refuses what no identity provider's id looks like and what `PostgreSQL` cannot store (NUL).
-pub(super) fn check_name(name: &str, claim: &str) -> Result<(), Refusal> {
+pub(super) fn check_name(name: &str, claim: &str) -> Result<(), ClaimsError> {
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
         return Err(format!("its {claim} claim is not between 1 and {MAX_NAME_CHARS} characters long"));
     }
@@ -307,7 +307,7 @@ pub(super) fn check_name(name: &str, claim: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn text<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, Refusal> {
+fn text<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, ClaimsError> {
     match value {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -316,8 +316,8 @@ fn text<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, Re
 }
 
 /// `aud` is one string or an array of strings (RFC 7519, section 4.1.3).
-fn audience(value: Option<&Value>) -> Result<Vec<&str>, Refusal> {
-    let refusal = || Refusal::from("its aud claim is neither a string nor an array of strings");
+fn audience(value: Option<&Value>) -> Result<Vec<&str>, ClaimsError> {
+    let refusal = || ClaimsError::from("its aud claim is neither a string nor an array of strings");
     match value {
         None => Ok(Vec::new()),
         Some(Value::String(one)) => Ok(vec![one]),
@@ -327,7 +327,7 @@ fn audience(value: Option<&Value>) -> Result<Vec<&str>, Refusal> {
 }
 
 /// A `NumericDate`: seconds since the epoch, possibly with a fraction (RFC 7519, section 2).
-fn time(value: Option<&Value>, claim: &str) -> Result<Option<DateTime<Utc>>, Refusal> {
+fn time(value: Option<&Value>, claim: &str) -> Result<Option<DateTime<Utc>>, ClaimsError> {
     let Some(value) = value else { return Ok(None) };
     let Value::Number(number) = value else { return Err(format!("its {claim} claim is not a number")) };
     let seconds = match (number.as_u64(), number.as_f64()) {

@@ -13,6 +13,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
+use serde::Serialize;
 use serde_json::json;
 
 use super::claims::check_name;
@@ -71,6 +72,19 @@ pub struct DevIssuer {
     key: EncodingKey,
     key_id: String,
     jwk: Jwk,
+}
+
+/// Somebody of the sample data to sign in as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Persona {
+    /// The e-mail address.
+    pub email: &'static str,
+    /// The full name.
+    pub name: &'static str,
+    /// The `sub` of their tokens, `users.clerk_id`.
+    pub subject: &'static str,
+    /// What they are good for.
+    pub description: &'static str,
 }
 
 /// What a development token shall say.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::members::OrganizationSummary;
+use crate::access::OrganizationRef;
 
 /// What a verified token says about its bearer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,30 +30,9 @@ pub struct TokenOrganization {
 }
 
 impl TokenOrganization {
-    /// The claim of a development token for this organization.
-    #[must_use]
-    pub fn of(organization: &OrganizationSummary) -> Self {
-        Self {
-            // An organization that the identity provider does not know is named by our id.
-            id: organization.clerk_org_id.clone().unwrap_or_else(|| organization.id.uuid().to_string()),
-            slug: Some(organization.slug.clone()),
-        }
-    }
-
     /// How to find the organization.
     #[must_use]
     pub fn reference(&self) -> OrganizationRef {
         Uuid::try_parse(&self.id).map_or_else(|_| OrganizationRef::Clerk(self.id.clone()), OrganizationRef::Id)
     }
-}
-
-/// How a request names its organization.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum OrganizationRef {
-    /// Our id.
-    Id(Uuid),
-    /// The identity provider's id (`org_…`).
-    Clerk(String),
-    /// The slug.
-    Slug(String),
 }

@@ -282,13 +282,13 @@ impl Inner {
     }
 
     /// Puts a fetched set in the place of the current one, which stays if they are equal or if the new one is useless.
-    fn store(&self, jwks: Vec<Jwk>) -> Result<(), fetch::Failure> {
+    fn store(&self, jwks: Vec<Jwk>) -> Result<(), fetch::FetchError> {
         let seen = self.current();
         if seen.as_ref().is_some_and(|keys| keys.has_same_keys(&jwks)) {
             return Ok(());
         }
         let generation = seen.map_or(1, |keys| keys.generation() + 1);
-        let keys = KeySet::new(jwks, generation).ok_or(fetch::Failure::NoUsableKey)?;
+        let keys = KeySet::new(jwks, generation).ok_or(fetch::FetchError::NoUsableKey)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(keys));
         tracing::info!(generation, "the signing keys have changed");
         Ok(())

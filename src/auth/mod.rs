@@ -21,7 +21,7 @@ mod keys;
 mod testing;
 pub mod verify;
 
-pub use dev::{DEV_ISSUER, DevIssuer, DevIssuerError, IssueRequest};
-pub use identity::{Identity, OrganizationRef, TokenOrganization};
+pub use dev::{DEV_ISSUER, DevIssuer, DevIssuerError, IssueRequest, Persona};
+pub use identity::{Identity, TokenOrganization};
 pub use jwks::KeySource;
 pub use verify::{AuthSettings, AuthSetupError, Verifier, parse_authorization};

@@ -15,7 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use roles::{RoleFinding, check_roles};
 pub use system_tx::SystemTx;
-pub use tenant_tx::{Access, Tenant, TenantTx};
+pub use tenant_tx::{Access, TenantTx};
 
 /// The pools of a running server.
 #[derive(Clone, Debug)]

@@ -14,12 +14,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 
-use crate::auth::OrganizationRef;
+use crate::access::{MemberRole, OrganizationRef, Tenant};
 use crate::db::{Db, connection_died};
 use crate::error::{Error, Result};
 use crate::id::Id;
-use crate::members::{MemberRole, User};
-use crate::organizations::Organization;
 
 /// What a transaction may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,19 +26,6 @@ pub enum Access {
     Read,
     /// Read and write.
     Write,
-}
-
-/// For whom a transaction works, as the database just confirmed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tenant {
-    /// The viewer.
-    pub user_id: Id<User>,
-    /// The organization whose rows are visible.
-    pub organization_id: Id<Organization>,
-    /// The viewer's role in it.
-    pub role: MemberRole,
-    /// Whether the viewer may use `platform` fields.
-    pub is_superadmin: bool,
 }
 
 /// A transaction bound to one viewer in one organization.

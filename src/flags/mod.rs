@@ -10,9 +10,9 @@ pub use evaluate::{
     evaluate,
 };
 
+use crate::access::Action;
 use crate::error::Result;
 use crate::graphql::session::Session;
-use crate::members::Action;
 use crate::organizations::OrganizationPlan;
 
 /// A feature flag as it is decided for an organization now.
@@ -51,7 +51,7 @@ pub struct FeatureFlagOverride {
 pub async fn feature_flags(ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
     let session = Session::of(ctx)?;
     let tenant = session.require(Action::OrganizationRead).await?;
-    let now = session.app().clock.now();
+    let now = session.clock().now();
     let mut tx = session.read().await?;
     let rows = sqlx::query!(
         r#"select d.key, d.name, d.description, d.kind as "kind: FlagKind", d.default_enabled,

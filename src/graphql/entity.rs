@@ -1,51 +1,82 @@
-//! How a slice declares its rows and enums: once, for SQL and GraphQL together.
+//! How a slice declares its rows: once, for SQL and GraphQL together.
 //!
 //! [`entity!`](crate::entity) makes a struct that is at the same time a row (its fields are the columns, in order) and a
-//! GraphQL object (its docs are the descriptions). [`pg_enum!`](crate::pg_enum) makes an enum whose labels are the same
-//! in `PostgreSQL`, in Rust and in the schema, with its filter input.
+//! GraphQL object (its docs are the descriptions).
 
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use crate::access::Action;
 use crate::id::Identified;
-use crate::members::Action;
 
 /// A row that the loaders can fetch.
-pub trait Entity: Identified + Send + Sync + Unpin + Sized + 'static {
+pub trait Entity: Send + Sync + Unpin + Sized + 'static {
+    /// What marks its ids.
+    type Marker: Loadable<Entity = Self>;
+    /// The name of the GraphQL type.
+    const NAME: &'static str = <Self::Marker as Identified>::NAME;
     /// The table.
     const TABLE: &'static str;
     /// The columns, each with the table's alias `t`, in the order [`decode`](Self::decode) reads them.
     const COLUMNS: &'static str;
+    /// The same columns as superadmins see them across organizations.
+    const PLATFORM_COLUMNS: &'static str;
+    /// The fields in Rust, in the order of the columns.
+    const FIELDS: &'static [&'static str];
     /// `false` for the few global tables, which have no `organization_id`.
     const TENANT: bool;
     /// A condition that listings add, `t.deleted_at is null` where rows are soft-deleted. Loading by id ignores it, so
     /// that history can still show the member who left.
     const LISTED_WHEN: &'static str;
-
     /// What a role must be allowed to see such rows at all, by whatever way they are reached.
     const READ: Action;
     /// Rows that are hidden unless the role is allowed more: the condition, and what it takes.
     const HIDDEN: Option<(&'static str, Action)>;
 
     /// Reads the columns, beginning with column `at`.
+    ///
+    /// # Errors
+    /// When the column does not hold what the field expects.
     fn decode(row: &PgRow, at: usize) -> sqlx::Result<Self>;
     /// The row's id.
     fn uuid(&self) -> Uuid;
 }
 
-/// Declares an entity:
-/// `entity! { pub struct Ticket("tic", "tickets", tenant: true, listed when "true", read by OrganizationRead) { … } }`.
+/// A marker of ids whose rows the loaders can fetch.
+pub trait Loadable: Identified {
+    /// The rows.
+    type Entity: Entity<Marker = Self>;
+}
+
+/// Declares an entity: `entity! { pub struct Ticket("tickets", read by OrganizationRead) { … } }`.
 ///
-/// `, hidden when "t.is_internal" unless TicketNoteRead` hides some rows from some roles.
-/// The first field must be `id`. A field whose column has another name says so: `pub kind: BudgetType = "type"`.
-/// Attributes go to the field of the GraphQL object: `#[graphql(skip)]` for what only resolvers need.
+/// - `global "users"`: the table has no `organization_id`.
+/// - `, listed when "t.deleted_at is null"`: lists leave the other rows out.
+/// - `, hidden when "t.is_internal" unless TicketNoteRead`: some rows are hidden from some roles.
+///
+/// The name is that of a marker in [`id`](crate::id). The first field is `id`. A field whose column has another name
+/// says so, `pub kind: BudgetType = "type"`, and may be another SQL expression for superadmins:
+/// `= "last_error" platform "coalesce(t.cause, t.last_error)"`. Attributes go to the field of the GraphQL object:
+/// `#[graphql(skip)]` for what only resolvers need.
 #[macro_export]
 macro_rules! entity {
     (
         $(#[$meta:meta])*
-        pub struct $name:ident($prefix:literal, $table:literal, tenant: $tenant:literal, listed when $listed:literal,
-            read by $read:ident $(, hidden when $hidden:literal unless $unless:ident)?) {
-            $( $(#[$field_meta:meta])* pub $field:ident : $type:ty $(= $column:literal)? ,)+
+        pub struct $name:ident(global $table:literal, $($options:tt)+) { $($fields:tt)+ }
+    ) => {
+        $crate::entity! { @declare false, $(#[$meta])* $name($table, $($options)+) { $($fields)+ } }
+    };
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident($table:literal, $($options:tt)+) { $($fields:tt)+ }
+    ) => {
+        $crate::entity! { @declare true, $(#[$meta])* $name($table, $($options)+) { $($fields)+ } }
+    };
+    (
+        @declare $tenant:literal, $(#[$meta:meta])*
+        $name:ident($table:literal, read by $read:ident
+            $(, listed when $listed:literal)? $(, hidden when $hidden:literal unless $unless:ident)?) {
+            $( $(#[$field_meta:meta])* pub $field:ident : $type:ty $(= $column:literal $(platform $platform:literal)?)? ,)+
         }
     ) => {
         #[derive(Clone, Debug, async_graphql::SimpleObject)]
@@ -54,19 +85,24 @@ macro_rules! entity {
             $( $(#[$field_meta])* pub $field: $type, )+
         }
 
-        impl $crate::id::Identified for $name {
-            const PREFIX: &'static str = $prefix;
-            const NAME: &'static str = stringify!($name);
+        impl $crate::graphql::entity::Loadable for $crate::id::marker::$name {
+            type Entity = $name;
         }
 
         impl $crate::graphql::entity::Entity for $name {
+            type Marker = $crate::id::marker::$name;
             const TABLE: &'static str = $table;
-            const COLUMNS: &'static str = $crate::columns!($( $field $(= $column)? ),+);
+            const COLUMNS: &'static str = $crate::columns!(own $( $field [$($column $($platform)?)?] )+);
+            const PLATFORM_COLUMNS: &'static str = $crate::columns!(platform $( $field [$($column $($platform)?)?] )+);
+            const FIELDS: &'static [&'static str] = &[$( stringify!($field) ),+];
             const TENANT: bool = $tenant;
-            const LISTED_WHEN: &'static str = $listed;
-            const READ: $crate::members::Action = $crate::members::Action::$read;
-            const HIDDEN: Option<(&'static str, $crate::members::Action)> =
-                $crate::hidden!($($hidden unless $unless)?);
+            const LISTED_WHEN: &'static str = concat!("true" $(, " and ", $listed)?);
+            const READ: $crate::access::Action = $crate::access::Action::$read;
+            const HIDDEN: Option<(&'static str, $crate::access::Action)> = {
+                let hidden: &[(&'static str, $crate::access::Action)] =
+                    &[$( ($hidden, $crate::access::Action::$unless) )?];
+                hidden.first().copied()
+            };
 
             fn decode(row: &sqlx::postgres::PgRow, at: usize) -> sqlx::Result<Self> {
                 let mut columns = at..;
@@ -81,113 +117,15 @@ macro_rules! entity {
     };
 }
 
-/// The hidden rows of [`entity!`](crate::entity).
-#[doc(hidden)]
-#[macro_export]
-macro_rules! hidden {
-    () => {
-        None
-    };
-    ($condition:literal unless $action:ident) => {
-        Some(($condition, $crate::members::Action::$action))
-    };
-}
-
 /// The column list of [`entity!`](crate::entity).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! columns {
-    (@one $field:ident = $column:literal) => { concat!("t.", $column) };
-    (@one $field:ident) => { concat!("t.", stringify!($field)) };
-    ($first:ident $(= $first_column:literal)? $(, $field:ident $(= $column:literal)? )*) => {
-        concat!(
-            $crate::columns!(@one $first $(= $first_column)?)
-            $(, ", ", $crate::columns!(@one $field $(= $column)?) )*
-        )
-    };
-}
-
-/// Declares an enum that exists in `PostgreSQL` (`ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
-/// `UPPER_CASE` labels, and its filter (`TicketStatusFilter`).
-#[macro_export]
-macro_rules! pg_enum {
-    (
-        $(#[$meta:meta])*
-        pub enum $name:ident($sql:literal, $filter:ident) {
-            $( $(#[$variant_meta:meta])* $variant:ident = $label:literal ,)+
-        }
-    ) => {
-        #[derive(
-            Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
-            async_graphql::Enum, sqlx::Type, serde::Serialize, serde::Deserialize,
-        )]
-        #[sqlx(type_name = $sql)]
-        $(#[$meta])*
-        pub enum $name {
-            $(
-                $(#[$variant_meta])*
-                #[sqlx(rename = $label)]
-                #[graphql(name = $label)]
-                #[serde(rename = $label)]
-                $variant,
-            )+
-        }
-
-        impl $name {
-            /// Every value, in the order of the SQL type.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// The label in SQL, GraphQL and JSON.
-            #[must_use]
-            pub fn label(self) -> &'static str {
-                match self { $(Self::$variant => $label),+ }
-            }
-
-            /// The value with this label.
-            #[must_use]
-            pub fn from_label(label: &str) -> Option<Self> {
-                match label { $($label => Some(Self::$variant),)+ _ => None }
-            }
-        }
-
-        impl $crate::graphql::listing::SqlEnum for $name {
-            const SQL_TYPE: &'static str = $sql;
-            fn label(self) -> &'static str {
-                $name::label(self)
-            }
-        }
-
-        impl $crate::graphql::listing::OrderValue for $name {
-            const KIND: $crate::graphql::listing::CursorKind = $crate::graphql::listing::CursorKind::Text($sql);
-            fn cursor_value(&self) -> $crate::graphql::listing::CursorValue {
-                $crate::graphql::listing::CursorValue::Text($name::label(*self).to_owned())
-            }
-        }
-
-        #[doc = concat!("Conditions on a `", stringify!($name), "`; all that are given must hold.")]
-        #[derive(Clone, Debug, Default, async_graphql::InputObject)]
-        pub struct $filter {
-            /// Is this value.
-            pub eq: Option<$name>,
-            /// Is not this value.
-            pub ne: Option<$name>,
-            /// Is one of these.
-            #[graphql(name = "in")]
-            pub in_: Option<Vec<$name>>,
-            /// Is none of these.
-            pub nin: Option<Vec<$name>>,
-            /// Has no value (`true`) or has one (`false`).
-            pub is_null: Option<bool>,
-        }
-
-        impl $crate::graphql::listing::Comparator for $filter {
-            fn conditions(
-                &self,
-                column: &str,
-                sql: &mut $crate::graphql::listing::Conditions<'_>,
-            ) -> $crate::error::Result<()> {
-                sql.enumeration(column, self.eq, self.ne, self.in_.as_deref(), self.nin.as_deref(), self.is_null)
-            }
-        }
+    (@ $reader:ident $field:ident []) => { concat!("t.", stringify!($field)) };
+    (@ $reader:ident $field:ident [$column:literal]) => { concat!("t.", $column) };
+    (@ own $field:ident [$column:literal $platform:literal]) => { concat!("t.", $column) };
+    (@ platform $field:ident [$column:literal $platform:literal]) => { $platform };
+    ($reader:ident $first:ident $first_column:tt $($field:ident $column:tt)*) => {
+        concat!($crate::columns!(@ $reader $first $first_column) $(, ", ", $crate::columns!(@ $reader $field $column))*)
     };
 }

@@ -12,46 +12,41 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
-use crate::db::TenantTx;
+use crate::db::{SystemTx, TenantTx};
 use crate::error::{Error, Result};
-use crate::graphql::connection::{LEADING_PARAMETERS, Page, Plan, Scope};
 use crate::graphql::entity::Entity;
-use crate::graphql::listing::{Bind, Listed};
+use crate::graphql::filter::Bind;
+use crate::graphql::listing::Listed;
+use crate::graphql::plan::{ListPage, ListPlan, Scope};
 use crate::graphql::session::Session;
 
 /// A loader of the crate `dataloader` over one of the batch functions below.
 pub type Loader<K, V, B> = dataloader::cached::Loader<K, Result<V>, B>;
 
-/// Rows by id. An id of another tenant is like one that does not exist: row-level security hides it.
-pub struct ById<E> {
+/// A batch function of one session; `Q` says what it fetches.
+pub struct Fetch<Q> {
     session: Weak<Session>,
-    entity: PhantomData<fn() -> E>,
+    what: PhantomData<fn() -> Q>,
 }
 
-/// Pages of lists.
-pub struct Pages<E> {
-    session: Weak<Session>,
-    entity: PhantomData<fn() -> E>,
+impl<Q> Fetch<Q> {
+    /// The batch function of this session.
+    #[must_use]
+    pub fn of(session: Weak<Session>) -> Self {
+        Self { session, what: PhantomData }
+    }
+
+    fn session(&self) -> Result<Arc<Session>> {
+        self.session.upgrade().ok_or_else(|| Error::internal("a loader outlived its request"))
+    }
 }
 
-/// Total counts of lists.
-pub struct Counts<E> {
-    session: Weak<Session>,
-    entity: PhantomData<fn() -> E>,
-}
-
-macro_rules! new {
-    ($($name:ident),+) => { $(
-        impl<E> $name<E> {
-            /// The batch function of this session's loader.
-            #[must_use]
-            pub fn new(session: Weak<Session>) -> Self {
-                Self { session, entity: PhantomData }
-            }
-        }
-    )+ };
-}
-new!(ById, Pages, Counts);
+/// Fetches rows by id. An id of another tenant is like one that does not exist: row-level security hides it.
+pub struct ById<E>(PhantomData<E>);
+/// Fetches pages of lists.
+pub struct Pages<E>(PhantomData<E>);
+/// Fetches total counts of lists.
+pub struct Counts<E>(PhantomData<E>);
 
 /// A list of one scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,21 +54,21 @@ pub struct PageKey {
     /// Whose rows.
     pub scope: Scope,
     /// Which of them.
-    pub plan: Arc<Plan>,
+    pub plan: Arc<ListPlan>,
 }
 
-impl<E: Entity> BatchFn<Uuid, Result<Option<Arc<E>>>> for ById<E> {
+impl<E: Entity> BatchFn<Uuid, Result<Option<Arc<E>>>> for Fetch<ById<E>> {
     async fn load(&mut self, keys: &[Uuid]) -> HashMap<Uuid, Result<Option<Arc<E>>>> {
-        match boxed(self.fetch(keys)).await {
+        match boxed(self.rows(keys)).await {
             Ok(mut rows) => keys.iter().map(|key| (*key, Ok(rows.remove(key)))).collect(),
             Err(error) => keys.iter().map(|key| (*key, Err(error.clone()))).collect(),
         }
     }
 }
 
-impl<E: Entity> ById<E> {
-    async fn fetch(&self, keys: &[Uuid]) -> Result<HashMap<Uuid, Arc<E>>> {
-        let session = upgrade(&self.session)?;
+impl<E: Entity> Fetch<ById<E>> {
+    async fn rows(&self, keys: &[Uuid]) -> Result<HashMap<Uuid, Arc<E>>> {
+        let session = self.session()?;
         let mut tx = session.read().await?;
         let mut arguments = PgArguments::default();
         arguments.add(keys).map_err(Error::internal)?;
@@ -94,11 +89,11 @@ impl<E: Entity> ById<E> {
     }
 }
 
-impl<E: Listed> BatchFn<PageKey, Result<Arc<Page<E>>>> for Pages<E> {
-    async fn load(&mut self, keys: &[PageKey]) -> HashMap<PageKey, Result<Arc<Page<E>>>> {
+impl<E: Listed> BatchFn<PageKey, Result<Arc<ListPage<E>>>> for Fetch<Pages<E>> {
+    async fn load(&mut self, keys: &[PageKey]) -> HashMap<PageKey, Result<Arc<ListPage<E>>>> {
         let mut result = HashMap::with_capacity(keys.len());
         for (plan, parents) in by_plan(keys) {
-            match boxed(self.fetch(&plan, &parents)).await {
+            match boxed(self.pages(&plan, &parents)).await {
                 Ok(mut pages) => result.extend(parents.into_iter().map(|scope| {
                     let rows = pages.remove(&parent_id(scope)).unwrap_or_default();
                     (PageKey { scope, plan: Arc::clone(&plan) }, Ok(Arc::new(plan.cut(rows))))
@@ -112,30 +107,11 @@ impl<E: Listed> BatchFn<PageKey, Result<Arc<Page<E>>>> for Pages<E> {
     }
 }
 
-impl<E: Listed> Pages<E> {
-    async fn fetch(&self, plan: &Plan, parents: &[Scope]) -> Result<HashMap<Uuid, Vec<Arc<E>>>> {
-        let session = upgrade(&self.session)?;
+impl<E: Listed> Fetch<Pages<E>> {
+    async fn pages(&self, plan: &ListPlan, parents: &[Scope]) -> Result<HashMap<Uuid, Vec<Arc<E>>>> {
+        let session = self.session()?;
         let mut tx = session.read().await?;
-        let visible = visible::<E>(&tx);
-        let keyset = plan.keyset.as_deref().unwrap_or("true");
-        let tail =
-            format!("{visible} and {} and {keyset} order by {} limit {}", plan.condition, plan.order, plan.limit + 1);
-        let sql = match parents.first() {
-            Some(Scope::Parent(column, _)) => format!(
-                // The lateral join is a nested loop: rows arrive parent by parent, each parent's in order.
-                "select p.key, t.* from unnest($2::uuid[]) as p(key) cross join lateral (
-                   select {} from {} t where t.organization_id = $1 and {column} = p.key and {} and {tail}) t",
-                E::COLUMNS,
-                E::TABLE,
-                E::LISTED_WHEN,
-            ),
-            _ => format!(
-                "select null, {} from {} t where t.organization_id = $1 and {} and {tail}",
-                E::COLUMNS,
-                E::TABLE,
-                E::LISTED_WHEN,
-            ),
-        };
+        let sql = page_statement::<E>(plan, parents.first().copied(), &visible::<E>(&tx));
         let rows = run(&mut tx, sql, parents, &plan.binds).await?;
         let mut pages: HashMap<Uuid, Vec<Arc<E>>> = HashMap::with_capacity(parents.len());
         for row in &rows {
@@ -145,11 +121,27 @@ impl<E: Listed> Pages<E> {
     }
 }
 
-impl<E: Listed> BatchFn<PageKey, Result<i64>> for Counts<E> {
+/// The statement of a page: the parent's id, or null, and the columns.
+fn page_statement<E: Listed>(plan: &ListPlan, parent: Option<Scope>, visible: &str) -> String {
+    let (columns, table, listed) = (E::COLUMNS, E::TABLE, E::LISTED_WHEN);
+    let keyset = plan.keyset.as_deref().unwrap_or("true");
+    let tail =
+        format!("{visible} and {} and {keyset} order by {} limit {}", plan.condition, plan.order, plan.limit + 1);
+    match parent {
+        Some(Scope::Parent(column, _)) => format!(
+            // The lateral join is a nested loop: rows arrive parent by parent, each parent's in order.
+            "select p.key, t.* from unnest($2::uuid[]) as p(key) cross join lateral (
+               select {columns} from {table} t where t.organization_id = $1 and {column} = p.key and {listed} and {tail}) t"
+        ),
+        _ => format!("select null, {columns} from {table} t where t.organization_id = $1 and {listed} and {tail}"),
+    }
+}
+
+impl<E: Listed> BatchFn<PageKey, Result<i64>> for Fetch<Counts<E>> {
     async fn load(&mut self, keys: &[PageKey]) -> HashMap<PageKey, Result<i64>> {
         let mut result = HashMap::with_capacity(keys.len());
         for (plan, parents) in by_plan(keys) {
-            let counts = boxed(self.fetch(&plan, &parents)).await;
+            let counts = boxed(self.counts(&plan, &parents)).await;
             result.extend(parents.into_iter().map(|scope| {
                 let count = match &counts {
                     Ok(counts) => Ok(counts.get(&parent_id(scope)).copied().unwrap_or(0)),
@@ -162,9 +154,9 @@ impl<E: Listed> BatchFn<PageKey, Result<i64>> for Counts<E> {
     }
 }
 
-impl<E: Listed> Counts<E> {
-    async fn fetch(&self, plan: &Plan, parents: &[Scope]) -> Result<HashMap<Uuid, i64>> {
-        let session = upgrade(&self.session)?;
+impl<E: Listed> Fetch<Counts<E>> {
+    async fn counts(&self, plan: &ListPlan, parents: &[Scope]) -> Result<HashMap<Uuid, i64>> {
+        let session = self.session()?;
         let mut tx = session.read().await?;
         let (table, listed, visible, condition) = (E::TABLE, E::LISTED_WHEN, visible::<E>(&tx), &plan.condition);
         let sql = match parents.first() {
@@ -181,6 +173,40 @@ impl<E: Listed> Counts<E> {
     }
 }
 
+/// Reads a page over all organizations in this transaction, and commits the record of it.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub(super) async fn platform_page<E: Listed>(mut tx: SystemTx, plan: &ListPlan) -> Result<ListPage<E>> {
+    let sql = format!(
+        "select {} from {} t where {} and {} and {} order by {} limit {}",
+        E::PLATFORM_COLUMNS,
+        E::TABLE,
+        E::LISTED_WHEN,
+        plan.condition,
+        plan.keyset.as_deref().unwrap_or("true"),
+        plan.order,
+        plan.limit + 1
+    );
+    let arguments = bound(PgArguments::default(), &plan.binds)?;
+    let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(tx.conn()).await?;
+    tx.commit().await?;
+    let rows = rows.iter().map(|row| E::decode(row, 0).map(Arc::new)).collect::<sqlx::Result<Vec<_>>>()?;
+    Ok(plan.cut(rows))
+}
+
+/// Counts the rows of a list over all organizations in this transaction, and commits the record of it.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub(super) async fn platform_count<E: Listed>(mut tx: SystemTx, plan: &ListPlan) -> Result<i64> {
+    let sql = format!("select count(*) from {} t where {} and {}", E::TABLE, E::LISTED_WHEN, plan.condition);
+    let arguments = bound(PgArguments::default(), &plan.binds[..plan.filter_binds])?;
+    let row = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_one(tx.conn()).await?;
+    tx.commit().await?;
+    Ok(row.try_get(0)?)
+}
+
 /// Keeps what a statement needs out of the futures that wait for it. async-graphql allocates and copies, for every
 /// field it resolves, a future as large as the largest resolver of the field's type.
 fn boxed<F: Future>(future: F) -> Pin<Box<F>> {
@@ -188,9 +214,9 @@ fn boxed<F: Future>(future: F) -> Pin<Box<F>> {
 }
 
 /// The lists that one statement can answer together: the same plan and the same parent column.
-fn by_plan(keys: &[PageKey]) -> Vec<(Arc<Plan>, Vec<Scope>)> {
-    type Question<'a> = (&'a Plan, Option<&'static str>);
-    let mut groups: HashMap<Question<'_>, (Arc<Plan>, Vec<Scope>)> = HashMap::new();
+fn by_plan(keys: &[PageKey]) -> Vec<(Arc<ListPlan>, Vec<Scope>)> {
+    type Question<'a> = (&'a ListPlan, Option<&'static str>);
+    let mut groups: HashMap<Question<'_>, (Arc<ListPlan>, Vec<Scope>)> = HashMap::new();
     for key in keys {
         let column = match key.scope {
             Scope::Organization | Scope::Platform => None,
@@ -205,13 +231,19 @@ fn by_plan(keys: &[PageKey]) -> Vec<(Arc<Plan>, Vec<Scope>)> {
 async fn run(tx: &mut TenantTx, sql: String, parents: &[Scope], binds: &[Bind]) -> Result<Vec<PgRow>> {
     let parents: Vec<Uuid> = parents.iter().map(|scope| parent_id(*scope)).collect();
     let mut arguments = PgArguments::default();
-    arguments.reserve(LEADING_PARAMETERS + binds.len(), 64);
     arguments.add(tx.tenant().organization_id).map_err(Error::internal)?;
     arguments.add(parents).map_err(Error::internal)?;
+    let arguments = bound(arguments, binds)?;
+    Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(tx.conn()).await?)
+}
+
+/// The arguments, with these values behind them.
+fn bound(mut arguments: PgArguments, binds: &[Bind]) -> Result<PgArguments> {
+    arguments.reserve(binds.len(), 64);
     for bind in binds {
         bind.add_to(&mut arguments)?;
     }
-    Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(tx.conn()).await?)
+    Ok(arguments)
 }
 
 /// The condition that hides from this viewer what their role may not see.
@@ -235,8 +267,4 @@ fn parent_id(scope: Scope) -> Uuid {
         Scope::Organization | Scope::Platform => Uuid::nil(),
         Scope::Parent(_, id) => id,
     }
-}
-
-fn upgrade(session: &Weak<Session>) -> Result<Arc<Session>> {
-    session.upgrade().ok_or_else(|| Error::internal("a loader outlived its request"))
 }

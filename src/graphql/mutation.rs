@@ -1,45 +1,183 @@
-//! What every mutation shares: errors as data, idempotency keys, versions.
+//! The one way a mutation runs.
 //!
-//! A mutation's verb (in the slice's `mod.rs`) returns [`Outcome`]: the entity, or a [`Refusal`]. A refusal that is the
-//! caller's to mend becomes `userErrors` in the payload; one that is not becomes a top-level error. Either way the
-//! transaction is dropped and nothing of it remains.
+//! A verb is its checks and its statements: an input implements [`Mutation`] and says in [`Done`] what happened. [`run`]
+//! does what every mutation shares, in one transaction: permission, idempotency key, verb, audit row, event, the memory of
+//! the key, commit. What the caller can mend becomes `userErrors` in the payload, what they cannot a top-level error;
+//! either way the transaction is dropped and nothing of it remains.
 
-use async_graphql::{Enum, SimpleObject};
-use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
+use async_graphql::{Context, Enum, InputType, SimpleObject};
+use chrono::{DateTime, Utc};
 
+use crate::access::{Action, Tenant};
+use crate::clock::Clock;
 use crate::db::TenantTx;
 use crate::error::{Error, Result};
+use crate::events::{self, Event};
+use crate::graphql::idempotency::{KeyedRequest, Known};
+use crate::graphql::session::Session;
+use crate::id::{Id, Identified};
+use crate::trail::{self, AuditEntry};
 
-/// What is wrong with an input, for programs.
+/// An input that changes something.
+pub trait Mutation: InputType {
+    /// What the verb makes or changes; its id is remembered under the idempotency key.
+    type Row: Identified;
+    /// The root field.
+    const FIELD: &'static str;
+    /// What the viewer must be allowed to do.
+    const ACTION: Action;
+    /// What the audit log calls it: `ticket.update`.
+    const AUDIT: &'static str;
+
+    /// The idempotency key of the request.
+    fn idempotency_key(&self) -> Option<&str> {
+        None
+    }
+
+    /// The checks and the statements of the verb.
+    fn run(self, work: &mut Work<'_>) -> impl Future<Output = VerbResult<Done<Self::Row>>> + Send;
+}
+
+/// What a verb works with.
+#[derive(Debug)]
+pub struct Work<'a> {
+    /// The transaction of this mutation; the runner commits it.
+    pub tx: &'a mut TenantTx,
+    /// Makes ids.
+    pub clock: &'a Clock,
+    /// The time of all that happens in this mutation.
+    pub now: DateTime<Utc>,
+}
+
+impl Work<'_> {
+    /// The viewer and the organization.
+    #[must_use]
+    pub fn tenant(&self) -> Tenant {
+        self.tx.tenant()
+    }
+
+    /// A new id.
+    #[must_use]
+    pub fn new_id<T>(&self) -> Id<T> {
+        Id::new(self.clock)
+    }
+}
+
+/// What a verb did.
+#[derive(Debug)]
+pub struct Done<T> {
+    /// The row that was made or changed.
+    pub id: Id<T>,
+    /// What the audit row says beside the action and the id: states and ids, no texts of customers, no secrets.
+    pub audit: serde_json::Value,
+    /// What subscribers are told, if anything.
+    pub event: Option<Event>,
+}
+
+/// What every mutation is, for the registry: see [`schema`](crate::schema).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MutationInfo {
+    /// The root field.
+    pub field: &'static str,
+    /// What it takes.
+    pub action: Action,
+    /// What the audit log calls it.
+    pub audit: &'static str,
+    /// The type of the row it makes or changes.
+    pub row: &'static str,
+}
+
+impl MutationInfo {
+    /// Of this mutation.
+    #[must_use]
+    pub const fn of<M: Mutation>() -> Self {
+        Self { field: M::FIELD, action: M::ACTION, audit: M::AUDIT, row: <M::Row as Identified>::NAME }
+    }
+}
+
+/// What became of a mutation: the row, or the errors.
+#[derive(Debug)]
+pub struct Ran<T> {
+    /// The row that was made or changed, now or when the same request was first made.
+    pub id: Option<Id<T>>,
+    /// Why nothing was done.
+    pub user_errors: Vec<UserError>,
+}
+
+/// Runs the mutation of a root field. `ctx` is the field's: its arguments tell whether a repeated request is the same.
+///
+/// # Errors
+/// What the caller cannot mend by another input: [`Error::Forbidden`], [`Error::Unavailable`] and so on.
+pub async fn run<M: Mutation>(ctx: &Context<'_>, input: M) -> Result<Ran<M::Row>> {
+    let session = Session::of(ctx)?;
+    let mut tx = session.write(M::ACTION).await?;
+    match in_transaction(ctx, session, &mut tx, input).await {
+        Ok(id) => {
+            tx.commit().await?;
+            Ok(Ran { id: Some(id), user_errors: Vec::new() })
+        }
+        Err(VerbError::User(user_errors)) => Ok(Ran { id: None, user_errors }),
+        Err(VerbError::Fail(error)) => Err(error),
+    }
+}
+
+async fn in_transaction<M: Mutation>(
+    ctx: &Context<'_>,
+    session: &Session,
+    tx: &mut TenantTx,
+    input: M,
+) -> VerbResult<Id<M::Row>> {
+    let request = match input.idempotency_key() {
+        Some(key) => Some(KeyedRequest::new(ctx, M::FIELD, key)?),
+        None => None,
+    };
+    if let Some(request) = &request
+        && let Known::Done(id) = request.claim(tx).await?
+    {
+        return Ok(Id::from_uuid(id));
+    }
+    let clock = session.clock();
+    let mut work = Work { tx, clock, now: clock.now() };
+    let done = input.run(&mut work).await?;
+    if let Some(request) = &request {
+        request.remember(tx, done.id.uuid()).await?;
+    }
+    trail::record(tx, clock, session.origin(), &AuditEntry::of(M::AUDIT, done.id, done.audit)).await?;
+    if let Some(event) = &done.event {
+        events::notify(tx, event).await?;
+    }
+    Ok(done.id)
+}
+
+/// Why an input was refused, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum UserErrorCode {
-    /// Empty, or nothing but spaces.
+    /// The value is empty or holds only spaces.
     Blank,
-    /// Longer or more than allowed.
+    /// The value is too long, or there are too many.
     TooLong,
-    /// Not of the right form.
+    /// The value does not have the right form.
     Invalid,
-    /// Names something that does not exist in this organization.
+    /// The id names nothing in this organization.
     NotFound,
-    /// The row's state does not allow it.
+    /// The status of the row does not allow the change.
     InvalidTransition,
-    /// The row has changed since the version that was expected.
+    /// The row is not at the expected version.
     VersionConflict,
     /// The idempotency key was used before, with other arguments.
     IdempotencyKeyParameterMismatch,
-    /// A request with this idempotency key is being worked on.
+    /// A request with this idempotency key is still in progress.
     IdempotencyConcurrentRequest,
 }
 
-/// What is wrong with an input.
+/// Why an input was refused.
 #[derive(Clone, Debug, PartialEq, Eq, SimpleObject)]
 pub struct UserError {
     /// The path of the argument: `["input", "subject"]`.
     pub field: Vec<String>,
-    /// What is wrong and what would be right.
+    /// What is wrong, and what would be right.
     pub message: String,
-    /// The same for programs.
+    /// The reason as a code.
     pub code: UserErrorCode,
 }
 
@@ -52,7 +190,7 @@ impl UserError {
 
 /// Why a verb did nothing.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum VerbError {
     /// The caller can mend it.
     User(Vec<UserError>),
     /// The caller cannot.
@@ -60,30 +198,18 @@ pub enum Refusal {
 }
 
 /// Result of a verb.
-pub type Outcome<T> = std::result::Result<T, Refusal>;
+pub type VerbResult<T> = std::result::Result<T, VerbError>;
 
-impl<E: Into<Error>> From<E> for Refusal {
+impl<E: Into<Error>> From<E> for VerbError {
     fn from(error: E) -> Self {
         Self::Fail(error.into())
     }
 }
 
-impl Refusal {
+impl VerbError {
     /// A single error of `input.field`.
     pub fn user(field: &str, code: UserErrorCode, message: impl Into<String>) -> Self {
         Self::User(vec![UserError::new(field, code, message)])
-    }
-}
-
-/// Splits an outcome into what a payload shows.
-///
-/// # Errors
-/// With what the caller cannot mend.
-pub fn payload<T>(outcome: Outcome<T>) -> Result<(Option<T>, Vec<UserError>)> {
-    match outcome {
-        Ok(entity) => Ok((Some(entity), Vec::new())),
-        Err(Refusal::User(errors)) => Ok((None, errors)),
-        Err(Refusal::Fail(error)) => Err(error),
     }
 }
 
@@ -123,115 +249,19 @@ impl Checks {
     }
 
     /// Ends the checks.
-    pub fn finish(self) -> Outcome<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(Refusal::User(self.0)) }
+    pub fn finish(self) -> VerbResult<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(VerbError::User(self.0)) }
     }
 }
 
 /// Refuses when the row is not at the version the caller has seen.
-pub fn check_version(expected: Option<i32>, actual: i32) -> Outcome<()> {
+pub fn check_version(expected: Option<i32>, actual: i32) -> VerbResult<()> {
     match expected {
-        Some(expected) if expected != actual => Err(Refusal::user(
+        Some(expected) if expected != actual => Err(VerbError::user(
             "expectedVersion",
             UserErrorCode::VersionConflict,
             format!("The row is at version {actual}, not {expected}: read it again and decide anew."),
         )),
         _ => Ok(()),
     }
-}
-
-/// What an idempotency key says about a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idempotency {
-    /// Nothing: do the work, then [`record`].
-    New,
-    /// The work was done; this row came of it.
-    Done(Uuid),
-}
-
-/// Claims an idempotency key for this transaction.
-///
-/// The key belongs to the user in the organization. Two requests with it at once: the second is refused, not kept
-/// waiting. `arguments` is what must be equal for the request to count as the same.
-pub async fn claim(tx: &mut TenantTx, key: Option<&str>, operation: &str, arguments: &str) -> Outcome<Idempotency> {
-    let Some(key) = key else { return Ok(Idempotency::New) };
-    if key.is_empty() || key.chars().count() > 255 || key.contains('\0') {
-        return Err(Refusal::user(
-            "idempotencyKey",
-            UserErrorCode::Invalid,
-            "`idempotencyKey` takes 1 to 255 characters.",
-        ));
-    }
-    let tenant = tx.tenant();
-    let lock =
-        advisory_lock(&[tenant.organization_id.uuid().as_bytes(), tenant.user_id.uuid().as_bytes(), key.as_bytes()]);
-    let hash = request_hash(operation, arguments);
-    let free =
-        sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "free!""#, lock).fetch_one(tx.conn()).await?;
-    if !free {
-        return Err(Refusal::user(
-            "idempotencyKey",
-            UserErrorCode::IdempotencyConcurrentRequest,
-            "A request with this key is being worked on: ask again in a moment to see its result.",
-        ));
-    }
-    let known = sqlx::query!(
-        "select request_hash, resource_id from idempotency_keys where organization_id = $1 and user_id = $2 and key = $3",
-        tenant.organization_id as _,
-        tenant.user_id as _,
-        key
-    )
-    .fetch_optional(tx.conn())
-    .await?;
-    match known {
-        None => Ok(Idempotency::New),
-        Some(row) if row.request_hash == hash => match row.resource_id {
-            Some(id) => Ok(Idempotency::Done(id)),
-            None => Err(Error::internal("an idempotency key without its row").into()),
-        },
-        Some(_) => Err(Refusal::user(
-            "idempotencyKey",
-            UserErrorCode::IdempotencyKeyParameterMismatch,
-            "This key was used before with other arguments: use a new key for a new request.",
-        )),
-    }
-}
-
-/// Remembers what came of the request with this key, in the same transaction as the work.
-pub async fn record(
-    tx: &mut TenantTx,
-    key: Option<&str>,
-    operation: &str,
-    arguments: &str,
-    resource: Uuid,
-) -> Outcome<()> {
-    let Some(key) = key else { return Ok(()) };
-    let tenant = tx.tenant();
-    let hash = request_hash(operation, arguments);
-    sqlx::query!(
-        "insert into idempotency_keys (organization_id, user_id, key, operation, request_hash, resource_id)
-         values ($1, $2, $3, $4, $5, $6)",
-        tenant.organization_id as _,
-        tenant.user_id as _,
-        key,
-        operation,
-        hash,
-        resource
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-fn request_hash(operation: &str, arguments: &str) -> Vec<u8> {
-    Sha256::new().chain_update(operation).chain_update([0]).chain_update(arguments).finalize().to_vec()
-}
-
-fn advisory_lock(parts: &[&[u8]]) -> i64 {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part);
-    }
-    let digest = hasher.finalize();
-    i64::from_be_bytes(std::array::from_fn(|i| digest[i]))
 }

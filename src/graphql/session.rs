@@ -16,16 +16,33 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{MappedMutexGuard, MutexGuard};
 use uuid::Uuid;
 
-use crate::app::App;
-use crate::auth::{Identity, OrganizationRef, parse_authorization};
-use crate::db::{Access, Tenant, TenantTx};
+use crate::access::{Action, OrganizationRef, Tenant};
+use crate::auth::{Identity, Verifier, parse_authorization};
+use crate::clock::Clock;
+use crate::db::{Access, Db, TenantTx};
 use crate::error::{Error, Result};
-use crate::graphql::connection::{Page, Plan, Scope};
-use crate::graphql::entity::Entity;
+use crate::events::Events;
+use crate::graphql::entity::{Entity as _, Loadable};
 use crate::graphql::listing::Listed;
-use crate::graphql::loader::{ById, Counts, Loader, PageKey, Pages};
-use crate::id::Id;
-use crate::members::Action;
+use crate::graphql::loader::{ById, Counts, Fetch, Loader, PageKey, Pages};
+use crate::graphql::node::{AnyNode, NodeLoad};
+use crate::graphql::plan::{ListPage, ListPlan, Scope};
+use crate::id::{Id, OrganizationId};
+use crate::trail::Origin;
+
+/// What all sessions of a process share.
+pub struct Services {
+    /// The database.
+    pub db: Db,
+    /// The time.
+    pub clock: Clock,
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// What happens in the database.
+    pub events: Events,
+    /// Finds the row of any type.
+    pub node: NodeLoad,
+}
 
 /// The credentials of a request, as its headers (or the payload of `connection_init`) gave them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +60,7 @@ pub struct Credentials<'a> {
 /// One operation of one viewer.
 pub struct Session {
     me: Weak<Session>,
-    app: Arc<App>,
+    services: Arc<Services>,
     identity: Option<Arc<Identity>>,
     organization: Option<Chosen>,
     request_id: String,
@@ -59,10 +76,10 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::InvalidToken`], [`Error::KeysUnavailable`], [`Error::OrganizationMismatch`].
-    pub async fn open(app: &Arc<App>, credentials: Credentials<'_>) -> Result<Arc<Self>> {
+    pub async fn open(services: &Arc<Services>, credentials: Credentials<'_>) -> Result<Arc<Self>> {
         let identity = match credentials.authorization {
             None => None,
-            Some(header) => Some(app.verifier.verify(parse_authorization(header)?).await?),
+            Some(header) => Some(services.verifier.verify(parse_authorization(header)?).await?),
         };
         let organization = match &identity {
             Some(identity) => choose_organization(identity, credentials.organization)?,
@@ -70,7 +87,7 @@ impl Session {
         };
         Ok(Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            app: Arc::clone(app),
+            services: Arc::clone(services),
             identity,
             organization,
             request_id: credentials.request_id.to_owned(),
@@ -105,22 +122,22 @@ impl Session {
         self.statements.load(Ordering::Relaxed)
     }
 
-    /// The application.
+    /// What all sessions share.
     #[must_use]
-    pub fn app(&self) -> &Arc<App> {
-        &self.app
+    pub fn services(&self) -> &Services {
+        &self.services
     }
 
-    /// The request's id.
+    /// The time.
     #[must_use]
-    pub fn request_id(&self) -> &str {
-        &self.request_id
+    pub fn clock(&self) -> &Clock {
+        &self.services.clock
     }
 
-    /// The client's address.
+    /// Where the request came from, for its audit rows.
     #[must_use]
-    pub fn ip(&self) -> Option<IpAddr> {
-        self.ip
+    pub fn origin(&self) -> Origin<'_> {
+        Origin { request_id: &self.request_id, ip: self.ip }
     }
 
     /// The verified identity.
@@ -169,7 +186,7 @@ impl Session {
         let chosen = self.organization.as_ref().ok_or(Error::OrganizationRequired)?;
         let statements = Arc::clone(&self.statements);
         // Boxed, because this future is part of every resolver's (see `loader.rs`) and is run once or twice.
-        let begin = TenantTx::begin(&self.app.db, access, &identity.subject, &chosen.reference, statements);
+        let begin = TenantTx::begin(&self.services.db, access, &identity.subject, &chosen.reference, statements);
         let tx = Box::pin(begin).await?;
         match chosen.must_be {
             Some(id) if id != tx.tenant().organization_id.uuid() => Err(Error::OrganizationMismatch),
@@ -188,31 +205,39 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Forbidden`] when the viewer's role may not see such rows at all.
-    pub async fn load<E: Entity>(&self, id: Id<E>) -> Result<Option<Arc<E>>> {
-        self.require(E::READ).await?;
-        let loader = self.loader::<Uuid, Option<Arc<E>>, ById<E>>(ById::new);
+    pub async fn load<M: Loadable>(&self, id: Id<M>) -> Result<Option<Arc<M::Entity>>> {
+        self.require(M::Entity::READ).await?;
+        let loader = self.loader::<Uuid, Option<Arc<M::Entity>>, Fetch<ById<M::Entity>>>(Fetch::of);
         loader.try_load(id.uuid()).await.map_err(Error::internal)?
     }
 
     /// [`Session::load`] for a column that may be empty.
-    pub async fn load_opt<E: Entity>(&self, id: Option<Id<E>>) -> Result<Option<Arc<E>>> {
+    pub async fn load_opt<M: Loadable>(&self, id: Option<Id<M>>) -> Result<Option<Arc<M::Entity>>> {
         match id {
             Some(id) => self.load(id).await,
             None => Ok(None),
         }
     }
 
+    /// The row of the type with this name and this id, if the tenant has it.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] when the viewer's role may not see rows of this type.
+    pub async fn node(&self, type_name: &str, id: Uuid) -> Result<Option<AnyNode>> {
+        (self.services.node)(self, type_name, id).await
+    }
+
     /// A page of a list.
-    pub async fn page<E: Listed>(&self, scope: Scope, plan: Arc<Plan>) -> Result<Arc<Page<E>>> {
-        let loader = self.loader::<PageKey, Arc<Page<E>>, Pages<E>>(Pages::new);
+    pub async fn page<E: Listed>(&self, scope: Scope, plan: Arc<ListPlan>) -> Result<Arc<ListPage<E>>> {
+        let loader = self.loader::<PageKey, Arc<ListPage<E>>, Fetch<Pages<E>>>(Fetch::of);
         loader.try_load(PageKey { scope, plan }).await.map_err(Error::internal)?
     }
 
     /// How many rows a list has.
-    pub async fn count<E: Listed>(&self, scope: Scope, plan: &Plan) -> Result<i64> {
-        let loader = self.loader::<PageKey, i64, Counts<E>>(Counts::new);
+    pub async fn count<E: Listed>(&self, scope: Scope, plan: &ListPlan) -> Result<i64> {
+        let loader = self.loader::<PageKey, i64, Fetch<Counts<E>>>(Fetch::of);
         // The count does not depend on the page: equal lists on different pages share one.
-        let plan = Arc::new(Plan {
+        let plan = Arc::new(ListPlan {
             keyset: None,
             order: String::new(),
             limit: 0,
@@ -282,7 +307,7 @@ fn parse_organization(text: &str) -> Result<OrganizationRef> {
     if text.len() > 255 || text.chars().any(char::is_control) {
         return Err(Error::OrganizationNotFound);
     }
-    if let Ok(id) = Id::<crate::organizations::Organization>::parse(text) {
+    if let Ok(id) = OrganizationId::parse(text) {
         return Ok(OrganizationRef::Id(id.uuid()));
     }
     if let Ok(id) = Uuid::try_parse(text) {

@@ -13,19 +13,25 @@ use axum::{Json, Router, routing::get};
 use chrono::{Duration, SecondsFormat};
 use serde::Deserialize;
 
-use crate::app::App;
-use crate::auth::TokenOrganization;
-use crate::auth::dev::IssueRequest;
-use crate::http::error;
+use crate::auth::dev::{DevIssuer, IssueRequest, Persona};
+use crate::error::Code;
+use crate::http::{Edge, error};
 use crate::members;
-use crate::seed::PERSONAS;
 
-/// Both routes.
-pub fn router(app: Arc<App>) -> Router {
-    Router::new().route("/dev/personas", get(personas)).route("/dev/token", get(token)).with_state(app)
+/// Who may be what on a development server.
+pub struct DevLogin {
+    /// Makes the tokens.
+    pub issuer: DevIssuer,
+    /// The people of the sample data.
+    pub personas: &'static [Persona],
 }
 
-fn stranger(headers: &HeaderMap) -> Option<Response> {
+/// Both routes.
+pub fn router(edge: Arc<Edge>) -> Router {
+    Router::new().route("/dev/personas", get(personas)).route("/dev/token", get(token)).with_state(edge)
+}
+
+fn refuse_foreign_host(headers: &HeaderMap) -> Option<Response> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host
         .rsplit_once(':')
@@ -35,19 +41,20 @@ fn stranger(headers: &HeaderMap) -> Option<Response> {
     } else {
         Some(error(
             StatusCode::FORBIDDEN,
-            "FORBIDDEN",
+            Code::Forbidden,
             "Development tokens are given to this machine only: open the page as http://127.0.0.1.",
         ))
     }
 }
 
-async fn personas(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    if let Some(refusal) = stranger(&headers) {
+async fn personas(State(edge): State<Arc<Edge>>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = refuse_foreign_host(&headers) {
         return refusal;
     }
-    let mut list = Vec::with_capacity(PERSONAS.len());
-    for persona in PERSONAS {
-        let Ok(Some(row)) = members::viewer(&app.db, persona.subject).await else { continue };
+    let personas = edge.dev.as_ref().map_or(&[][..], |dev| dev.personas);
+    let mut list = Vec::with_capacity(personas.len());
+    for persona in personas {
+        let Ok(Some(row)) = members::viewer(&edge.services.db, persona.subject).await else { continue };
         let organizations: Vec<_> = row
             .memberships
             .iter()
@@ -66,35 +73,40 @@ struct TokenQuery {
     org: Option<String>,
 }
 
-async fn token(State(app): State<Arc<App>>, headers: HeaderMap, Query(query): Query<TokenQuery>) -> Response {
-    if let Some(refusal) = stranger(&headers) {
+async fn token(State(edge): State<Arc<Edge>>, headers: HeaderMap, Query(query): Query<TokenQuery>) -> Response {
+    if let Some(refusal) = refuse_foreign_host(&headers) {
         return refusal;
     }
-    let Some(persona) = PERSONAS.iter().find(|persona| persona.email == query.user) else {
-        return error(StatusCode::NOT_FOUND, "NOT_FOUND", "There is no such persona; GET /dev/personas lists them.");
+    let Some(dev) = &edge.dev else {
+        return error(StatusCode::NOT_FOUND, Code::NotFound, "Only the development server gives tokens.");
     };
-    let Some(issuer) = &app.dev_issuer else {
-        return error(StatusCode::NOT_FOUND, "NOT_FOUND", "Only the development server gives tokens.");
+    let Some(persona) = dev.personas.iter().find(|persona| persona.email == query.user) else {
+        return error(StatusCode::NOT_FOUND, Code::NotFound, "There is no such persona; GET /dev/personas lists them.");
     };
-    let row = match members::viewer(&app.db, persona.subject).await {
+    let row = match members::viewer(&edge.services.db, persona.subject).await {
         Ok(Some(row)) => row,
         Ok(None) => {
-            return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The sample data is not there: run `tenantry seed`.");
+            return error(StatusCode::NOT_FOUND, Code::NotFound, "The sample data is not there: run `tenantry seed`.");
         }
         Err(failure) => return error(failure.status(), failure.code(), &failure.to_string()),
     };
     let organization = match query.org.as_deref().filter(|slug| !slug.is_empty()) {
         None => None,
         Some(slug) => match row.memberships.iter().find(|m| m.organization.slug == slug) {
-            Some(membership) => Some(TokenOrganization::of(&membership.organization)),
+            Some(membership) => Some(membership.organization.token_claim()),
             None => {
-                return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The persona is not a member of that organization.");
+                return error(
+                    StatusCode::NOT_FOUND,
+                    Code::NotFound,
+                    "The persona is not a member of that organization.",
+                );
             }
         },
     };
-    let now = app.clock.now();
+    let now = edge.services.clock.now();
     let ttl = Duration::hours(1);
-    let token = issuer.issue(&IssueRequest { subject: persona.subject.to_owned(), organization, ttl: Some(ttl), now });
+    let token =
+        dev.issuer.issue(&IssueRequest { subject: persona.subject.to_owned(), organization, ttl: Some(ttl), now });
     match token {
         Ok(token) => {
             let expires_at = (now + ttl).to_rfc3339_opts(SecondsFormat::Secs, true);
@@ -106,7 +118,7 @@ async fn token(State(app): State<Arc<App>>, headers: HeaderMap, Query(query): Qu
         }
         Err(failure) => {
             tracing::error!(%failure, "no development token could be made");
-            error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "No token could be made; the log says why.")
+            error(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "No token could be made; the log says why.")
         }
     }
 }

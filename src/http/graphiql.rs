@@ -55,14 +55,14 @@ struct Vendor {
 
 /// What the page offers.
 #[derive(Clone, Copy, Debug)]
-pub struct Page {
+pub struct GraphiqlOptions {
     /// Development: the page offers the personas of `/dev/personas` and gets their tokens from
     /// `/dev/token`. Otherwise it asks for a token.
     pub personas: bool,
 }
 
 /// `GET /` and `GET /graphiql/{asset}`.
-pub fn router<S: Clone + Send + Sync + 'static>(page: Page) -> Router<S> {
+pub fn router<S: Clone + Send + Sync + 'static>(page: GraphiqlOptions) -> Router<S> {
     Router::new()
         .route("/", get(show_page))
         .route("/graphiql/{asset}", get(show_asset))
@@ -85,7 +85,7 @@ struct Asset {
 const NONCE: &str = "{nonce}";
 
 impl Site {
-    fn new(page: Page) -> Self {
+    fn new(page: GraphiqlOptions) -> Self {
         let mut assets = HashMap::new();
         let mut head = String::new();
         let mut favicon = String::new();
@@ -299,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn assets_are_compressed_and_kept() {
-        let site = Arc::new(Site::new(Page { personas: true }));
+        let site = Arc::new(Site::new(GraphiqlOptions { personas: true }));
         assert!(!site.assets.is_empty());
         for name in site.assets.keys() {
             let ask = |request| show_asset(State(site.clone()), Path(name.clone()), request);
@@ -329,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_page_has_a_nonce_of_its_own() {
-        let site = Arc::new(Site::new(Page { personas: false }));
+        let site = Arc::new(Site::new(GraphiqlOptions { personas: false }));
         let mut policies = Vec::new();
         for _ in 0..2 {
             let page = show_page(State(site.clone())).await.into_response();
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_page_is_complete() {
-        let site = Site::new(Page { personas: true });
+        let site = Site::new(GraphiqlOptions { personas: true });
         assert!(!site.html.contains("<!-- "), "a placeholder is left: {}", site.html);
         assert_eq!(site.html.matches('{').count(), 1, "only the nonce is filled in later: {}", site.html);
         assert!(site.html.contains(r#"name="tenantry-personas" content="on""#));

@@ -9,18 +9,18 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Router, routing::get};
 
-use crate::app::App;
 use crate::db::migrations;
+use crate::http::Edge;
 
 /// Both routes.
-pub fn router(app: Arc<App>) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(app)
+pub fn router(edge: Arc<Edge>) -> Router {
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(edge)
 }
 
-async fn ready(State(app): State<Arc<App>>) -> Response {
-    let version = tokio::time::timeout(Duration::from_secs(2), app.db.migration_version()).await;
+async fn ready(State(edge): State<Arc<Edge>>) -> Response {
+    let version = tokio::time::timeout(Duration::from_secs(2), edge.services.db.migration_version()).await;
     let (status, database, detail) = match version {
-        Ok(Ok(version)) if *app.shutdown.borrow() => {
+        Ok(Ok(version)) if *edge.shutdown.borrow() => {
             (StatusCode::SERVICE_UNAVAILABLE, true, format!("stopping; migrations at {version}"))
         }
         Ok(Ok(version)) if version >= migrations::newest() => {

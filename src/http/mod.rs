@@ -18,41 +18,90 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::app::App;
+use crate::error::Code;
+use crate::graphql::Services;
+use crate::http::dev::DevLogin;
+use crate::http::graphql::Documents;
+use crate::schema::Schemas;
+use crate::webhooks::Webhooks;
 
 /// How long requests under way may take after a stop was asked for.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// What every route can reach.
+pub struct Edge {
+    /// What sessions are made of.
+    pub services: Arc<Services>,
+    /// The schema.
+    pub schemas: Schemas,
+    /// Parsed and checked documents.
+    pub documents: Documents,
+    /// The inbox of webhooks, and what is counted of them.
+    pub webhooks: Arc<Webhooks>,
+    /// Who may be what on a development server; `None` elsewhere.
+    pub dev: Option<DevLogin>,
+    /// What the environment says.
+    pub settings: EdgeSettings,
+    /// Turns true when the server is to stop.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// What the environment says about the HTTP edge.
+#[derive(Clone, Debug)]
+pub struct EdgeSettings {
+    /// Whether this is a development server, whose errors say more.
+    pub development: bool,
+    /// `INTROSPECTION`.
+    pub introspection: bool,
+    /// `GRAPHIQL`.
+    pub graphiql: bool,
+    /// `CORS_ORIGINS`.
+    pub cors_origins: Vec<String>,
+    /// Which of the process's ports serve `/metrics`.
+    pub metrics: MetricsRoute,
+}
+
+/// Which ports serve `/metrics` beside their own routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsRoute {
+    /// None: `METRICS_PORT` has a port of its own.
+    Apart,
+    /// That of a process without an API.
+    Worker,
+    /// Every port.
+    Everywhere,
+}
+
 /// All routes.
-pub fn router(app: &Arc<App>) -> Router {
+pub fn router(edge: &Arc<Edge>) -> Router {
     let mut router = Router::new()
-        .merge(graphql::router(Arc::clone(app)))
-        .merge(health::router(Arc::clone(app)))
-        .merge(crate::webhooks::receive::router(Arc::clone(app)));
-    if app.config.metrics_beside_api() {
-        router = router.merge(metrics::router(Arc::clone(app)));
+        .merge(graphql::router(Arc::clone(edge)))
+        .merge(health::router(Arc::clone(edge)))
+        .merge(crate::webhooks::receive::router(Arc::clone(&edge.webhooks)));
+    if edge.settings.metrics == MetricsRoute::Everywhere {
+        router = router.merge(metrics::router(Arc::clone(edge)));
     }
-    if app.config.graphiql {
-        router = router.merge(graphiql::router(graphiql::Page { personas: app.dev_issuer.is_some() }));
+    if edge.settings.graphiql {
+        router = router.merge(graphiql::router(graphiql::GraphiqlOptions { personas: edge.dev.is_some() }));
     }
-    if app.dev_issuer.is_some() {
-        router = router.merge(dev::router(Arc::clone(app)));
+    if edge.dev.is_some() {
+        router = router.merge(dev::router(Arc::clone(edge)));
     }
     finish(router)
 }
 
 /// The routes of a process that serves no API.
-pub fn worker_router(app: &Arc<App>) -> Router {
-    let mut router = health::router(Arc::clone(app));
-    if app.config.metrics_port.is_none() {
-        router = router.merge(metrics::router(Arc::clone(app)));
+pub fn worker_router(edge: &Arc<Edge>) -> Router {
+    let mut router = health::router(Arc::clone(edge));
+    if edge.settings.metrics != MetricsRoute::Apart {
+        router = router.merge(metrics::router(Arc::clone(edge)));
     }
     finish(router)
 }
 
 /// The routes of `METRICS_PORT`.
-pub fn metrics_router(app: &Arc<App>) -> Router {
-    finish(metrics::router(Arc::clone(app)))
+pub fn metrics_router(edge: &Arc<Edge>) -> Router {
+    finish(metrics::router(Arc::clone(edge)))
 }
 
 /// What stands around every route.
@@ -64,12 +113,13 @@ fn finish(router: Router) -> Router {
 }
 
 async fn not_found() -> Response {
-    error(StatusCode::NOT_FOUND, "NOT_FOUND", "There is nothing here. The API is at POST /graphql.")
+    error(StatusCode::NOT_FOUND, Code::NotFound, "There is nothing here. The API is at POST /graphql.")
 }
 
 /// An error outside of GraphQL, in GraphQL's form, so that a client needs one way to read errors.
-pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Response {
-    let body = serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code } }] }).to_string();
+pub(crate) fn error(status: StatusCode, code: Code, message: &str) -> Response {
+    let body =
+        serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code.as_str() } }] }).to_string();
     let json = HeaderValue::from_static("application/json; charset=utf-8");
     (status, [(header::CONTENT_TYPE, json)], body).into_response()
 }
@@ -77,7 +127,11 @@ pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Response {
 /// A bug: the cause is in the log, where the panic hook put it.
 fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
     tracing::error!("a request panicked");
-    error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "Something went wrong on our side. Tell us the x-request-id.")
+    error(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Internal,
+        "Something went wrong on our side. Tell us the x-request-id.",
+    )
 }
 
 /// Serves until `stop` turns true; then takes no new connections and lets requests under way end, for at most 20 s.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use async_graphql::{ComplexObject, Context, Object};
 
+use crate::access::{Action, MemberRole};
 use crate::error::{Error, Result};
 use crate::graphql::session::Session;
-use crate::members::{Action, Invitation, MemberRole, OrganizationMember, User, ViewerMembership, ViewerRow, viewer};
+use crate::members::{Invitation, OrganizationMember, User, ViewerMembership, ViewerRow, viewer};
 
 /// The root field of the slice.
 #[derive(Debug, Default)]
@@ -17,7 +18,7 @@ impl MembersQuery {
     /// The user behind the token. Works before an organization is chosen.
     async fn viewer(&self, ctx: &Context<'_>) -> Result<Viewer> {
         let session = Session::of(ctx)?;
-        let row = viewer(&session.app().db, &session.identity()?.subject).await?;
+        let row = viewer(&session.services().db, &session.identity()?.subject).await?;
         // A verified token of a user we have not heard of: the identity provider's webhook is not here yet.
         row.map(Viewer).ok_or_else(|| {
             Error::InvalidToken(

@@ -5,34 +5,20 @@
 //! name its author.
 
 mod graphql;
-mod permissions;
 mod roles;
 mod sql;
 
 use async_graphql::SimpleObject;
 use chrono::{DateTime, Utc};
 
+use crate::access::MemberRole;
+use crate::auth::TokenOrganization;
+use crate::graphql::filter::{DateTimeFilter, IdFilter, StringFilter};
+use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, UserId};
+use crate::{entity, enum_filter, listing, pg_enum};
 pub use graphql::MembersQuery;
-pub use permissions::Action;
 
-use crate::graphql::listing::{DateTimeFilter, IdFilter, StringFilter};
-use crate::id::Id;
-use crate::organizations::Organization;
-use crate::{entity, listing, pg_enum};
-
-pg_enum! {
-    /// The role of a member, from everything to looking only.
-    pub enum MemberRole("member_role", MemberRoleFilter) {
-        /// Everything, billing and deletion included. Every organization has at least one.
-        Owner = "OWNER",
-        /// Everything but billing and deletion.
-        Admin = "ADMIN",
-        /// Daily work: tickets, customers, refunds.
-        Member = "MEMBER",
-        /// Looking only.
-        Viewer = "VIEWER",
-    }
-}
+enum_filter!(MemberRole, MemberRoleFilter);
 
 pg_enum! {
     /// What a user is in an organization, derived from their profile, representative and member rows.
@@ -49,9 +35,9 @@ pg_enum! {
 entity! {
     /// A person, known by their account with the identity provider. Visible to those who share an organization.
     #[graphql(complex)]
-    pub struct User("usr", "users", tenant: false, listed when "t.deleted_at is null", read by OrganizationRead) {
+    pub struct User(global "users", read by OrganizationRead, listed when "t.deleted_at is null") {
         /// The id.
-        pub id: Id<User>,
+        pub id: UserId,
         /// The identity provider's id of the user.
         #[graphql(skip)]
         pub clerk_id: String,
@@ -67,12 +53,14 @@ entity! {
 entity! {
     /// A user's membership in this organization.
     #[graphql(complex)]
-    pub struct OrganizationMember("mem", "organization_members", tenant: true, listed when "t.deleted_at is null", read by OrganizationRead) {
+    pub struct OrganizationMember(
+        "organization_members", read by OrganizationRead, listed when "t.deleted_at is null"
+    ) {
         /// The id.
-        pub id: Id<OrganizationMember>,
+        pub id: OrganizationMemberId,
         /// Whose membership.
         #[graphql(skip)]
-        pub user_id: Id<User>,
+        pub user_id: UserId,
         /// What they may do.
         pub role: MemberRole,
         /// When they joined.
@@ -83,35 +71,29 @@ entity! {
 }
 
 listing! {
-    OrganizationMember,
-    filter OrganizationMemberFilter {
-        /// By role.
-        role: MemberRoleFilter = "t.role",
-        /// By user.
-        user_id: IdFilter = "t.user_id",
-        /// By the moment they joined.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order OrganizationMemberOrder by OrganizationMemberOrderField {
-        /// When they joined.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default CreatedAt Asc
+    OrganizationMember: OrganizationMemberFilter, OrganizationMemberOrder by OrganizationMemberOrderField,
+        default CreatedAt Asc;
+    /// Role.
+    role: MemberRoleFilter;
+    /// User.
+    user_id: IdFilter;
+    /// Moment they joined.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 entity! {
     /// An invitation to join the organization: good once, until it ends or is withdrawn. Its secret is never shown.
     #[graphql(complex)]
-    pub struct Invitation("inv", "invitations", tenant: true, listed when "true", read by InvitationRead) {
+    pub struct Invitation("invitations", read by InvitationRead) {
         /// The id.
-        pub id: Id<Invitation>,
+        pub id: InvitationId,
         /// The address it was sent to.
         pub email: String,
         /// The role it gives.
         pub role: MemberRole,
         /// Who sent it.
         #[graphql(skip)]
-        pub invited_by: Option<Id<User>>,
+        pub invited_by: Option<UserId>,
         /// When it ends.
         pub expires_at: DateTime<Utc>,
         /// When it was used.
@@ -124,24 +106,17 @@ entity! {
 }
 
 listing! {
-    Invitation,
-    filter InvitationFilter {
-        /// By address.
-        email: StringFilter = "t.email",
-        /// By role.
-        role: MemberRoleFilter = "t.role",
-        /// By the moment it ends.
-        expires_at: DateTimeFilter = "t.expires_at",
-        /// By the moment it was used.
-        accepted_at: DateTimeFilter = "t.accepted_at",
-        /// By the moment it was sent.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order InvitationOrder by InvitationOrderField {
-        /// When it was sent.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default CreatedAt Desc
+    Invitation: InvitationFilter, InvitationOrder by InvitationOrderField, default CreatedAt Desc;
+    /// Address.
+    email: StringFilter;
+    /// Role.
+    role: MemberRoleFilter;
+    /// Moment it ends.
+    expires_at: DateTimeFilter;
+    /// Moment it was used.
+    accepted_at: DateTimeFilter;
+    /// Moment it was sent.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
 /// An organization among the viewer's memberships, before one was chosen.
@@ -157,7 +132,7 @@ pub struct ViewerMembership {
 #[derive(Clone, Debug, SimpleObject)]
 pub struct OrganizationSummary {
     /// The id, for `X-Organization-Id`.
-    pub id: Id<Organization>,
+    pub id: OrganizationId,
     /// The name.
     pub name: String,
     /// The slug, for `X-Organization-Id`.
@@ -165,6 +140,18 @@ pub struct OrganizationSummary {
     /// The identity provider's id, which development tokens carry.
     #[graphql(skip)]
     pub clerk_org_id: Option<String>,
+}
+
+impl OrganizationSummary {
+    /// The organization claim of a development token.
+    #[must_use]
+    pub fn token_claim(&self) -> TokenOrganization {
+        TokenOrganization {
+            // An organization that the identity provider does not know is named by our id.
+            id: self.clerk_org_id.clone().unwrap_or_else(|| self.id.uuid().to_string()),
+            slug: Some(self.slug.clone()),
+        }
+    }
 }
 
 pub use sql::{ViewerRow, subject_of, viewer};

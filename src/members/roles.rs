@@ -7,8 +7,8 @@ use dataloader::BatchFn;
 
 use crate::error::{Error, Result};
 use crate::graphql::session::Session;
-use crate::id::Id;
-use crate::members::{User, UserRole};
+use crate::id::UserId;
+use crate::members::UserRole;
 
 /// The batch function of the loader: roles of many users in one statement.
 pub struct UserRoles(Weak<Session>);
@@ -20,12 +20,12 @@ impl UserRoles {
         Self(session)
     }
 
-    async fn fetch(&self, users: &[Id<User>]) -> Result<HashMap<Id<User>, UserRole>> {
+    async fn fetch(&self, users: &[UserId]) -> Result<HashMap<UserId, UserRole>> {
         let session = self.0.upgrade().ok_or_else(|| Error::internal("a loader outlived its request"))?;
         let mut tx = session.read().await?;
         let organization = tx.tenant().organization_id;
         let rows = sqlx::query!(
-            r#"select u.id as "id!: Id<User>",
+            r#"select u.id as "id!: UserId",
                       exists (select from organization_members m
                                where m.organization_id = $1 and m.user_id = u.id and m.deleted_at is null
                                  and m.role in ('OWNER', 'ADMIN')) as "admin!",
@@ -57,8 +57,8 @@ impl UserRoles {
     }
 }
 
-impl BatchFn<Id<User>, Result<Option<UserRole>>> for UserRoles {
-    async fn load(&mut self, keys: &[Id<User>]) -> HashMap<Id<User>, Result<Option<UserRole>>> {
+impl BatchFn<UserId, Result<Option<UserRole>>> for UserRoles {
+    async fn load(&mut self, keys: &[UserId]) -> HashMap<UserId, Result<Option<UserRole>>> {
         let roles = self.fetch(keys).await;
         keys.iter()
             .map(|key| (*key, roles.as_ref().map(|roles| roles.get(key).copied()).map_err(Clone::clone)))

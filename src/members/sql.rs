@@ -2,7 +2,7 @@
 
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
-use crate::id::Id;
+use crate::id::{OrganizationId, UserId};
 use crate::members::{MemberRole, OrganizationSummary, User, ViewerMembership};
 
 /// Who the viewer is and where they are a member, across organizations.
@@ -27,8 +27,8 @@ pub async fn viewer(db: &Db, subject: &str) -> Result<Option<ViewerRow>> {
     let rows = db
         .app_statement(|pool| async move {
             sqlx::query!(
-                r#"select user_id as "user_id!: Id<User>", email, name as "name!", avatar_url,
-                  is_superadmin as "is_superadmin!", organization_id as "organization_id?: Id<crate::organizations::Organization>",
+                r#"select user_id as "user_id!: UserId", email, name as "name!", avatar_url,
+                  is_superadmin as "is_superadmin!", organization_id as "organization_id?: OrganizationId",
                   organization_name as "organization_name?", organization_slug as "organization_slug?", clerk_org_id,
                   role::text as "role?"
              from app.viewer($1)"#,

@@ -4,31 +4,25 @@ use std::sync::Arc;
 
 use async_graphql::{Context, InputObject, MaybeUndefined, Object, SimpleObject};
 
-use crate::agents::{AgentConfiguration, AgentConfigurationFilter, AgentConfigurationOrder};
-use crate::api_keys::{ApiKey, ApiKeyFilter, ApiKeyOrder};
-use crate::audit::{self, AuditLog, AuditLogFilter, AuditLogOrder};
+use crate::agents::AgentConfiguration;
+use crate::api_keys::ApiKey;
+use crate::audit::AuditLog;
 use crate::billing::{self, Subscription};
-use crate::budgets::{Budget, BudgetFilter, BudgetOrder};
+use crate::budgets::Budget;
 use crate::connections;
-use crate::customers::{Customer, CustomerFilter, CustomerOrder};
+use crate::customers::Customer;
 use crate::error::{Error, Result};
-use crate::escalations::{Escalation, EscalationFilter, EscalationOrder};
+use crate::escalations::Escalation;
 use crate::flags::{self, FeatureFlag};
-use crate::graphql::mutation::{UserError, payload};
+use crate::graphql::mutation::{self, UserError};
 use crate::graphql::session::Session;
-use crate::members::{
-    Action, Invitation, InvitationFilter, InvitationOrder, OrganizationMember, OrganizationMemberFilter,
-    OrganizationMemberOrder,
-};
-use crate::metrics::{
-    PerformanceMetric, PerformanceMetricFilter, PerformanceMetricOrder, TeamPerformance, TeamPerformanceFilter,
-    TeamPerformanceOrder,
-};
-use crate::organizations::{Organization, update_organization};
-use crate::refunds::{Refund, RefundFilter, RefundOrder};
-use crate::representatives::{Representative, RepresentativeFilter, RepresentativeOrder};
-use crate::tickets::{Ticket, TicketFilter, TicketOrder};
-use crate::webhooks::{WebhookEvent, WebhookEventFilter, WebhookEventOrder};
+use crate::members::{Invitation, OrganizationMember};
+use crate::metrics::{PerformanceMetric, TeamPerformance};
+use crate::organizations::Organization;
+use crate::refunds::Refund;
+use crate::representatives::Representative;
+use crate::tickets::Ticket;
+use crate::webhook_events::WebhookEvent;
 
 /// The root field of the slice.
 #[derive(Debug, Default)]
@@ -47,33 +41,33 @@ impl OrganizationQuery {
 connections! {
     Organization {
         /// The members.
-        members -> OrganizationMember(OrganizationMemberFilter, OrganizationMemberOrder);
+        members -> OrganizationMember;
         /// The invitations. For administrators.
-        invitations -> Invitation(InvitationFilter, InvitationOrder);
+        invitations -> Invitation;
         /// Those who work on tickets.
-        representatives -> Representative(RepresentativeFilter, RepresentativeOrder);
+        representatives -> Representative;
         /// The customers.
-        customers -> Customer(CustomerFilter, CustomerOrder);
+        customers -> Customer;
         /// The support tickets.
-        tickets -> Ticket(TicketFilter, TicketOrder);
+        tickets -> Ticket;
         /// The escalations of tickets.
-        escalations -> Escalation(EscalationFilter, EscalationOrder);
+        escalations -> Escalation;
         /// The refunds. For members and above.
-        refunds -> Refund(RefundFilter, RefundOrder);
+        refunds -> Refund;
         /// The budgets. For members and above.
-        budgets -> Budget(BudgetFilter, BudgetOrder);
+        budgets -> Budget;
         /// The AI agents. For members and above.
-        agent_configurations -> AgentConfiguration(AgentConfigurationFilter, AgentConfigurationOrder);
+        agent_configurations -> AgentConfiguration;
         /// Performance figures by period. For members and above.
-        performance_metrics -> PerformanceMetric(PerformanceMetricFilter, PerformanceMetricOrder);
+        performance_metrics -> PerformanceMetric;
         /// Performance figures by representative and period. For members and above.
-        team_performance -> TeamPerformance(TeamPerformanceFilter, TeamPerformanceOrder);
+        team_performance -> TeamPerformance;
         /// The API keys, without their secrets. For administrators.
-        api_keys -> ApiKey(ApiKeyFilter, ApiKeyOrder);
+        api_keys -> ApiKey;
         /// Who did what. For administrators.
-        audit_logs -> AuditLog(AuditLogFilter, AuditLogOrder);
+        audit_logs -> AuditLog;
         /// The webhook events that concern this organization. For administrators.
-        webhook_events -> WebhookEvent(WebhookEventFilter, WebhookEventOrder);
+        webhook_events -> WebhookEvent;
     }
 
     /// Every feature flag as it is decided for this organization now.
@@ -123,12 +117,8 @@ impl OrganizationMutation {
         ctx: &Context<'_>,
         input: OrganizationUpdateInput,
     ) -> Result<OrganizationUpdatePayload> {
-        let session = Session::of(ctx)?;
-        let mut tx = session.write(Action::OrganizationUpdate).await?;
-        let id = tx.tenant().organization_id;
-        let (done, user_errors) = payload(update_organization(&mut tx, &audit::Actor::of(session), input).await)?;
-        tx.finish(done.is_some()).await?;
-        let organization = session.load_opt(done.map(|()| id)).await?;
-        Ok(OrganizationUpdatePayload { organization, user_errors })
+        let ran = mutation::run(ctx, input).await?;
+        let organization = Session::of(ctx)?.load_opt(ran.id).await?;
+        Ok(OrganizationUpdatePayload { organization, user_errors: ran.user_errors })
     }
 }

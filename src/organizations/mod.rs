@@ -6,14 +6,14 @@
 mod graphql;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 
 pub use graphql::{OrganizationMutation, OrganizationQuery, OrganizationUpdateInput};
 
-use crate::audit;
-use crate::db::TenantTx;
-use crate::events::{self, Event};
-use crate::graphql::mutation::{Checks, Outcome, UserErrorCode, check_version};
-use crate::id::Id;
+use crate::access::Action;
+use crate::events::Event;
+use crate::graphql::mutation::{Checks, Done, Mutation, MutationInfo, UserErrorCode, VerbResult, Work, check_version};
+use crate::id::{OrganizationId, marker};
 use crate::{entity, pg_enum};
 
 pg_enum! {
@@ -49,9 +49,9 @@ pg_enum! {
 entity! {
     /// An organization: the tenant that everything else belongs to.
     #[graphql(complex)]
-    pub struct Organization("org", "organizations", tenant: false, listed when "t.deleted_at is null", read by OrganizationRead) {
+    pub struct Organization(global "organizations", read by OrganizationRead, listed when "t.deleted_at is null") {
         /// The id.
-        pub id: Id<Organization>,
+        pub id: OrganizationId,
         /// The name.
         pub name: String,
         /// The name in addresses: lower case letters, digits and hyphens.
@@ -78,75 +78,78 @@ entity! {
 /// Most bytes of `settings` as JSON.
 const MAX_SETTINGS_BYTES: usize = 65_536;
 
-/// Changes what the input names; leaves the rest.
-pub async fn update_organization(
-    tx: &mut TenantTx,
-    ctx: &audit::Actor<'_>,
-    input: OrganizationUpdateInput,
-) -> Outcome<()> {
-    let mut checks = Checks::default();
-    let name = input.name.as_deref().map(|name| checks.required("name", name, 200));
-    let industry = input.industry.map_value(|text| checks.text("industry", text.trim(), 100));
-    let support_email = input.support_email.map_value(|text| {
-        let text = checks.text("supportEmail", text.trim(), 320);
-        if !text.contains('@') || text.len() < 3 {
-            checks.refuse("supportEmail", UserErrorCode::Invalid, "`supportEmail` must be an e-mail address.");
-        }
-        text
-    });
-    if let Some(settings) = &input.settings {
-        if !settings.is_object() {
-            checks.refuse("settings", UserErrorCode::Invalid, "`settings` must be a JSON object.");
-        }
-        let text = settings.to_string();
-        if text.len() > MAX_SETTINGS_BYTES {
-            checks.refuse(
-                "settings",
-                UserErrorCode::TooLong,
-                format!("`settings` takes at most {MAX_SETTINGS_BYTES} bytes of JSON."),
-            );
-        }
-        if text.contains("\\u0000") {
-            checks.refuse("settings", UserErrorCode::Invalid, "`settings` must not hold the character NUL (U+0000).");
-        }
-    }
-    checks.finish()?;
+impl Mutation for OrganizationUpdateInput {
+    type Row = marker::Organization;
+    const FIELD: &'static str = "organizationUpdate";
+    const ACTION: Action = Action::OrganizationUpdate;
+    const AUDIT: &'static str = "organization.update";
 
-    let organization = tx.tenant().organization_id;
-    let before = sqlx::query!(
-        "select name, industry, support_email, version from organizations where id = $1 for update",
-        organization as _
-    )
-    .fetch_one(tx.conn())
-    .await?;
-    check_version(input.expected_version, before.version)?;
-    sqlx::query!(
-        "update organizations
-            set name = coalesce($2, name),
-                industry = case when $3 then $4 else industry end,
-                support_email = case when $5 then $6 else support_email end,
-                settings = coalesce($7, settings),
-                version = version + 1
-          where id = $1",
-        organization as _,
-        name,
-        !industry.is_undefined(),
-        industry.value().filter(|text| !text.is_empty()),
-        !support_email.is_undefined(),
-        support_email.value(),
-        input.settings,
-    )
-    .execute(tx.conn())
-    .await?;
-    audit::record(
-        tx,
-        ctx,
-        "organization.update",
-        "Organization",
-        organization.uuid(),
-        serde_json::json!({ "before": { "name": before.name, "industry": before.industry, "supportEmail": before.support_email } }),
-    )
-    .await?;
-    events::notify(tx, &Event::Organization).await?;
-    Ok(())
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let mut checks = Checks::default();
+        let name = self.name.as_deref().map(|name| checks.required("name", name, 200));
+        let industry = self.industry.map_value(|text| checks.text("industry", text.trim(), 100));
+        let support_email = self.support_email.map_value(|text| {
+            let text = checks.text("supportEmail", text.trim(), 320);
+            if !text.contains('@') || text.len() < 3 {
+                checks.refuse("supportEmail", UserErrorCode::Invalid, "`supportEmail` must be an e-mail address.");
+            }
+            text
+        });
+        if let Some(settings) = &self.settings {
+            if !settings.is_object() {
+                checks.refuse("settings", UserErrorCode::Invalid, "`settings` must be a JSON object.");
+            }
+            let text = settings.to_string();
+            if text.len() > MAX_SETTINGS_BYTES {
+                checks.refuse(
+                    "settings",
+                    UserErrorCode::TooLong,
+                    format!("`settings` takes at most {MAX_SETTINGS_BYTES} bytes of JSON."),
+                );
+            }
+            if text.contains("\\u0000") {
+                checks.refuse(
+                    "settings",
+                    UserErrorCode::Invalid,
+                    "`settings` must not hold the character NUL (U+0000).",
+                );
+            }
+        }
+        checks.finish()?;
+
+        let organization = work.tenant().organization_id;
+        let before = sqlx::query!(
+            "select name, industry, support_email, version from organizations where id = $1 for update",
+            organization as _
+        )
+        .fetch_one(work.tx.conn())
+        .await?;
+        check_version(self.expected_version, before.version)?;
+        sqlx::query!(
+            "update organizations
+                set name = coalesce($2, name),
+                    industry = case when $3 then $4 else industry end,
+                    support_email = case when $5 then $6 else support_email end,
+                    settings = coalesce($7, settings),
+                    version = version + 1
+              where id = $1",
+            organization as _,
+            name,
+            !industry.is_undefined(),
+            industry.value().filter(|text| !text.is_empty()),
+            !support_email.is_undefined(),
+            support_email.value(),
+            self.settings,
+        )
+        .execute(work.tx.conn())
+        .await?;
+        Ok(Done {
+            id: organization,
+            audit: json!({ "before": { "name": before.name, "industry": before.industry, "supportEmail": before.support_email } }),
+            event: Some(Event::of(organization)),
+        })
+    }
 }
+
+/// The mutations of the slice.
+pub const MUTATIONS: &[MutationInfo] = &[MutationInfo::of::<OrganizationUpdateInput>()];

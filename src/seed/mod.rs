@@ -3,12 +3,12 @@
 //! Invariants: the sample data is written once and as a whole; what the rows say about each other agrees (totals of
 //! budgets with their records, counters with ticket numbers, figures with the rows they count); no secret in it works.
 
-mod neighbour;
 mod people;
 mod platform;
 mod refunds;
 mod scale;
 mod support;
+mod tech_startup;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,23 +21,11 @@ use uuid::Uuid;
 
 pub use scale::{Scale, scale};
 
+use crate::auth::Persona;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::Result;
 use crate::id::Id;
-
-/// Somebody of the sample data to sign in as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Persona {
-    /// The e-mail address.
-    pub email: &'static str,
-    /// The full name.
-    pub name: &'static str,
-    /// The `sub` of their tokens, `users.clerk_id`.
-    pub subject: &'static str,
-    /// What they are good for.
-    pub description: &'static str,
-}
 
 const ALICE: Persona = Persona {
     email: "alice@example.com",
@@ -119,7 +107,7 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
     platform::audit_logs(&mut w, acme, &people, &desk).await?;
     platform::figures(&mut w, acme, 3).await?;
 
-    neighbour::rows(&mut w, startup, &people).await?;
+    tech_startup::rows(&mut w, startup, &people).await?;
     platform::figures(&mut w, startup, 1).await?;
 
     let Writer { tx, counts, .. } = w;

@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use super::{ADMIN, ALICE, BOB, Persona, Writer};
+use super::{ADMIN, ALICE, BOB, Writer};
+use crate::auth::Persona;
 use crate::error::Result;
 
 /// An organization of the sample data and what it pays for.

@@ -83,7 +83,7 @@ async fn organization(db: &Db, clock: &Clock, now: DateTime<Utc>, number: u32, t
         .execute(tx.conn())
         .await?;
     let conn = tx.conn();
-    let mut rows = tenant_itself(conn, &tenant).await?;
+    let mut rows = organization_and_subscription(conn, &tenant).await?;
     rows += people(conn, &tenant).await?;
     rows += desk(conn, &tenant).await?;
     rows += self::tickets(conn, &tenant).await?;
@@ -99,7 +99,7 @@ async fn execute(conn: &mut PgConnection, query: Query<'_, Postgres, PgArguments
 }
 
 /// Half of the organizations pay nothing, one in twenty for everything.
-async fn tenant_itself(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
+async fn organization_and_subscription(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     let organization = sqlx::query(
         "insert into organizations (id, clerk_org_id, name, slug, status, industry, support_email, created_at, updated_at)
          values ($1, 'org_' || replace($2, '-', '_'), 'Scale ' || $3::int, $2,

@@ -3,33 +3,29 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, InputObject, MaybeUndefined, Object, SimpleObject, Subscription};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::Stream;
 
-use crate::audit;
 use crate::connections;
 use crate::customers::Customer;
 use crate::error::{Error, Result};
-use crate::escalations::{Escalation, EscalationFilter, EscalationOrder};
-use crate::events::Event;
-use crate::graphql::mutation::{UserError, payload};
+use crate::escalations::Escalation;
+use crate::graphql::follow::follow;
+use crate::graphql::mutation::{self, UserError};
 use crate::graphql::session::Session;
-use crate::id::Id;
-use crate::members::{Action, User};
-use crate::refunds::{Refund, RefundFilter, RefundOrder};
+use crate::id::{CustomerId, RepresentativeId, TicketId};
+use crate::members::User;
+use crate::refunds::Refund;
 use crate::representatives::Representative;
-use crate::tickets::{
-    Ticket, TicketCategory, TicketMessage, TicketMessageFilter, TicketMessageOrder, TicketPriority, TicketStatus,
-    add_message, open_ticket, update_ticket,
-};
+use crate::tickets::{Ticket, TicketCategory, TicketMessage, TicketPriority, TicketStatus};
 
 connections! {
     Ticket {
         /// The messages, oldest first. Viewers do not see notes.
-        messages -> TicketMessage(TicketMessageFilter, TicketMessageOrder) by "t.ticket_id";
+        messages -> TicketMessage by "t.ticket_id";
         /// The escalations.
-        escalations -> Escalation(EscalationFilter, EscalationOrder) by "t.ticket_id";
+        escalations -> Escalation by "t.ticket_id";
         /// The refunds. For members and above.
-        refunds -> Refund(RefundFilter, RefundOrder) by "t.ticket_id";
+        refunds -> Refund by "t.ticket_id";
     }
 
     /// Whose ticket this is.
@@ -85,9 +81,9 @@ pub struct TicketCreateInput {
     /// Labels: at most 50, each of 1 to 50 characters.
     pub tags: Option<Vec<String>>,
     /// Whose ticket it is.
-    pub customer_id: Option<Id<Customer>>,
+    pub customer_id: Option<CustomerId>,
     /// Who is to work on it.
-    pub assignee_id: Option<Id<Representative>>,
+    pub assignee_id: Option<RepresentativeId>,
     /// Makes repeating this request harmless: the same key with the same input gives the ticket made the first time.
     pub idempotency_key: Option<String>,
 }
@@ -96,7 +92,7 @@ pub struct TicketCreateInput {
 #[derive(Clone, Debug, InputObject)]
 pub struct TicketUpdateInput {
     /// The ticket.
-    pub id: Id<Ticket>,
+    pub id: TicketId,
     /// What it is about, in one line: 1 to 300 characters.
     pub subject: Option<String>,
     /// What it is about, in full: at most 50,000 characters.
@@ -110,9 +106,9 @@ pub struct TicketUpdateInput {
     /// Labels, replaced as a whole: at most 50, each of 1 to 50 characters.
     pub tags: Option<Vec<String>>,
     /// Whose ticket it is; null takes the customer away.
-    pub customer_id: MaybeUndefined<Id<Customer>>,
+    pub customer_id: MaybeUndefined<CustomerId>,
     /// Who works on it; null takes it from everybody.
-    pub assignee_id: MaybeUndefined<Id<Representative>>,
+    pub assignee_id: MaybeUndefined<RepresentativeId>,
     /// Refuse with `VERSION_CONFLICT` unless the ticket is at this version.
     pub expected_version: Option<i32>,
     /// Makes repeating this request harmless: the same key with the same input changes nothing again.
@@ -123,7 +119,7 @@ pub struct TicketUpdateInput {
 #[derive(Clone, Debug, InputObject)]
 pub struct TicketMessageAddInput {
     /// The ticket.
-    pub ticket_id: Id<Ticket>,
+    pub ticket_id: TicketId,
     /// The text: 1 to 50,000 characters.
     pub body: String,
     /// Whether it is a note that only the team sees; false unless said otherwise.
@@ -131,18 +127,6 @@ pub struct TicketMessageAddInput {
     /// Makes repeating this request harmless: the same key with the same input gives the message made the first time.
     pub idempotency_key: Option<String>,
 }
-
-macro_rules! idempotent_form {
-    ($($input:ident),+) => { $(
-        impl $input {
-            /// What must be equal for two requests with one idempotency key to count as the same.
-            pub(super) fn idempotent_form(&self) -> String {
-                format!("{:?}", Self { idempotency_key: None, ..self.clone() })
-            }
-        }
-    )+ };
-}
-idempotent_form!(TicketCreateInput, TicketUpdateInput, TicketMessageAddInput);
 
 /// The result of `ticketCreate`.
 #[derive(Debug, SimpleObject)]
@@ -181,40 +165,29 @@ pub struct TicketMutation;
 impl TicketMutation {
     /// Opens a ticket.
     async fn ticket_create(&self, ctx: &Context<'_>, input: TicketCreateInput) -> Result<TicketCreatePayload> {
-        let session = Session::of(ctx)?;
-        let mut tx = session.write(Action::TicketCreate).await?;
-        let outcome = open_ticket(&mut tx, &session.app().clock, &audit::Actor::of(session), input).await;
-        let (id, user_errors) = payload(outcome)?;
-        tx.finish(id.is_some()).await?;
-        Ok(TicketCreatePayload { ticket: session.load_opt(id).await?, user_errors })
+        let ran = mutation::run(ctx, input).await?;
+        Ok(TicketCreatePayload { ticket: Session::of(ctx)?.load_opt(ran.id).await?, user_errors: ran.user_errors })
     }
 
-    /// Changes a ticket: its state, its urgency, who works on it, its texts.
+    /// Changes a ticket: its status, its priority, its assignee, its texts.
     async fn ticket_update(&self, ctx: &Context<'_>, input: TicketUpdateInput) -> Result<TicketUpdatePayload> {
-        let session = Session::of(ctx)?;
-        let mut tx = session.write(Action::TicketUpdate).await?;
-        let outcome = update_ticket(&mut tx, &session.app().clock, &audit::Actor::of(session), input).await;
-        let (id, user_errors) = payload(outcome)?;
-        tx.finish(id.is_some()).await?;
-        Ok(TicketUpdatePayload { ticket: session.load_opt(id).await?, user_errors })
+        let ran = mutation::run(ctx, input).await?;
+        Ok(TicketUpdatePayload { ticket: Session::of(ctx)?.load_opt(ran.id).await?, user_errors: ran.user_errors })
     }
 
-    /// Writes a message to the customer, or a note for the team.
+    /// Adds a message to the customer, or an internal note.
     async fn ticket_message_add(
         &self,
         ctx: &Context<'_>,
         input: TicketMessageAddInput,
     ) -> Result<TicketMessageAddPayload> {
+        let ticket = input.ticket_id;
+        let ran = mutation::run(ctx, input).await?;
         let session = Session::of(ctx)?;
-        let mut tx = session.write(Action::TicketMessageAdd).await?;
-        let outcome = add_message(&mut tx, &session.app().clock, &audit::Actor::of(session), input).await;
-        let (ids, user_errors) = payload(outcome)?;
-        tx.finish(ids.is_some()).await?;
-        let (ticket, message) = ids.unzip();
         Ok(TicketMessageAddPayload {
-            message: session.load_opt(message).await?,
-            ticket: session.load_opt(ticket).await?,
-            user_errors,
+            message: session.load_opt(ran.id).await?,
+            ticket: session.load_opt(ran.id.map(|_| ticket)).await?,
+            user_errors: ran.user_errors,
         })
     }
 }
@@ -239,32 +212,8 @@ impl TicketSubscription {
     async fn ticket_changed(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Only changes of this ticket.")] id: Option<Id<Ticket>>,
+        #[graphql(desc = "Only changes of this ticket.")] id: Option<TicketId>,
     ) -> Result<impl Stream<Item = Result<TicketChange>>> {
-        let session = Arc::clone(Session::of(ctx)?);
-        let tenant = session.require(Action::OrganizationRead).await?;
-        let events = session.app().events.subscribe(tenant.organization_id);
-        // Nothing is read until something happens: the connection goes back.
-        session.close().await;
-        Ok(events.filter_map(move |event| {
-            let session = Arc::clone(&session);
-            async move {
-                let Event::Ticket { id: changed } = event else { return None };
-                if id.is_some_and(|id| id != changed) {
-                    return None;
-                }
-                // What the last event loaded is not what this one is to show.
-                session.close().await;
-                let ticket = async {
-                    session.require(Action::OrganizationRead).await?;
-                    session.load(changed).await
-                };
-                match ticket.await {
-                    Ok(Some(ticket)) => Some(Ok(TicketChange { ticket })),
-                    Ok(None) => None,
-                    Err(error) => Some(Err(error)),
-                }
-            }
-        }))
+        follow(ctx, id, |ticket| TicketChange { ticket }).await
     }
 }

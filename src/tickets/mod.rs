@@ -9,6 +9,7 @@ pub mod model;
 mod sql;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 
 pub use graphql::{
     TicketChange, TicketCreateInput, TicketMessageAddInput, TicketMutation, TicketSubscription, TicketUpdateInput,
@@ -19,32 +20,30 @@ pub use model::{
 };
 pub use sql::{TicketRow, insert_message, insert_ticket, next_number};
 
-use crate::audit;
-use crate::clock::Clock;
-use crate::customers::Customer;
+use crate::access::Action;
 use crate::db::TenantTx;
-use crate::events::{self, Event};
-use crate::graphql::listing::{BooleanFilter, DateTimeFilter, IdFilter, IntFilter, StringFilter};
-use crate::graphql::mutation::{Checks, Idempotency, Outcome, Refusal, UserErrorCode, check_version, claim, record};
-use crate::id::Id;
-use crate::members::User;
-use crate::representatives::Representative;
+use crate::events::Event;
+use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IdFilter, IntFilter, StringFilter};
+use crate::graphql::mutation::{
+    Checks, Done, Mutation, MutationInfo, UserErrorCode, VerbError, VerbResult, Work, check_version,
+};
+use crate::id::{CustomerId, RepresentativeId, TicketId, TicketMessageId, UserId, marker};
 use crate::{entity, listing};
 
 entity! {
     /// A support ticket.
     #[graphql(complex)]
-    pub struct Ticket("tic", "tickets", tenant: true, listed when "true", read by OrganizationRead) {
+    pub struct Ticket("tickets", read by OrganizationRead) {
         /// The id.
-        pub id: Id<Ticket>,
+        pub id: TicketId,
         /// Counts from 1 in each organization: what people call the ticket by.
         pub number: i64,
         /// Whose ticket.
         #[graphql(skip)]
-        pub customer_id: Option<Id<Customer>>,
+        pub customer_id: Option<CustomerId>,
         /// Who works on it.
         #[graphql(skip)]
-        pub assignee_id: Option<Id<Representative>>,
+        pub assignee_id: Option<RepresentativeId>,
         /// What it is about, in one line.
         pub subject: String,
         /// What it is about, in full.
@@ -73,7 +72,7 @@ entity! {
         pub sla_paused_seconds: i32,
         /// The ticket this one was merged into.
         #[graphql(skip)]
-        pub merged_into_id: Option<Id<Ticket>>,
+        pub merged_into_id: Option<TicketId>,
         /// Grows by one with every change: give it as `expectedVersion`.
         pub version: i32,
         /// When it was opened.
@@ -84,61 +83,46 @@ entity! {
 }
 
 listing! {
-    Ticket,
-    filter TicketFilter {
-        /// By number.
-        number: IntFilter = "t.number",
-        /// By state.
-        status: TicketStatusFilter = "t.status",
-        /// By urgency.
-        priority: TicketPriorityFilter = "t.priority",
-        /// By kind of matter.
-        category: TicketCategoryFilter = "t.category",
-        /// By who works on it; `isNull: true` finds what nobody works on.
-        assignee_id: IdFilter = "t.assignee_id",
-        /// By customer.
-        customer_id: IdFilter = "t.customer_id",
-        /// By the line that says what it is about.
-        subject: StringFilter = "t.subject",
-        /// By the moment it was opened.
-        created_at: DateTimeFilter = "t.created_at",
-        /// By the moment it last changed.
-        updated_at: DateTimeFilter = "t.updated_at",
-        /// By the moment the solution is due.
-        resolution_due_at: DateTimeFilter = "t.resolution_due_at",
-    },
-    order TicketOrder by TicketOrderField {
-        /// When it was opened.
-        CreatedAt = "t.created_at", |row| row.created_at;
-        /// When it last changed.
-        UpdatedAt = "t.updated_at", |row| row.updated_at;
-        /// The number.
-        Number = "t.number", |row| row.number;
-        /// The urgency.
-        Priority = "t.priority", |row| row.priority;
-        /// The state, from new to closed.
-        Status = "t.status", |row| row.status;
-        /// When the solution is due.
-        ResolutionDueAt = "t.resolution_due_at", |row| row.resolution_due_at;
-    },
-    default CreatedAt Desc
+    Ticket: TicketFilter, TicketOrder by TicketOrderField, default CreatedAt Desc;
+    /// Number.
+    number: IntFilter, Number;
+    /// State.
+    status: TicketStatusFilter, Status;
+    /// Urgency.
+    priority: TicketPriorityFilter, Priority;
+    /// Kind of matter.
+    category: TicketCategoryFilter;
+    /// Who works on it; `isNull: true` finds what nobody works on.
+    assignee_id: IdFilter;
+    /// Customer.
+    customer_id: IdFilter;
+    /// Line that says what it is about.
+    subject: StringFilter;
+    /// Moment it was opened.
+    created_at: DateTimeFilter, CreatedAt;
+    /// Moment it last changed.
+    updated_at: DateTimeFilter, UpdatedAt;
+    /// Moment the solution is due.
+    resolution_due_at: DateTimeFilter, ResolutionDueAt;
 }
 
 entity! {
     /// A message on a ticket, or a note that only the team sees.
     #[graphql(complex)]
-    pub struct TicketMessage("msg", "ticket_messages", tenant: true, listed when "true", read by OrganizationRead, hidden when "t.is_internal" unless TicketNoteRead) {
+    pub struct TicketMessage(
+        "ticket_messages", read by OrganizationRead, hidden when "t.is_internal" unless TicketNoteRead
+    ) {
         /// The id.
-        pub id: Id<TicketMessage>,
+        pub id: TicketMessageId,
         /// The ticket.
         #[graphql(skip)]
-        pub ticket_id: Id<Ticket>,
+        pub ticket_id: TicketId,
         /// The user who wrote it.
         #[graphql(skip)]
-        pub author_user_id: Option<Id<User>>,
+        pub author_user_id: Option<UserId>,
         /// The customer who wrote it.
         #[graphql(skip)]
-        pub author_customer_id: Option<Id<Customer>>,
+        pub author_customer_id: Option<CustomerId>,
         /// Whether it is a note that customers and viewers do not see.
         pub is_internal: bool,
         /// The text.
@@ -149,22 +133,19 @@ entity! {
 }
 
 listing! {
-    TicketMessage,
-    filter TicketMessageFilter {
-        /// By whether it is a note of the team.
-        is_internal: BooleanFilter = "t.is_internal",
-        /// By the user who wrote it.
-        author_user_id: IdFilter = "t.author_user_id",
-        /// By the moment it was written.
-        created_at: DateTimeFilter = "t.created_at",
-    },
-    order TicketMessageOrder by TicketMessageOrderField {
-        /// When it was written.
-        CreatedAt = "t.created_at", |row| row.created_at;
-    },
-    default CreatedAt Asc
+    TicketMessage: TicketMessageFilter, TicketMessageOrder by TicketMessageOrderField, default CreatedAt Asc;
+    /// Whether it is a note of the team.
+    is_internal: BooleanFilter;
+    /// User who wrote it.
+    author_user_id: IdFilter;
+    /// Moment it was written.
+    created_at: DateTimeFilter, CreatedAt;
 }
 
+/// Most characters of a subject.
+const MAX_SUBJECT: usize = 300;
+/// Most characters of a description or a message.
+const MAX_TEXT: usize = 50_000;
 /// Most tags of a ticket, and most characters of one.
 const MAX_TAGS: usize = 50;
 const MAX_TAG_CHARS: usize = 50;
@@ -184,201 +165,163 @@ fn check_tags(checks: &mut Checks, tags: &[String]) -> Vec<String> {
     checked
 }
 
-/// Opens a ticket.
-pub async fn open_ticket(
-    tx: &mut TenantTx,
-    clock: &Clock,
-    actor: &audit::Actor<'_>,
-    input: TicketCreateInput,
-) -> Outcome<Id<Ticket>> {
-    const OPERATION: &str = "ticketCreate";
-    let arguments = input.idempotent_form();
-    let key = input.idempotency_key.clone();
-    if let Idempotency::Done(id) = claim(tx, key.as_deref(), OPERATION, &arguments).await? {
-        return Ok(Id::from_uuid(id));
-    }
-    let mut checks = Checks::default();
-    let subject = checks.required("subject", &input.subject, 300);
-    let description = checks.text("description", input.description.as_deref().unwrap_or_default().trim(), 50_000);
-    let tags = check_tags(&mut checks, &input.tags.unwrap_or_default());
-    checks.finish()?;
-    check_references(tx, input.customer_id, input.assignee_id).await?;
+impl Mutation for TicketCreateInput {
+    type Row = marker::Ticket;
+    const FIELD: &'static str = "ticketCreate";
+    const ACTION: Action = Action::TicketCreate;
+    const AUDIT: &'static str = "ticket.create";
 
-    let now = clock.now();
-    let priority = input.priority.unwrap_or(TicketPriority::Normal);
-    let row = TicketRow {
-        id: Id::new(clock),
-        number: next_number(tx).await?,
-        customer_id: input.customer_id,
-        assignee_id: input.assignee_id,
-        subject,
-        description,
-        status: TicketStatus::New,
-        priority,
-        category: input.category.unwrap_or(TicketCategory::Other),
-        tags,
-        clocks: Clocks::start(priority, now),
-    };
-    insert_ticket(tx, &row, now).await?;
-    record(tx, key.as_deref(), OPERATION, &arguments, row.id.uuid()).await?;
-    audit::record(
-        tx,
-        actor,
-        "ticket.create",
-        "Ticket",
-        row.id.uuid(),
-        serde_json::json!({ "number": row.number, "priority": row.priority, "category": row.category }),
-    )
-    .await?;
-    events::notify(tx, &Event::Ticket { id: row.id }).await?;
-    Ok(row.id)
+    fn idempotency_key(&self) -> Option<&str> {
+        self.idempotency_key.as_deref()
+    }
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let mut checks = Checks::default();
+        let subject = checks.required("subject", &self.subject, MAX_SUBJECT);
+        let description = self.description.as_deref().unwrap_or_default().trim();
+        let description = checks.text("description", description, MAX_TEXT);
+        let tags = check_tags(&mut checks, &self.tags.unwrap_or_default());
+        checks.finish()?;
+        check_references(work.tx, self.customer_id, self.assignee_id).await?;
+
+        let priority = self.priority.unwrap_or(TicketPriority::Normal);
+        let row = TicketRow {
+            id: work.new_id(),
+            number: next_number(work.tx).await?,
+            customer_id: self.customer_id,
+            assignee_id: self.assignee_id,
+            subject,
+            description,
+            status: TicketStatus::New,
+            priority,
+            category: self.category.unwrap_or(TicketCategory::Other),
+            tags,
+            clocks: Clocks::start(priority, work.now),
+        };
+        insert_ticket(work.tx, &row, work.now).await?;
+        Ok(Done {
+            id: row.id,
+            audit: json!({ "number": row.number, "priority": row.priority, "category": row.category }),
+            event: Some(Event::of(row.id)),
+        })
+    }
 }
 
-/// Changes what the input names; leaves the rest.
-pub async fn update_ticket(
-    tx: &mut TenantTx,
-    clock: &Clock,
-    actor: &audit::Actor<'_>,
-    input: TicketUpdateInput,
-) -> Outcome<Id<Ticket>> {
-    const OPERATION: &str = "ticketUpdate";
-    let arguments = input.idempotent_form();
-    let key = input.idempotency_key.clone();
-    if let Idempotency::Done(id) = claim(tx, key.as_deref(), OPERATION, &arguments).await? {
-        return Ok(Id::from_uuid(id));
-    }
-    let mut checks = Checks::default();
-    let subject = input.subject.as_deref().map(|subject| checks.required("subject", subject, 300));
-    let description = input.description.as_deref().map(|text| checks.text("description", text.trim(), 50_000));
-    let tags = input.tags.map(|tags| check_tags(&mut checks, &tags));
-    checks.finish()?;
-    let customer_id = input.customer_id.value().copied();
-    let assignee_id = input.assignee_id.value().copied();
-    check_references(tx, customer_id, assignee_id).await?;
+impl Mutation for TicketUpdateInput {
+    type Row = marker::Ticket;
+    const FIELD: &'static str = "ticketUpdate";
+    const ACTION: Action = Action::TicketUpdate;
+    const AUDIT: &'static str = "ticket.update";
 
-    let Some(before) = sql::lock_ticket(tx, input.id).await? else {
-        return Err(Refusal::user("id", UserErrorCode::NotFound, "There is no such ticket in this organization."));
-    };
-    check_version(input.expected_version, before.version)?;
-    if before.merged_into_id.is_some() {
-        return Err(Refusal::user(
-            "id",
-            UserErrorCode::InvalidTransition,
-            "The ticket was merged into another: change that one.",
-        ));
+    fn idempotency_key(&self) -> Option<&str> {
+        self.idempotency_key.as_deref()
     }
-    let status = input.status.unwrap_or(before.status);
-    if !before.status.may_become(status) {
-        let next: Vec<&str> = before.status.next().iter().map(|status| status.label()).collect();
-        let next =
-            if next.is_empty() { "it stays as it is".to_owned() } else { format!("it can become {}", next.join(", ")) };
-        return Err(Refusal::user(
-            "status",
-            UserErrorCode::InvalidTransition,
-            format!("A ticket that is {} cannot become {}: {next}.", before.status.label(), status.label()),
-        ));
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let mut checks = Checks::default();
+        let subject = self.subject.as_deref().map(|subject| checks.required("subject", subject, MAX_SUBJECT));
+        let description = self.description.as_deref().map(|text| checks.text("description", text.trim(), MAX_TEXT));
+        let tags = self.tags.map(|tags| check_tags(&mut checks, &tags));
+        checks.finish()?;
+        check_references(work.tx, self.customer_id.value().copied(), self.assignee_id.value().copied()).await?;
+
+        let before = sql::lock_ticket(work.tx, self.id).await?.ok_or_else(|| no_such_ticket("id"))?;
+        check_version(self.expected_version, before.version)?;
+        if before.merged_into_id.is_some() {
+            let message = "The ticket was merged into another: change that one.";
+            return Err(VerbError::user("id", UserErrorCode::InvalidTransition, message));
+        }
+        let status = self.status.unwrap_or(before.status);
+        if let Some(refusal) = before.status.refusal_of(status) {
+            return Err(VerbError::user("status", UserErrorCode::InvalidTransition, refusal));
+        }
+        let mut clocks = before.clocks;
+        let priority = self.priority.unwrap_or(before.priority);
+        if priority != before.priority {
+            clocks = clocks.with_priority(priority, before.created_at);
+        }
+        if status != before.status {
+            clocks = clocks.after(status, work.now);
+        }
+        let change = sql::TicketUpdate {
+            subject,
+            description,
+            status,
+            priority,
+            category: self.category,
+            tags,
+            customer: self.customer_id,
+            assignee: self.assignee_id,
+            clocks,
+        };
+        sql::update_ticket(work.tx, self.id, &change).await?;
+        Ok(Done {
+            id: self.id,
+            audit: json!({
+                "before": { "status": before.status, "priority": before.priority, "version": before.version },
+                "after": { "status": status, "priority": priority, "version": before.version + 1 },
+            }),
+            event: Some(Event::of(self.id)),
+        })
     }
-    let now = clock.now();
-    let mut clocks = before.clocks;
-    let priority = input.priority.unwrap_or(before.priority);
-    if priority != before.priority {
-        clocks = clocks.with_priority(priority, before.created_at);
-    }
-    if status != before.status {
-        clocks = clocks.after(status, now);
-    }
-    let change = sql::TicketUpdate {
-        subject,
-        description,
-        status,
-        priority,
-        category: input.category,
-        tags,
-        customer: input.customer_id,
-        assignee: input.assignee_id,
-        clocks,
-    };
-    sql::update_ticket(tx, input.id, &change).await?;
-    record(tx, key.as_deref(), OPERATION, &arguments, input.id.uuid()).await?;
-    audit::record(
-        tx,
-        actor,
-        "ticket.update",
-        "Ticket",
-        input.id.uuid(),
-        serde_json::json!({
-            "before": { "status": before.status, "priority": before.priority, "version": before.version },
-            "after": { "status": status, "priority": priority, "version": before.version + 1 },
-        }),
-    )
-    .await?;
-    events::notify(tx, &Event::Ticket { id: input.id }).await?;
-    Ok(input.id)
 }
 
-/// Writes a message or a note on a ticket.
-///
 /// The first message to the customer is the first response; a message opens a ticket that was new, waiting or resolved.
-pub async fn add_message(
-    tx: &mut TenantTx,
-    clock: &Clock,
-    actor: &audit::Actor<'_>,
-    input: TicketMessageAddInput,
-) -> Outcome<(Id<Ticket>, Id<TicketMessage>)> {
-    const OPERATION: &str = "ticketMessageAdd";
-    let arguments = input.idempotent_form();
-    let key = input.idempotency_key.clone();
-    if let Idempotency::Done(id) = claim(tx, key.as_deref(), OPERATION, &arguments).await? {
-        return Ok((input.ticket_id, Id::from_uuid(id)));
+impl Mutation for TicketMessageAddInput {
+    type Row = marker::TicketMessage;
+    const FIELD: &'static str = "ticketMessageAdd";
+    const ACTION: Action = Action::TicketMessageAdd;
+    const AUDIT: &'static str = "ticket.message.add";
+
+    fn idempotency_key(&self) -> Option<&str> {
+        self.idempotency_key.as_deref()
     }
-    let mut checks = Checks::default();
-    let body = checks.required("body", &input.body, 50_000);
-    checks.finish()?;
-    let Some(before) = sql::lock_ticket(tx, input.ticket_id).await? else {
-        return Err(Refusal::user(
-            "ticketId",
-            UserErrorCode::NotFound,
-            "There is no such ticket in this organization.",
-        ));
-    };
-    if before.status == TicketStatus::Closed || before.merged_into_id.is_some() {
-        return Err(Refusal::user(
-            "ticketId",
-            UserErrorCode::InvalidTransition,
-            "The ticket is closed: open a new one and refer to this.",
-        ));
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let mut checks = Checks::default();
+        let body = checks.required("body", &self.body, MAX_TEXT);
+        checks.finish()?;
+        let before = sql::lock_ticket(work.tx, self.ticket_id).await?.ok_or_else(|| no_such_ticket("ticketId"))?;
+        if before.status == TicketStatus::Closed || before.merged_into_id.is_some() {
+            let message = "The ticket is closed: open a new one and refer to this.";
+            return Err(VerbError::user("ticketId", UserErrorCode::InvalidTransition, message));
+        }
+        let is_internal = self.is_internal.unwrap_or(false);
+        let id = work.new_id();
+        insert_message(work.tx, id, self.ticket_id, is_internal, &body, work.now).await?;
+        let status = match before.status {
+            _ if is_internal => before.status,
+            TicketStatus::New | TicketStatus::Resolved => TicketStatus::Open,
+            status => status,
+        };
+        let clocks = if status == before.status { before.clocks } else { before.clocks.after(status, work.now) };
+        let responded_at = (!is_internal).then_some(work.now);
+        sql::touch_ticket(work.tx, self.ticket_id, status, &clocks, responded_at).await?;
+        Ok(Done {
+            id,
+            audit: json!({ "ticketId": self.ticket_id.to_string(), "isInternal": is_internal }),
+            event: Some(Event::of(self.ticket_id)),
+        })
     }
-    let now = clock.now();
-    let is_internal = input.is_internal.unwrap_or(false);
-    let id = Id::new(clock);
-    insert_message(tx, id, input.ticket_id, is_internal, &body, now).await?;
-    let status = match before.status {
-        _ if is_internal => before.status,
-        TicketStatus::New | TicketStatus::Resolved => TicketStatus::Open,
-        status => status,
-    };
-    let clocks = if status == before.status { before.clocks } else { before.clocks.after(status, now) };
-    sql::touch_ticket(tx, input.ticket_id, status, &clocks, (!is_internal).then_some(now)).await?;
-    record(tx, key.as_deref(), OPERATION, &arguments, id.uuid()).await?;
-    audit::record(
-        tx,
-        actor,
-        "ticket.message.add",
-        "TicketMessage",
-        id.uuid(),
-        serde_json::json!({ "ticketId": input.ticket_id.to_string(), "isInternal": is_internal }),
-    )
-    .await?;
-    events::notify(tx, &Event::Ticket { id: input.ticket_id }).await?;
-    Ok((input.ticket_id, id))
+}
+
+/// The mutations of the slice.
+pub const MUTATIONS: &[MutationInfo] = &[
+    MutationInfo::of::<TicketCreateInput>(),
+    MutationInfo::of::<TicketUpdateInput>(),
+    MutationInfo::of::<TicketMessageAddInput>(),
+];
+
+fn no_such_ticket(field: &str) -> VerbError {
+    VerbError::user(field, UserErrorCode::NotFound, "There is no such ticket in this organization.")
 }
 
 /// Refuses a customer or representative who is not of this organization, with a message instead of a broken constraint.
 async fn check_references(
     tx: &mut TenantTx,
-    customer: Option<Id<Customer>>,
-    assignee: Option<Id<Representative>>,
-) -> Outcome<()> {
+    customer: Option<CustomerId>,
+    assignee: Option<RepresentativeId>,
+) -> VerbResult<()> {
     if customer.is_none() && assignee.is_none() {
         return Ok(());
     }

@@ -75,6 +75,20 @@ impl TicketStatus {
         self == next || self.next().contains(&next)
     }
 
+    /// Why a ticket may not go from this state to that one; `None` when it may.
+    #[must_use]
+    pub fn refusal_of(self, next: Self) -> Option<String> {
+        if self.may_become(next) {
+            return None;
+        }
+        let possible: Vec<&str> = self.next().iter().map(|status| status.label()).collect();
+        let possible = match possible.as_slice() {
+            [] => "it stays as it is".to_owned(),
+            possible => format!("it can become {}", possible.join(", ")),
+        };
+        Some(format!("A ticket that is {} cannot become {}: {possible}.", self.label(), next.label()))
+    }
+
     /// Whether the clocks of the service level stand still.
     #[must_use]
     pub const fn is_paused(self) -> bool {

@@ -3,24 +3,22 @@
 use async_graphql::MaybeUndefined;
 use chrono::{DateTime, Utc};
 
-use crate::customers::Customer;
 use crate::db::TenantTx;
 use crate::error::Result;
-use crate::id::Id;
-use crate::representatives::Representative;
-use crate::tickets::{Clocks, Ticket, TicketCategory, TicketMessage, TicketPriority, TicketStatus};
+use crate::id::{CustomerId, RepresentativeId, TicketId, TicketMessageId};
+use crate::tickets::{Clocks, TicketCategory, TicketPriority, TicketStatus};
 
 /// A ticket to insert.
 #[derive(Clone, Debug)]
 pub struct TicketRow {
     /// The id.
-    pub id: Id<Ticket>,
+    pub id: TicketId,
     /// From [`next_number`].
     pub number: i64,
     /// Whose ticket.
-    pub customer_id: Option<Id<Customer>>,
+    pub customer_id: Option<CustomerId>,
     /// Who works on it.
-    pub assignee_id: Option<Id<Representative>>,
+    pub assignee_id: Option<RepresentativeId>,
     /// 1 to 300 characters.
     pub subject: String,
     /// At most 50,000 characters.
@@ -90,7 +88,7 @@ pub struct LockedTicket {
     /// The version.
     pub version: i32,
     /// Set when the ticket was merged away.
-    pub merged_into_id: Option<Id<Ticket>>,
+    pub merged_into_id: Option<TicketId>,
     /// When it was opened.
     pub created_at: DateTime<Utc>,
     /// The times.
@@ -98,11 +96,11 @@ pub struct LockedTicket {
 }
 
 /// Reads a ticket and keeps others from changing it until the transaction ends.
-pub async fn lock_ticket(tx: &mut TenantTx, id: Id<Ticket>) -> Result<Option<LockedTicket>> {
+pub async fn lock_ticket(tx: &mut TenantTx, id: TicketId) -> Result<Option<LockedTicket>> {
     let organization = tx.tenant().organization_id;
     let row = sqlx::query!(
         r#"select status as "status: TicketStatus", priority as "priority: TicketPriority", version,
-                  merged_into_id as "merged_into_id: Id<Ticket>", created_at, first_response_due_at, resolution_due_at,
+                  merged_into_id as "merged_into_id: TicketId", created_at, first_response_due_at, resolution_due_at,
                   sla_paused_at, sla_paused_seconds, resolved_at, closed_at
              from tickets where organization_id = $1 and id = $2 for update"#,
         organization as _,
@@ -143,15 +141,15 @@ pub struct TicketUpdate {
     /// The labels.
     pub tags: Option<Vec<String>>,
     /// Whose ticket; `Null` takes the customer away.
-    pub customer: MaybeUndefined<Id<Customer>>,
+    pub customer: MaybeUndefined<CustomerId>,
     /// Who works on it; `Null` takes it from everybody.
-    pub assignee: MaybeUndefined<Id<Representative>>,
+    pub assignee: MaybeUndefined<RepresentativeId>,
     /// The times.
     pub clocks: Clocks,
 }
 
 /// Writes a change of a locked ticket.
-pub async fn update_ticket(tx: &mut TenantTx, id: Id<Ticket>, change: &TicketUpdate) -> Result<()> {
+pub async fn update_ticket(tx: &mut TenantTx, id: TicketId, change: &TicketUpdate) -> Result<()> {
     let organization = tx.tenant().organization_id;
     sqlx::query!(
         "update tickets
@@ -189,8 +187,8 @@ pub async fn update_ticket(tx: &mut TenantTx, id: Id<Ticket>, change: &TicketUpd
 /// Inserts a message of the viewer.
 pub async fn insert_message(
     tx: &mut TenantTx,
-    id: Id<TicketMessage>,
-    ticket: Id<Ticket>,
+    id: TicketMessageId,
+    ticket: TicketId,
     is_internal: bool,
     body: &str,
     now: DateTime<Utc>,
@@ -215,7 +213,7 @@ pub async fn insert_message(
 /// Writes what a message does to its ticket; the version grows when the state changes.
 pub async fn touch_ticket(
     tx: &mut TenantTx,
-    id: Id<Ticket>,
+    id: TicketId,
     status: TicketStatus,
     clocks: &Clocks,
     responded_at: Option<DateTime<Utc>>,
@@ -245,8 +243,8 @@ pub async fn touch_ticket(
 /// Whether this customer and this representative exist in the organization.
 pub async fn references_exist(
     tx: &mut TenantTx,
-    customer: Option<Id<Customer>>,
-    assignee: Option<Id<Representative>>,
+    customer: Option<CustomerId>,
+    assignee: Option<RepresentativeId>,
 ) -> Result<(bool, bool)> {
     let organization = tx.tenant().organization_id;
     let row = sqlx::query!(

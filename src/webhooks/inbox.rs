@@ -1,9 +1,8 @@
-//! The inbox: where a verified event is made durable before its sender hears `200`.
+//! The inbox: stores a verified event durably before its sender gets `200`.
 //!
-//! Deliveries that arrive while an insert is under way wait for the next one and share it: one statement, one commit,
-//! one round trip for all of them. A repeated event changes nothing. After a commit the workers are woken: those of this
-//! process at once, the others by NOTIFY, at most once in `WAKE_EVERY`, because every NOTIFY makes commits wait for
-//! one another.
+//! Deliveries that arrive during an insert wait and share the next one: one statement, one commit and one round trip
+//! for all of them. A repeated event changes nothing. After a commit the workers of this process are woken at once,
+//! those of other processes by NOTIFY, at most once in `WAKE_EVERY`: every NOTIFY makes commits wait for one another.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,21 +17,21 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::error::{Error, Result};
-use crate::id::Id;
-use crate::webhooks::{WebhookEvent, WebhookSource};
+use crate::id::{Id, WebhookEventId};
+use crate::webhook_events::WebhookSource;
+use crate::webhook_events::sql::CHANNEL;
 
-/// The channel that wakes workers.
-pub const CHANNEL: &str = "tenantry_webhooks";
-/// Inserts under way at once: while one waits for the disk, the next gathers.
+/// Concurrent inserts: while one waits for the disk, the next gathers.
 const WRITERS: usize = 2;
 /// Most events of one insert, and most bytes.
 const BATCH: usize = 128;
 const BATCH_BYTES: usize = 4 << 20;
-/// Most bytes that wait for an insert; what comes on top is refused, so that a database that is away costs no memory.
+/// Most bytes that wait for an insert. Further deliveries are rejected, so that memory stays bounded when the database
+/// is away.
 const WAITING_BYTES: usize = 64 << 20;
 /// How long a delivery waits for its insert.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// How often other processes are woken.
+const STORE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Shortest time between two NOTIFYs.
 const WAKE_EVERY: Duration = Duration::from_millis(10);
 
 /// An event to store.
@@ -78,9 +77,9 @@ struct Queue {
 
 #[derive(Debug)]
 struct Waiting {
-    id: Id<WebhookEvent>,
+    id: WebhookEventId,
     delivery: Delivery,
-    /// Hears whether the event was new.
+    /// Receives whether the event was new.
     told: oneshot::Sender<Result<bool>>,
 }
 
@@ -91,16 +90,16 @@ impl Inbox {
         Self(Arc::new(Shared { db, clock, queue: Mutex::default(), wake: Arc::default() }))
     }
 
-    /// What wakes the workers of this process.
+    /// Wakes the workers of this process.
     #[must_use]
     pub fn wake(&self) -> Arc<Notify> {
         Arc::clone(&self.0.wake)
     }
 
-    /// Stores an event; when this returns `Ok`, it is durable. `false` when it was there before.
+    /// Stores an event durably. Returns `false` when it was stored before.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when it could not be stored in time. It may be stored all the same: a repetition is harmless.
+    /// [`Error::Unavailable`] when it was not stored in time. It may be stored later; a repetition is harmless.
     pub async fn store(&self, delivery: Delivery) -> Result<bool> {
         let (told, hear) = oneshot::channel();
         let waiting = Waiting { id: Id::new(&self.0.clock), delivery, told };
@@ -116,10 +115,10 @@ impl Inbox {
             start
         };
         if start {
-            // A task of its own: a sender that hangs up must not take the others' insert along.
+            // In a task: a sender that hangs up must not cancel the insert of others.
             tokio::spawn(Arc::clone(&self.0).write());
         }
-        match tokio::time::timeout(PATIENCE, hear).await {
+        match tokio::time::timeout(STORE_TIMEOUT, hear).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(Error::Unavailable),
         }
@@ -131,13 +130,14 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Inserts until nothing waits.
+    /// Inserts batches until nothing waits.
     async fn write(self: Arc<Self>) {
         while let Some(batch) = self.next() {
-            // Nobody waits for those whose sender has given up.
-            let stored = tokio::time::timeout(PATIENCE, self.insert(&batch)).await.unwrap_or(Err(Error::Unavailable));
+            // Senders do not wait longer than this.
+            let stored =
+                tokio::time::timeout(STORE_TIMEOUT, self.insert(&batch)).await.unwrap_or(Err(Error::Unavailable));
             let stored = match stored {
-                // One value that the database refuses must not cost the others.
+                // One value that the database rejects must not cost the others.
                 Err(error) if batch.len() > 1 && !matches!(error, Error::Unavailable | Error::Timeout) => {
                     for waiting in batch {
                         let alone = [waiting];
@@ -152,7 +152,7 @@ impl Shared {
         }
     }
 
-    /// The next batch; `None`, and one writer less, when nothing waits.
+    /// The next batch. When nothing waits: `None`, and one writer less.
     fn next(&self) -> Option<Vec<Waiting>> {
         let mut queue = self.queue();
         let mut batch = Vec::new();
@@ -172,7 +172,7 @@ impl Shared {
         Some(batch)
     }
 
-    /// Returns the ids that were new.
+    /// Returns the ids of new events.
     async fn insert(self: &Arc<Self>, batch: &[Waiting]) -> Result<HashSet<Uuid>> {
         let new = self.db.system_statement(|pool| async move { insert(&pool, batch).await }).await?;
         if !new.is_empty() {
@@ -203,7 +203,7 @@ impl Shared {
             }
             let sent = self.db.system_statement(|pool| async move { notify(&pool).await }).await;
             if let Err(error) = sent {
-                // Workers look by themselves as well.
+                // Workers also poll.
                 tracing::warn!(%error, "the workers of other processes were not woken");
             }
             tokio::time::sleep(WAKE_EVERY).await;
@@ -214,7 +214,7 @@ impl Shared {
 fn tell(batch: impl IntoIterator<Item = Waiting>, stored: &Result<HashSet<Uuid>>) {
     for waiting in batch {
         let result = stored.as_ref().map(|new| new.contains(&waiting.id.uuid())).map_err(Clone::clone);
-        // A sender that hung up hears nothing.
+        // A sender that hung up no longer listens.
         waiting.told.send(result).ok();
     }
 }
@@ -258,18 +258,18 @@ pub(crate) async fn notify(pool: &PgPool) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// What waits for a worker.
+/// The events of a sender that wait for a worker.
 #[derive(Clone, Debug)]
 pub struct Depth {
     /// Who sent it.
     pub source: WebhookSource,
     /// How many events.
     pub pending: i64,
-    /// When the oldest of them came.
+    /// When the oldest of them was received.
     pub oldest: Option<DateTime<Utc>>,
 }
 
-/// What waits for a worker, by source.
+/// The events that wait for a worker, by sender.
 pub async fn depth(db: &Db) -> Result<Vec<Depth>> {
     let rows = db
         .system_statement(|pool| async move {

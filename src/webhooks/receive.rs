@@ -1,8 +1,8 @@
 //! `POST /webhooks/clerk` and `POST /webhooks/stripe`: verify the raw bytes, store them, answer.
 //!
-//! Nothing else happens in the request. The content type is not asked for: the signature says who made the bytes, and
-//! whether they are JSON shows when they are read. Whatever is verified and a JSON object is stored, also what no worker
-//! will understand; ids that `PostgreSQL` cannot hold are replaced by their digest, the bytes stay as they came.
+//! Nothing else happens in the request. The content type is not checked: the signature says who made the bytes, and
+//! parsing shows whether they are JSON. Every verified JSON object is stored, also one that no worker understands. Ids
+//! that `PostgreSQL` cannot store are replaced by their digest; the bytes are stored as they came.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +19,15 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::app::App;
-use crate::error::Error;
-use crate::http::error;
+use crate::error::{Code, Error};
+use crate::webhook_events::WebhookSource;
+use crate::webhooks::envelope::envelope;
 use crate::webhooks::inbox::Delivery;
-use crate::webhooks::skeleton::skeleton;
-use crate::webhooks::{WebhookSource, signature};
+use crate::webhooks::{Webhooks, signature};
 
 /// Largest body.
 const MAX_BODY: usize = 1 << 20;
-/// How much of a body that is too large is still taken, so that its sender gets to read the answer.
+/// How much of a body that is too large is still read, so that its sender gets the answer.
 const MAX_DRAINED: usize = 16 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -37,21 +36,23 @@ const MAX_ID: usize = 255;
 /// The type of an event that names none.
 pub const NO_TYPE: &str = "(none)";
 
-/// Both routes.
-pub fn router(app: Arc<App>) -> Router {
+/// The routes of both senders.
+pub fn router(webhooks: Arc<Webhooks>) -> Router {
     let route = |source| {
-        post(move |State(app): State<Arc<App>>, request: Request| async move { receive(&app, source, request).await })
-            .fallback(|| async {
-                error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Webhooks are delivered with POST.")
-            })
+        post(move |State(webhooks): State<Arc<Webhooks>>, request: Request| async move {
+            receive(&webhooks, source, request).await
+        })
+        .fallback(|| async {
+            error(StatusCode::METHOD_NOT_ALLOWED, Code::MethodNotAllowed, "Webhooks are delivered with POST.")
+        })
     };
     Router::new()
         .route("/webhooks/clerk", route(WebhookSource::Clerk))
         .route("/webhooks/stripe", route(WebhookSource::Stripe))
-        .with_state(app)
+        .with_state(webhooks)
 }
 
-/// The head of an event.
+/// What an event says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The sender's type of the event.
@@ -60,7 +61,7 @@ pub struct Head {
     pub object_id: Option<String>,
     /// When the sender made it.
     pub created_at: Option<DateTime<Utc>>,
-    /// Whose event it is: the Stripe account that it came through (Connect), or the Clerk instance.
+    /// The Stripe account that it comes from (Connect), or the Clerk instance.
     pub account: Option<String>,
 }
 
@@ -70,7 +71,7 @@ pub fn head(source: WebhookSource, body: &Value) -> Option<Head> {
     let text = |pointer| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let millis = |time: Option<&Value>, unit: i64| {
         let time = time?.as_i64()?.checked_mul(unit)?;
-        // From 1970 to 2100: what lies outside is no time.
+        // From 1970 to 2100. Anything else is not a time.
         (0..4_102_444_800_000).contains(&time).then(|| DateTime::from_timestamp_millis(time)).flatten()
     };
     let event_type = text("/type").filter(|event_type| !event_type.is_empty())?;
@@ -85,19 +86,19 @@ pub fn head(source: WebhookSource, body: &Value) -> Option<Head> {
     Some(Head { event_type, object_id, created_at, account })
 }
 
-async fn receive(app: &App, source: WebhookSource, request: Request) -> Response {
-    match accept(app, source, request).await {
+async fn receive(webhooks: &Webhooks, source: WebhookSource, request: Request) -> Response {
+    match accept(webhooks, source, request).await {
         Ok(()) => {
             let json = HeaderValue::from_static("application/json");
             (StatusCode::OK, [(CONTENT_TYPE, json)], "{\"received\":true}").into_response()
         }
-        Err(refusal) => {
-            app.webhooks.metrics.refused(source, refusal.code);
-            tracing::info!(?source, code = refusal.code, "a webhook was refused");
-            let mut response = error(refusal.status, refusal.code, &refusal.message);
+        Err(rejected) => {
+            webhooks.metrics.refused(source, rejected.code.as_str());
+            tracing::info!(?source, code = %rejected.code, "a webhook was refused");
+            let mut response = error(rejected.status, rejected.code, &rejected.message);
             let headers = response.headers_mut();
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+            if rejected.status == StatusCode::SERVICE_UNAVAILABLE {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
             }
             response
@@ -105,63 +106,71 @@ async fn receive(app: &App, source: WebhookSource, request: Request) -> Response
     }
 }
 
-struct Refusal {
+/// The answer to a delivery that is not stored.
+struct RejectedDelivery {
     status: StatusCode,
-    code: &'static str,
+    code: Code,
     message: String,
 }
 
-impl Refusal {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+impl RejectedDelivery {
+    fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
 }
 
-async fn accept(app: &App, source: WebhookSource, request: Request) -> Result<(), Refusal> {
+async fn accept(webhooks: &Webhooks, source: WebhookSource, request: Request) -> Result<(), RejectedDelivery> {
     let (parts, body) = request.into_parts();
-    let secrets = app.config.webhooks.secrets(source);
+    let secrets = webhooks.settings.secrets(source);
     if secrets.is_empty() {
-        // Not 404: the sender is to try again when the variable is set.
+        // Not 404: the sender must retry until the variable is set.
         let variable = source.secrets_variable();
-        return Err(Refusal::new(
+        return Err(RejectedDelivery::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "WEBHOOKS_NOT_CONFIGURED",
+            Code::WebhooksNotConfigured,
             format!("Set {variable} to the signing secret of this endpoint."),
         ));
     }
     let body = tokio::time::timeout(BODY_TIMEOUT, collect(&parts.headers, body)).await.map_err(|_| {
-        Refusal::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "The body took too long to arrive.")
+        RejectedDelivery::new(StatusCode::REQUEST_TIMEOUT, Code::BodyTimeout, "The body took too long to arrive.")
     })??;
-    let received_at = app.clock.now();
+    let received_at = webhooks.clock.now();
     let verified = signature::verify(source, &parts.headers, &body, secrets, received_at)
-        .map_err(|distrust| Refusal::new(StatusCode::UNAUTHORIZED, distrust.code(), distrust.message()))?;
-    app.webhooks.metrics.verified(source, verified.secret);
-    let value = skeleton(&body)
-        .filter(Value::is_object)
-        .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body is not a JSON object."))?;
+        .map_err(|distrust| RejectedDelivery::new(StatusCode::UNAUTHORIZED, distrust.code(), distrust.message()))?;
+    webhooks.metrics.verified(source, verified.secret);
+    let value = envelope(&body).filter(Value::is_object).ok_or_else(|| {
+        RejectedDelivery::new(StatusCode::BAD_REQUEST, Code::BadRequest, "The body is not a JSON object.")
+    })?;
     let delivery = delivery(source, verified.event_id, &value, body, received_at);
     let (event_type, created_at) = (delivery.event_type.clone(), delivery.created_at);
-    let new = app.webhooks.inbox.store(delivery).await.map_err(|error| {
+    let new = webhooks.inbox.store(delivery).await.map_err(|error| {
         tracing::error!(?source, %error, "a webhook could not be stored; its sender will repeat it");
         let message = Error::Unavailable.to_string();
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+        RejectedDelivery::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, message)
     })?;
-    app.webhooks.metrics.stored(source, &event_type, new);
+    webhooks.metrics.stored(source, &event_type, new);
     if new {
-        app.webhooks.metrics.received(source, created_at, received_at);
+        webhooks.metrics.received(source, created_at, received_at);
     }
     Ok(())
 }
 
-/// The body, if it is not too large. One that is, is taken and thrown away up to a limit: a sender that is cut off while
-/// it writes never reads why.
-async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Refusal> {
+/// An error in GraphQL's form: a client needs one way to read errors.
+fn error(status: StatusCode, code: Code, message: &str) -> Response {
+    let body =
+        serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code.as_str() } }] }).to_string();
+    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))], body).into_response()
+}
+
+/// The body, if it is not too large. A larger one is read and dropped up to a limit: a sender that is cut off while it
+/// writes never reads the answer.
+async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, RejectedDelivery> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(MAX_BODY));
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body ended early."));
+            return Err(RejectedDelivery::new(StatusCode::BAD_REQUEST, Code::BadRequest, "The body ended early."));
         };
         let Some(data) = frame.data_ref() else { continue };
         length += data.len();
@@ -173,7 +182,7 @@ async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Refusal> 
     }
     if length > MAX_BODY {
         let message = format!("The body is larger than {MAX_BODY} bytes.");
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message));
+        return Err(RejectedDelivery::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BodyTooLarge, message));
     }
     Ok(bytes.into())
 }
@@ -190,7 +199,7 @@ fn delivery(
     let event_id = event_id.filter(|id| !id.is_empty());
     Delivery {
         source,
-        // Without an id, the same bytes are the same event.
+        // Without an id, equal bytes are the same event.
         event_id: event_id.map_or_else(|| digest(&raw_body), storable),
         event_type: if head.event_type.is_empty() { NO_TYPE.to_owned() } else { storable(head.event_type) },
         object_id: head.object_id.filter(|id| !id.is_empty()).map(storable),
@@ -200,7 +209,7 @@ fn delivery(
     }
 }
 
-/// The text itself where a column can hold it, else its digest, which is as good to tell it from others.
+/// The text if the column can store it, otherwise its digest, which identifies it as well.
 fn storable(text: String) -> String {
     if text.chars().count() <= MAX_ID && !text.contains('\0') { text } else { digest(text.as_bytes()) }
 }

@@ -1,9 +1,8 @@
 //! Signatures of webhooks: Svix's scheme (Clerk; also under the names of Standard Webhooks) and Stripe's.
 //!
-//! Both are HMAC-SHA256 over a time and the raw bytes. Any of the configured secrets may have made any of the signatures
-//! that a header holds, so that a secret rolls without a lost delivery; comparisons take the same time wherever they
-//! differ. The crate `svix` does its half of this as well, but reads the machine's clock, copies every body and brings
-//! an API client along; the official senders are held against this module in the tests instead.
+//! Both are HMAC-SHA256 over a time and the raw bytes. Any configured secret may have made any signature of the header, so
+//! that a secret rolls without a lost delivery. Comparisons take constant time. The README says why the crate `svix` does
+//! not do its half of this ("The engine"); tests check this module against the official senders instead.
 
 use std::fmt;
 use std::path::Path;
@@ -18,7 +17,8 @@ use sha2::Sha256;
 
 use crate::auth::DevIssuerError;
 use crate::auth::dev::{private_file, random_bytes};
-use crate::webhooks::WebhookSource;
+use crate::error::Code;
+use crate::webhook_events::WebhookSource;
 
 /// How far the sender's clock may be from ours, either way, in seconds.
 const TOLERANCE: u64 = 300;
@@ -27,7 +27,7 @@ const SHORTEST_KEY: usize = 16;
 const PREFIX: &str = "whsec_";
 const DEV_SECRET_FILE: &str = "dev-webhook-secret";
 
-/// A signing secret. It shows itself nowhere.
+/// A signing secret. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
@@ -60,8 +60,8 @@ impl Secret {
     }
 }
 
-/// The secret of development in this data folder, made when there is none: what `tenantry webhooks send` signs with when
-/// the variables are not set. Good for both sources.
+/// The secret of development in this data folder, made when there is none: what `tenantry webhooks send` signs with
+/// when the variables are not set. Good for both sources.
 pub fn dev_secret(data_dir: &Path) -> Result<String, DevIssuerError> {
     let make = || Ok(format!("{PREFIX}{}", STANDARD.encode(random_bytes::<32>()?)).into_bytes());
     Ok(String::from_utf8_lossy(&private_file(data_dir, DEV_SECRET_FILE, make)?).trim().to_owned())
@@ -85,13 +85,13 @@ pub enum Distrust {
 impl Distrust {
     /// The code in the answer; lower case, the reason in metrics.
     #[must_use]
-    pub fn code(self) -> &'static str {
+    pub fn code(self) -> Code {
         match self {
-            Self::Missing => "SIGNATURE_MISSING",
-            Self::Malformed => "SIGNATURE_MALFORMED",
-            Self::Stale => "SIGNATURE_TOO_OLD",
-            Self::Future => "SIGNATURE_FROM_THE_FUTURE",
-            Self::Mismatch => "SIGNATURE_MISMATCH",
+            Self::Missing => Code::SignatureMissing,
+            Self::Malformed => Code::SignatureMalformed,
+            Self::Stale => Code::SignatureTooOld,
+            Self::Future => Code::SignatureFromTheFuture,
+            Self::Mismatch => Code::SignatureMismatch,
         }
     }
 

@@ -1,11 +1,11 @@
 //! The worker: takes events from the inbox and applies them, each exactly once.
 //!
-//! Any number of workers, in any number of processes, share the inbox: rows are taken with `for update skip locked` and
-//! stay locked until the transaction that holds their effect and their new status commits; a worker that dies leaves
+//! Any number of workers, in any number of processes, share the inbox. They take rows with `for update skip locked` and
+//! keep them locked until the transaction that holds the effect and the new status commits; a worker that dies leaves
 //! nothing behind. Several events share a transaction as long as all goes well. When one fails, waits for another
-//! worker's lock or must ask the provider, nothing of that transaction remains and each event gets one of its own, those
-//! that take long last: an event that fails costs the others of its batch nothing but that, and other workers go on.
-//! No more than one worker of a process waits for a provider, and not for long ([`asking`](crate::webhooks::stripe::asking)).
+//! worker's lock or needs an answer from the provider, the transaction is rolled back and each event gets its own, slow
+//! ones last: a failing event costs the others of its batch only that, and other workers go on. At most one worker of a
+//! process waits for a provider, and not for long ([`StripeGate`]).
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,100 +18,86 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::app::App;
-use crate::clock::Clock;
-use crate::db::{Db, SystemTx};
+use crate::db::SystemTx;
 use crate::error::{Error, Result};
 use crate::events::{self, Event};
-use crate::id::Id;
-use crate::organizations::Organization;
-use crate::webhooks::apply::{ApplyContext, InboxEvent, Outcome, SyncSettings, apply};
-use crate::webhooks::metrics::Metrics;
+use crate::id::{OrganizationId, WebhookEventId};
+use crate::sync::apply::{ApplyContext, EventOutcome, Fetched, InboxEvent, Slot, StripeGate, apply};
+use crate::webhook_events::sql::CHANNEL;
+use crate::webhook_events::{WebhookSource, WebhookStatus};
+use crate::webhooks::envelope::envelope;
 use crate::webhooks::receive::{NO_TYPE, head};
-use crate::webhooks::skeleton::skeleton;
-use crate::webhooks::stripe::asking::{Asking, Fetched, Turn};
-use crate::webhooks::{WebhookEvent, WebhookSource, WebhookStatus, inbox, sql};
+use crate::webhooks::{Webhooks, queue};
 
 /// Most events of one transaction.
 const BATCH: i64 = 32;
 /// Most bytes of bodies of one transaction. One event is always taken.
 const BATCH_BYTES: i64 = 4 << 20;
-/// How often a worker looks without having been woken.
+/// How often a worker looks for events that are due without being woken.
 const POLL: Duration = Duration::from_secs(1);
-/// How long a worker that cannot reach the database waits.
+/// How long a worker waits when it cannot reach the database.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long one event may take, should it not be the database that takes so long: that has its own bounds in `sql`.
+/// How long one event may take. Statements have their own, shorter timeouts ([`queue`]).
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Tries after which an event is DEAD: with the delays below, after about three hours, two at least.
+/// Attempts after which an event is DEAD. With the delays below that takes about three hours, at least two.
 pub const MAX_ATTEMPTS: i32 = 15;
-/// How long one step gives to the events that take long, before it turns to others.
+/// How long one step spends on slow events.
 const SLOW: Duration = Duration::from_secs(5);
-/// How long an event is put off that waits for what another one waits for.
+/// How long an event is put off when another worker asks Stripe.
 const PUT_OFF: chrono::Duration = chrono::Duration::seconds(1);
-/// How often a try that met another transaction is repeated at once.
+/// How often an attempt that collided with another transaction is repeated at once.
 const COLLISIONS: u32 = 5;
 
 /// A worker.
 #[derive(Clone)]
 pub struct Worker {
-    db: Db,
-    clock: Clock,
-    settings: SyncSettings,
-    stripe: Option<Asking>,
-    metrics: Arc<Metrics>,
+    webhooks: Arc<Webhooks>,
+    stripe: Option<StripeGate>,
     wake: Arc<Notify>,
 }
 
-/// What happened to one event.
-struct Done {
+/// An event and what became of it.
+struct WorkedEvent {
     event: InboxEvent,
     status: WebhookStatus,
     reason: Option<&'static str>,
-    organization: Option<Id<Organization>>,
+    organization: Option<OrganizationId>,
 }
 
-/// How long the statements of a transaction may take, and wait for others'.
+/// How long the statements of a transaction may take, and wait for locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(super) enum Timeouts {
     /// While other events wait.
     Short,
-    /// When none of the batch does.
+    /// When no event of the batch waits.
     Long,
 }
 
-/// Why events of a transaction have to be done one by one.
-enum Broken {
-    /// The transaction cannot be used any more.
+/// Why the events of a batch must be applied one by one.
+enum BatchBreak {
+    /// The transaction is broken.
     Failed(Error),
-    /// The provider is to be asked for this object first.
+    /// The provider must be asked for this object first.
     Refetch(String),
 }
 
 impl Worker {
-    /// A worker of this application.
+    /// A worker on this inbox.
     #[must_use]
-    pub fn new(app: &App) -> Self {
-        let webhooks = &app.config.webhooks;
-        let stripe = webhooks.stripe_client().unwrap_or_else(|error| {
+    pub fn new(webhooks: &Arc<Webhooks>) -> Self {
+        let stripe = webhooks.settings.sync.stripe_client().unwrap_or_else(|error| {
             // Ties are then decided without Stripe, which is better than no webhooks.
             tracing::error!(reason = reason(&error), "Stripe cannot be asked");
             None
         });
-        Self {
-            db: app.db.clone(),
-            clock: app.clock.clone(),
-            settings: webhooks.sync.clone(),
-            stripe: stripe.map(Asking::new),
-            metrics: Arc::clone(&app.webhooks.metrics),
-            wake: app.webhooks.inbox.wake(),
-        }
+        Self { webhooks: Arc::clone(webhooks), stripe: stripe.map(StripeGate::new), wake: webhooks.inbox.wake() }
     }
 
-    /// Works until a stop is asked for; what was begun is ended.
+    /// Works until `stop` turns true, and finishes the step under way.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let pause = match self.step().await {
-                // There may be more, and others may help.
+                // There may be more, and other workers may help.
                 Ok(done) if done > 0 => {
                     self.wake.notify_one();
                     continue;
@@ -130,7 +116,7 @@ impl Worker {
         }
     }
 
-    /// Listens for what other processes store, until a stop is asked for; comes back by itself when the database does.
+    /// Listens for events that other processes store, until `stop` turns true. Reconnects when the database is back.
     pub async fn listen(self, options: PgConnectOptions, mut stop: watch::Receiver<bool>) {
         let pool = PgPoolOptions::new()
             .max_connections(1)
@@ -139,8 +125,8 @@ impl Worker {
             loop {
                 let result: sqlx::Result<()> = async {
                     let mut listener = PgListener::connect_with(&pool).await?;
-                    listener.listen(inbox::CHANNEL).await?;
-                    // What came while nobody listened.
+                    listener.listen(CHANNEL).await?;
+                    // Events may have come while nobody listened.
                     self.wake.notify_one();
                     loop {
                         listener.recv().await?;
@@ -162,25 +148,25 @@ impl Worker {
 
     /// How long until the next event is due.
     async fn until_due(&self) -> Duration {
-        let next = self.db.system_statement(|pool| async move { sql::next_due(&pool).await }).await;
+        let next = self.webhooks.db.system_statement(|pool| async move { queue::next_due(&pool).await }).await;
         match next {
-            Ok(Some(due)) => (due - self.clock.now()).to_std().unwrap_or(Duration::from_millis(20)).min(POLL),
+            Ok(Some(due)) => (due - self.webhooks.clock.now()).to_std().unwrap_or(Duration::from_millis(20)).min(POLL),
             Ok(None) | Err(_) => POLL,
         }
     }
 
-    /// Works on what is due now, at most one batch; returns how many events.
+    /// Works on events that are due, at most one batch. Returns how many.
     ///
     /// # Errors
-    /// When the database cannot be reached. Whatever happens to an event is written to the event.
+    /// The database cannot be reached. What happens to an event is written to its row instead.
     pub async fn step(&self) -> Result<usize> {
-        let mut tx = SystemTx::begin(&self.db).await?;
-        let events = sql::claim(&mut tx, self.clock.now(), BATCH, BATCH_BYTES).await?;
+        let mut tx = SystemTx::begin(&self.webhooks.db).await?;
+        let events = queue::claim(&mut tx, self.webhooks.clock.now(), BATCH, BATCH_BYTES).await?;
         let count = events.len();
         if count == 0 {
             return Ok(0);
         }
-        let mut ids: Vec<Id<WebhookEvent>> = events.iter().map(|event| event.id).collect();
+        let mut ids: Vec<WebhookEventId> = events.iter().map(|event| event.id).collect();
         let mut done = Vec::with_capacity(count);
         for event in events {
             match self.apply(&mut tx, event, None, self.stripe.is_some()).await {
@@ -189,32 +175,32 @@ impl Worker {
             }
         }
         if done.len() < count {
-            // Its locks must go first: whoever looks for one of these events now passes over what is locked.
+            // Release the locks first: claiming one of these events skips locked rows.
             tx.rollback().await?;
         } else if self.finish(tx, &done).await.is_ok() {
             return Ok(count);
         }
-        // Nothing of it is done, and others may take of it.
+        // The whole batch waits again, and other workers may take from it.
         self.wake.notify_one();
-        // The event that broke it comes last.
+        // The event that broke the batch comes last.
         if done.len() < count {
             let broken = ids.remove(done.len());
             ids.push(broken);
         }
-        // So do those that need patience, which may not have been that one.
+        // So do slow events, of which there may be others.
         let mut slow = Vec::new();
         for id in ids {
-            if !self.one(id, Patience::Short).await? {
+            if !self.one(id, Timeouts::Short).await? {
                 slow.push(id);
             }
         }
         let began = Instant::now();
         for id in slow {
             if began.elapsed() < SLOW {
-                self.one(id, Patience::Long).await?;
+                self.one(id, Timeouts::Long).await?;
             } else {
-                let mut tx = SystemTx::begin(&self.db).await?;
-                if sql::claim_one(&mut tx, id, Patience::Short).await?.is_some() {
+                let mut tx = SystemTx::begin(&self.webhooks.db).await?;
+                if queue::claim_one(&mut tx, id, Timeouts::Short).await?.is_some() {
                     self.put_off(tx, id).await?;
                 }
             }
@@ -222,37 +208,37 @@ impl Worker {
         Ok(count)
     }
 
-    /// Works on one event in transactions of its own; `false` when it is to be done with more patience.
-    async fn one(&self, id: Id<WebhookEvent>, patience: Patience) -> Result<bool> {
+    /// Works on one event in its own transactions. Returns `false` when the event needs longer timeouts.
+    async fn one(&self, id: WebhookEventId, timeouts: Timeouts) -> Result<bool> {
         let mut fetched = None;
         let mut can_refetch = self.stripe.is_some();
         let mut collisions = 0;
         loop {
-            let mut tx = SystemTx::begin(&self.db).await?;
-            // Another worker has it, or had it.
-            let Some(event) = sql::claim_one(&mut tx, id, patience).await? else { return Ok(true) };
+            let mut tx = SystemTx::begin(&self.webhooks.db).await?;
+            // Otherwise another worker has it or has finished it.
+            let Some(event) = queue::claim_one(&mut tx, id, timeouts).await? else { return Ok(true) };
             let head = (event.source, event.event_type.clone(), event.received_at, event.attempts);
             let error = match self.apply(&mut tx, event, fetched.as_ref(), can_refetch).await {
                 Ok(done) => match self.finish(tx, &[done]).await {
                     Ok(()) => return Ok(true),
                     Err(error) => error,
                 },
-                Err(Broken::Failed(error)) => {
-                    // Else the lock on the event would keep its failure from being written. A connection that is broken
-                    // holds no locks.
+                Err(BatchBreak::Failed(error)) => {
+                    // Otherwise the lock on the row would block writing the failure. A broken connection holds no
+                    // locks.
                     tx.rollback().await.ok();
                     error
                 }
-                Err(Broken::Refetch(_)) if patience == Patience::Short => {
+                Err(BatchBreak::Refetch(_)) if timeouts == Timeouts::Short => {
                     tx.rollback().await?;
                     return Ok(false);
                 }
-                Err(Broken::Refetch(object)) => match self.stripe.as_ref().map(Asking::turn) {
-                    Some(Turn::Yours(question)) => {
-                        // Nothing of the database is held while Stripe is asked.
+                Err(BatchBreak::Refetch(object)) => match self.stripe.as_ref().map(StripeGate::slot) {
+                    Some(Slot::Free(permit)) => {
+                        // No transaction is open while Stripe is asked.
                         tx.rollback().await?;
                         can_refetch = false;
-                        match question.subscription(&object, &self.clock).await {
+                        match permit.subscription(&object, &self.webhooks.clock).await {
                             Ok(object) => {
                                 fetched = object;
                                 continue;
@@ -260,11 +246,11 @@ impl Worker {
                             Err(error) => error,
                         }
                     }
-                    Some(Turn::Busy) => {
+                    Some(Slot::Busy) => {
                         self.put_off(tx, id).await?;
                         return Ok(true);
                     }
-                    Some(Turn::Away) | None => {
+                    Some(Slot::Closed) | None => {
                         tx.rollback().await?;
                         Error::internal("Stripe cannot be asked: it did not answer a moment ago")
                     }
@@ -273,7 +259,7 @@ impl Worker {
             if matches!(error, Error::Unavailable) {
                 return Err(error);
             }
-            if patience == Patience::Short && (collided(&error) || matches!(error, Error::Timeout)) {
+            if timeouts == Timeouts::Short && (collided(&error) || matches!(error, Error::Timeout)) {
                 return Ok(false);
             }
             if collided(&error) && collisions < COLLISIONS {
@@ -287,67 +273,70 @@ impl Worker {
         }
     }
 
-    /// Leaves an event that this transaction holds for a little later; that is no try.
-    async fn put_off(&self, mut tx: SystemTx, id: Id<WebhookEvent>) -> Result<()> {
-        sql::put_off(&mut tx, id, self.clock.now() + PUT_OFF).await?;
+    /// Puts off an event that this transaction holds. That is not an attempt.
+    async fn put_off(&self, mut tx: SystemTx, id: WebhookEventId) -> Result<()> {
+        queue::put_off(&mut tx, id, self.webhooks.clock.now() + PUT_OFF).await?;
         tx.commit().await
     }
 
-    /// Applies an event, with all that may go wrong in it.
+    /// Applies an event, and catches panics and timeouts.
     async fn apply(
         &self,
         tx: &mut SystemTx,
         event: InboxEvent,
         fetched: Option<&Fetched>,
         can_refetch: bool,
-    ) -> Result<Done, Broken> {
+    ) -> Result<WorkedEvent, BatchBreak> {
         if let Some(reason) = self.unwanted(&event) {
-            return Ok(Done { event, status: WebhookStatus::Ignored, reason: Some(reason), organization: None });
+            return Ok(WorkedEvent { event, status: WebhookStatus::Ignored, reason: Some(reason), organization: None });
         }
-        let context = ApplyContext { clock: &self.clock, settings: &self.settings, fetched, can_refetch };
+        let context =
+            ApplyContext { clock: &self.webhooks.clock, settings: &self.webhooks.settings.sync, fetched, can_refetch };
         let applied = AssertUnwindSafe(apply(tx, &context, &event)).catch_unwind();
         let outcome = match tokio::time::timeout(TIMEOUT, applied).await {
-            Ok(Ok(outcome)) => outcome.map_err(Broken::Failed)?,
-            Ok(Err(_)) => return Err(Broken::Failed(Error::internal("the code that applies it panicked"))),
-            Err(_) => return Err(Broken::Failed(Error::Timeout)),
+            Ok(Ok(outcome)) => outcome.map_err(BatchBreak::Failed)?,
+            Ok(Err(_)) => return Err(BatchBreak::Failed(Error::internal("the code that applies it panicked"))),
+            Err(_) => return Err(BatchBreak::Failed(Error::Timeout)),
         };
         match outcome {
-            Outcome::Applied { organization } => {
-                Ok(Done { event, status: WebhookStatus::Applied, reason: None, organization })
+            EventOutcome::Applied { organization } => {
+                Ok(WorkedEvent { event, status: WebhookStatus::Applied, reason: None, organization })
             }
-            Outcome::Ignored { reason, organization } => {
-                Ok(Done { event, status: WebhookStatus::Ignored, reason: Some(reason), organization })
+            EventOutcome::Ignored { reason, organization } => {
+                Ok(WorkedEvent { event, status: WebhookStatus::Ignored, reason: Some(reason), organization })
             }
-            // It stays as it is, and is taken again.
-            Outcome::More => Ok(Done { event, status: WebhookStatus::Received, reason: None, organization: None }),
-            Outcome::Refetch { object_id } if can_refetch => Err(Broken::Refetch(object_id)),
-            Outcome::Refetch { .. } => Err(Broken::Failed(Error::internal("the provider cannot be asked"))),
+            // It keeps its status and is claimed again.
+            EventOutcome::More => {
+                Ok(WorkedEvent { event, status: WebhookStatus::Received, reason: None, organization: None })
+            }
+            EventOutcome::Refetch { object_id } if can_refetch => Err(BatchBreak::Refetch(object_id)),
+            EventOutcome::Refetch { .. } => Err(BatchBreak::Failed(Error::internal("the provider cannot be asked"))),
         }
     }
 
-    /// Why an event is not even looked at.
+    /// Why an event is ignored without being applied.
     fn unwanted(&self, event: &InboxEvent) -> Option<&'static str> {
         if event.event_type == NO_TYPE {
             return Some("the event names no type");
         }
-        // An event without an account is the endpoint's own.
-        let account = || head(event.source, &skeleton(&event.raw_body)?)?.account;
-        match (event.source, &self.settings.clerk_instance, &self.settings.stripe_account) {
+        // An event without an account is from the endpoint's own account.
+        let account = || head(event.source, &envelope(&event.raw_body)?)?.account;
+        match (event.source, &self.webhooks.settings.sync.clerk_instance, &self.webhooks.settings.sync.stripe_account) {
             (WebhookSource::Clerk, None, _) => None,
             (WebhookSource::Clerk, Some(ours), _) => (account()? != *ours).then_some("of another Clerk instance"),
-            // Whoever is connected to a platform makes customers and metadata as they like.
+            // Connected accounts create customers and metadata at will.
             (WebhookSource::Stripe, _, None) => account().map(|_| "of a connected Stripe account"),
             (WebhookSource::Stripe, _, Some(ours)) => (account()? != *ours).then_some("of another Stripe account"),
         }
     }
 
-    /// Writes what became of the events, tells their subscribers, and commits.
-    async fn finish(&self, mut tx: SystemTx, done: &[Done]) -> Result<()> {
-        let now = self.clock.now();
-        let settled: Vec<sql::Settled> = done
+    /// Writes what became of the events, notifies subscribers, and commits.
+    async fn finish(&self, mut tx: SystemTx, done: &[WorkedEvent]) -> Result<()> {
+        let now = self.webhooks.clock.now();
+        let settled: Vec<queue::ProcessedEvent> = done
             .iter()
             .filter(|done| done.status != WebhookStatus::Received)
-            .map(|done| sql::Settled {
+            .map(|done| queue::ProcessedEvent {
                 id: done.event.id,
                 status: done.status,
                 reason: done.reason,
@@ -355,9 +344,9 @@ impl Worker {
             })
             .collect();
         let written = async {
-            let organizations = sql::settle(&mut tx, &settled, now).await?;
-            let told: Vec<(Id<Organization>, Event)> =
-                organizations.into_iter().map(|(id, organization)| (organization, Event::Webhook { id })).collect();
+            let organizations = queue::mark_processed(&mut tx, &settled, now).await?;
+            let told: Vec<(OrganizationId, Event)> =
+                organizations.into_iter().map(|(id, organization)| (organization, Event::of(id))).collect();
             events::tell(&mut tx, &told).await
         };
         if let Err(error) = written.await {
@@ -365,48 +354,54 @@ impl Worker {
             return Err(error);
         }
         tx.commit().await?;
-        for Done { event, status, .. } in done {
-            self.metrics.worked(event.source, &event.event_type, *status, event.received_at, now);
+        for WorkedEvent { event, status, .. } in done {
+            self.webhooks.metrics.worked(event.source, &event.event_type, *status, event.received_at, now);
         }
         Ok(())
     }
 
-    /// Writes that an event failed, and when it is tried again.
+    /// Writes that an event failed, and when the next attempt is due.
     async fn failed(
         &self,
-        id: Id<WebhookEvent>,
+        id: WebhookEventId,
         (source, event_type, received_at, attempts): (WebhookSource, String, DateTime<Utc>, i32),
         error: &Error,
     ) -> Result<()> {
-        let now = self.clock.now();
+        let now = self.webhooks.clock.now();
         let attempts = attempts + 1;
         let status = if attempts >= MAX_ATTEMPTS { WebhookStatus::Dead } else { WebhookStatus::Failed };
         let reason = reason(error);
         tracing::warn!(%id, ?source, event_type, attempts, reason, ?status, "a webhook event failed");
-        let mut tx = SystemTx::begin(&self.db).await?;
-        // The cause may hold what is none of a tenant's business: names of constraints, others' ids, addresses.
+        let mut tx = SystemTx::begin(&self.webhooks.db).await?;
+        // The cause may name constraints, ids or addresses of other tenants. A tenant must not see it.
         let told = format!("it could not be applied; tell support the id {id}");
-        let failure =
-            sql::Failure { id, status, cause: &reason, told: &told, next_attempt_at: now + delay(attempts), now };
-        let organization = sql::fail(&mut tx, &failure).await?;
+        let failure = queue::FailedAttempt {
+            id,
+            status,
+            cause: &reason,
+            told: &told,
+            next_attempt_at: now + delay(attempts),
+            now,
+        };
+        let organization = queue::fail(&mut tx, &failure).await?;
         if let Some(organization) = organization.flatten() {
-            events::tell(&mut tx, &[(organization, Event::Webhook { id })]).await?;
+            events::tell(&mut tx, &[(organization, Event::of(id))]).await?;
         }
         tx.commit().await?;
-        self.metrics.worked(source, &event_type, status, received_at, now);
+        self.webhooks.metrics.worked(source, &event_type, status, received_at, now);
         Ok(())
     }
 }
 
-/// How long after this many failures: 2 s, 4 s … at most an hour, each between half and all of it, so that what failed
-/// together does not come back together.
+/// The delay after this many failures: 2 s, 4 s … at most an hour, shortened by up to half at random, so that events
+/// which failed together are not retried together.
 fn delay(attempts: i32) -> chrono::Duration {
     let exponent = u32::try_from(attempts).unwrap_or(1).min(12);
     let longest = 2_i64.saturating_pow(exponent).min(3600) * 1000;
     chrono::Duration::milliseconds(rand::rng().random_range(longest / 2..=longest))
 }
 
-/// The cause as the event's row keeps it for operators: of an internal error its own, which nobody else would find.
+/// The cause that the row keeps for operators. For an internal error that is its source.
 fn reason(error: &Error) -> String {
     let text = match error {
         Error::Internal(cause) => cause.to_string(),
@@ -415,7 +410,8 @@ fn reason(error: &Error) -> String {
     text.chars().filter(|c| *c != '\0').take(500).collect()
 }
 
-/// Whether the try met another transaction (SQLSTATE 40001, 40P01, 55P03), which says nothing about the event.
+/// Whether the attempt collided with another transaction (SQLSTATE 40001, 40P01, 55P03). That says nothing of the
+/// event.
 fn collided(error: &Error) -> bool {
     let Error::Internal(cause) = error else { return false };
     let Some(sqlx::Error::Database(database)) = cause.downcast_ref::<sqlx::Error>() else { return false };

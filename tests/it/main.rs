@@ -5,6 +5,7 @@ mod audits;
 mod browser;
 mod coverage;
 mod engine;
+mod floors;
 mod http_layer;
 mod listing;
 mod migrations;

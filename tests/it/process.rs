@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tenantry::auth::OrganizationRef;
+use tenantry::access::OrganizationRef;
 use tenantry::db::{Access, Db, PoolLimits, TenantTx, local};
 use tokio::process::{Child, Command};
 

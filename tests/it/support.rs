@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
@@ -52,7 +51,7 @@ pub async fn cluster() -> &'static Cluster {
 /// The template is made anew when the sample data changes.
 const SEED_SOURCES: &[&[u8]] = &[
     include_bytes!("../../src/seed/mod.rs"),
-    include_bytes!("../../src/seed/neighbour.rs"),
+    include_bytes!("../../src/seed/tech_startup.rs"),
     include_bytes!("../../src/seed/people.rs"),
     include_bytes!("../../src/seed/platform.rs"),
     include_bytes!("../../src/seed/refunds.rs"),
@@ -189,7 +188,7 @@ impl Drop for TestDb {
 
 /// A server on a real port over a database of its own.
 pub struct TestApp {
-    pub app: Arc<App>,
+    pub app: App,
     pub database: TestDb,
     pub clock: Clock,
     address: SocketAddr,
@@ -238,12 +237,13 @@ impl TestApp {
             clock: setup.clock.clone(),
             verifier,
             dev_issuer,
+            personas: seed::PERSONAS,
             shutdown: stopping.clone(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(app.events.clone().listen(database.options(local::APP_ROLE), stopping.clone()));
-        tokio::spawn(tenantry::http::serve(listener, tenantry::http::router(&app), stopping));
+        tokio::spawn(app.services.events.clone().listen(database.options(local::APP_ROLE), stopping.clone()));
+        tokio::spawn(tenantry::http::serve(listener, tenantry::http::router(&app.edge), stopping));
         Self { app, database, clock: setup.clock, address, client: reqwest::Client::new(), stop }
     }
 
@@ -270,13 +270,14 @@ impl TestApp {
     }
 
     pub async fn token_for(&self, email: &str, organization: Option<&str>, ttl: chrono::Duration) -> String {
-        let subject = members::subject_of(&self.app.db, email).await.expect("a look").expect("a known user");
+        let subject = members::subject_of(&self.app.services.db, email).await.expect("a look").expect("a known user");
         let organization = match organization {
             None => None,
             Some(slug) => {
-                let row = members::viewer(&self.app.db, &subject).await.expect("a look").expect("a known user");
+                let row =
+                    members::viewer(&self.app.services.db, &subject).await.expect("a look").expect("a known user");
                 let membership = row.memberships.iter().find(|m| m.organization.slug == slug).expect("a membership");
-                Some(TokenOrganization::of(&membership.organization))
+                Some(membership.organization.token_claim())
             }
         };
         issue(subject, organization, ttl, &self.clock)

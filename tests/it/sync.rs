@@ -13,7 +13,7 @@ use proptest::test_runner::{Config, TestRunner};
 use driver::Sync;
 use serde_json::Value;
 
-/// Histories and orders of each; more by `SYNC_HISTORIES` and `SYNC_ORDERS`, which src/webhooks/README.md names.
+/// Histories and orders of each; more by `SYNC_HISTORIES` and `SYNC_ORDERS`, which docs/WEBHOOKS.md names.
 fn amount(name: &str, default: u32) -> u32 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

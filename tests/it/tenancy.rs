@@ -5,7 +5,7 @@
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row as _};
-use tenantry::graphql::PREFIXES;
+use tenantry::id::PREFIXES;
 
 use crate::support::{TestApp, TestDb};
 

@@ -6,8 +6,6 @@ mod platform;
 mod senders;
 mod worker;
 
-use std::sync::Arc;
-
 use base64::Engine as _;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
@@ -15,7 +13,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 use tenantry::app::App;
 use tenantry::clock::Clock;
 use tenantry::db::local;
-use tenantry::webhooks::WebhookSource::{self, Clerk, Stripe};
+use tenantry::webhook_events::WebhookSource::{self, Clerk, Stripe};
 use tenantry::webhooks::signature::{Secret, sign};
 use tenantry::webhooks::worker::Worker;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -89,10 +87,10 @@ pub fn stripe(id: &str, event_type: &str, object: &str) -> Value {
 /// Workers over the app's database, until dropped.
 pub struct Workers(watch::Sender<bool>);
 
-pub fn start_workers(app: &Arc<App>, count: usize) -> Workers {
+pub fn start_workers(app: &App, count: usize) -> Workers {
     let (stop, stopping) = watch::channel(false);
     for _ in 0..count {
-        tokio::spawn(Worker::new(app).run(stopping.clone()));
+        tokio::spawn(Worker::new(&app.webhooks).run(stopping.clone()));
     }
     Workers(stop)
 }
@@ -375,7 +373,7 @@ async fn metrics_are_kept_apart_and_asked_for_once() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/metrics", listener.local_addr().expect("an address"));
     let (stop, stopping) = watch::channel(false);
-    tokio::spawn(tenantry::http::serve(listener, tenantry::http::metrics_router(&app.app), stopping));
+    tokio::spawn(tenantry::http::serve(listener, tenantry::http::metrics_router(&app.app.edge), stopping));
     let pending = async || {
         let text = reqwest::get(&url).await.expect("an answer").text().await.expect("text");
         text.lines().find(|line| line.starts_with("tenantry_webhooks_pending{source=\"clerk\"}")).map(str::to_owned)

@@ -23,7 +23,7 @@ pub(super) const MAX_BYTES: usize = 256 * 1024;
 
 /// Why there is no new key set.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum FetchError {
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     #[error("the request failed: {0}")]
@@ -86,28 +86,29 @@ impl Remote {
         format!("{scheme}://{host}{}", self.uri.path())
     }
 
-    pub(super) async fn fetch(&self, limit: Duration) -> Result<Vec<Jwk>, Failure> {
+    pub(super) async fn fetch(&self, limit: Duration) -> Result<Vec<Jwk>, FetchError> {
         // One limit over the whole exchange: a server that sends a byte now and then gains nothing.
-        let document = tokio::time::timeout(limit, self.download()).await.map_err(|_| Failure::TimedOut(limit))??;
+        let document =
+            tokio::time::timeout(limit, self.download()).await.map_err(|_| FetchError::TimedOut(limit))??;
         Ok(parse_jwk_set(&document)?)
     }
 
-    async fn download(&self) -> Result<Bytes, Failure> {
+    async fn download(&self) -> Result<Bytes, FetchError> {
         let request = Request::get(&self.uri)
             .header(ACCEPT, "application/jwk-set+json, application/json")
             .header(USER_AGENT, concat!("tenantry/", env!("CARGO_PKG_VERSION")))
             .body(Empty::new())
-            .map_err(|error| Failure::Request(error.to_string()))?;
+            .map_err(|error| FetchError::Request(error.to_string()))?;
         let answer = match &self.client {
             Transport::Plain(client) => client.request(request).await,
             Transport::Tls(client) => client.request(request).await,
         }
-        .map_err(|error| Failure::Request(with_causes(&error)))?;
+        .map_err(|error| FetchError::Request(with_causes(&error)))?;
         if answer.status() != StatusCode::OK {
-            return Err(Failure::Status(answer.status()));
+            return Err(FetchError::Status(answer.status()));
         }
         let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
-        Ok(body.map_err(|error| Failure::Body(error.to_string()))?.to_bytes())
+        Ok(body.map_err(|error| FetchError::Body(error.to_string()))?.to_bytes())
     }
 }
 
@@ -128,7 +129,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Reads the document in a file.
-pub(super) fn read_file(path: &Path) -> Result<Vec<Jwk>, Failure> {
+pub(super) fn read_file(path: &Path) -> Result<Vec<Jwk>, FetchError> {
     let read = || {
         // Opening a pipe would wait for its writer.
         if !std::fs::metadata(path)?.is_file() {
@@ -141,14 +142,14 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<Jwk>, Failure> {
         }
         Ok(document)
     };
-    let document = read().map_err(|error| Failure::File(error.to_string()))?;
+    let document = read().map_err(|error| FetchError::File(error.to_string()))?;
     Ok(parse_jwk_set(&document)?)
 }
 
 /// [`read_file`] away from the threads that serve requests.
-pub(super) async fn read_file_async(path: PathBuf) -> Result<Vec<Jwk>, Failure> {
+pub(super) async fn read_file_async(path: PathBuf) -> Result<Vec<Jwk>, FetchError> {
     let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
-    read.unwrap_or_else(|error| Err(Failure::File(error.to_string())))
+    read.unwrap_or_else(|error| Err(FetchError::File(error.to_string())))
 }
 
 #[cfg(test)]

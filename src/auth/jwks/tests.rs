@@ -34,7 +34,7 @@ fn token(key: &TestKey) -> String {
 async fn code(verifier: &Verifier, key: &TestKey) -> &'static str {
     match verifier.verify(&token(key)).await {
         Ok(_) => "OK",
-        Err(error) => error.code(),
+        Err(error) => error.code().as_str(),
     }
 }
 

@@ -13,14 +13,14 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use crate::app::App;
+use crate::http::Edge;
 
 const HEADERS: &str = "accept, apollo-require-preflight, authorization, cache-control, content-type, graphql-require-preflight, last-event-id, traceparent, tracestate, x-organization-id, x-request-id";
 const EXPOSED: &str = "retry-after, server-timing, x-request-id";
 
 /// Answers preflight requests and marks the answers that other origins may read.
-pub async fn cors(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let origin = request.headers().get(ORIGIN).filter(|origin| is_listed(&app.config.cors_origins, origin)).cloned();
+pub async fn cors(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(ORIGIN).filter(|origin| is_listed(&edge.settings.cors_origins, origin)).cloned();
     let preflight =
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };

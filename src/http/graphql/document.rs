@@ -22,6 +22,7 @@ use super::failure::Failure;
 use super::limits::{self, Limits, Shape};
 use super::validate::{validate, wrap_typenames};
 use super::{lexer, variables};
+use crate::error::Code;
 
 /// What remembered documents may take, in bytes, roughly.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -126,7 +127,7 @@ impl Documents {
                 "The operation may return {} values (fields times page sizes); at most {} are allowed. Ask for smaller pages (`first`) or fewer lists inside each other.",
                 cost.value, self.limits.complexity
             );
-            return Err(Failure::limit("QUERY_TOO_COMPLEX", message));
+            return Err(Failure::limit(Code::QueryTooComplex, message));
         }
         Ok(Prepared { operation: Arc::clone(operation), variables })
     }
@@ -187,7 +188,7 @@ impl Document {
         match (name, self.operations.as_slice()) {
             (None, [only]) => Ok(only),
             (None, _) => Err(Failure::document(
-                "OPERATION_NAME_REQUIRED",
+                Code::OperationNameRequired,
                 "The document has several operations: name the one to execute in `operationName`.",
                 None,
             )),
@@ -195,7 +196,7 @@ impl Document {
                 let found = operations.iter().find(|operation| operation.name.as_deref() == Some(name));
                 found.ok_or_else(|| {
                     let message = format!("The document has no operation named \"{name}\".");
-                    Failure::document("OPERATION_NOT_FOUND", message, None)
+                    Failure::document(Code::OperationNotFound, message, None)
                 })
             }
         }

@@ -2,7 +2,7 @@
 
 use async_graphql::{ErrorExtensionValues, PathSegment, ServerError};
 
-use crate::error::Error;
+use crate::error::{Code, Error};
 
 /// Longer messages are cut: they repeat what the caller sent.
 const MAX_MESSAGE: usize = 500;
@@ -23,7 +23,9 @@ pub(super) fn finish(errors: &mut Vec<ServerError>, request_id: &str) {
             }
             Some(_) => {}
             None if has_code(error) => {}
-            None if error.source.is_none() && is_about_an_argument(error) => set(error, "code", "BAD_INPUT"),
+            None if error.source.is_none() && is_about_an_argument(error) => {
+                set(error, "code", Code::BadInput.as_str());
+            }
             None => {
                 log_internal(request_id, &error.path, &error.message);
                 mask(error);
@@ -59,7 +61,7 @@ fn mask(error: &mut ServerError) {
     error.message = internal.to_string();
     error.source = None;
     error.extensions = None;
-    set(error, "code", internal.code());
+    set(error, "code", internal.code().as_str());
 }
 
 fn log_internal(request_id: &str, path: &[PathSegment], cause: &str) {
@@ -132,7 +134,7 @@ mod tests {
 
     #[test]
     fn floods_of_errors_are_cut() {
-        let mut errors = vec![super::super::failure::coded("X", "y", None); 3_000];
+        let mut errors = vec![super::super::failure::coded(Code::Internal, "y", None); 3_000];
         finish(&mut errors, "r1");
         assert_eq!(errors.len(), MAX_ERRORS);
         assert!(errors[MAX_ERRORS - 1].message.contains("2980 more"));

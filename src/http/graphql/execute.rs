@@ -20,9 +20,9 @@ use super::document::{Operation, Prepared};
 use super::errors;
 use super::failure::Failure;
 use super::request::Params;
-use crate::app::App;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::graphql::{Credentials, Session};
+use crate::http::Edge;
 use crate::http::request_id::RequestId;
 
 /// How long a query or a mutation may take.
@@ -55,14 +55,14 @@ impl Caller {
     }
 
     /// Verifies the credentials.
-    pub(super) async fn open(&self, app: &Arc<App>) -> Result<Arc<Session>, Error> {
+    pub(super) async fn open(&self, edge: &Arc<Edge>) -> Result<Arc<Session>, Error> {
         let credentials = Credentials {
             authorization: self.authorization.as_deref(),
             organization: self.organization.as_deref(),
             request_id: &self.request_id,
             ip: self.ip,
         };
-        Session::open(app, credentials).await
+        Session::open(&edge.services, credentials).await
     }
 }
 
@@ -81,19 +81,19 @@ pub(super) struct Admitted {
 }
 
 /// Checks the document: what it is, not yet who sent it.
-pub(super) fn prepare(app: &App, params: Params) -> Result<Prepared, Failure> {
+pub(super) fn prepare(edge: &Edge, params: Params) -> Result<Prepared, Failure> {
     let Params { query, operation_name, variables } = params;
-    let prepared = app.documents.prepare(&app.schemas.strict, &query, operation_name.as_deref(), variables)?;
-    if prepared.operation.introspects && !app.config.introspection {
+    let prepared = edge.documents.prepare(&edge.schemas.strict, &query, operation_name.as_deref(), variables)?;
+    if prepared.operation.introspects && !edge.settings.introspection {
         let message = "Introspection is switched off here: use the published schema.graphql.";
-        return Err(Failure::document("INTROSPECTION_DISABLED", message, None));
+        return Err(Failure::document(Code::IntrospectionDisabled, message, None));
     }
     Ok(prepared)
 }
 
 /// Checks the credentials, and that only introspection goes without.
-pub(super) async fn authorize(app: &Arc<App>, caller: &Caller, prepared: Prepared) -> Result<Admitted, Failure> {
-    let session = caller.open(app).await?;
+pub(super) async fn authorize(edge: &Arc<Edge>, caller: &Caller, prepared: Prepared) -> Result<Admitted, Failure> {
+    let session = caller.open(edge).await?;
     if prepared.operation.needs_viewer && session.is_anonymous() {
         return Err(Error::Unauthenticated.into());
     }
@@ -101,13 +101,13 @@ pub(super) async fn authorize(app: &Arc<App>, caller: &Caller, prepared: Prepare
 }
 
 /// Executes a query or a mutation.
-pub(super) async fn once(app: &App, admitted: Admitted, record: &mut Record) -> Result<Response, Failure> {
+pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -> Result<Response, Failure> {
     let Admitted { session, prepared, .. } = admitted;
     record.session = Some(Arc::clone(&session));
     let request = prepared.into_request().data(Arc::clone(&session));
     // Without tokio's budget of 128 operations per poll: it would interrupt a long list in the middle of handing its
     // keys to a loader, and one batch would become several.
-    let execution = unconstrained(AssertUnwindSafe(app.schemas.fast.execute(request)).catch_unwind());
+    let execution = unconstrained(AssertUnwindSafe(edge.schemas.fast.execute(request)).catch_unwind());
     let outcome = tokio::time::timeout(EXECUTION_TIMEOUT, execution).await;
     session.close().await;
     match outcome {
@@ -124,12 +124,12 @@ pub(super) async fn once(app: &App, admitted: Admitted, record: &mut Record) -> 
 /// Executes any operation as a stream of answers: one for queries and mutations, events for subscriptions.
 ///
 /// The stream ends, with an error that says so, when the token expires. Dropping it stops the execution.
-pub(super) fn stream(app: &Arc<App>, admitted: Admitted, mut record: Record) -> BoxStream<'static, Response> {
+pub(super) fn stream(edge: &Arc<Edge>, admitted: Admitted, mut record: Record) -> BoxStream<'static, Response> {
     record.status = StatusCode::OK;
     if admitted.operation.ty != OperationType::Subscription {
-        let app = Arc::clone(app);
+        let edge = Arc::clone(edge);
         let answer = async move {
-            let result = once(&app, admitted, &mut record).await;
+            let result = once(&edge, admitted, &mut record).await;
             result.unwrap_or_else(|failure| Response::from_errors(record.settle(failure)))
         };
         return futures_util::stream::once(answer).boxed();
@@ -137,8 +137,8 @@ pub(super) fn stream(app: &Arc<App>, admitted: Admitted, mut record: Record) -> 
     let Admitted { session, prepared, .. } = admitted;
     record.session = Some(Arc::clone(&session));
     let request = prepared.into_request().data(Arc::clone(&session));
-    let events = AssertUnwindSafe(app.schemas.fast.execute_stream(request)).catch_unwind().boxed();
-    let expiry = Box::pin(until_expiry(app, &session));
+    let events = AssertUnwindSafe(edge.schemas.fast.execute_stream(request)).catch_unwind().boxed();
+    let expiry = Box::pin(until_expiry(edge, &session));
     let subscribed = Subscribed { events, expiry, session, record, ended: false };
     futures_util::stream::unfold(subscribed, Subscribed::next).boxed()
 }
@@ -179,8 +179,8 @@ impl<E: Future<Output = ()>> Subscribed<E> {
 }
 
 /// Ends when the token does; never for the anonymous.
-pub(super) fn until_expiry(app: &App, session: &Session) -> impl Future<Output = ()> + Send + use<> {
-    let left = session.expires_at().map(|at| (at - app.clock.now()).to_std().unwrap_or_default());
+pub(super) fn until_expiry(edge: &Edge, session: &Session) -> impl Future<Output = ()> + Send + use<> {
+    let left = session.expires_at().map(|at| (at - edge.services.clock.now()).to_std().unwrap_or_default());
     async move {
         match left {
             Some(left) => tokio::time::sleep(left).await,
@@ -190,8 +190,8 @@ pub(super) fn until_expiry(app: &App, session: &Session) -> impl Future<Output =
 }
 
 /// Ends when the server is to stop.
-pub(super) fn until_shutdown(app: &App) -> impl Future<Output = ()> + Send + use<> {
-    let mut shutdown = app.shutdown.clone();
+pub(super) fn until_shutdown(edge: &Edge) -> impl Future<Output = ()> + Send + use<> {
+    let mut shutdown = edge.shutdown.clone();
     async move {
         // Without a sender nobody can ask for a stop any more.
         if shutdown.wait_for(|stop| *stop).await.is_err() {

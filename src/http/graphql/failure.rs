@@ -4,7 +4,7 @@
 use async_graphql::{ErrorExtensionValues, Pos, ServerError};
 use axum::http::StatusCode;
 
-use crate::error::Error;
+use crate::error::{Code, Error};
 
 /// What stopped the request.
 #[derive(Debug)]
@@ -19,34 +19,34 @@ pub struct Failure {
 
 impl Failure {
     /// The HTTP request is wrong.
-    pub(super) fn request(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    pub(super) fn request(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
         Self { status, errors: vec![coded(code, message, None)], in_document: false, allow: None }
     }
 
     /// The method is wrong; `allow` are the right ones.
     pub(super) fn method(allow: &'static str, message: &str) -> Self {
-        let failure = Self::request(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message);
+        let failure = Self::request(StatusCode::METHOD_NOT_ALLOWED, Code::MethodNotAllowed, message);
         Self { allow: Some(allow), ..failure }
     }
 
     /// The document, the choice of the operation or a variable is wrong.
-    pub(super) fn document(code: &str, message: impl Into<String>, pos: Option<Pos>) -> Self {
+    pub(super) fn document(code: Code, message: impl Into<String>, pos: Option<Pos>) -> Self {
         Self::documents(vec![coded(code, message, pos)])
     }
 
     /// The document does not fit the schema.
     pub(super) fn invalid(message: impl Into<String>, pos: Option<Pos>) -> Self {
-        Self::document("GRAPHQL_VALIDATION_FAILED", message, pos)
+        Self::document(Code::GraphqlValidationFailed, message, pos)
     }
 
     /// The document cannot be read.
     pub(super) fn syntax(what: &str, pos: Option<Pos>) -> Self {
         let place = pos.map(|pos| format!(" at line {}, column {}", pos.line, pos.column)).unwrap_or_default();
-        Self::document("GRAPHQL_PARSE_FAILED", format!("The document cannot be parsed{place}: {what}."), pos)
+        Self::document(Code::GraphqlParseFailed, format!("The document cannot be parsed{place}: {what}."), pos)
     }
 
     /// A limit is exceeded.
-    pub(super) fn limit(code: &'static str, message: String) -> Self {
+    pub(super) fn limit(code: Code, message: String) -> Self {
         Self::from(Error::Limit { code, message })
     }
 
@@ -106,8 +106,8 @@ impl From<Error> for Failure {
 }
 
 /// An error with a code.
-pub(super) fn coded(code: &str, message: impl Into<String>, pos: Option<Pos>) -> ServerError {
+pub(super) fn coded(code: Code, message: impl Into<String>, pos: Option<Pos>) -> ServerError {
     let mut extensions = ErrorExtensionValues::default();
-    extensions.set("code", code);
+    extensions.set("code", code.as_str());
     ServerError { extensions: Some(extensions), ..ServerError::new(message, pos) }
 }

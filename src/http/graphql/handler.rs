@@ -19,8 +19,8 @@ use super::failure::Failure;
 use super::negotiate::{self, Accept, Media};
 use super::request::Params;
 use super::sse;
-use crate::app::App;
-use crate::error::Error;
+use crate::error::{Code, Error};
+use crate::http::Edge;
 use crate::http::request_id;
 
 /// How long a body may take to arrive.
@@ -28,40 +28,40 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Answers a request.
-pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(super) async fn handle(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let caller = Caller::of(&parts);
     let mut record = Record::start(&caller.request_id, "http");
     let Some(accept) = Accept::read(&parts.headers) else {
         let message = "Accept application/graphql-response+json, application/json or text/event-stream.";
-        let failure = Failure::request(StatusCode::NOT_ACCEPTABLE, "NOT_ACCEPTABLE", message);
+        let failure = Failure::request(StatusCode::NOT_ACCEPTABLE, Code::NotAcceptable, message);
         return failed(Media::Json, failure, &mut record);
     };
     let media = accept.whole.unwrap_or(Media::Json);
-    let admitted = match admit(&app, &parts, body, accept, &caller, &mut record).await {
-        Ok((admitted, true)) => return sse::answer(&app, admitted, record),
+    let admitted = match admit(&edge, &parts, body, accept, &caller, &mut record).await {
+        Ok((admitted, true)) => return sse::answer(&edge, admitted, record),
         Ok((admitted, false)) => admitted,
         // graphql-sse: what is wrong with the document is told in the stream, where clients look for it.
         Err(failure) if accept.whole.is_none() && failure.is_in_document() => return sse::failed(failure, record),
         Err(failure) => return failed(media, failure, &mut record),
     };
-    whole(&app, media, admitted, record).await
+    whole(&edge, media, admitted, record).await
 }
 
 /// All checks in their order. The answer is a stream of events if the second value says so.
 async fn admit(
-    app: &Arc<App>,
+    edge: &Arc<Edge>,
     parts: &Parts,
     body: Body,
     accept: Accept,
     caller: &Caller,
     record: &mut Record,
 ) -> Result<(Admitted, bool), Failure> {
-    let params = read(app, parts, body).await?;
-    let prepared = execute::prepare(app, params)?;
+    let params = read(edge, parts, body).await?;
+    let prepared = execute::prepare(edge, params)?;
     record.is(&prepared.operation);
     let streamed = choose_transport(&parts.method, accept, prepared.operation.ty)?;
-    Ok((execute::authorize(app, caller, prepared).await?, streamed))
+    Ok((execute::authorize(edge, caller, prepared).await?, streamed))
 }
 
 /// Whether the answer is a stream of events.
@@ -73,18 +73,18 @@ fn choose_transport(method: &Method, accept: Accept, ty: OperationType) -> Resul
         OperationType::Subscription if accept.events => Ok(true),
         OperationType::Subscription => Err(Failure::request(
             StatusCode::BAD_REQUEST,
-            "SUBSCRIPTION_NEEDS_A_STREAM",
+            Code::SubscriptionNeedsAStream,
             "Subscriptions need a stream: send `Accept: text/event-stream`, or use the WebSocket at /graphql/ws.",
         )),
         _ => Ok(accept.whole.is_none()),
     }
 }
 
-async fn read(app: &App, parts: &Parts, body: Body) -> Result<Params, Failure> {
+async fn read(edge: &Edge, parts: &Parts, body: Body) -> Result<Params, Failure> {
     match parts.method {
         Method::POST => {
             negotiate::check_content_type(&parts.headers)?;
-            let bytes = collect(&parts.headers, body, app.documents.limits().body).await?;
+            let bytes = collect(&parts.headers, body, edge.documents.limits().body).await?;
             Params::from_body(&bytes)
         }
         // A page of another site can make a browser send a GET. It cannot read the answer (CORS), the request carries no
@@ -99,7 +99,7 @@ async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::
     let too_large = || {
         let message =
             format!("The body is larger than {limit} bytes. Upload files elsewhere and split large requests.");
-        Failure::request(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
+        Failure::request(StatusCode::PAYLOAD_TOO_LARGE, Code::BodyTooLarge, message)
     };
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|announced| announced > limit) {
@@ -108,22 +108,22 @@ async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Failure::request(StatusCode::BAD_REQUEST, "BAD_REQUEST", "The body ended early.")),
+        Ok(Err(_)) => Err(Failure::request(StatusCode::BAD_REQUEST, Code::BadRequest, "The body ended early.")),
         Err(_) => {
-            Err(Failure::request(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "The body took too long to arrive."))
+            Err(Failure::request(StatusCode::REQUEST_TIMEOUT, Code::BodyTimeout, "The body took too long to arrive."))
         }
     }
 }
 
-async fn whole(app: &App, media: Media, admitted: Admitted, mut record: Record) -> Response {
-    let response = match execute::once(app, admitted, &mut record).await {
+async fn whole(edge: &Edge, media: Media, admitted: Admitted, mut record: Record) -> Response {
+    let response = match execute::once(edge, admitted, &mut record).await {
         Ok(response) => response,
         Err(failure) => return failed(media, failure, &mut record),
     };
     // Executed is executed: errors of fields stand in the body, the status is 200.
     record.status = StatusCode::OK;
     let mut http = json(StatusCode::OK, media, &response, &record);
-    if app.config.is_development() {
+    if edge.settings.development {
         let (exec, statements) = (record.milliseconds(), record.statements());
         let value = format!("exec;dur={exec:.2}, db;desc=\"{statements} statements\"");
         if let Ok(value) = HeaderValue::from_str(&value) {

@@ -8,6 +8,7 @@ use async_graphql::Pos;
 
 use super::failure::Failure;
 use super::limits::Limits;
+use crate::error::Code;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 const BLOCK_QUOTE: &[u8] = b"\"\"\"";
@@ -17,7 +18,7 @@ pub(super) fn check(text: &str, limits: &Limits) -> Result<(), Failure> {
     let bytes = text.as_bytes();
     if bytes.len() > limits.document {
         return Err(Failure::limit(
-            "QUERY_TOO_LONG",
+            Code::QueryTooLong,
             format!(
                 "The document has {} bytes; at most {} are allowed. Send values as variables.",
                 bytes.len(),
@@ -62,7 +63,7 @@ pub(super) fn check(text: &str, limits: &Limits) -> Result<(), Failure> {
         }
         if open > limits.brackets {
             return Err(Failure::limit(
-                "QUERY_TOO_DEEP",
+                Code::QueryTooDeep,
                 format!(
                     "The document opens more than {} brackets inside each other. Send fewer levels at once.",
                     limits.brackets
@@ -75,7 +76,7 @@ pub(super) fn check(text: &str, limits: &Limits) -> Result<(), Failure> {
 
 fn too_many_tokens(text: &str, limits: &Limits) -> Failure {
     Failure::limit(
-        "QUERY_TOO_MANY_TOKENS",
+        Code::QueryTooManyTokens,
         format!(
             "The document of {} bytes has more than {} tokens. Send values as variables and split large documents.",
             text.len(),

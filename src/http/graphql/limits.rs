@@ -16,6 +16,7 @@ use async_graphql_value::Value;
 use super::catalog::{Catalog, Composite, Field};
 use super::failure::Failure;
 use super::variables::check_literal;
+use crate::error::Code;
 
 /// The limits. The defaults let every query through that a person would write, and `GraphiQL`'s introspection.
 #[derive(Clone, Debug)]
@@ -130,7 +131,7 @@ pub(super) fn check(document: &ExecutableDocument, catalog: &Catalog, limits: &L
     if total > most {
         let message =
             format!("The document's operations expand to {total} fields; at most {most} are allowed. Split it.");
-        return Err(Failure::limit("QUERY_TOO_MANY_FIELDS", message));
+        return Err(Failure::limit(Code::QueryTooManyFields, message));
     }
     Ok(shapes)
 }
@@ -300,7 +301,7 @@ impl<'a> Walk<'a> {
             if is > limit { Err(Failure::limit(code, message)) } else { Ok(()) }
         };
         over(
-            "QUERY_TOO_MANY_FIELDS",
+            Code::QueryTooManyFields,
             shape.selections,
             limits.fields,
             "fields, fragments expanded",
@@ -311,19 +312,19 @@ impl<'a> Walk<'a> {
         }
         if shape.introspection_depth > limits.introspection_depth || shape.introspection_lists > INTROSPECTION_LISTS {
             let message = "The introspection goes deeper than tools need. Use the standard introspection query.";
-            return Err(Failure::limit("QUERY_TOO_DEEP", message.to_owned()));
+            return Err(Failure::limit(Code::QueryTooDeep, message.to_owned()));
         }
         let split = "Split it into several requests.";
-        over("QUERY_TOO_MANY_ALIASES", shape.aliases, limits.aliases, "aliases", split)?;
-        over("QUERY_TOO_MANY_ROOT_FIELDS", shape.fields_here, limits.root_fields, "root fields", split)?;
-        over("QUERY_TOO_MANY_DIRECTIVES", shape.directives, limits.directives, "directives", split)
+        over(Code::QueryTooManyAliases, shape.aliases, limits.aliases, "aliases", split)?;
+        over(Code::QueryTooManyRootFields, shape.fields_here, limits.root_fields, "root fields", split)?;
+        over(Code::QueryTooManyDirectives, shape.directives, limits.directives, "directives", split)
     }
 }
 
 fn too_deep(limit: u64, is: Option<u64>) -> Failure {
     let is = is.map_or_else(|| format!("more than {limit}"), |is| is.to_string());
     Failure::limit(
-        "QUERY_TOO_DEEP",
+        Code::QueryTooDeep,
         format!(
             "The operation nests {is} levels; at most {limit} are allowed. Start deeper, with `node(id)`, or split it."
         ),

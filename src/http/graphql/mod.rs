@@ -40,27 +40,28 @@ pub use document::{Documents, Prepared};
 pub use failure::Failure;
 pub use limits::Limits;
 
-use crate::app::App;
+use crate::error::Code;
+use crate::http::Edge;
 
 /// The routes of the API.
-pub fn router(app: Arc<App>) -> Router {
+pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .route("/graphql", any(handler::handle))
         .route("/graphql/ws", get(ws::upgrade))
         .route("/graphql/schema.graphql", get(schema))
-        .route_layer(from_fn_with_state(Arc::clone(&app), cors))
-        .with_state(app)
+        .route_layer(from_fn_with_state(Arc::clone(&edge), cors))
+        .with_state(edge)
 }
 
 /// The SDL, where introspection is allowed.
-async fn schema(State(app): State<Arc<App>>, request: Request) -> Response {
-    if !app.config.introspection {
+async fn schema(State(edge): State<Arc<Edge>>, request: Request) -> Response {
+    if !edge.settings.introspection {
         let mut record = execute::Record::start(&execute::Caller::of(&request.into_parts().0).request_id, "http");
         let message = "The schema is not published here.";
-        let failure = Failure::request(StatusCode::NOT_FOUND, "NOT_FOUND", message);
+        let failure = Failure::request(StatusCode::NOT_FOUND, Code::NotFound, message);
         return handler::failed(negotiate::Media::Json, failure, &mut record);
     }
-    let sdl = app.schemas.sdl.clone();
+    let sdl = edge.schemas.sdl.clone();
     let etag = format!("\"{}\"", document::hash_prefix(&sdl));
     let known = request.headers().get_all(IF_NONE_MATCH).iter().any(|known| {
         let known = known.to_str().unwrap_or_default();

@@ -4,6 +4,7 @@ use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::failure::Failure;
+use crate::error::Code;
 
 /// The media types of answers in one piece.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,7 +88,7 @@ fn ranges(header: &str) -> Vec<(String, f32)> {
 /// with its visitor's browser, but JSON only after the CORS preflight allowed it.
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
     let unsupported =
-        |message: String| Failure::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message);
+        |message: String| Failure::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::UnsupportedMediaType, message);
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(unsupported("Send the body without Content-Encoding.".to_owned()));
     }

@@ -6,6 +6,7 @@ use axum::http::{StatusCode, Uri};
 use serde_json::{Map, Value as Json};
 
 use super::failure::Failure;
+use crate::error::Code;
 
 /// What a request asks for.
 #[derive(Debug, Default)]
@@ -37,14 +38,14 @@ impl Params {
     /// From the query string of a GET request.
     pub(super) fn from_uri(uri: &Uri) -> Result<Self, Failure> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|_| bad("BAD_REQUEST", "The query string cannot be read."))?;
+            .map_err(|_| bad(Code::BadRequest, "The query string cannot be read."))?;
         let mut members = Map::new();
         for (name, value) in pairs {
             let value = match name.as_str() {
                 _ if value.is_empty() => continue,
                 "query" | "operationName" => Json::String(value),
                 "variables" | "extensions" => serde_json::from_str(&value)
-                    .map_err(|error| bad("BAD_REQUEST", &format!("The parameter `{name}` is not JSON: {error}.")))?,
+                    .map_err(|error| bad(Code::BadRequest, &format!("The parameter `{name}` is not JSON: {error}.")))?,
                 _ => continue,
             };
             members.insert(name, value);
@@ -63,11 +64,13 @@ impl Params {
             Some(Json::String(query)) => query,
             None | Some(Json::Null) if extensions.contains_key("persistedQuery") => {
                 return Err(bad(
-                    "PERSISTED_QUERY_NOT_SUPPORTED",
+                    Code::PersistedQueryNotSupported,
                     "PersistedQueryNotSupported: send the document in `query`.",
                 ));
             }
-            None | Some(Json::Null) => return Err(bad("BAD_REQUEST", "`query` is missing: send the document in it.")),
+            None | Some(Json::Null) => {
+                return Err(bad(Code::BadRequest, "`query` is missing: send the document in it."));
+            }
             Some(_) => return Err(wrong_type("query", "a string")),
         };
         let operation_name = match members.remove("operationName") {
@@ -94,20 +97,20 @@ impl Params {
 /// Several requests in one are refused: their limits would have to be counted together.
 pub(super) fn batching() -> Failure {
     bad(
-        "BATCHING_NOT_SUPPORTED",
+        Code::BatchingNotSupported,
         "Batches are not supported: send one request each, or one document with several fields.",
     )
 }
 
 fn bad_json(why: &str) -> Failure {
-    bad("BAD_REQUEST", &format!("The body is not a GraphQL request in JSON: {why}."))
+    bad(Code::BadRequest, &format!("The body is not a GraphQL request in JSON: {why}."))
 }
 
 fn wrong_type(name: &str, right: &str) -> Failure {
-    bad("BAD_REQUEST", &format!("`{name}` must be {right}."))
+    bad(Code::BadRequest, &format!("`{name}` must be {right}."))
 }
 
-fn bad(code: &str, message: &str) -> Failure {
+fn bad(code: Code, message: &str) -> Failure {
     Failure::request(StatusCode::BAD_REQUEST, code, message)
 }
 

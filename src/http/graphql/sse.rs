@@ -17,16 +17,16 @@ use tokio::time::{Instant, interval_at};
 
 use super::execute::{self, Admitted, Record};
 use super::failure::Failure;
-use crate::app::App;
+use crate::http::Edge;
 
 /// Proxies close connections on which nothing happens.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// Executes an operation and streams its answers.
-pub(super) fn answer(app: &Arc<App>, admitted: Admitted, record: Record) -> Response {
-    let answers = execute::stream(app, admitted, record).map(|answer| next(&answer));
+pub(super) fn answer(edge: &Arc<Edge>, admitted: Admitted, record: Record) -> Response {
+    let answers = execute::stream(edge, admitted, record).map(|answer| next(&answer));
     // When the server stops the stream is cut without `complete`, so that clients connect again, elsewhere.
-    let stopped = Box::pin(execute::until_shutdown(app));
+    let stopped = Box::pin(execute::until_shutdown(edge));
     respond(answers.chain(stream::iter([COMPLETE])).take_until(stopped))
 }
 

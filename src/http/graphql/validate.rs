@@ -5,7 +5,7 @@ use async_graphql::{Executor, Positioned, Request, ServerError};
 use futures_util::FutureExt as _;
 
 use super::failure::{Failure, coded};
-use crate::error::Error;
+use crate::error::{Code, Error};
 
 /// No operation can have this name.
 const IMPOSSIBLE_NAME: &str = "\0";
@@ -60,5 +60,5 @@ pub(super) fn wrap_typenames(document: &mut ExecutableDocument) {
 }
 
 fn validation_error(error: ServerError) -> ServerError {
-    ServerError { locations: error.locations, ..coded("GRAPHQL_VALIDATION_FAILED", error.message, None) }
+    ServerError { locations: error.locations, ..coded(Code::GraphqlValidationFailed, error.message, None) }
 }

@@ -11,6 +11,7 @@ use async_graphql_value::Value;
 
 use super::catalog::{Catalog, Input, Kind, named};
 use super::failure::Failure;
+use crate::error::Code;
 
 /// The variables as the operation declares them: checked, defaults put in, undeclared ones left out.
 pub(super) fn coerce(
@@ -79,7 +80,7 @@ pub(super) fn check_literal(
 }
 
 fn failure(message: &str, definition: &Positioned<async_graphql::parser::types::VariableDefinition>) -> Failure {
-    Failure::document("INVALID_VARIABLE", format!("{message}."), Some(definition.pos))
+    Failure::document(Code::InvalidVariable, format!("{message}."), Some(definition.pos))
 }
 
 struct Check<'a> {

@@ -28,8 +28,8 @@ use super::failure::Failure;
 use super::handler;
 use super::negotiate::Media;
 use super::request::Params;
-use crate::app::App;
-use crate::error::Error;
+use crate::error::{Code, Error};
+use crate::http::Edge;
 
 const PROTOCOL: &str = "graphql-transport-ws";
 /// How long a client may take to introduce itself.
@@ -48,27 +48,27 @@ const MAX_ID: usize = 128;
 const QUEUE: usize = 16;
 
 /// Upgrades a request.
-pub(super) async fn upgrade(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(super) async fn upgrade(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
     let caller = Caller::of(&parts);
     let refuse = |status, code, message: String| {
         let mut record = Record::start(&caller.request_id, "ws");
         handler::failed(Media::Json, Failure::request(status, code, message), &mut record)
     };
-    if !may_open_socket(&app.config.cors_origins, &parts.headers) {
+    if !may_open_socket(&edge.settings.cors_origins, &parts.headers) {
         let message = "Pages of this origin may not open sockets here: add it to CORS_ORIGINS.".to_owned();
-        return refuse(StatusCode::FORBIDDEN, "ORIGIN_NOT_ALLOWED", message);
+        return refuse(StatusCode::FORBIDDEN, Code::OriginNotAllowed, message);
     }
     let socket = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(socket) => socket,
-        Err(rejection) => return refuse(rejection.status(), "WEBSOCKET_EXPECTED", rejection.body_text()),
+        Err(rejection) => return refuse(rejection.status(), Code::WebsocketExpected, rejection.body_text()),
     };
     if !offers_protocol(&parts.headers) {
         let message = format!("Offer the subprotocol `{PROTOCOL}` (npm package graphql-ws).");
-        return refuse(StatusCode::BAD_REQUEST, "SUBPROTOCOL_NOT_SUPPORTED", message);
+        return refuse(StatusCode::BAD_REQUEST, Code::SubprotocolNotSupported, message);
     }
     let socket = socket.protocols([PROTOCOL]).max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME);
-    socket.on_upgrade(move |socket| Connection::new(app, caller).run(socket))
+    socket.on_upgrade(move |socket| Connection::new(edge, caller).run(socket))
 }
 
 fn offers_protocol(headers: &HeaderMap) -> bool {
@@ -100,7 +100,7 @@ struct Frame {
 }
 
 struct Connection {
-    app: Arc<App>,
+    edge: Arc<Edge>,
     caller: Caller,
     acknowledged: bool,
     expiry: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -118,9 +118,9 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    fn new(app: Arc<App>, caller: Caller) -> Self {
+    fn new(edge: Arc<Edge>, caller: Caller) -> Self {
         Self {
-            app,
+            edge,
             caller,
             acknowledged: false,
             expiry: Box::pin(std::future::pending()),
@@ -146,7 +146,7 @@ impl Connection {
 
     /// Serves until the connection ends: by itself (`Err(None)`) or because we close it.
     async fn serve(&mut self, socket: &mut WebSocket) -> Result<std::convert::Infallible, Option<Close>> {
-        let mut stopped = Box::pin(execute::until_shutdown(&self.app));
+        let mut stopped = Box::pin(execute::until_shutdown(&self.edge));
         let init = tokio::time::sleep(INIT_TIMEOUT);
         tokio::pin!(init);
         let mut ping = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
@@ -249,7 +249,7 @@ impl Connection {
                 }
             }
         }
-        let opened = tokio::time::timeout(INIT_TIMEOUT, self.caller.open(&self.app)).await;
+        let opened = tokio::time::timeout(INIT_TIMEOUT, self.caller.open(&self.edge)).await;
         let session = opened.unwrap_or(Err(Error::Timeout)).map_err(|error| match error {
             Error::Internal(cause) => {
                 tracing::error!(request_id = self.caller.request_id, %cause, "internal error");
@@ -257,11 +257,11 @@ impl Connection {
             }
             error if error.status().is_server_error() => Close::new(1013, "Try again later"),
             error => {
-                tracing::info!(request_id = self.caller.request_id, code = error.code(), "a socket was refused");
+                tracing::info!(request_id = self.caller.request_id, code = %error.code(), "a socket was refused");
                 Close::new(4403, "Forbidden")
             }
         })?;
-        self.expiry = Box::pin(execute::until_expiry(&self.app, &session));
+        self.expiry = Box::pin(execute::until_expiry(&self.edge, &session));
         self.acknowledged = true;
         Ok(json!({ "type": "connection_ack" }))
     }
@@ -288,12 +288,12 @@ impl Connection {
         if self.operations.len() >= MAX_OPERATIONS {
             let message =
                 format!("The socket has {MAX_OPERATIONS} operations already. Complete some, or open another socket.");
-            let failure = Failure::limit("TOO_MANY_SUBSCRIPTIONS", message);
+            let failure = Failure::limit(Code::TooManySubscriptions, message);
             let errors = Record::start(&request_id, "ws").settle(failure);
             return Ok(Some(json!({ "id": id, "type": "error", "payload": errors })));
         }
         let operation = Running {
-            app: Arc::clone(&self.app),
+            edge: Arc::clone(&self.edge),
             caller: Caller { request_id, ..self.caller.clone() },
             id: id.clone(),
             number: self.started,
@@ -307,7 +307,7 @@ impl Connection {
 
 /// The task of one operation.
 struct Running {
-    app: Arc<App>,
+    edge: Arc<Edge>,
     caller: Caller,
     id: String,
     number: u64,
@@ -317,16 +317,16 @@ struct Running {
 impl Running {
     async fn run(self, params: Params) {
         let mut record = Record::start(&self.caller.request_id, "ws");
-        let admitted = match execute::prepare(&self.app, params) {
+        let admitted = match execute::prepare(&self.edge, params) {
             Ok(prepared) => {
                 record.is(&prepared.operation);
-                execute::authorize(&self.app, &self.caller, prepared).await
+                execute::authorize(&self.edge, &self.caller, prepared).await
             }
             Err(failure) => Err(failure),
         };
         match admitted {
             Ok(admitted) => {
-                let mut answers = execute::stream(&self.app, admitted, record);
+                let mut answers = execute::stream(&self.edge, admitted, record);
                 while let Some(answer) = answers.next().await {
                     self.say("next", Some(&answer)).await;
                 }

@@ -1,6 +1,6 @@
 //! Plans that do not fit, tables that cannot be adopted, logins that may not: refused at once, whole, with what to do.
 
-use tenantry::adopt::{self, AdoptError, FinalizeOptions, Plan, Session};
+use tenantry::adopt::{self, AdoptError, FinalizeOptions, OwnerConnection, Plan};
 use tenantry::clock::Clock;
 use tenantry::db::local;
 
@@ -260,7 +260,7 @@ async fn logins_that_may_not_are_told_which_may() {
     }
     // The owner on a standby, or with this setting, which is the same to it.
     let options = database.options(local::OWNER_ROLE).options([("default_transaction_read_only", "on")]);
-    let mut session = Session::open(&options).await.expect("a session");
+    let mut session = OwnerConnection::open(&options).await.expect("a session");
     let error = adopt::run(&mut session, plan("bots"), &small(), &Clock::System).await.expect_err("read-only");
     assert!(error.code() == "READ_ONLY" && error.to_string().contains("primary"), "{error}");
     let error = adopt::finalize(&mut session, plan("bots"), &FinalizeOptions::default()).await.expect_err("read-only");

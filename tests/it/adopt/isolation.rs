@@ -106,7 +106,7 @@ async fn an_organization_of_the_same_id_is_a_stranger_until_the_plan_says_otherw
     let before = fingerprint(&database).await;
     let dry = adopt::dry_run(&mut session(&database).await, separate.clone(), &small()).await.expect_err("a stranger");
     let refused = try_run(&database, separate).await.expect_err("a stranger");
-    assert_eq!((refused.code(), dry.code()), ("ORGANIZATION_TAKEN", "ORGANIZATION_TAKEN"), "{refused}");
+    assert_eq!([refused.code(), dry.code()], ["ORGANIZATION_TAKEN", "ORGANIZATION_TAKEN"], "{refused}");
     assert!(refused.to_string().contains("`acme-corp`") && refused.to_string().contains("join_existing"), "{refused}");
     assert_same(&before, &fingerprint(&database).await);
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
-use tenantry::adopt::{self, AdoptError, FinalizeOptions, Finding, Plan, RunOptions, Session};
-use tenantry::auth::OrganizationRef;
+use tenantry::access::OrganizationRef;
+use tenantry::adopt::{self, AdoptError, AdoptionFinding, FinalizeOptions, OwnerConnection, Plan, RunOptions};
 use tenantry::clock::Clock;
 use tenantry::db::{Access, TenantTx, local};
 use tokio::process::Command;
@@ -50,8 +50,8 @@ pub async fn run_sql(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-pub async fn session(database: &TestDb) -> Session {
-    Session::open(&database.options(local::OWNER_ROLE)).await.expect("a session")
+pub async fn session(database: &TestDb) -> OwnerConnection {
+    OwnerConnection::open(&database.options(local::OWNER_ROLE)).await.expect("a session")
 }
 
 /// Small batches, so that there are many.
@@ -71,7 +71,7 @@ pub async fn dry_run(database: &TestDb, plan: Plan) -> adopt::DryRun {
     adopt::dry_run(&mut session(database).await, plan, &small()).await.expect("a dry run")
 }
 
-pub async fn verify(database: &TestDb, plan: Plan) -> Vec<Finding> {
+pub async fn verify(database: &TestDb, plan: Plan) -> Vec<AdoptionFinding> {
     adopt::verify(&mut session(database).await, plan).await.expect("verify")
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tenantry::clock::Clock;
-use tenantry::webhooks::samples;
+use tenantry::sync::samples;
 
 use super::driver::{Sync, TAG};
 use super::history::Event;
@@ -79,8 +79,8 @@ async fn every_known_type_is_applied_or_recorded() {
         let recorded = ["role.", "permission.", "organizationDomain.", "session.", "email."]
             .iter()
             .any(|prefix| kind.starts_with(prefix))
-            || ["invoice.created", "checkout.session.expired", "checkout.session.async_payment_failed"]
-                .contains(&kind.as_str());
+            || ["invoice.created", "invoice.upcoming", "invoice.updated"].contains(&kind.as_str())
+            || ["checkout.session.expired", "checkout.session.async_payment_failed"].contains(&kind.as_str());
         assert_eq!(status, if recorded { "IGNORED" } else { "APPLIED" }, "{kind}: {error:?}");
     }
 }
@@ -96,7 +96,7 @@ async fn both_shapes_of_periods_give_the_same_row() {
     ] {
         let payload: Value = serde_json::from_str(fixture).expect("JSON");
         let created = Event {
-            source: tenantry::webhooks::WebhookSource::Stripe,
+            source: tenantry::webhook_events::WebhookSource::Stripe,
             id: format!("evt_{TAG}_100"),
             kind: "customer.subscription.created".to_owned(),
             payload: payload.clone(),
@@ -223,7 +223,7 @@ async fn entitlements_follow_the_status() {
         let expected = if over { "FREE" } else { "PRO" };
         assert_eq!(list(&rows, "subscriptions")[0]["plan"], expected, "{status}, then active");
     }
-    assert_eq!(tenantry::webhooks::stripe::EFFECTS.len(), tenantry::billing::SubscriptionStatus::ALL.len());
+    assert_eq!(tenantry::sync::stripe::EFFECTS.len(), tenantry::billing::SubscriptionStatus::ALL.len());
 }
 
 /// Clerk names no owners: the organization's maker is the owner, then who joined first, and nobody below an admin.
@@ -428,7 +428,7 @@ async fn odd_payloads_are_no_errors() {
             let n = u32::try_from(events.len()).expect("few");
             let mut event = plain(n, kind, i64::from(n));
             event.id = format!("evt_{TAG}_{n:05}");
-            let stripe = event.source == tenantry::webhooks::WebhookSource::Stripe;
+            let stripe = event.source == tenantry::webhook_events::WebhookSource::Stripe;
             if stripe {
                 event.payload["data"]["object"] = object.clone();
             } else {

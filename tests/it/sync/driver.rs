@@ -10,7 +10,7 @@ use tenantry::clock::Clock;
 use tenantry::db::{Db, PoolLimits, SystemTx, local};
 use tenantry::id::Id;
 use tenantry::organizations::OrganizationPlan;
-use tenantry::webhooks::apply::{ApplyContext, InboxEvent, Outcome, SyncSettings, apply};
+use tenantry::sync::apply::{ApplyContext, EventOutcome, InboxEvent, SyncSettings, apply};
 
 use super::history::Event;
 use crate::support::TestDb;
@@ -219,13 +219,13 @@ impl Sync {
         };
         let outcome = self.apply(&mut tx, &event).await.map_err(|error| format!("{}: {error:?}", event.event_type))?;
         let (status, organization) = match outcome {
-            Outcome::Applied { organization } => ("APPLIED", organization),
-            Outcome::Ignored { organization, .. } => ("IGNORED", organization),
-            Outcome::More => {
+            EventOutcome::Applied { organization } => ("APPLIED", organization),
+            EventOutcome::Ignored { organization, .. } => ("IGNORED", organization),
+            EventOutcome::More => {
                 tx.commit().await.map_err(|error| format!("{error:?}"))?;
                 return Ok(true);
             }
-            Outcome::Refetch { .. } => panic!("nothing can be fetched here"),
+            EventOutcome::Refetch { .. } => panic!("nothing can be fetched here"),
         };
         sqlx::query("update webhook_events set status = $2::webhook_status, organization_id = $3, processed_at = now() where id = $1")
             .bind(event.id)
@@ -239,7 +239,7 @@ impl Sync {
         Ok(true)
     }
 
-    pub async fn apply(&self, tx: &mut SystemTx, event: &InboxEvent) -> tenantry::error::Result<Outcome> {
+    pub async fn apply(&self, tx: &mut SystemTx, event: &InboxEvent) -> tenantry::error::Result<EventOutcome> {
         let context =
             ApplyContext { clock: &Clock::System, settings: &self.settings, fetched: None, can_refetch: false };
         apply(tx, &context, event).await

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tenantry::webhooks::WebhookSource;
+use tenantry::webhook_events::WebhookSource;
 
 use super::driver::TAG;
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 use tenantry::clock::Clock;
 use tenantry::db::local;
-use tenantry::webhooks::samples;
-use tenantry::webhooks::stripe::client::StripeClient;
+use tenantry::sync::samples;
+use tenantry::sync::stripe::client::StripeClient;
 use tenantry::webhooks::worker::Worker;
 use tokio::process::Command;
 
@@ -79,7 +79,7 @@ async fn send(app: &TestApp, kind: &str, changes: &[&str]) {
 
 /// Works until nothing is left to be done now.
 async fn work(app: &TestApp) {
-    let worker = Worker::new(&app.app);
+    let worker = Worker::new(&app.app.webhooks);
     while worker.step().await.expect("a step") > 0 {}
 }
 
@@ -322,7 +322,7 @@ async fn reconcile_finds_and_mends() {
     }
     let (code, text) = tenantry(&app.database, Some(&stripe), &["reconcile"]).await;
     assert!(
-        code == 1 && text.contains("3 subscriptions at Stripe: 0 agree, 1 differ (1 mended), 2 of nobody"),
+        code == 1 && text.contains("3 subscriptions at Stripe: 0 agree, 1 differ (1 repaired), 2 of nobody"),
         "{text}"
     );
     assert_eq!(row(&app).await, as_row("UNPAID", "FREE", 12));
@@ -457,7 +457,7 @@ async fn a_hanging_stripe_holds_up_nothing_else() {
     for id in &ids {
         send(&app, "customer.subscription.updated", &[&created, id]).await;
     }
-    let worker = Worker::new(&app.app);
+    let worker = Worker::new(&app.app.webhooks);
     let first = tokio::spawn({
         let worker = worker.clone();
         async move { worker.step().await }

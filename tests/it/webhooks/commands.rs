@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use tenantry::webhooks::WebhookSource::{Clerk, Stripe};
+use tenantry::webhook_events::WebhookSource::{Clerk, Stripe};
 
 use super::crash::tenantry;
 use super::{clerk, count, deliver, none_left, start, start_workers, stripe};

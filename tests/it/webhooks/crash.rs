@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tenantry::clock::Clock;
 use tenantry::db::local;
-use tenantry::webhooks::WebhookSource::Clerk;
+use tenantry::webhook_events::WebhookSource::Clerk;
 use tokio::process::{Child, Command};
 
 use super::worker::{effects, poison, with_effect};

@@ -3,7 +3,7 @@
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
-use tenantry::webhooks::WebhookSource::Clerk;
+use tenantry::webhook_events::WebhookSource::Clerk;
 
 use super::{clerk, count, deliver, none_left, start, start_workers};
 use crate::support::TestApp;

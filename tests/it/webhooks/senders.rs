@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use tenantry::webhooks::WebhookSource::{Clerk, Stripe};
+use tenantry::webhook_events::WebhookSource::{Clerk, Stripe};
 use tokio::process::Command;
 
 use super::{count, none_left, path, secret_text, start, start_workers};

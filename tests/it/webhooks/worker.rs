@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use futures_util::StreamExt as _;
 use sqlx::AssertSqlSafe;
 use tenantry::clock::Clock;
-use tenantry::webhooks::WebhookSource::Clerk;
+use tenantry::webhook_events::WebhookSource::Clerk;
 use tenantry::webhooks::inbox::Delivery;
 use tenantry::webhooks::worker::{MAX_ATTEMPTS, Worker};
 
@@ -85,7 +85,7 @@ async fn a_poisoned_event_delays_nobody_and_ends_dead() {
         let event_type = if n == 7 { "poison" } else { "thing.happened" };
         assert_eq!(deliver(&app, Clerk, &format!("msg_{n}"), clerk(event_type, "x").to_string()).await.0, 200);
     }
-    let worker = Worker::new(&app.app);
+    let worker = Worker::new(&app.app.webhooks);
     assert_eq!(worker.step().await.expect("a step"), 20);
     assert_eq!(count(&app.database, "status = 'IGNORED' and attempts = 1").await, 19);
     assert_eq!(count(&app.database, "status = 'FAILED' and attempts = 1 and failed_at is not null").await, 1);
@@ -149,7 +149,7 @@ async fn what_a_dead_worker_held_is_done_by_another() {
         .execute(&mut holder)
         .await
         .expect("locks");
-    let worker = Worker::new(&app.app);
+    let worker = Worker::new(&app.app.webhooks);
     assert_eq!(worker.step().await.expect("a step"), 0, "somebody has them");
     drop(holder);
     let workers = start_workers(&app.app, 1);

@@ -1,0 +1,146 @@
+//! Who may do what: roles, the permission matrix, and for whom a transaction works.
+//!
+//! The ground floor: the transaction, the session and every slice ask here, and nothing here knows a slice.
+
+use async_graphql::Enum;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::id::{OrganizationId, UserId};
+use crate::sql_enum;
+
+sql_enum! {
+    /// The role of a member in an organization.
+    pub enum MemberRole("member_role") {
+        /// Every action, including billing and deletion. Every organization has at least one owner.
+        Owner = "OWNER",
+        /// Every action except billing and deletion.
+        Admin = "ADMIN",
+        /// Daily work: tickets, customers, refunds.
+        Member = "MEMBER",
+        /// Read-only access.
+        Viewer = "VIEWER",
+    }
+}
+
+/// How a request names its organization.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum OrganizationRef {
+    /// Our id.
+    Id(Uuid),
+    /// The identity provider's id (`org_…`).
+    Clerk(String),
+    /// The slug.
+    Slug(String),
+}
+
+/// For whom a transaction works, as the database just confirmed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The viewer.
+    pub user_id: UserId,
+    /// The organization whose rows are visible.
+    pub organization_id: OrganizationId,
+    /// The viewer's role in it.
+    pub role: MemberRole,
+    /// Whether the viewer may use `platform` fields.
+    pub is_superadmin: bool,
+}
+
+macro_rules! matrix {
+    ($( $(#[$meta:meta])* $action:ident, $label:literal: $($role:ident)+ ;)+) => {
+        /// Something a member may be allowed to do.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enum)]
+        pub enum Action { $( $(#[$meta])* #[graphql(name = $label)] $action, )+ }
+
+        impl Action {
+            /// Every action.
+            pub const ALL: &[Self] = &[$(Self::$action),+];
+
+            /// The name in `viewer.permissions` and in error messages.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$action => $label),+ }
+            }
+
+            /// The roles that may.
+            #[must_use]
+            pub const fn roles(self) -> &'static [MemberRole] {
+                match self { $(Self::$action => &[$(MemberRole::$role),+]),+ }
+            }
+        }
+    };
+}
+
+matrix! {
+    /// See the organization, its members, representatives, customers and tickets.
+    OrganizationRead, "ORGANIZATION_READ": Owner Admin Member Viewer;
+    /// Change the organization's name, contact and settings.
+    OrganizationUpdate, "ORGANIZATION_UPDATE": Owner Admin;
+    /// Open tickets.
+    TicketCreate, "TICKET_CREATE": Owner Admin Member;
+    /// Change, assign and close tickets.
+    TicketUpdate, "TICKET_UPDATE": Owner Admin Member;
+    /// Write messages and internal notes on tickets.
+    TicketMessageAdd, "TICKET_MESSAGE_ADD": Owner Admin Member;
+    /// See internal notes on tickets.
+    TicketNoteRead, "TICKET_NOTE_READ": Owner Admin Member;
+    /// See budgets, their usage and refunds.
+    BudgetRead, "BUDGET_READ": Owner Admin Member;
+    /// See the subscription.
+    BillingRead, "BILLING_READ": Owner Admin Member Viewer;
+    /// See agent configurations and decision rules.
+    AgentRead, "AGENT_READ": Owner Admin Member;
+    /// See performance figures.
+    MetricsRead, "METRICS_READ": Owner Admin Member;
+    /// See invitations.
+    InvitationRead, "INVITATION_READ": Owner Admin;
+    /// See API keys (never their secrets).
+    ApiKeyRead, "API_KEY_READ": Owner Admin;
+    /// See the audit log.
+    AuditRead, "AUDIT_READ": Owner Admin;
+    /// See the webhook events that concern the organization.
+    WebhookRead, "WEBHOOK_READ": Owner Admin;
+    /// Have webhook events that concern the organization worked on again.
+    WebhookReplay, "WEBHOOK_REPLAY": Owner Admin;
+}
+
+impl Action {
+    /// Whether this role may.
+    #[must_use]
+    pub fn allows(self, role: MemberRole) -> bool {
+        self.roles().contains(&role)
+    }
+
+    /// Refuses a role that may not.
+    pub fn check(self, role: MemberRole) -> Result<()> {
+        if self.allows(role) {
+            Ok(())
+        } else {
+            Err(Error::Forbidden { role: role.label().to_owned(), action: self.label().to_owned() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greater_role_may_do_what_a_lesser_may() {
+        let ranked = [MemberRole::Viewer, MemberRole::Member, MemberRole::Admin, MemberRole::Owner];
+        for action in Action::ALL {
+            let allowed: Vec<bool> = ranked.iter().map(|role| action.allows(*role)).collect();
+            assert!(allowed.is_sorted(), "{}: {allowed:?}", action.label());
+            assert!(action.allows(MemberRole::Owner), "{}", action.label());
+        }
+    }
+
+    #[test]
+    fn viewers_cannot_write() {
+        for action in [Action::TicketCreate, Action::TicketUpdate, Action::TicketMessageAdd, Action::OrganizationUpdate]
+        {
+            assert!(action.check(MemberRole::Viewer).is_err());
+        }
+    }
+}

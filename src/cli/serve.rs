@@ -1,0 +1,230 @@
+//! `tenantry serve`: the server. The only place outside of tests that makes an [`App`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::database::{Database, data_dir};
+use super::output::{CommandError, CommandResult, Exit, Output};
+use super::webhooks::add_development_secrets;
+use crate::app::{App, AppParts};
+use crate::auth::dev::{DEV_ISSUER, DevIssuer};
+use crate::auth::{AuthSettings, KeySource, Verifier};
+use crate::clock::Clock;
+use crate::config::{Config, KeysConfig, VARIABLES};
+use crate::db::{Db, check_roles, migrations};
+use crate::seed;
+use crate::webhook_events::WebhookSource;
+use crate::webhooks::worker::Worker;
+
+/// Run the server. In development it starts its own `PostgreSQL`, migrates, and seeds an empty database.
+#[derive(Args)]
+#[command(after_help = variables_help())]
+pub(super) struct Serve {
+    /// What this process does.
+    #[arg(long, value_enum, default_value_t = Role::All)]
+    role: Role,
+    /// How many webhook workers this process runs, unless its role is `api`.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    workers: u8,
+    /// Do not migrate or seed the local database at start.
+    #[arg(long)]
+    no_setup: bool,
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self { role: Role::All, workers: 2, no_setup: false }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    /// Everything.
+    All,
+    /// The API: GraphQL, `GraphiQL` and the reception of webhooks.
+    Api,
+    /// Applies webhooks. Answers health checks and `/metrics` only.
+    Worker,
+}
+
+fn variables_help() -> String {
+    let mut text = String::from("Environment:\n");
+    for variable in VARIABLES {
+        text += &format!("  {:<26} {} [default: {}]\n", variable.name, variable.meaning, variable.default);
+    }
+    text
+}
+
+impl Serve {
+    pub(super) async fn run(self, mut config: Config, output: Output) -> CommandResult {
+        let database = Database::open(&config).await?;
+        let set_up = database.is_local() && !self.no_setup;
+        if set_up {
+            let applied = migrations::up(database.owner()?).await?;
+            if applied > 0 {
+                tracing::info!(applied, "migrated the local database");
+            }
+        }
+        config.pool.workers = if self.role == Role::Api { 0 } else { self.workers.into() };
+        let db = database.pools(&config)?;
+        refuse_unsafe_roles(&db).await?;
+        if set_up && seed::is_empty(&db).await? {
+            seed::sample_data(&db, &Clock::System).await?;
+            tracing::info!("seeded the empty database with sample data");
+        }
+
+        let dev_issuer = if config.is_development() {
+            Some(DevIssuer::open(&data_dir(&config)).map_err(CommandError::usage)?)
+        } else {
+            None
+        };
+        add_development_secrets(&mut config)?;
+        for source in WebhookSource::ALL.iter().filter(|source| config.webhooks.secrets(**source).is_empty()) {
+            tracing::warn!("{} is not set: its webhooks are answered with 503", source.secrets_variable());
+        }
+        let verifier = verifier(&config, dev_issuer.as_ref())?;
+        if !config.is_development() && config.authorized_parties.is_empty() {
+            tracing::warn!(
+                "AUTH_AUTHORIZED_PARTIES is not set: tokens issued to any web application of the issuer are accepted"
+            );
+        }
+        // With an identity provider of its own, a development server makes no tokens: they would not be accepted.
+        let dev_issuer = dev_issuer.filter(|_| config.keys == KeysConfig::Development);
+        let (stop, stopping) = watch::channel(false);
+        let listener = listen(&config.host, config.port, "PORT").await?;
+        let address = listener.local_addr()?;
+        let metrics = match config.metrics_port {
+            Some(port) => Some(listen(&config.host, port, "METRICS_PORT").await?),
+            None => None,
+        };
+        let app = App::new(AppParts {
+            config,
+            db: db.clone(),
+            clock: Clock::System,
+            verifier,
+            dev_issuer,
+            personas: seed::PERSONAS,
+            shutdown: stopping.clone(),
+        });
+        let mut background = Vec::new();
+        if self.role != Role::Worker {
+            background.push(tokio::spawn(app.services.events.clone().listen(database.app.clone(), stopping.clone())));
+        }
+        if self.role != Role::Api {
+            background.extend(start_workers(&app, &database, self.workers, &stopping));
+        }
+        if let Some(metrics) = metrics {
+            background.push(start_metrics(&app, metrics, &stopping));
+        }
+        announce(&app, &database, address, output)?;
+
+        tokio::spawn(async move {
+            stop_signal().await;
+            tracing::info!("stopping: no new requests; those under way may end");
+            // An error means that nobody listens any more.
+            stop.send(true).ok();
+        });
+        let router = match self.role {
+            Role::All | Role::Api => crate::http::router(&app.edge),
+            Role::Worker => crate::http::worker_router(&app.edge),
+        };
+        crate::http::serve(listener, router, stopping).await?;
+        // A worker ends what it has begun; what it cannot end is rolled back and done by another.
+        let ended = futures_util::future::join_all(background);
+        tokio::time::timeout(Duration::from_secs(15), ended).await.ok();
+        db.close().await;
+        drop(database);
+        tracing::info!("stopped");
+        Ok(Exit::Success)
+    }
+}
+
+/// Starts this process's webhook workers; they end when a stop is asked for.
+fn start_workers(app: &App, database: &Database, count: u8, stopping: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+    let worker = Worker::new(&app.webhooks);
+    let mut tasks: Vec<_> = (0..count).map(|_| tokio::spawn(worker.clone().run(stopping.clone()))).collect();
+    if let Some(options) = &database.superadmin {
+        tasks.push(tokio::spawn(worker.listen(options.clone(), stopping.clone())));
+    }
+    tasks
+}
+
+fn start_metrics(app: &App, listener: TcpListener, stopping: &watch::Receiver<bool>) -> JoinHandle<()> {
+    let (router, stopping) = (crate::http::metrics_router(&app.edge), stopping.clone());
+    tokio::spawn(async move {
+        if let Err(error) = crate::http::serve(listener, router, stopping).await {
+            tracing::error!(%error, "/metrics is not served any more");
+        }
+    })
+}
+
+async fn listen(host: &str, port: u16, variable: &str) -> Result<TcpListener, CommandError> {
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        CommandError::usage(format!("cannot listen on {host}:{port}: {error}. Choose another {variable}."))
+    })
+}
+
+fn verifier(config: &Config, dev: Option<&DevIssuer>) -> Result<Verifier, CommandError> {
+    let (source, issuer) = match (&config.keys, dev) {
+        (KeysConfig::Url(url), _) => (KeySource::Url(url.clone()), config.issuer.clone()),
+        (KeysConfig::File(file), _) => (KeySource::File(file.clone()), config.issuer.clone()),
+        (KeysConfig::Development, Some(dev)) => (KeySource::Keys(dev.jwk_set()), Some(DEV_ISSUER.to_owned())),
+        (KeysConfig::Development, None) => return Err(CommandError::usage("AUTH_JWKS_URL is missing")),
+    };
+    let settings = AuthSettings {
+        source,
+        issuer,
+        audience: config.audience.clone(),
+        authorized_parties: config.authorized_parties.clone(),
+        oauth_clients: config.oauth_clients.clone(),
+        impersonation: false,
+    };
+    Verifier::new(settings, Clock::System).map_err(CommandError::usage)
+}
+
+/// The server does not start with a role that row-level security does not bind: there would be no isolation.
+async fn refuse_unsafe_roles(db: &Db) -> Result<(), CommandError> {
+    let findings = check_roles(db).await?;
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> =
+        findings.iter().map(|finding| format!("  - role {} {}", finding.role, finding.problem)).collect();
+    Err(CommandError::usage(format!("the database roles are not safe:\n{}", list.join("\n"))))
+}
+
+fn announce(app: &App, database: &Database, address: SocketAddr, output: Output) -> Result<(), CommandError> {
+    if app.edge.dev.is_none() {
+        tracing::info!(%address, "listening");
+        return Ok(());
+    }
+    let mut text = format!("\n  Tenantry is ready: http://{address}/ (GraphiQL), http://{address}/graphql (API)\n");
+    if let Some(url) = database.local_url() {
+        text += &format!("  PostgreSQL:        psql '{url}'\n");
+    }
+    text.push_str("  Who you can be:\n");
+    for persona in seed::PERSONAS {
+        text += &format!("    {:<20} {}\n", persona.email, persona.description);
+    }
+    text.push_str("  A token:           cargo run -- token --user alice@example.com --org acme-corp\n");
+    output.line(&text)
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}

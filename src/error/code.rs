@@ -1,0 +1,317 @@
+//! The public error codes, all of them.
+
+use std::fmt::{self, Display, Formatter};
+
+/// Declares [`Code`]: the variant, the code, what it means, and what to do. `docs/ERRORS.md` has the same order.
+macro_rules! codes {
+    ($($variant:ident $code:literal $meaning:literal $remedy:literal;)+) => {
+        /// A stable code of a public error, for programs.
+        ///
+        /// It stands in `errors[].extensions.code` of GraphQL and HTTP answers, in `userErrors[].code` of payloads, and
+        /// at the beginning of the messages of commands. Codes are never renamed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $(#[doc = $meaning] $variant,)+
+        }
+
+        impl Code {
+            /// Every code, in the order of `docs/ERRORS.md`.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The code as it is sent.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $code,)+
+                }
+            }
+
+            /// What the code means.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $meaning,)+
+                }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $remedy,)+
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    // Who the viewer is and what the viewer may do.
+    Unauthenticated "UNAUTHENTICATED"
+        "The request has no credential."
+        "Send `Authorization: Bearer <token>`.";
+    InvalidToken "INVALID_TOKEN"
+        "The token is not valid; the message says why."
+        "Get a new token.";
+    KeysUnavailable "KEYS_UNAVAILABLE"
+        "The signing keys of the identity provider cannot be fetched."
+        "Try again in a few seconds.";
+    OrganizationRequired "ORGANIZATION_REQUIRED"
+        "Neither the token nor the request names an organization."
+        "Send `X-Organization-Id`.";
+    OrganizationNotFound "ORGANIZATION_NOT_FOUND"
+        "The organization does not exist, or the viewer is not a member."
+        "Choose one of `viewer.memberships`.";
+    OrganizationMismatch "ORGANIZATION_MISMATCH"
+        "The token is for another organization than `X-Organization-Id` names."
+        "Get a token for that organization.";
+    Forbidden "FORBIDDEN"
+        "The viewer's role does not allow the action."
+        "Ask an administrator; `viewer.permissions` lists what is allowed.";
+    // What the document says.
+    GraphqlParseFailed "GRAPHQL_PARSE_FAILED"
+        "The document is not GraphQL."
+        "Correct the syntax at the place that the message names.";
+    GraphqlValidationFailed "GRAPHQL_VALIDATION_FAILED"
+        "The document does not fit the schema."
+        "Compare it with the schema.";
+    OperationNameRequired "OPERATION_NAME_REQUIRED"
+        "The document has several operations."
+        "Send `operationName`.";
+    OperationNotFound "OPERATION_NOT_FOUND"
+        "The document has no operation of that name."
+        "Correct `operationName`.";
+    InvalidVariable "INVALID_VARIABLE"
+        "A variable is missing, unknown or of another type."
+        "Correct the variable that the message names.";
+    BadInput "BAD_INPUT"
+        "A value cannot be read as the type of its argument."
+        "Correct the value.";
+    InvalidArgument "INVALID_ARGUMENT"
+        "An argument has a value that is not allowed."
+        "Correct the argument that `extensions.field` names.";
+    InvalidCursor "INVALID_CURSOR"
+        "The cursor was not made by this list in this order."
+        "Start again without a cursor, or repeat the `orderBy` it was made with.";
+    IntrospectionDisabled "INTROSPECTION_DISABLED"
+        "Introspection is switched off."
+        "Use the committed `schema.graphql`, or set `INTROSPECTION=on`.";
+    // Limits.
+    QueryTooLong "QUERY_TOO_LONG"
+        "The document has too many bytes."
+        "Split it.";
+    QueryTooManyTokens "QUERY_TOO_MANY_TOKENS"
+        "The document has too many tokens."
+        "Split it.";
+    QueryTooDeep "QUERY_TOO_DEEP"
+        "Selections, values or fragments are nested too deeply."
+        "Select fewer levels.";
+    QueryTooComplex "QUERY_TOO_COMPLEX"
+        "The operation could return too much."
+        "Ask for fewer rows with `first`, or for fewer fields.";
+    QueryTooManyFields "QUERY_TOO_MANY_FIELDS"
+        "The operation selects too many fields, fragments expanded."
+        "Select fewer fields.";
+    QueryTooManyRootFields "QUERY_TOO_MANY_ROOT_FIELDS"
+        "The operation selects too many root fields."
+        "Split it.";
+    QueryTooManyAliases "QUERY_TOO_MANY_ALIASES"
+        "The operation has too many aliases."
+        "Split it.";
+    QueryTooManyDirectives "QUERY_TOO_MANY_DIRECTIVES"
+        "The operation has too many directives."
+        "Split it.";
+    TooManySubscriptions "TOO_MANY_SUBSCRIPTIONS"
+        "The socket has too many subscriptions."
+        "End some, or open another socket.";
+    BodyTooLarge "BODY_TOO_LARGE"
+        "The body of the request has too many bytes."
+        "Send less at once.";
+    // The HTTP or WebSocket request.
+    BadRequest "BAD_REQUEST"
+        "The request is not a GraphQL request in JSON, or not a webhook."
+        "Correct what the message names.";
+    BatchingNotSupported "BATCHING_NOT_SUPPORTED"
+        "The body is a list of operations."
+        "Send one operation in each request.";
+    PersistedQueryNotSupported "PERSISTED_QUERY_NOT_SUPPORTED"
+        "The request names a document by its hash."
+        "Send the document in `query`.";
+    MethodNotAllowed "METHOD_NOT_ALLOWED"
+        "The method is not allowed here."
+        "Use a method that the header `Allow` lists.";
+    NotAcceptable "NOT_ACCEPTABLE"
+        "No media type of `Accept` can be answered."
+        "Accept `application/graphql-response+json`.";
+    UnsupportedMediaType "UNSUPPORTED_MEDIA_TYPE"
+        "The body is not declared as JSON in UTF-8 without encoding."
+        "Send `Content-Type: application/json`.";
+    SubscriptionNeedsAStream "SUBSCRIPTION_NEEDS_A_STREAM"
+        "A subscription was sent without a way to answer more than once."
+        "Accept `text/event-stream`, or use the WebSocket.";
+    OriginNotAllowed "ORIGIN_NOT_ALLOWED"
+        "A page of another origin opens a WebSocket."
+        "Add the origin to `CORS_ORIGINS`.";
+    WebsocketExpected "WEBSOCKET_EXPECTED"
+        "The request does not open a WebSocket."
+        "Use a WebSocket client.";
+    SubprotocolNotSupported "SUBPROTOCOL_NOT_SUPPORTED"
+        "The WebSocket offers no subprotocol of ours."
+        "Offer `graphql-transport-ws`.";
+    BodyTimeout "BODY_TIMEOUT"
+        "The body took too long to arrive."
+        "Send it again over a better connection.";
+    // The server.
+    NotFound "NOT_FOUND"
+        "Nothing is at this address; in `userErrors`: an id names nothing in this organization."
+        "Correct the address or the id.";
+    Unavailable "UNAVAILABLE"
+        "The database cannot be reached or is too busy."
+        "Try again in a few seconds.";
+    Timeout "TIMEOUT"
+        "The request took too long and was stopped."
+        "Ask for less at once.";
+    Internal "INTERNAL"
+        "The server has a bug or a broken part."
+        "Report the `requestId`; the log has the cause under it.";
+    // `userErrors` in the payloads of mutations, besides `NOT_FOUND`.
+    Blank "BLANK"
+        "A text is empty, or has only spaces."
+        "Fill it in.";
+    TooLong "TOO_LONG"
+        "A text or a list is longer than allowed."
+        "Shorten it.";
+    Invalid "INVALID"
+        "A value does not have the right form."
+        "Correct it as the message says.";
+    InvalidTransition "INVALID_TRANSITION"
+        "The state of the row does not allow the change."
+        "Read the row again and decide anew.";
+    VersionConflict "VERSION_CONFLICT"
+        "The row has changed since `expectedVersion`."
+        "Read the row again and decide anew.";
+    IdempotencyKeyParameterMismatch "IDEMPOTENCY_KEY_PARAMETER_MISMATCH"
+        "The idempotency key was used before with other arguments."
+        "Use a new key for another request.";
+    IdempotencyConcurrentRequest "IDEMPOTENCY_CONCURRENT_REQUEST"
+        "A request with this idempotency key is under way."
+        "Wait, then repeat the request with the same key.";
+    // Answers to deliveries of webhooks.
+    WebhooksNotConfigured "WEBHOOKS_NOT_CONFIGURED"
+        "The signing secret of this endpoint is not set."
+        "Set `CLERK_WEBHOOK_SECRETS` or `STRIPE_WEBHOOK_SECRETS`.";
+    SignatureMissing "SIGNATURE_MISSING"
+        "The delivery has no signature."
+        "Only the provider delivers here.";
+    SignatureMalformed "SIGNATURE_MALFORMED"
+        "The header of the signature cannot be read."
+        "Check proxies that change headers.";
+    SignatureTooOld "SIGNATURE_TOO_OLD"
+        "The signature was made more than five minutes ago."
+        "Check the clock of the server; the provider repeats the delivery.";
+    SignatureFromTheFuture "SIGNATURE_FROM_THE_FUTURE"
+        "The signature was made more than five minutes ahead of our clock."
+        "Check the clock of the server.";
+    SignatureMismatch "SIGNATURE_MISMATCH"
+        "No secret fits the signature."
+        "Compare the secret with the one that the provider shows; check proxies that change the body.";
+    // Commands.
+    BackupFirst "BACKUP_FIRST"
+        "The command cannot be undone and nobody said that there is a backup."
+        "Back up, then add `--yes`.";
+    NoPlan "NO_PLAN"
+        "The file of the plan cannot be read."
+        "Write a first plan with `tenantry adopt plan --output plan.toml`.";
+    PlanInvalid "PLAN_INVALID"
+        "The plan is not valid, or does not fit the database."
+        "Correct each line that the message lists.";
+    BadReport "BAD_REPORT"
+        "The report cannot be written there."
+        "Name a `.csv` or `.json` file in an existing folder.";
+    NoUsersTable "NO_USERS_TABLE"
+        "The table of users was not found."
+        "Name it with `--users schema.table`.";
+    NotMigrated "NOT_MIGRATED"
+        "The database does not have Tenantry's tables."
+        "Run `tenantry migrate up` first.";
+    TablesInTheWay "TABLES_IN_THE_WAY"
+        "Tables of the team have names that Tenantry needs."
+        "Move them into a schema of their own, as the message says.";
+    ReadOnly "READ_ONLY"
+        "The database takes no writes here."
+        "Let `MIGRATION_DATABASE_URL` log in to the primary, with a role that may write.";
+    NotOwner "NOT_OWNER"
+        "The role does not own Tenantry's tables."
+        "Let `MIGRATION_DATABASE_URL` log in as the role that ran `tenantry migrate up`.";
+    NoPrivilege "NO_PRIVILEGE"
+        "The role of `MIGRATION_DATABASE_URL` may not do this."
+        "Let it own the tables, or be a member of their owner; the message may name another grant.";
+    SchemaOpen "SCHEMA_OPEN"
+        "Other roles may create objects in a schema that our statements use."
+        "Revoke it as the message says.";
+    OrganizationTaken "ORGANIZATION_TAKEN"
+        "A legacy organization has the id of an organization that the adoption did not make."
+        "Give it another id, or set `join_existing = true`.";
+    SlugTaken "SLUG_TAKEN"
+        "The slug of the default workspace is taken."
+        "Choose another `workspaces.slug`, or set `join_existing = true`.";
+    NothingDone "NOTHING_DONE"
+        "Nothing was done under the name of this plan."
+        "Check the name of the adoption.";
+    NotReady "NOT_READY"
+        "Rows or users are not ready to be enforced."
+        "Repair what `tenantry adopt verify` lists.";
+    Busy "BUSY"
+        "Another process works on this adoption."
+        "Wait for it to end.";
+    Unreachable "UNREACHABLE"
+        "The database cannot be reached."
+        "Check `MIGRATION_DATABASE_URL`.";
+    ConnectionLost "CONNECTION_LOST"
+        "The connection to the database was lost."
+        "Run the same command again; it continues where it stopped.";
+    DiskFull "DISK_FULL"
+        "The disk of the database is full."
+        "Make room, then run the same command again.";
+    DatabaseBusy "DATABASE_BUSY"
+        "The database is short of memory or connections."
+        "Run the same command again later.";
+    Locked "LOCKED"
+        "A lock was not granted in time, repeatedly."
+        "End the long transaction in `pg_stat_activity`, then run the same command again.";
+    Collisions "COLLISIONS"
+        "The command collided with other writers, repeatedly."
+        "Run the same command again.";
+    DatabaseError "DATABASE_ERROR"
+        "The database refused a statement."
+        "Read the message; it has the SQLSTATE.";
+    File "FILE"
+        "A file cannot be read or written."
+        "Check the path and its permissions.";
+}
+
+impl Display for Code {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl PartialEq<&str> for Code {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_upper_case() {
+        let codes: BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(codes.len(), Code::ALL.len());
+        assert!(codes.iter().all(|code| code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')));
+    }
+}

@@ -1,0 +1,427 @@
+//! `where`: the inputs that filter a list, and their translation to SQL.
+//!
+//! Column names come from the slices' declarations, never from the caller; values are always bound.
+
+use std::fmt::Write as _;
+use std::hash::{Hash, Hasher};
+
+use async_graphql::InputObject;
+use chrono::{DateTime, Utc};
+use sqlx::Arguments as _;
+use sqlx::postgres::PgArguments;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::sql_enum::SqlEnum;
+
+/// How many conditions one `where` may hold; more is a mistake or an attack.
+const MAX_CONDITIONS: usize = 100;
+/// How many values one `in` or `nin` may hold.
+const MAX_IN: usize = 200;
+
+/// A bound value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Bind {
+    /// `uuid`
+    Uuid(Uuid),
+    /// `uuid[]`
+    Uuids(Vec<Uuid>),
+    /// `text`
+    Text(String),
+    /// `text[]`
+    Texts(Vec<String>),
+    /// `bigint`
+    Int(i64),
+    /// `bigint[]`
+    Ints(Vec<i64>),
+    /// `double precision`
+    Float(f64),
+    /// `boolean`
+    Bool(bool),
+    /// `timestamptz`
+    Time(DateTime<Utc>),
+    /// `timestamptz[]`
+    Times(Vec<DateTime<Utc>>),
+}
+
+impl Eq for Bind {}
+impl Hash for Bind {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            Self::Uuid(value) => value.hash(state),
+            Self::Uuids(value) => value.hash(state),
+            Self::Text(value) => value.hash(state),
+            Self::Texts(value) => value.hash(state),
+            Self::Int(value) => value.hash(state),
+            Self::Ints(value) => value.hash(state),
+            Self::Float(value) => value.to_bits().hash(state),
+            Self::Bool(value) => value.hash(state),
+            Self::Time(value) => value.hash(state),
+            Self::Times(value) => value.hash(state),
+        }
+    }
+}
+
+impl Bind {
+    /// Adds the value to the arguments of a statement.
+    pub fn add_to(&self, arguments: &mut PgArguments) -> Result<()> {
+        match self {
+            Self::Uuid(value) => arguments.add(value),
+            Self::Uuids(value) => arguments.add(value),
+            Self::Text(value) => arguments.add(value),
+            Self::Texts(value) => arguments.add(value),
+            Self::Int(value) => arguments.add(value),
+            Self::Ints(value) => arguments.add(value),
+            Self::Float(value) => arguments.add(value),
+            Self::Bool(value) => arguments.add(value),
+            Self::Time(value) => arguments.add(value),
+            Self::Times(value) => arguments.add(value),
+        }
+        .map_err(Error::internal)
+    }
+}
+
+/// A condition under construction: SQL text with `$n` for its values.
+#[derive(Debug)]
+pub struct Conditions<'a> {
+    /// The SQL so far; always a complete condition.
+    text: String,
+    binds: &'a mut Vec<Bind>,
+    /// How many parameters come before the first of `binds`.
+    offset: usize,
+    count: usize,
+    /// The path of the input being read, for messages: `where.status`.
+    path: Vec<&'static str>,
+}
+
+impl<'a> Conditions<'a> {
+    /// Begins a condition whose first parameter is `$(offset + binds.len() + 1)`.
+    pub fn new(binds: &'a mut Vec<Bind>, offset: usize) -> Self {
+        Self { text: String::from("true"), binds, offset, count: 0, path: vec!["where"] }
+    }
+
+    /// The SQL.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    fn bind(&mut self, value: Bind) -> Result<usize> {
+        let has_nul = match &value {
+            Bind::Text(text) => text.contains('\0'),
+            Bind::Texts(texts) => texts.iter().any(|text| text.contains('\0')),
+            _ => false,
+        };
+        if has_nul {
+            return Err(Error::invalid(self.path.join("."), "Text cannot hold the character NUL (U+0000)."));
+        }
+        self.binds.push(value);
+        Ok(self.offset + self.binds.len())
+    }
+
+    fn and(&mut self, condition: &str) -> Result<()> {
+        self.count += 1;
+        if self.count > MAX_CONDITIONS {
+            return Err(Error::invalid("where", format!("A filter holds at most {MAX_CONDITIONS} conditions.")));
+        }
+        self.text.push_str(" and ");
+        self.text.push_str(condition);
+        Ok(())
+    }
+
+    /// `column operator $n[::cast]`
+    fn compare(&mut self, column: &str, operator: &str, value: Option<Bind>, cast: &str) -> Result<()> {
+        let Some(value) = value else { return Ok(()) };
+        let n = self.bind(value)?;
+        self.and(&format!("{column} {operator} ${n}{cast}"))
+    }
+
+    /// `column = any($n[::cast])` and its opposite.
+    fn member(&mut self, column: &str, values: Option<(Bind, usize)>, negate: bool, cast: &str) -> Result<()> {
+        let Some((values, length)) = values else { return Ok(()) };
+        if length > MAX_IN {
+            return Err(Error::invalid(self.path.join("."), format!("`in` and `nin` take at most {MAX_IN} values.")));
+        }
+        let n = self.bind(values)?;
+        if negate {
+            self.and(&format!("({column} <> all(${n}{cast}) or {column} is null)"))
+        } else {
+            self.and(&format!("{column} = any(${n}{cast})"))
+        }
+    }
+
+    fn null(&mut self, column: &str, is_null: Option<bool>) -> Result<()> {
+        match is_null {
+            Some(true) => self.and(&format!("{column} is null")),
+            Some(false) => self.and(&format!("{column} is not null")),
+            None => Ok(()),
+        }
+    }
+
+    /// The comparisons of an enum.
+    pub fn enumeration<T: SqlEnum>(
+        &mut self,
+        column: &str,
+        eq: Option<T>,
+        ne: Option<T>,
+        in_: Option<&[T]>,
+        nin: Option<&[T]>,
+        is_null: Option<bool>,
+    ) -> Result<()> {
+        let text = |value: T| Bind::Text(value.label().to_owned());
+        let texts =
+            |values: &[T]| (Bind::Texts(values.iter().map(|value| value.label().to_owned()).collect()), values.len());
+        let one = format!("::{}", T::SQL_TYPE);
+        let many = format!("::{}[]", T::SQL_TYPE);
+        self.compare(column, "=", eq.map(text), &one)?;
+        self.compare(column, "is distinct from", ne.map(text), &one)?;
+        self.member(column, in_.map(texts), false, &many)?;
+        self.member(column, nin.map(texts), true, &many)?;
+        self.null(column, is_null)
+    }
+
+    /// Adds the conditions of one field of the filter.
+    pub fn field<C: Comparator>(&mut self, name: &'static str, column: &str, filter: Option<&C>) -> Result<()> {
+        let Some(filter) = filter else { return Ok(()) };
+        self.path.push(name);
+        filter.conditions(column, self)?;
+        self.path.pop();
+        Ok(())
+    }
+
+    /// Adds `and`, `or` and `not`.
+    pub fn boolean<F: Filter>(&mut self, and: Option<&[F]>, or: Option<&[F]>, not: Option<&F>) -> Result<()> {
+        for filter in and.unwrap_or_default() {
+            let inner = self.nested(filter)?;
+            self.and(&format!("({inner})"))?;
+        }
+        if let Some(filters) = or {
+            // An empty `or` holds for nothing, as in every other language.
+            let mut alternatives = String::from("false");
+            for filter in filters {
+                let inner = self.nested(filter)?;
+                let _ = write!(alternatives, " or ({inner})");
+            }
+            self.and(&format!("({alternatives})"))?;
+        }
+        if let Some(filter) = not {
+            let inner = self.nested(filter)?;
+            // `is not true`: a comparison with NULL counts as not holding.
+            self.and(&format!("({inner}) is not true"))?;
+        }
+        Ok(())
+    }
+
+    fn nested<F: Filter>(&mut self, filter: &F) -> Result<String> {
+        let outer = std::mem::replace(&mut self.text, String::from("true"));
+        let result = filter.conditions(self);
+        let inner = std::mem::replace(&mut self.text, outer);
+        result.map(|()| inner)
+    }
+}
+
+/// The `where` input of an entity.
+pub trait Filter: Send + Sync {
+    /// The fields in Rust, each with its column.
+    const COLUMNS: &'static [(&'static str, &'static str)];
+    /// Adds what the input asks for.
+    fn conditions(&self, sql: &mut Conditions<'_>) -> Result<()>;
+}
+
+/// The input for one field of a `where`.
+pub trait Comparator: Send + Sync {
+    /// Adds what the input asks of `column`.
+    fn conditions(&self, column: &str, sql: &mut Conditions<'_>) -> Result<()>;
+}
+
+macro_rules! comparator {
+    ($(#[$meta:meta])* $name:ident, $type:ty, $bind:expr, $binds:expr) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, Default, InputObject)]
+        pub struct $name {
+            /// Equals this value.
+            pub eq: Option<$type>,
+            /// Differs from this value; null differs from every value.
+            pub ne: Option<$type>,
+            /// Equals one of these values.
+            #[graphql(name = "in")]
+            pub in_: Option<Vec<$type>>,
+            /// Equals none of these values; null equals none.
+            pub nin: Option<Vec<$type>>,
+            /// Is less than this value.
+            pub lt: Option<$type>,
+            /// Is at most this value.
+            pub lte: Option<$type>,
+            /// Is greater than this value.
+            pub gt: Option<$type>,
+            /// Is at least this value.
+            pub gte: Option<$type>,
+            /// Whether the value is null.
+            pub is_null: Option<bool>,
+        }
+
+        impl Comparator for $name {
+            fn conditions(&self, column: &str, sql: &mut Conditions<'_>) -> Result<()> {
+                let bind = $bind;
+                let binds = $binds;
+                sql.compare(column, "=", self.eq.clone().map(bind), "")?;
+                sql.compare(column, "is distinct from", self.ne.clone().map(bind), "")?;
+                sql.member(column, self.in_.clone().map(binds), false, "")?;
+                sql.member(column, self.nin.clone().map(binds), true, "")?;
+                sql.compare(column, "<", self.lt.clone().map(bind), "")?;
+                sql.compare(column, "<=", self.lte.clone().map(bind), "")?;
+                sql.compare(column, ">", self.gt.clone().map(bind), "")?;
+                sql.compare(column, ">=", self.gte.clone().map(bind), "")?;
+                sql.null(column, self.is_null)
+            }
+        }
+    };
+}
+
+comparator!(
+    /// Conditions on a whole number; all given conditions must hold.
+    IntFilter, i64, Bind::Int, |values: Vec<i64>| {
+        let n = values.len();
+        (Bind::Ints(values), n)
+    }
+);
+comparator!(
+    /// Conditions on a time; all given conditions must hold.
+    DateTimeFilter, DateTime<Utc>, Bind::Time, |values: Vec<DateTime<Utc>>| {
+        let n = values.len();
+        (Bind::Times(values), n)
+    }
+);
+
+/// Conditions on a text; all given conditions must hold.
+#[derive(Clone, Debug, Default, InputObject)]
+pub struct StringFilter {
+    /// Equals this value.
+    pub eq: Option<String>,
+    /// Differs from this value; null differs from every value.
+    pub ne: Option<String>,
+    /// Equals one of these values.
+    #[graphql(name = "in")]
+    pub in_: Option<Vec<String>>,
+    /// Equals none of these values; null equals none.
+    pub nin: Option<Vec<String>>,
+    /// Contains this text; case is ignored.
+    pub contains: Option<String>,
+    /// Whether the value is null.
+    pub is_null: Option<bool>,
+}
+
+impl Comparator for StringFilter {
+    fn conditions(&self, column: &str, sql: &mut Conditions<'_>) -> Result<()> {
+        let many = |values: Vec<String>| {
+            let n = values.len();
+            (Bind::Texts(values), n)
+        };
+        sql.compare(column, "=", self.eq.clone().map(Bind::Text), "")?;
+        sql.compare(column, "is distinct from", self.ne.clone().map(Bind::Text), "")?;
+        sql.member(column, self.in_.clone().map(many), false, "")?;
+        sql.member(column, self.nin.clone().map(many), true, "")?;
+        if let Some(part) = self.contains.clone() {
+            let n = sql.bind(Bind::Text(part))?;
+            sql.and(&format!("strpos(lower({column}), lower(${n})) > 0"))?;
+        }
+        sql.null(column, self.is_null)
+    }
+}
+
+/// Conditions on a boolean.
+#[derive(Clone, Debug, Default, InputObject)]
+pub struct BooleanFilter {
+    /// Equals this value.
+    pub eq: Option<bool>,
+    /// Whether the value is null.
+    pub is_null: Option<bool>,
+}
+
+impl Comparator for BooleanFilter {
+    fn conditions(&self, column: &str, sql: &mut Conditions<'_>) -> Result<()> {
+        sql.compare(column, "=", self.eq.map(Bind::Bool), "")?;
+        sql.null(column, self.is_null)
+    }
+}
+
+/// Conditions on an id; all given conditions must hold.
+#[derive(Clone, Debug, Default, InputObject)]
+pub struct IdFilter {
+    /// Equals this id.
+    pub eq: Option<async_graphql::ID>,
+    /// Differs from this id; null differs from every id.
+    pub ne: Option<async_graphql::ID>,
+    /// Equals one of these values.
+    #[graphql(name = "in")]
+    pub in_: Option<Vec<async_graphql::ID>>,
+    /// Equals none of these values; null equals none.
+    pub nin: Option<Vec<async_graphql::ID>>,
+    /// Whether the value is null.
+    pub is_null: Option<bool>,
+}
+
+impl Comparator for IdFilter {
+    fn conditions(&self, column: &str, sql: &mut Conditions<'_>) -> Result<()> {
+        let field = sql.path.join(".");
+        let one = |id: &async_graphql::ID| {
+            crate::id::split(id).map(|(_, uuid)| uuid).map_err(|message| Error::invalid(field.clone(), message))
+        };
+        let many = |ids: &Vec<async_graphql::ID>| -> Result<(Bind, usize)> {
+            Ok((Bind::Uuids(ids.iter().map(one).collect::<Result<_>>()?), ids.len()))
+        };
+        sql.compare(column, "=", self.eq.as_ref().map(one).transpose()?.map(Bind::Uuid), "")?;
+        sql.compare(column, "is distinct from", self.ne.as_ref().map(one).transpose()?.map(Bind::Uuid), "")?;
+        sql.member(column, self.in_.as_ref().map(many).transpose()?, false, "")?;
+        sql.member(column, self.nin.as_ref().map(many).transpose()?, true, "")?;
+        sql.null(column, self.is_null)
+    }
+}
+
+/// Declares the filter of an enum made by [`sql_enum!`](macro@crate::sql_enum): `enum_filter!(MemberRole, MemberRoleFilter);`.
+#[macro_export]
+macro_rules! enum_filter {
+    ($name:ident, $filter:ident) => {
+        #[doc = concat!("Conditions on a `", stringify!($name), "`; all given conditions must hold.")]
+        #[derive(Clone, Debug, Default, async_graphql::InputObject)]
+        pub struct $filter {
+            /// Equals this value.
+            pub eq: Option<$name>,
+            /// Differs from this value.
+            pub ne: Option<$name>,
+            /// Equals one of these values.
+            #[graphql(name = "in")]
+            pub in_: Option<Vec<$name>>,
+            /// Equals none of these values.
+            pub nin: Option<Vec<$name>>,
+            /// Whether the value is null.
+            pub is_null: Option<bool>,
+        }
+
+        impl $crate::graphql::filter::Comparator for $filter {
+            fn conditions(
+                &self,
+                column: &str,
+                sql: &mut $crate::graphql::filter::Conditions<'_>,
+            ) -> $crate::error::Result<()> {
+                sql.enumeration(column, self.eq, self.ne, self.in_.as_deref(), self.nin.as_deref(), self.is_null)
+            }
+        }
+    };
+}
+
+/// Declares an enum of a slice together with its filter: `pub enum TicketStatus("ticket_status", TicketStatusFilter)`.
+#[macro_export]
+macro_rules! pg_enum {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident($sql:literal, $filter:ident) { $($variants:tt)+ }
+    ) => {
+        $crate::sql_enum! {
+            $(#[$meta])*
+            pub enum $name($sql) { $($variants)+ }
+        }
+        $crate::enum_filter!($name, $filter);
+    };
+}

@@ -1,0 +1,46 @@
+//! The one way a subscription tells of changes.
+
+use std::sync::Arc;
+
+use async_graphql::Context;
+use futures_util::{Stream, StreamExt as _};
+
+use crate::error::Result;
+use crate::graphql::entity::{Entity as _, Loadable};
+use crate::graphql::session::Session;
+use crate::id::Id;
+
+/// Every change of a row of this type in the viewer's organization, or of the row `only`.
+///
+/// The row is read when the change is told, under the subscriber's own rights at that moment: several quick changes may
+/// arrive as the same latest state, and whoever loses the right gets the error and nothing more.
+///
+/// # Errors
+/// When the viewer may not see such rows.
+pub async fn follow<M: Loadable, T: Send + 'static>(
+    ctx: &Context<'_>,
+    only: Option<Id<M>>,
+    show: fn(Arc<M::Entity>) -> T,
+) -> Result<impl Stream<Item = Result<T>> + use<M, T>> {
+    let session = Arc::clone(Session::of(ctx)?);
+    let tenant = session.require(M::Entity::READ).await?;
+    let events = session.services().events.subscribe(tenant.organization_id);
+    // Nothing is read until something happens: the connection goes back.
+    session.close().await;
+    Ok(events.filter_map(move |event| {
+        let session = Arc::clone(&session);
+        async move {
+            let changed = event.id_of::<M>()?;
+            if only.is_some_and(|only| only != changed) {
+                return None;
+            }
+            // What the last event loaded is not what this one is to show.
+            session.close().await;
+            match session.load(changed).await {
+                Ok(Some(row)) => Some(Ok(show(row))),
+                Ok(None) => None,
+                Err(error) => Some(Err(error)),
+            }
+        }
+    }))
+}

@@ -1,0 +1,186 @@
+//! Idempotency keys: a request that is repeated with its key is done once.
+//!
+//! A key belongs to the user in the organization. Two requests are the same when the canonical JSON of their arguments
+//! is: objects with sorted keys, without the key itself, variables filled in. It is made from what the client sent and
+//! not from our types, so that a field renamed in Rust, or one added to the input, breaks no repeated request across a
+//! deploy.
+
+use std::collections::BTreeMap;
+
+use async_graphql::Context;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::db::TenantTx;
+use crate::error::Error;
+use crate::graphql::mutation::{UserErrorCode, VerbError, VerbResult};
+
+/// What an idempotency key says about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing: the work is to be done.
+    No,
+    /// The work was done; this row came of it.
+    Done(Uuid),
+}
+
+/// A request with its idempotency key.
+#[derive(Debug)]
+pub(super) struct KeyedRequest {
+    key: String,
+    operation: &'static str,
+    hash: Vec<u8>,
+}
+
+impl KeyedRequest {
+    /// Reads the request of this root field.
+    pub(super) fn new(ctx: &Context<'_>, operation: &'static str, key: &str) -> VerbResult<Self> {
+        if key.is_empty() || key.chars().count() > 255 || key.contains('\0') {
+            return Err(VerbError::user(
+                "idempotencyKey",
+                UserErrorCode::Invalid,
+                "`idempotencyKey` takes 1 to 255 characters.",
+            ));
+        }
+        let mut arguments = BTreeMap::new();
+        for (name, value) in ctx.field().arguments().map_err(|error| Error::internal(error.message))? {
+            arguments.insert(name.to_string(), value.into_json().map_err(Error::internal)?);
+        }
+        let hash = request_hash(operation, &arguments.remove("input").unwrap_or_default());
+        Ok(Self { key: key.to_owned(), operation, hash })
+    }
+
+    /// Claims the key for this transaction. Two requests with it at once: the second is refused, not kept waiting.
+    pub(super) async fn claim(&self, tx: &mut TenantTx) -> VerbResult<Known> {
+        let tenant = tx.tenant();
+        let lock = advisory_lock(&[
+            tenant.organization_id.uuid().as_bytes(),
+            tenant.user_id.uuid().as_bytes(),
+            self.key.as_bytes(),
+        ]);
+        let free = sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "free!""#, lock)
+            .fetch_one(tx.conn())
+            .await?;
+        if !free {
+            return Err(VerbError::user(
+                "idempotencyKey",
+                UserErrorCode::IdempotencyConcurrentRequest,
+                "A request with this key is being worked on: ask again in a moment to see its result.",
+            ));
+        }
+        let known = sqlx::query!(
+            "select request_hash, resource_id from idempotency_keys where organization_id = $1 and user_id = $2 and key = $3",
+            tenant.organization_id as _,
+            tenant.user_id as _,
+            self.key
+        )
+        .fetch_optional(tx.conn())
+        .await?;
+        match known {
+            None => Ok(Known::No),
+            Some(row) if row.request_hash == self.hash => match row.resource_id {
+                Some(id) => Ok(Known::Done(id)),
+                None => Err(Error::internal("an idempotency key without its row").into()),
+            },
+            Some(_) => Err(VerbError::user(
+                "idempotencyKey",
+                UserErrorCode::IdempotencyKeyParameterMismatch,
+                "This key was used before with other arguments: use a new key for a new request.",
+            )),
+        }
+    }
+
+    /// Remembers what came of the request, in the transaction of the work.
+    pub(super) async fn remember(&self, tx: &mut TenantTx, row: Uuid) -> VerbResult<()> {
+        let tenant = tx.tenant();
+        sqlx::query!(
+            "insert into idempotency_keys (organization_id, user_id, key, operation, request_hash, resource_id)
+             values ($1, $2, $3, $4, $5, $6)",
+            tenant.organization_id as _,
+            tenant.user_id as _,
+            self.key,
+            self.operation,
+            self.hash,
+            row
+        )
+        .execute(tx.conn())
+        .await?;
+        Ok(())
+    }
+}
+
+/// The hash of a request: of the operation and the canonical JSON of its input.
+fn request_hash(operation: &str, input: &Value) -> Vec<u8> {
+    let mut text = String::new();
+    canonical(input, true, &mut text);
+    Sha256::new().chain_update(operation).chain_update([0]).chain_update(text).finalize().to_vec()
+}
+
+/// JSON with sorted keys and no spaces; of the outermost object without the idempotency key.
+fn canonical(value: &Value, outermost: bool, text: &mut String) {
+    match value {
+        Value::Object(object) => {
+            let sorted: BTreeMap<&String, &Value> =
+                object.iter().filter(|(key, _)| !(outermost && *key == "idempotencyKey")).collect();
+            text.push('{');
+            for (n, (key, value)) in sorted.into_iter().enumerate() {
+                if n > 0 {
+                    text.push(',');
+                }
+                text.push_str(&Value::String(key.clone()).to_string());
+                text.push(':');
+                canonical(value, false, text);
+            }
+            text.push('}');
+        }
+        Value::Array(items) => {
+            text.push('[');
+            for (n, item) in items.iter().enumerate() {
+                if n > 0 {
+                    text.push(',');
+                }
+                canonical(item, false, text);
+            }
+            text.push(']');
+        }
+        scalar => text.push_str(&scalar.to_string()),
+    }
+}
+
+fn advisory_lock(parts: &[&[u8]]) -> i64 {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    let digest = hasher.finalize();
+    i64::from_be_bytes(std::array::from_fn(|i| digest[i]))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_hash_of_a_request_is_pinned() {
+        let input = json!({ "subject": "A \"bill\"", "tags": ["b", "a"], "priority": "HIGH", "idempotencyKey": "k" });
+        let hash = uuid::Uuid::from_slice(&request_hash("ticketCreate", &input)[..16]).expect("16 bytes").simple();
+        assert_eq!(
+            hash.to_string(),
+            "588eb671d9d4552d31452f8764d3bce2",
+            "stored keys must keep their meaning across deploys"
+        );
+    }
+
+    #[test]
+    fn the_order_of_fields_and_the_key_do_not_matter() {
+        let one = json!({ "a": { "x": 1, "idempotencyKey": 2 }, "b": null, "idempotencyKey": "k" });
+        let two = json!({ "idempotencyKey": "other", "b": null, "a": { "idempotencyKey": 2, "x": 1 } });
+        assert_eq!(request_hash("f", &one), request_hash("f", &two));
+        // What is left out and what is null are two things: one keeps a value, the other removes it.
+        assert_ne!(request_hash("f", &one), request_hash("f", &json!({ "a": { "x": 1, "idempotencyKey": 2 } })));
+        assert_ne!(request_hash("f", &one), request_hash("g", &one));
+    }
+}

@@ -1,0 +1,61 @@
+//! Enums whose labels are the same in `PostgreSQL`, in Rust, in JSON and in the schema.
+
+/// An enum made by [`sql_enum!`](macro@crate::sql_enum).
+pub trait SqlEnum: Copy + Send + Sync + 'static {
+    /// The name of the type in `PostgreSQL`.
+    const SQL_TYPE: &'static str;
+    /// The label of the value.
+    fn label(self) -> &'static str;
+}
+
+/// Declares an enum that exists in `PostgreSQL` (`ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
+/// `UPPER_CASE` labels. A slice's enums have a filter as well: [`pg_enum!`](crate::pg_enum).
+#[macro_export]
+macro_rules! sql_enum {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident($sql:literal) {
+            $( $(#[$variant_meta:meta])* $variant:ident = $label:literal ,)+
+        }
+    ) => {
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+            async_graphql::Enum, sqlx::Type, serde::Serialize, serde::Deserialize,
+        )]
+        #[sqlx(type_name = $sql)]
+        $(#[$meta])*
+        pub enum $name {
+            $(
+                $(#[$variant_meta])*
+                #[sqlx(rename = $label)]
+                #[graphql(name = $label)]
+                #[serde(rename = $label)]
+                $variant,
+            )+
+        }
+
+        impl $name {
+            /// Every value, in the order of the SQL type.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The label in SQL, GraphQL and JSON.
+            #[must_use]
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label),+ }
+            }
+
+            /// The value with this label.
+            #[must_use]
+            pub fn from_label(label: &str) -> Option<Self> {
+                match label { $($label => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl $crate::sql_enum::SqlEnum for $name {
+            const SQL_TYPE: &'static str = $sql;
+            fn label(self) -> &'static str {
+                $name::label(self)
+            }
+        }
+    };
+}

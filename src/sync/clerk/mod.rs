@@ -1,0 +1,189 @@
+//! Events of Clerk: users, organizations, memberships and invitations.
+//!
+//! Invariants: a membership that comes before its user or its organization creates both from what it embeds; a deleted
+//! user, organization or membership stays deleted; an organization with an ADMIN has an OWNER.
+
+mod invitations;
+mod members;
+mod organizations;
+mod roles;
+mod translate;
+mod users;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::db::SystemTx;
+use crate::error::Result;
+use crate::id::OrganizationId;
+use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, STALE};
+use crate::sync::effects::Effects;
+use crate::sync::mirror::{self, Kind, Lock, Merged, RemoteChange};
+use crate::sync::stripe;
+use translate::Statement;
+
+/// Applies an event. The locks are taken in the order of [`Lock`], each before what it guards is read.
+pub(crate) async fn apply(
+    tx: &mut SystemTx,
+    context: &ApplyContext<'_>,
+    event: &InboxEvent,
+    payload: &Value,
+) -> Result<EventOutcome> {
+    let statement = match translate::translate(&event.event_type, &event.event_id, payload) {
+        Ok(statement) => statement,
+        Err(reason) => return Ok(EventOutcome::ignored(reason)),
+    };
+    let mut effects = Effects { tx, clock: context.clock, settings: context.settings, cause: event.event_id.clone() };
+    match statement {
+        Statement::User(change) => user(&mut effects, &change).await,
+        Statement::Invitation(change) => invitation(&mut effects, &change).await,
+        Statement::Organization(change) => organization_or_membership(&mut effects, None, Some(&change), None).await,
+        Statement::Membership(said) => {
+            let (organization, user) = (said.organization.as_ref(), said.user.as_ref());
+            organization_or_membership(&mut effects, Some(&said.membership), organization, user).await
+        }
+    }
+}
+
+/// Why an event has no effect, judged by the event alone.
+#[cfg(test)]
+pub(crate) fn why_not(event_type: &str, payload: &Value) -> Option<&'static str> {
+    translate::translate(event_type, "", payload).err()
+}
+
+async fn user(effects: &mut Effects<'_>, change: &RemoteChange<mirror::User>) -> Result<EventOutcome> {
+    mirror::lock(effects.tx, [Lock::User(change.id.clone())]).await?;
+    let mut user = mirror::load_one(effects.tx, &change.id).await?;
+    if mirror::merge(effects.tx, &mut user, change).await? == Merged::Stale {
+        return Ok(EventOutcome::ignored(STALE));
+    }
+    let Some(row) = users::project(effects, &user).await? else {
+        // Its deletion came first: there is nothing to delete yet.
+        return Ok(EventOutcome::Applied { organization: None });
+    };
+    if row.inserted || row.deleted {
+        let memberships = mirror::naming::<mirror::Membership>(effects.tx, &[user.id.clone()]).await?;
+        let organizations = memberships.iter().filter_map(|m| m.fields.organization.text().map(str::to_owned));
+        let organizations: BTreeSet<String> = organizations.collect();
+        mirror::lock(effects.tx, organizations.into_iter().map(Lock::Organization)).await?;
+        members::project(effects, &memberships).await?;
+    }
+    if row.deleted {
+        members::end_all(effects, &row).await?;
+    }
+    let organization = users::workspace(effects, &user, &row).await?;
+    users::record(effects, &row).await?;
+    Ok(EventOutcome::Applied { organization })
+}
+
+async fn organization_or_membership(
+    effects: &mut Effects<'_>,
+    membership: Option<&RemoteChange<mirror::Membership>>,
+    organization: Option<&RemoteChange<mirror::Organization>>,
+    user: Option<&RemoteChange<mirror::User>>,
+) -> Result<EventOutcome> {
+    let mut merged = Merged::Stale;
+    let (mut users_named, mut organizations_named) = (BTreeSet::new(), BTreeSet::new());
+    if let Some(change) = membership {
+        mirror::lock(effects.tx, [Lock::Object(change.id.clone())]).await?;
+        let mut membership = mirror::load_one(effects.tx, &change.id).await?;
+        merged = merged.max(mirror::merge(effects.tx, &mut membership, change).await?);
+        // A deletion may name nothing but the membership.
+        users_named.extend(membership.fields.user.text().map(str::to_owned));
+        organizations_named.extend(membership.fields.organization.text().map(str::to_owned));
+    }
+
+    users_named.extend(user.map(|change| change.id.clone()));
+    mirror::lock(effects.tx, users_named.iter().cloned().map(Lock::User)).await?;
+    if let Some(change) = user {
+        let mut user = mirror::load_one(effects.tx, &change.id).await?;
+        let this = mirror::merge(effects.tx, &mut user, change).await?;
+        merged = merged.max(this);
+        if this > Merged::Stale
+            && let Some(row) = users::project(effects, &user).await?
+            && row.inserted
+        {
+            // Memberships may have waited for this user.
+            let waiting = mirror::naming::<mirror::Membership>(effects.tx, &[user.id.clone()]).await?;
+            organizations_named.extend(waiting.iter().filter_map(|m| m.fields.organization.text().map(str::to_owned)));
+        }
+    }
+
+    organizations_named.extend(organization.map(|change| change.id.clone()));
+    mirror::lock(effects.tx, organizations_named.iter().cloned().map(Lock::Organization)).await?;
+    let mut new = Vec::new();
+    if let Some(change) = organization {
+        let before = mirror::load_one(effects.tx, &change.id).await?;
+        let mut organization = before.clone();
+        let this = mirror::merge(effects.tx, &mut organization, change).await?;
+        merged = merged.max(this);
+        if this > Merged::Stale
+            && let Some(row) = organizations::project(effects, &before, &organization).await?
+            && row.inserted
+        {
+            new.push((change.id.clone(), row.id));
+        }
+    }
+
+    let mut found = None;
+    for clerk_id in &organizations_named {
+        found = found.or(organizations::find(effects.tx, clerk_id).await?);
+    }
+    if merged == Merged::Stale {
+        return Ok(EventOutcome::Ignored { reason: STALE, organization: found });
+    }
+    if membership.is_some() {
+        let users: Vec<String> = users_named.into_iter().collect();
+        let mut memberships = mirror::naming::<mirror::Membership>(effects.tx, &users).await?;
+        memberships.retain(|m| m.fields.organization.text().is_some_and(|name| organizations_named.contains(name)));
+        members::project(effects, &memberships).await?;
+    } else if let Some(organization) = found {
+        // Its creator is preferred when an owner must be found.
+        mirror::lock(effects.tx, [Lock::Tenant(organization.uuid())]).await?;
+        members::keep_an_owner(effects, organization, false).await?;
+    }
+    for (clerk_id, id) in new {
+        project_waiting(effects, &clerk_id, id).await?;
+    }
+    Ok(EventOutcome::Applied { organization: found })
+}
+
+/// Derives the rows of what came before its organization.
+async fn project_waiting(effects: &mut Effects<'_>, clerk_id: &str, organization: OrganizationId) -> Result<()> {
+    let kinds = [Kind::Membership, Kind::Invitation];
+    let waiting = mirror::stored_naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?;
+    let (mut memberships, mut invitations) = (Vec::new(), Vec::new());
+    for stored in waiting {
+        if stored.kind == Kind::Membership {
+            memberships.push(stored.read()?);
+        } else {
+            invitations.push(stored.read()?);
+        }
+    }
+    members::project(effects, &memberships).await?;
+    mirror::lock(effects.tx, [Lock::Tenant(organization.uuid())]).await?;
+    for invitation in invitations {
+        invitations::project(effects, organization, &invitation).await?;
+    }
+    stripe::project_waiting(effects, clerk_id, organization).await
+}
+
+async fn invitation(effects: &mut Effects<'_>, change: &RemoteChange<mirror::Invitation>) -> Result<EventOutcome> {
+    mirror::lock(effects.tx, [Lock::Object(change.id.clone())]).await?;
+    let mut invitation = mirror::load_one(effects.tx, &change.id).await?;
+    let merged = mirror::merge(effects.tx, &mut invitation, change).await?;
+    let Some(clerk_id) = invitation.fields.organization.text().map(str::to_owned) else {
+        return Ok(EventOutcome::ignored("names no organization"));
+    };
+    mirror::lock(effects.tx, [Lock::Organization(clerk_id.clone())]).await?;
+    let organization = organizations::find(effects.tx, &clerk_id).await?;
+    if merged == Merged::Stale {
+        return Ok(EventOutcome::Ignored { reason: STALE, organization });
+    }
+    if let Some(organization) = organization {
+        mirror::lock(effects.tx, [Lock::Tenant(organization.uuid())]).await?;
+        invitations::project(effects, organization, &invitation).await?;
+    }
+    Ok(EventOutcome::Applied { organization })
+}

@@ -1,0 +1,153 @@
+//! A field that is merged: a value with the version of the event that it is from.
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a value is from. The order of the fields is the order of the comparison; stored as a list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "(u8, i64, i16, String)", into = "(u8, i64, i16, String)")]
+pub(crate) struct FieldVersion {
+    /// 0: mentioned by the event of another object; 1: from an event of its own.
+    pub(crate) authority: u8,
+    /// The moment, as the source counts it.
+    pub(crate) moment: i64,
+    /// Orders events of one moment.
+    pub(crate) rank: i16,
+    /// The event. It orders events of one moment and rank: any order will do that is always the same.
+    pub(crate) event: String,
+}
+
+impl From<(u8, i64, i16, String)> for FieldVersion {
+    fn from((authority, moment, rank, event): (u8, i64, i16, String)) -> Self {
+        Self { authority, moment, rank, event }
+    }
+}
+
+impl From<FieldVersion> for (u8, i64, i16, String) {
+    fn from(version: FieldVersion) -> Self {
+        (version.authority, version.moment, version.rank, version.event)
+    }
+}
+
+/// What merging did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Merged {
+    /// Nothing: later events had said it all.
+    Stale,
+    /// Nothing new: this event was merged before, or says what is known.
+    Same,
+    /// The object has changed.
+    New,
+}
+
+/// Which of two values wins.
+pub(crate) trait Precedence: Clone + Debug + PartialEq {
+    fn wins(change: &FieldVersion, known: &FieldVersion) -> bool;
+}
+
+/// The value with the greater version wins.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum LatestWins {}
+
+/// The value of the earliest moment wins, whichever kind of event it is from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum EarliestWins {}
+
+impl Precedence for LatestWins {
+    fn wins(change: &FieldVersion, known: &FieldVersion) -> bool {
+        change > known
+    }
+}
+
+impl Precedence for EarliestWins {
+    fn wins(change: &FieldVersion, known: &FieldVersion) -> bool {
+        (change.moment, change) < (known.moment, known)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Versioned<T> {
+    at: FieldVersion,
+    is: T,
+}
+
+/// A field, known or not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Field<T, P>(Option<Versioned<T>>, PhantomData<P>);
+
+/// A field that keeps the latest value.
+pub(crate) type Latest<T> = Field<T, LatestWins>;
+/// A field that keeps the first value.
+pub(crate) type First<T> = Field<T, EarliestWins>;
+
+impl<T, P> Default for Field<T, P> {
+    fn default() -> Self {
+        Self(None, PhantomData)
+    }
+}
+
+impl<T, P> Field<T, P> {
+    /// The field as an event of this version says; unknown, when the event says nothing of it.
+    pub(crate) fn said(at: &FieldVersion, value: Option<impl Into<T>>) -> Self {
+        Self(value.map(|value| Versioned { at: at.clone(), is: value.into() }), PhantomData)
+    }
+
+    /// A note of our own, which no event says.
+    pub(crate) fn note(value: Option<T>) -> Self {
+        Self::said(&FieldVersion { authority: 0, moment: 0, rank: 0, event: String::new() }, value)
+    }
+
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(crate) fn known(&self) -> Option<&T> {
+        self.0.as_ref().map(|versioned| &versioned.is)
+    }
+
+    pub(crate) fn version(&self) -> Option<&FieldVersion> {
+        self.0.as_ref().map(|versioned| &versioned.at)
+    }
+}
+
+impl<T: Copy, P> Field<T, P> {
+    pub(crate) fn get(&self) -> Option<T> {
+        self.known().copied()
+    }
+}
+
+impl<P> Field<String, P> {
+    pub(crate) fn text(&self) -> Option<&str> {
+        self.known().map(String::as_str)
+    }
+}
+
+impl<P> Field<Option<String>, P> {
+    /// The text; nothing also when it is known that there is none.
+    pub(crate) fn text(&self) -> Option<&str> {
+        self.known()?.as_deref()
+    }
+}
+
+impl<T: Clone + PartialEq, P: Precedence> Field<T, P> {
+    /// Merges what an event says. An event that says nothing of the field changes nothing.
+    pub(crate) fn merge(&mut self, change: &Self) -> Merged {
+        let Some(change) = &change.0 else { return Merged::Stale };
+        let Some(known) = &mut self.0 else {
+            self.0 = Some(change.clone());
+            return Merged::New;
+        };
+        if change.at == known.at {
+            return Merged::Same;
+        }
+        if !P::wins(&change.at, &known.at) {
+            return Merged::Stale;
+        }
+        let merged = if known.is == change.is { Merged::Same } else { Merged::New };
+        *known = change.clone();
+        merged
+    }
+}

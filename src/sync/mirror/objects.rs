@@ -1,0 +1,172 @@
+//! The fields that are merged, by kind of object. Their names are those of the stored JSON.
+
+use serde::{Deserialize, Serialize};
+
+use crate::sync::mirror::field::{Field, FieldVersion, First, Latest, Merged};
+use crate::sync::mirror::{Fields, Kind};
+
+/// Declares the fields of each kind of object. Behind `:`, `id` marks a field that holds the id of another object, and
+/// `ids` one that holds several: by them the object is found.
+macro_rules! objects {
+    ($($(#[$about:meta])* $kind:ident {
+        $($(#[$doc:meta])* $field:ident: $register:ident<$value:ty> $(, $holds:ident)?;)*
+    })*) => {
+        impl Kind {
+            /// All of them.
+            pub(super) const ALL: &[Self] = &[$(Self::$kind),*];
+        }
+
+        $(
+            $(#[$about])*
+            #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+            #[serde(default)]
+            pub(crate) struct $kind {
+                $($(#[$doc])* #[serde(skip_serializing_if = "Field::is_unknown")] pub(crate) $field: $register<$value>,)*
+            }
+
+            impl Fields for $kind {
+                const KIND: Kind = Kind::$kind;
+
+                fn merge(&mut self, change: &Self) -> Merged {
+                    [$(self.$field.merge(&change.$field)),*].into_iter().max().unwrap_or(Merged::Stale)
+                }
+
+                fn versions(&self) -> impl Iterator<Item = &FieldVersion> {
+                    [$(self.$field.version()),*].into_iter().flatten()
+                }
+
+                fn references(&self) -> Vec<String> {
+                    let found: [Vec<String>; _] = [$($(objects!(@$holds self.$field),)?)*];
+                    let mut found = found.concat();
+                    found.sort();
+                    found.dedup();
+                    found
+                }
+            }
+        )*
+    };
+    (@id $field:expr) => { $field.known().into_iter().cloned().collect() };
+    (@ids $field:expr) => { $field.known().cloned().unwrap_or_default() };
+}
+
+objects! {
+    /// A user at Clerk.
+    User {
+        name: Latest<String>;
+        first_given_name: First<String>;
+        /// Whether Clerk has verified the address.
+        verified: Latest<bool>;
+        email: Latest<Option<String>>;
+        avatar_url: Latest<Option<String>>;
+    }
+    /// An organization at Clerk.
+    Organization {
+        /// Its slug, as a reference.
+        slug_key: Latest<String>, id;
+        /// The slug that its first name gives, as a reference.
+        first_slug: First<String>, id;
+        name: Latest<String>;
+        created_by: Latest<String>;
+        created_at: Latest<i64>;
+    }
+    /// A membership at Clerk.
+    Membership {
+        user: Latest<String>, id;
+        organization: Latest<String>, id;
+        /// A label of `MemberRole`.
+        role: Latest<String>;
+        created_at: Latest<i64>;
+    }
+    /// An invitation at Clerk.
+    Invitation {
+        organization: Latest<String>, id;
+        email: Latest<String>;
+        /// A label of `MemberRole`.
+        role: Latest<String>;
+        created_at: Latest<i64>;
+        expires_at: Latest<i64>;
+        status: Latest<InvitationStatus>;
+        settled_at: Latest<i64>;
+    }
+    /// A customer at Stripe.
+    Customer {
+        /// Set by every event of the customer, so that it is known at all.
+        seen: Latest<bool>;
+        organization: Latest<String>, id;
+    }
+    /// A subscription at Stripe.
+    Subscription {
+        customer: Latest<String>, id;
+        organization: Latest<String>, id;
+        /// A label of `SubscriptionStatus`.
+        status: Latest<String>;
+        /// A label of `OrganizationPlan`, from the metadata.
+        plan: Latest<String>;
+        items: Latest<Vec<Item>>;
+        /// Prices and products of the items.
+        catalogue: Latest<Vec<String>>, ids;
+        period_start: Latest<i64>;
+        period_end: Latest<i64>;
+        cancel_at_period_end: Latest<bool>;
+        trial_end: Latest<i64>;
+        collection_paused: Latest<bool>;
+        created: Latest<i64>;
+    }
+    /// A checkout session at Stripe.
+    Checkout {
+        created: Latest<i64>;
+        customer: Latest<String>, id;
+        subscription: Latest<String>, id;
+        organization: Latest<String>, id;
+        /// Its `client_reference_id`, which a buyer may have written.
+        reference: Latest<String>, id;
+    }
+    /// A product at Stripe.
+    Product {
+        /// A label of `OrganizationPlan`, from the metadata.
+        plan: Latest<Option<String>>;
+        seat: Latest<bool>;
+        /// A note: up to which customer the last change has been applied.
+        reached: Latest<String>;
+    }
+    /// A price at Stripe.
+    Price {
+        product: Latest<String>, id;
+        /// Its lookup key.
+        key: Latest<String>;
+        /// A label of `OrganizationPlan`, from the metadata.
+        plan: Latest<Option<String>>;
+        seat: Latest<bool>;
+        /// A note: up to which customer the last change has been applied.
+        reached: Latest<String>;
+    }
+    /// The active entitlements of a customer at Stripe.
+    Entitlements {
+        customer: Latest<String>, id;
+        keys: Latest<Vec<String>>;
+    }
+}
+
+/// What is kept of an item of a subscription: enough to find its plan and seats, also later.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Item {
+    pub(crate) price: Option<String>,
+    pub(crate) product: Option<String>,
+    /// The price's lookup key.
+    pub(crate) key: Option<String>,
+    /// A label of `OrganizationPlan`, from the metadata.
+    pub(crate) plan: Option<String>,
+    pub(crate) seat: bool,
+    pub(crate) quantity: Option<i64>,
+    pub(crate) metered: bool,
+}
+
+/// Where an invitation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum InvitationStatus {
+    Created,
+    Accepted,
+    Revoked,
+}

@@ -1,0 +1,250 @@
+//! Derives the subscription row of an organization, and the feature flags of its entitlements.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::billing::SubscriptionStatus;
+use crate::db::SystemTx;
+use crate::error::Result;
+use crate::id::{Id, OrganizationId, SubscriptionId};
+use crate::organizations::{OrganizationPlan, OrganizationStatus};
+use crate::sync::effects::Effects;
+use crate::sync::mirror::{self, Kind, Lock, RemoteObject};
+use crate::sync::payload::moment_of_seconds;
+use crate::sync::stripe::owners::BillingGraph;
+use crate::sync::stripe::plans::{self, Catalogue};
+
+/// Marks the overrides of flags that are entitlements at Stripe.
+const ENTITLEMENT: &str = "Entitlement at Stripe";
+
+/// Updates the rows of all organizations that these customers concern, and of the one that was named `before` the
+/// event. Returns what is known of the customers.
+pub(super) async fn project_organizations(
+    effects: &mut Effects<'_>,
+    customers: &BTreeSet<String>,
+    before: Option<&str>,
+) -> Result<BillingGraph> {
+    let mut graph = BillingGraph::load(effects.tx, customers).await?;
+    let mut names = graph.names();
+    names.extend(before.map(str::to_owned));
+    let foreign = names.iter().filter(|name| Uuid::try_parse(name).is_err()).cloned();
+    mirror::lock(effects.tx, foreign.map(Lock::Organization)).await?;
+    graph.resolve(effects.tx, &names).await?;
+    // Also organizations whose claim does not count now: this event may have changed that.
+    let touched = graph.touched();
+    graph.load_rivals(effects.tx).await?;
+    mirror::lock(effects.tx, touched.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
+    for organization in &touched {
+        project(effects, *organization).await?;
+    }
+    Ok(graph)
+}
+
+/// Derives the rows of what came before its organization. The caller holds the organization's locks.
+pub(crate) async fn project_waiting(
+    effects: &mut Effects<'_>,
+    clerk_id: &str,
+    organization: OrganizationId,
+) -> Result<()> {
+    let kinds = [Kind::Customer, Kind::Subscription, Kind::Checkout];
+    if mirror::stored_naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?.is_empty() {
+        return Ok(());
+    }
+    project(effects, organization).await
+}
+
+/// The row before the event.
+#[derive(Clone, Debug, PartialEq)]
+struct Row {
+    id: SubscriptionId,
+    customer: Option<String>,
+    subscription: Option<String>,
+    state: Value,
+}
+
+fn state(status: SubscriptionStatus, plan: OrganizationPlan, seats: i32) -> Value {
+    json!({ "status": status.label(), "plan": plan.label(), "seats": seats })
+}
+
+/// Writes the row of an organization from all that is known of its customers. The caller holds the organization's lock.
+async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<()> {
+    let known = sqlx::query!(
+        r#"select o.clerk_org_id, s.id as "id?: SubscriptionId", s.stripe_customer_id as "customer?", s.stripe_subscription_id as "subscription?",
+                  s.status as "status?: SubscriptionStatus", s.plan as "plan?: OrganizationPlan", s.seat_count as "seats?"
+             from organizations o left join subscriptions s on s.organization_id = o.id
+            where o.id = $1"#,
+        organization as _
+    )
+    .fetch_one(effects.tx.conn())
+    .await?;
+    let before = match (known.id, known.status, known.plan, known.seats) {
+        (Some(id), Some(status), Some(plan), Some(seats)) => Some(Row {
+            id,
+            customer: known.customer,
+            subscription: known.subscription,
+            state: state(status, plan, seats),
+        }),
+        _ => None,
+    };
+    let mut names = vec![organization.uuid().to_string()];
+    names.extend(known.clerk_org_id);
+    let mut customers = mirror::customers_naming(effects.tx, &names).await?;
+    customers.extend(before.as_ref().and_then(|row| row.customer.clone()));
+    let graph = BillingGraph::known(effects.tx, &customers).await?;
+
+    project_entitlements(effects, organization, &graph).await?;
+    let catalogue = catalogue(effects.tx, &graph).await?;
+    let settings = effects.settings;
+    let counts = graph
+        .subscriptions_of(organization)
+        .map(|s| (s, graph.status(s), plans::bought(s, &catalogue, settings)))
+        .min_by_key(|(s, status, (plan, _))| {
+            let newest = std::cmp::Reverse((*plan, s.fields.created.get(), s.id.clone()));
+            (plans::precedence(*status), newest)
+        });
+    let Some((subscription, status, (plan, seats))) = counts else {
+        return match before {
+            // The subscription belongs to another organization now.
+            Some(row) if is_synced(effects.tx, &row).await? => remove(effects, organization, &row).await,
+            _ => Ok(()),
+        };
+    };
+    let (organization_status, entitled) = plans::effect(status);
+    if plan.is_none() && entitled {
+        tracing::warn!(%organization, subscription = %subscription.id,
+            "no price of the subscription is known to buy a plan: set STRIPE_PRICE_PLANS, a lookup_key or the product's metadata");
+    }
+    let plan = plan.filter(|_| entitled).unwrap_or(OrganizationPlan::Free);
+    let id = write(effects, organization, subscription, status, plan, seats).await?;
+    set_status(effects, organization, organization_status).await?;
+    let after = state(status, plan, seats);
+    if before.as_ref().map(|row| &row.state) != Some(&after) {
+        let metadata = json!({ "before": before.map(|row| row.state), "after": after });
+        effects.record(organization, "subscription.sync", ("Subscription", id.uuid()), metadata).await?;
+    }
+    Ok(())
+}
+
+async fn write(
+    effects: &mut Effects<'_>,
+    organization: OrganizationId,
+    subscription: &RemoteObject<mirror::Subscription>,
+    status: SubscriptionStatus,
+    plan: OrganizationPlan,
+    seats: i32,
+) -> Result<SubscriptionId> {
+    let ends = moment_of_seconds(subscription.fields.period_end.get());
+    let starts = moment_of_seconds(subscription.fields.period_start.get())
+        .filter(|starts| ends.is_none_or(|ends| *starts <= ends));
+    let version =
+        subscription.fields.status.version().map_or(0, |at| at.moment.saturating_mul(100) + i64::from(at.rank.min(99)));
+    Ok(sqlx::query_scalar!(
+        r#"insert into subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
+                                      current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+           on conflict (organization_id) do update
+              set stripe_customer_id = excluded.stripe_customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
+                  status = excluded.status, plan = excluded.plan, seat_count = excluded.seat_count,
+                  current_period_start = excluded.current_period_start, current_period_end = excluded.current_period_end,
+                  cancel_at_period_end = excluded.cancel_at_period_end, trial_end = excluded.trial_end,
+                  collection_paused = excluded.collection_paused, source_version = excluded.source_version
+        returning id as "id: SubscriptionId""#,
+        organization as _,
+        SubscriptionId::new(effects.clock) as _,
+        subscription.fields.customer.text(),
+        subscription.id,
+        status as _,
+        plan as _,
+        seats,
+        starts,
+        ends,
+        subscription.fields.cancel_at_period_end.get().unwrap_or(false),
+        moment_of_seconds(subscription.fields.trial_end.get()),
+        subscription.fields.collection_paused.get().unwrap_or(false),
+        version
+    )
+    .fetch_one(effects.tx.conn())
+    .await?)
+}
+
+async fn is_synced(tx: &mut SystemTx, row: &Row) -> Result<bool> {
+    let Some(subscription) = &row.subscription else { return Ok(false) };
+    Ok(!mirror::load_one::<mirror::Subscription>(tx, subscription).await?.is_blank())
+}
+
+async fn remove(effects: &mut Effects<'_>, organization: OrganizationId, row: &Row) -> Result<()> {
+    sqlx::query!("delete from subscriptions where organization_id = $1", organization as _)
+        .execute(effects.tx.conn())
+        .await?;
+    set_status(effects, organization, OrganizationStatus::Active).await?;
+    let metadata = json!({ "before": row.state });
+    effects.record(organization, "subscription.remove", ("Subscription", row.id.uuid()), metadata).await
+}
+
+async fn set_status(effects: &mut Effects<'_>, organization: OrganizationId, status: OrganizationStatus) -> Result<()> {
+    sqlx::query!("update organizations set status = $2 where id = $1 and status <> $2", organization as _, status as _)
+        .execute(effects.tx.conn())
+        .await?;
+    Ok(())
+}
+
+async fn catalogue(tx: &mut SystemTx, graph: &BillingGraph) -> Result<Catalogue> {
+    let items = graph.subscriptions.iter().filter_map(|s| s.fields.items.known()).flatten();
+    let (mut prices, mut products) = (BTreeSet::new(), BTreeSet::new());
+    for item in items {
+        prices.extend(item.price.clone());
+        products.extend(item.product.clone());
+    }
+    let prices = by_id(mirror::load::<mirror::Price>(tx, &prices.into_iter().collect::<Vec<_>>()).await?);
+    products.extend(prices.values().filter_map(|price| price.fields.product.text().map(str::to_owned)));
+    let products = by_id(mirror::load(tx, &products.into_iter().collect::<Vec<_>>()).await?);
+    Ok(Catalogue { prices, products })
+}
+
+fn by_id<F>(objects: Vec<RemoteObject<F>>) -> BTreeMap<String, RemoteObject<F>> {
+    objects.into_iter().map(|object| (object.id.clone(), object)).collect()
+}
+
+/// An active entitlement switches on the feature flag with its key, unless there is a manual override.
+async fn project_entitlements(
+    effects: &mut Effects<'_>,
+    organization: OrganizationId,
+    graph: &BillingGraph,
+) -> Result<()> {
+    let own = graph.entitlements.iter().filter(|object| graph.owner(&object.id, None) == Some(organization));
+    let keys: BTreeSet<&String> = own.filter_map(|object| object.fields.keys.known()).flatten().collect();
+    if graph.entitlements.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<String> = keys.into_iter().cloned().collect();
+    let ids: Vec<Uuid> = keys.iter().map(|_| Id::<()>::new(effects.clock).uuid()).collect();
+    let removed = sqlx::query!(
+        "delete from organization_feature_flags where organization_id = $1 and reason = $2 and not flag_key = any($3)",
+        organization as _,
+        ENTITLEMENT,
+        &keys
+    )
+    .execute(effects.tx.conn())
+    .await?
+    .rows_affected();
+    let added = sqlx::query!(
+        "insert into organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, reason)
+         select $1, k.id, d.key, true, true, $2
+           from unnest($3::uuid[], $4::text[]) as k(id, key) join feature_flag_definitions d on d.key = k.key
+         on conflict (organization_id, flag_key) do nothing",
+        organization as _,
+        ENTITLEMENT,
+        &ids,
+        &keys
+    )
+    .execute(effects.tx.conn())
+    .await?
+    .rows_affected();
+    if removed + added > 0 {
+        let metadata = json!({ "entitlements": keys });
+        effects.record(organization, "entitlements.sync", ("Organization", organization.uuid()), metadata).await?;
+    }
+    Ok(())
+}

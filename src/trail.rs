@@ -1,0 +1,96 @@
+//! Writes the audit trail: who did what, append only. The slice [`audit`](crate::audit) reads it.
+//!
+//! Every change writes its row in its own transaction: there is no change without its row, and no row of a change that
+//! was rolled back. Metadata holds states and ids, never texts of customers and never secrets.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::db::{SystemTx, TenantTx};
+use crate::error::Result;
+use crate::id::{AuditLogId, Id, Identified, OrganizationId};
+
+/// What was done to what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditEntry {
+    /// What was done: `ticket.update`.
+    pub action: Cow<'static, str>,
+    /// The GraphQL type of the row it was done to.
+    pub resource_type: &'static str,
+    /// The id of that row.
+    pub resource_id: Uuid,
+    /// States before and after.
+    pub metadata: Value,
+}
+
+impl AuditEntry {
+    /// `action` was done to the row with this id.
+    #[must_use]
+    pub fn of<T: Identified>(action: impl Into<Cow<'static, str>>, id: Id<T>, metadata: Value) -> Self {
+        Self { action: action.into(), resource_type: T::NAME, resource_id: id.uuid(), metadata }
+    }
+}
+
+/// Where a request came from. Who made it, the transaction knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The id of the request.
+    pub request_id: &'a str,
+    /// The address of the client.
+    pub ip: Option<IpAddr>,
+}
+
+/// Writes the row of a member's change, in the change's transaction.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn record(tx: &mut TenantTx, clock: &Clock, origin: Origin<'_>, entry: &AuditEntry) -> Result<()> {
+    let tenant = tx.tenant();
+    sqlx::query!(
+        "insert into audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9, $10)",
+        tenant.organization_id as _,
+        AuditLogId::new(clock) as _,
+        tenant.user_id as _,
+        entry.action.as_ref(),
+        entry.resource_type,
+        entry.resource_id,
+        entry.metadata,
+        origin.ip.map(|ip| ip.to_string()),
+        origin.request_id,
+        clock.now()
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Writes the row of a change that the system made, in the change's transaction.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn record_of_system(
+    tx: &mut SystemTx,
+    clock: &Clock,
+    organization: OrganizationId,
+    entry: &AuditEntry,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into audit_logs (organization_id, id, action, resource_type, resource_id, metadata, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+        organization as _,
+        AuditLogId::new(clock) as _,
+        entry.action.as_ref(),
+        entry.resource_type,
+        entry.resource_id,
+        entry.metadata,
+        clock.now()
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}

@@ -109,7 +109,7 @@ pub async fn record(
 ) -> Result<()> {
     let tenant = tx.tenant();
     sqlx::query!(
-        "insert into audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at)
+        "insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9, $10)",
         tenant.organization_id as _,
         Id::<AuditLog>::new(actor.clock) as _,
@@ -137,7 +137,7 @@ pub async fn record_of_system(
     metadata: serde_json::Value,
 ) -> Result<()> {
     sqlx::query!(
-        "insert into audit_logs (organization_id, id, action, resource_type, resource_id, metadata, created_at)
+        "insert into tenantry.audit_logs (organization_id, id, action, resource_type, resource_id, metadata, created_at)
          values ($1, $2, $3, $4, $5, $6, $7)",
         organization as _,
         Id::<AuditLog>::new(clock) as _,

@@ -220,6 +220,9 @@ impl From<AdoptError> for Failure {
 impl From<sqlx::migrate::MigrateError> for Failure {
     fn from(error: sqlx::migrate::MigrateError) -> Self {
         let message = match error {
+            sqlx::migrate::MigrateError::Execute(sqlx::Error::Configuration(problem)) => {
+                return Self { code: 2, message: problem.to_string() };
+            }
             sqlx::migrate::MigrateError::VersionMismatch(version) => format!(
                 "migration {version} was edited after it was applied; nothing was done. Restore its text, and correct it by a new migration"
             ),

@@ -1,10 +1,8 @@
-//! Are Tenantry's own tables there, may this login use them, and is nothing of the team's in their place?
-
-use sqlx::PgConnection;
+//! Are Tenantry's own tables there, may this login use them, and is nobody else in their schema?
 
 use super::name::quote;
 use super::{AdoptError, Result, Session, doing};
-use crate::db::migrations::MIGRATOR;
+use crate::db::migrations::foreign_schema;
 
 /// What the login must be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,25 +13,24 @@ pub enum Wanted {
     Write,
 }
 
-/// Checks that Tenantry's own tables are there and that nothing of the team's is in their place.
+/// Checks that Tenantry's own tables are there and that this login may use them.
 pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
     let (migrated, usable, read_only, who): (bool, bool, bool, String) = sqlx::query_as(
-        "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt')),
-                coalesce(has_schema_privilege(to_regnamespace('adopt')::oid, 'usage'), false),
+        "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('tenantry')),
+                coalesce(has_table_privilege(to_regclass('tenantry.adoptions')::oid, 'insert'), false),
                 pg_is_in_recovery() or current_setting('transaction_read_only')::bool, current_user::text",
     )
     .fetch_one(session.conn())
     .await
     .map_err(doing("looking at the database"))?;
     if !migrated {
-        let collisions = collisions(session.conn()).await?;
-        return Err(if collisions.is_empty() {
-            AdoptError::refused(
+        let foreign = foreign_schema(session.conn()).await.map_err(doing("looking at the schemas"))?;
+        return Err(match foreign {
+            None => AdoptError::refused(
                 "NOT_MIGRATED",
                 "Tenantry's tables are not in this database yet: run `tenantry migrate up` first",
-            )
-        } else {
-            AdoptError::refused("TABLES_IN_THE_WAY", collision_remedy(&collisions))
+            ),
+            Some(problem) => AdoptError::refused("SCHEMA_TAKEN", problem),
         });
     }
     if wanted == Wanted::Write && read_only {
@@ -82,40 +79,4 @@ pub async fn creators(session: &mut Session) -> Result<()> {
         })
         .collect();
     Err(AdoptError::refused("SCHEMA_OPEN", lines.join("\n")))
-}
-
-/// Tables of the team in `public` under the names that Tenantry's migrations make. Empty once Tenantry is installed.
-pub async fn collisions(connection: &mut PgConnection) -> Result<Vec<String>> {
-    let ours: Vec<String> = MIGRATOR
-        .iter()
-        .filter(|migration| migration.migration_type.is_up_migration())
-        .flat_map(|migration| migration.sql.as_str().lines())
-        .filter_map(|line| line.strip_prefix("create table ").or_else(|| line.strip_prefix("create type ")))
-        .filter_map(|rest| rest.split([' ', '(']).next())
-        .filter(|name| !name.contains('.'))
-        .map(str::to_owned)
-        .collect();
-    sqlx::query_scalar(
-        "select c.relname::text from pg_class c
-          where c.relnamespace = 'public'::regnamespace and c.relname = any ($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
-            and to_regclass('public._sqlx_migrations') is null
-          order by 1",
-    )
-    .bind(ours)
-    .fetch_all(connection)
-    .await
-    .map_err(doing("looking for tables in the way"))
-}
-
-/// What to do about collisions.
-pub fn collision_remedy(tables: &[String]) -> String {
-    let mut text = format!(
-        "public has tables of yours under names that Tenantry's own tables need ({}). Move yours into a schema of their own, all of them, then run `tenantry migrate up`:\n\n  begin;\n  create schema legacy;\n",
-        tables.join(", ")
-    );
-    for table in tables {
-        text += &format!("  alter table public.{} set schema legacy;\n", quote(table));
-    }
-    text += "  commit;\n\nThe old application keeps finding them by its search path: `alter role <its login> set search_path = legacy, public`.\nForeign keys, indexes, sequences of serial columns and grants move along; views and functions that name public.… need a look, and the login needs `grant usage on schema legacy`.";
-    text
 }

@@ -1,6 +1,6 @@
 //! Adopting a single-tenant database: its tables become tenant-scoped while it is in use.
 //!
-//! The team's tables are in a schema of their own (`legacy` in the examples), Tenantry's in `public`; a [`Plan`] says
+//! The team's tables are where they are (`legacy` in the examples), Tenantry's in the schema `tenantry`; a [`Plan`] says
 //! which tables are adopted and where the organization of each row is from. What happens to them, in this order:
 //!
 //! 1. [`run`] adds a nullable `organization_id` and a trigger that fills it on live writes, makes each user a user of

@@ -137,7 +137,7 @@ pub struct Before {
 
 /// Looks it up: in the catalogue, or, after `finalize`, in what takes it back.
 pub async fn before(session: &mut Session, checked: &Checked, table: &CheckedTable) -> Result<Before> {
-    let undo: Option<String> = sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
+    let undo: Option<String> = sqlx::query_scalar("select undo from tenantry.adopt_changes where adoption = $1 and what = $2")
         .bind(&checked.plan.name)
         .bind(change_name(table))
         .fetch_optional(session.conn())

@@ -116,7 +116,7 @@ impl Session {
         self.hurried = false;
         self.retrying("waiting for the disk", async |connection| {
             connection.execute("reset synchronous_commit").await?;
-            sqlx::query("update adopt.adoptions set name = name where name = $1")
+            sqlx::query("update tenantry.adoptions set name = name where name = $1")
                 .bind(adoption)
                 .execute(connection)
                 .await

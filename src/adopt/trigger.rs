@@ -1,7 +1,7 @@
 //! While the old application still writes, it knows no organizations. A trigger on each table fills in the organization
 //! of its new rows, from the same sources, and makes newcomers users of Tenantry when their first row arrives.
 //!
-//! The functions run with the rights of the owner, since the old application's login sees nothing of `adopt`. A failure
+//! The functions run with the rights of the owner, since the old application's login sees nothing of adopt's tables. A failure
 //! in them never fails the write of the old application: the row stays without an organization for the next run.
 
 use super::COLUMN;
@@ -31,7 +31,7 @@ pub fn trigger_name(checked: &Checked) -> String {
 }
 
 fn meet_function(checked: &Checked) -> String {
-    format!("adopt.{}", quote(&format!("meet_{}", checked.plan.name)))
+    format!("tenantry.{}", quote(&short_name(&format!("adopt_meet_{}", checked.plan.name))))
 }
 
 /// Adopts one user by its legacy id.
@@ -42,8 +42,8 @@ pub fn meet(checked: &Checked) -> Change {
     let condition = format!("u.{} = p_legacy_id::{id_type}", quote(&plan.users.id));
     let body = format!(
         "begin
-    perform adopt.adopt_user({}, r.legacy_id, r.clerk_id, r.email, r.name, r.organization_id, r.reason, r.memberships, {},
-                             array[adopt.uuid_v7(), adopt.uuid_v7(), adopt.uuid_v7()], true)
+    perform tenantry.adopt_user({}, r.legacy_id, r.clerk_id, r.email, r.name, r.organization_id, r.reason, r.memberships, {},
+                             array[tenantry.adopt_uuid_v7(), tenantry.adopt_uuid_v7(), tenantry.adopt_uuid_v7()], true)
        from ({}) r;
 end",
         literal(&plan.name),
@@ -55,7 +55,7 @@ end",
         what: format!("function {function}"),
         statements: vec![
             format!(
-                "create or replace function {function}(p_legacy_id text) returns void language plpgsql security definer set search_path = pg_catalog, public, pg_temp as {}",
+                "create or replace function {function}(p_legacy_id text) returns void language plpgsql security definer set search_path = pg_catalog, tenantry, pg_temp as {}",
                 literal(&body)
             ),
             format!("revoke execute on function {function}(text) from public"),
@@ -125,8 +125,8 @@ begin
         -- Of ours, who sets it knows better. What others give counts only in a column that they had before, and only if
         -- it is an organization of theirs.
         v_trusted := pg_has_role(v_role, 'tenantry_app', 'usage') or pg_has_role(v_role, 'tenantry_superadmin', 'usage')
-            or exists (select from adopt.organizations where adoption = {adoption} and organization_id = new.{column})
-               and not exists (select from adopt.changes where adoption = {adoption} and what = {added});
+            or exists (select from tenantry.adopt_organizations where adoption = {adoption} and organization_id = new.{column})
+               and not exists (select from tenantry.adopt_changes where adoption = {adoption} and what = {added});
         if v_trusted then return new; end if;
         new.{column} := v_before;
         if tg_op = 'UPDATE' and {unmoved} then return new; end if;
@@ -137,7 +137,7 @@ begin
     end if;
     if v_organization is not null and v_organization is distinct from new.{column} then
         new.{column} := v_organization;
-        insert into adopt.batches (adoption, table_name, keys, organizations, sources)
+        insert into tenantry.adopt_batches (adoption, table_name, keys, organizations, sources)
         values ({adoption}, {label}, array[{key}], array[v_organization], '{{0}}');
     end if;
     return new;
@@ -175,7 +175,7 @@ end",
 
 /// Named by the table and not by its place in the plan, which may change between two runs.
 fn fill_function(checked: &Checked, table: &str) -> String {
-    format!("adopt.{}", quote(&short_name(&format!("fill_{}_{table}", checked.plan.name))))
+    format!("tenantry.{}", quote(&short_name(&format!("adopt_fill_{}_{table}", checked.plan.name))))
 }
 
 fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) -> Change {
@@ -185,7 +185,7 @@ fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) 
         what: format!("trigger on {table}"),
         statements: vec![
             format!(
-                "create or replace function {function}() returns trigger language plpgsql security definer set search_path = pg_catalog, public, pg_temp set datestyle = iso as {}",
+                "create or replace function {function}() returns trigger language plpgsql security definer set search_path = pg_catalog, tenantry, pg_temp set datestyle = iso as {}",
                 literal(body)
             ),
             format!("revoke execute on function {function}() from public"),

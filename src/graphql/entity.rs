@@ -4,7 +4,7 @@
 //! GraphQL object (its docs are the descriptions). [`pg_enum!`](crate::pg_enum) makes an enum whose labels are the same
 //! in `PostgreSQL`, in Rust and in the schema, with its filter input.
 
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgRow, PgTypeInfo};
 use uuid::Uuid;
 
 use crate::id::Identified;
@@ -12,7 +12,7 @@ use crate::members::Action;
 
 /// A row that the loaders can fetch.
 pub trait Entity: Identified + Send + Sync + Unpin + Sized + 'static {
-    /// The table.
+    /// The table with its schema.
     const TABLE: &'static str;
     /// The columns, each with the table's alias `t`, in the order [`decode`](Self::decode) reads them.
     const COLUMNS: &'static str;
@@ -60,7 +60,7 @@ macro_rules! entity {
         }
 
         impl $crate::graphql::entity::Entity for $name {
-            const TABLE: &'static str = $table;
+            const TABLE: &'static str = concat!("tenantry.", $table);
             const COLUMNS: &'static str = $crate::columns!($( $field $(= $column)? ),+);
             const TENANT: bool = $tenant;
             const LISTED_WHEN: &'static str = $listed;
@@ -107,7 +107,15 @@ macro_rules! columns {
     };
 }
 
-/// Declares an enum that exists in `PostgreSQL` (`ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
+/// Whether `found` is our type of this qualified name. `PostgreSQL` tells the name of a type without its schema where
+/// the login's `search_path` has the schema, so both forms are right.
+#[must_use]
+pub fn is_type(found: &PgTypeInfo, qualified: &'static str) -> bool {
+    let bare = qualified.rsplit('.').next().unwrap_or(qualified);
+    *found == PgTypeInfo::with_name(qualified) || sqlx::TypeInfo::name(found) == bare
+}
+
+/// Declares an enum that exists in `PostgreSQL` (`tenantry.ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
 /// `UPPER_CASE` labels, and its filter (`TicketStatusFilter`).
 #[macro_export]
 macro_rules! pg_enum {
@@ -119,9 +127,8 @@ macro_rules! pg_enum {
     ) => {
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
-            async_graphql::Enum, sqlx::Type, serde::Serialize, serde::Deserialize,
+            async_graphql::Enum, sqlx::Encode, sqlx::Decode, serde::Serialize, serde::Deserialize,
         )]
-        #[sqlx(type_name = $sql)]
         $(#[$meta])*
         pub enum $name {
             $(
@@ -131,6 +138,26 @@ macro_rules! pg_enum {
                 #[serde(rename = $label)]
                 $variant,
             )+
+        }
+
+        impl sqlx::Type<sqlx::Postgres> for $name {
+            fn type_info() -> sqlx::postgres::PgTypeInfo {
+                sqlx::postgres::PgTypeInfo::with_name($sql)
+            }
+
+            fn compatible(found: &sqlx::postgres::PgTypeInfo) -> bool {
+                $crate::graphql::entity::is_type(found, $sql)
+            }
+        }
+
+        impl sqlx::postgres::PgHasArrayType for $name {
+            fn array_type_info() -> sqlx::postgres::PgTypeInfo {
+                sqlx::postgres::PgTypeInfo::array_of($sql)
+            }
+
+            fn array_compatible(found: &sqlx::postgres::PgTypeInfo) -> bool {
+                $crate::graphql::entity::is_type(found, concat!($sql, "[]"))
+            }
         }
 
         impl $name {

@@ -22,7 +22,7 @@ use crate::{entity, listing, pg_enum};
 
 pg_enum! {
     /// The role of a member, from everything to looking only.
-    pub enum MemberRole("member_role", MemberRoleFilter) {
+    pub enum MemberRole("tenantry.member_role", MemberRoleFilter) {
         /// Everything, billing and deletion included. Every organization has at least one.
         Owner = "OWNER",
         /// Everything but billing and deletion.
@@ -36,7 +36,7 @@ pg_enum! {
 
 pg_enum! {
     /// What a user is in an organization, derived from their profile, representative and member rows.
-    pub enum UserRole("user_role", UserRoleFilter) {
+    pub enum UserRole("tenantry.user_role", UserRoleFilter) {
         /// Has a customer profile only.
         Customer = "CUSTOMER",
         /// Works on tickets.

@@ -92,7 +92,7 @@ async fn replay_own(tx: &mut TenantTx, session: &Session, id: Id<WebhookEvent>) 
 async fn replay_any(session: &Session, id: Id<WebhookEvent>) -> Result<Option<WebhookEvent>> {
     let mut tx = platform::open(session, "webhook_event.replay", json!({ "id": id.to_string() })).await?;
     sql::replay(&mut tx, &[id.uuid()], session.app().clock.now()).await?;
-    let select = format!("select {} from webhook_events t where t.id = $1", WebhookEvent::COLUMNS);
+    let select = format!("select {} from tenantry.webhook_events t where t.id = $1", WebhookEvent::COLUMNS);
     let row = sqlx::query(AssertSqlSafe(select)).bind(id).fetch_optional(tx.conn()).await?;
     let event = row.map(|row| WebhookEvent::decode(&row, 0)).transpose()?;
     sql::wake(tx.conn()).await?;

@@ -18,7 +18,7 @@ pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, byt
         InboxEvent,
         r#"with due as (
                select id, source, event_id, event_type, raw_body, received_at, attempts, next_attempt_at
-                 from webhook_events
+                 from tenantry.webhook_events
                 where status in ('RECEIVED', 'FAILED') and next_attempt_at <= $1
                 order by next_attempt_at, id limit $2
                   for update skip locked),
@@ -55,7 +55,7 @@ pub(super) async fn claim_one(
         InboxEvent,
         r#"with event as (
                select id, source, event_id, event_type, raw_body, received_at, attempts
-                 from webhook_events where id = $1 and status in ('RECEIVED', 'FAILED') for update skip locked),
+                 from tenantry.webhook_events where id = $1 and status in ('RECEIVED', 'FAILED') for update skip locked),
            bounds as materialized (
                select set_config('statement_timeout', $2, true), set_config('lock_timeout', $3, true))
            select id as "id!: Id<WebhookEvent>", source as "source!: WebhookSource", event_id as "event_id!",
@@ -72,7 +72,7 @@ pub(super) async fn claim_one(
 
 /// Has this event, which the transaction holds, wait until then.
 pub(super) async fn put_off(tx: &mut SystemTx, id: Id<WebhookEvent>, until: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("update webhook_events set next_attempt_at = $2 where id = $1", id as _, until)
+    sqlx::query!("update tenantry.webhook_events set next_attempt_at = $2 where id = $1", id as _, until)
         .execute(tx.conn())
         .await?;
     Ok(())
@@ -81,7 +81,7 @@ pub(super) async fn put_off(tx: &mut SystemTx, id: Id<WebhookEvent>, until: Date
 /// When the next event is due.
 pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>>> {
     sqlx::query_scalar!(
-        "select next_attempt_at from webhook_events where status in ('RECEIVED', 'FAILED') order by next_attempt_at, id limit 1"
+        "select next_attempt_at from tenantry.webhook_events where status in ('RECEIVED', 'FAILED') order by next_attempt_at, id limit 1"
     )
     .fetch_optional(pool)
     .await
@@ -110,8 +110,8 @@ pub(super) async fn settle(
     let reasons: Vec<Option<&str>> = settled.iter().map(|event| event.reason).collect();
     let organizations: Vec<Option<Uuid>> = settled.iter().map(|event| event.organization.map(Id::uuid)).collect();
     let rows = sqlx::query!(
-        r#"update webhook_events e
-              set status = n.status::webhook_status, attempts = e.attempts + 1, last_error = n.reason, cause = null,
+        r#"update tenantry.webhook_events e
+              set status = n.status::tenantry.webhook_status, attempts = e.attempts + 1, last_error = n.reason, cause = null,
                   organization_id = coalesce(n.organization_id, e.organization_id), processed_at = $5
              from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[]) as n (id, status, reason, organization_id)
             where e.id = n.id
@@ -146,8 +146,8 @@ pub(super) struct Failure<'a> {
 /// Writes that an event failed, unless another worker has done it meanwhile; returns whose it is.
 pub(super) async fn fail(tx: &mut SystemTx, failure: &Failure<'_>) -> Result<Option<Option<Id<Organization>>>> {
     let organization = sqlx::query_scalar!(
-        r#"update webhook_events
-              set status = $2::text::webhook_status, attempts = attempts + 1, last_error = $3, cause = $6, next_attempt_at = $4, failed_at = $5
+        r#"update tenantry.webhook_events
+              set status = $2::text::tenantry.webhook_status, attempts = attempts + 1, last_error = $3, cause = $6, next_attempt_at = $4, failed_at = $5
             where id = $1 and status in ('RECEIVED', 'FAILED')
             returning organization_id as "organization_id: Id<Organization>""#,
         failure.id as _,
@@ -231,10 +231,10 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
         r#"select e.id as "id: Id<WebhookEvent>", e.source as "source: WebhookSource", e.event_id, e.event_type, e.object_id,
                   e.status as "status: WebhookStatus", e.attempts, coalesce(e.cause, e.last_error) as last_error, o.slug as "organization?", e.event_created_at,
                   e.received_at, e.processed_at, e.failed_at, e.next_attempt_at
-             from webhook_events e left join organizations o on o.id = e.organization_id
+             from tenantry.webhook_events e left join tenantry.organizations o on o.id = e.organization_id
             where (cardinality($1::uuid[]) = 0 or e.id = any($1))
-              and ($2::text is null or e.source = $2::webhook_source)
-              and (cardinality($3::text[]) = 0 or e.status = any($3::webhook_status[]))
+              and ($2::text is null or e.source = $2::tenantry.webhook_source)
+              and (cardinality($3::text[]) = 0 or e.status = any($3::tenantry.webhook_status[]))
               and ($4::text is null or e.object_id = $4)
               and ($5::text is null or e.event_type = $5)
               and ($6::timestamptz is null or e.received_at >= $6)
@@ -257,8 +257,8 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
 /// The events that senders call by this id: one of each sender at most.
 pub async fn with_event_id(tx: &mut SystemTx, event_id: &str) -> Result<Vec<Id<WebhookEvent>>> {
     let ids = sqlx::query_scalar!(
-        r#"select id as "id: Id<WebhookEvent>" from webhook_events
-            where source = any(enum_range(null::webhook_source)) and event_id = $1"#,
+        r#"select id as "id: Id<WebhookEvent>" from tenantry.webhook_events
+            where source = any(enum_range(null::tenantry.webhook_source)) and event_id = $1"#,
         event_id
     );
     Ok(ids.fetch_all(tx.conn()).await?)
@@ -266,7 +266,7 @@ pub async fn with_event_id(tx: &mut SystemTx, event_id: &str) -> Result<Vec<Id<W
 
 /// The bytes of an event as they came.
 pub async fn raw_body(tx: &mut SystemTx, id: Id<WebhookEvent>) -> Result<Option<Vec<u8>>> {
-    let body = sqlx::query_scalar!("select raw_body from webhook_events where id = $1", id as _);
+    let body = sqlx::query_scalar!("select raw_body from tenantry.webhook_events where id = $1", id as _);
     Ok(body.fetch_optional(tx.conn()).await?)
 }
 
@@ -277,7 +277,7 @@ pub async fn replay(
     now: DateTime<Utc>,
 ) -> Result<Vec<(Id<WebhookEvent>, Option<Id<Organization>>)>> {
     let rows = sqlx::query!(
-        r#"update webhook_events
+        r#"update tenantry.webhook_events
               set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, next_attempt_at = $2, processed_at = null, failed_at = null
             where id = any($1) and status <> 'RECEIVED'
             returning id as "id: Id<WebhookEvent>", organization_id as "organization_id: Id<Organization>""#,
@@ -297,7 +297,7 @@ pub(super) async fn replay_own(
 ) -> Result<Option<WebhookStatus>> {
     let organization = tx.tenant().organization_id;
     let before = sqlx::query_scalar!(
-        r#"select status as "status: WebhookStatus" from webhook_events where organization_id = $1 and id = $2 for update"#,
+        r#"select status as "status: WebhookStatus" from tenantry.webhook_events where organization_id = $1 and id = $2 for update"#,
         organization as _,
         id as _
     )
@@ -305,7 +305,7 @@ pub(super) async fn replay_own(
     .await?;
     if before.is_some_and(|status| status != WebhookStatus::Received) {
         sqlx::query!(
-            "update webhook_events
+            "update tenantry.webhook_events
                 set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, next_attempt_at = $3, processed_at = null, failed_at = null
               where organization_id = $1 and id = $2",
             organization as _,

@@ -21,7 +21,7 @@ pub(crate) struct OrganizationRow {
 /// The row of the organization with this id at Clerk.
 pub(crate) async fn find(tx: &mut SystemTx, clerk_id: &str) -> Result<Option<Id<Organization>>> {
     Ok(sqlx::query_scalar!(
-        r#"select id as "id: Id<Organization>" from organizations where clerk_org_id = $1"#,
+        r#"select id as "id: Id<Organization>" from tenantry.organizations where clerk_org_id = $1"#,
         clerk_id
     )
     .fetch_optional(tx.conn())
@@ -36,7 +36,7 @@ pub(crate) async fn project(
 ) -> Result<Option<OrganizationRow>> {
     let known = sqlx::query!(
         r#"select id as "id: Id<Organization>", source_version, deleted_at is not null as "deleted!"
-             from organizations where clerk_org_id = $1"#,
+             from tenantry.organizations where clerk_org_id = $1"#,
         organization.id
     )
     .fetch_optional(effects.tx.conn())
@@ -53,7 +53,7 @@ pub(crate) async fn project(
             // A name that a user gave here stays until the provider says something new.
             let renamed = before.text("name") != organization.text("name");
             sqlx::query!(
-                "update organizations
+                "update tenantry.organizations
                     set name = case when $2 then coalesce($3, name) else name end, source_version = $4,
                         deleted_at = case when $5 then coalesce(deleted_at, $6::timestamptz) else deleted_at end
                   where id = $1",
@@ -72,7 +72,7 @@ pub(crate) async fn project(
         None => {
             let id = Id::<Organization>::new(effects.clock);
             sqlx::query!(
-                "insert into organizations (id, clerk_org_id, name, slug, source_version, deleted_at)
+                "insert into tenantry.organizations (id, clerk_org_id, name, slug, source_version, deleted_at)
                  values ($1, $2, coalesce($3, 'Unnamed'), $4, $5, case when $6 then $7::timestamptz end)",
                 id as _,
                 organization.id,
@@ -108,7 +108,7 @@ fn wanted_slug(organization: &Object) -> Option<&str> {
 }
 
 async fn rename(tx: &mut SystemTx, organization: Id<Organization>, slug: &str) -> Result<()> {
-    sqlx::query!("update organizations set slug = $2 where id = $1 and slug <> $2", organization as _, slug)
+    sqlx::query!("update tenantry.organizations set slug = $2 where id = $1 and slug <> $2", organization as _, slug)
         .execute(tx.conn())
         .await?;
     Ok(())
@@ -122,7 +122,7 @@ async fn give_slug(tx: &mut SystemTx, slug: &str) -> Result<()> {
     claims.sort_by_key(|claim| (claim.deleted, claim.number("created_at").unwrap_or(i64::MAX), claim.id.clone()));
     let ids: Vec<String> = claims.iter().map(|claim| claim.id.clone()).collect();
     let rows = sqlx::query!(
-        r#"select id as "id: Id<Organization>", clerk_org_id, slug from organizations
+        r#"select id as "id: Id<Organization>", clerk_org_id, slug from tenantry.organizations
             where slug = $1 or clerk_org_id = any($2)"#,
         slug,
         &ids

@@ -26,7 +26,7 @@ pub(crate) struct UserRow {
 
 /// Makes the row as the user is known; none, when nothing is known but that the user is gone. The lock of the user is held.
 pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<Option<UserRow>> {
-    let known = sqlx::query!(r#"select id as "id: Id<User>", source_version from users where clerk_id = $1"#, user.id)
+    let known = sqlx::query!(r#"select id as "id: Id<User>", source_version from tenantry.users where clerk_id = $1"#, user.id)
         .fetch_optional(effects.tx.conn())
         .await?;
     let linked = link(effects, user, known.as_ref().map(|row| row.id)).await?;
@@ -42,7 +42,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<
     };
     let (email, avatar) = (user.value("email"), user.value("avatar_url"));
     sqlx::query!(
-        "insert into users (id, clerk_id, email, name, avatar_url, source_version, deleted_at)
+        "insert into tenantry.users (id, clerk_id, email, name, avatar_url, source_version, deleted_at)
          values ($1, $2, $3, coalesce($4, 'Unnamed'), $5, $6, case when $7 then $8::timestamptz end)
          on conflict (id) do update
             set email = case when $9 then excluded.email else users.email end,
@@ -72,9 +72,9 @@ async fn link(effects: &mut Effects<'_>, user: &Object, row: Option<Id<User>>) -
     let email = email.to_lowercase();
     facts::lock(effects.tx, [Lock::Email(email.clone())]).await?;
     let candidates = sqlx::query_scalar!(
-        r#"select u.id as "id: Id<User>" from users u
+        r#"select u.id as "id: Id<User>" from tenantry.users u
             where lower(u.email) = $1 and u.clerk_id like 'legacy:%' and u.clerk_id <> $2 and u.deleted_at is null and not u.is_superadmin
-              and not exists (select from sync_objects o where o.source = 'CLERK' and o.kind = 'user' and o.object_id = u.clerk_id)
+              and not exists (select from tenantry.sync_objects o where o.source = 'CLERK' and o.kind = 'user' and o.object_id = u.clerk_id)
             limit 2"#,
         email,
         user.id
@@ -92,7 +92,7 @@ async fn link(effects: &mut Effects<'_>, user: &Object, row: Option<Id<User>>) -
     {
         return Ok(None);
     }
-    sqlx::query!("update users set clerk_id = $2 where id = $1", candidate as _, user.id)
+    sqlx::query!("update tenantry.users set clerk_id = $2 where id = $1", candidate as _, user.id)
         .execute(effects.tx.conn())
         .await?;
     Ok(Some(candidate))
@@ -102,16 +102,16 @@ async fn link(effects: &mut Effects<'_>, user: &Object, row: Option<Id<User>>) -
 async fn give_way(effects: &mut Effects<'_>, early: Id<User>, other: Id<User>) -> Result<bool> {
     let mut attempt = effects.tx.conn().begin().await?;
     sqlx::query!(
-        "update organization_members m set user_id = $2
+        "update tenantry.organization_members m set user_id = $2
           where m.user_id = $1
-            and not exists (select from organization_members x where x.organization_id = m.organization_id and x.user_id = $2)",
+            and not exists (select from tenantry.organization_members x where x.organization_id = m.organization_id and x.user_id = $2)",
         early as _,
         other as _
     )
     .execute(&mut *attempt)
     .await?;
-    sqlx::query!("delete from organization_members where user_id = $1", early as _).execute(&mut *attempt).await?;
-    match sqlx::query!("delete from users where id = $1", early as _).execute(&mut *attempt).await {
+    sqlx::query!("delete from tenantry.organization_members where user_id = $1", early as _).execute(&mut *attempt).await?;
+    match sqlx::query!("delete from tenantry.users where id = $1", early as _).execute(&mut *attempt).await {
         Ok(_) => {
             attempt.commit().await?;
             Ok(true)
@@ -133,7 +133,7 @@ pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<(
         _ => "user.sync",
     };
     let organizations = sqlx::query_scalar!(
-        r#"select organization_id as "id: Id<Organization>" from organization_members
+        r#"select organization_id as "id: Id<Organization>" from tenantry.organization_members
             where user_id = $1 and (deleted_at is null or $2) order by 1"#,
         row.id as _,
         row.deleted
@@ -155,7 +155,7 @@ pub(crate) async fn workspace(
 ) -> Result<Option<Id<Organization>>> {
     let known = sqlx::query!(
         r#"select o.id as "id: Id<Organization>", o.name, o.slug, o.version, o.deleted_at is not null as "deleted!"
-             from organizations o join organization_members m on m.organization_id = o.id
+             from tenantry.organizations o join tenantry.organization_members m on m.organization_id = o.id
             where o.is_personal and m.user_id = $1 and m.role = 'OWNER' and m.promoted_from is null
             order by o.created_at limit 1"#,
         row.id as _
@@ -176,7 +176,7 @@ pub(crate) async fn workspace(
         let rename = ours && known.version == 1 && known.slug != slug && effects.settings.personal_workspaces;
         if rename || (row.deleted && !known.deleted) {
             sqlx::query!(
-                "update organizations
+                "update tenantry.organizations
                         set name = case when $2 then $3 else name end, slug = case when $2 then $4 else slug end,
                             deleted_at = case when $5 then coalesce(deleted_at, $6::timestamptz) else deleted_at end
                       where id = $1",
@@ -197,7 +197,7 @@ pub(crate) async fn workspace(
     } else {
         let organization = Id::<Organization>::new(effects.clock);
         sqlx::query!(
-            "insert into organizations (id, name, slug, is_personal, deleted_at)
+            "insert into tenantry.organizations (id, name, slug, is_personal, deleted_at)
                  values ($1, $2, $3, true, case when $4 then $5::timestamptz end)",
             organization as _,
             name,
@@ -208,7 +208,7 @@ pub(crate) async fn workspace(
         .execute(effects.tx.conn())
         .await?;
         sqlx::query!(
-            "insert into organization_members (organization_id, id, user_id, role, deleted_at)
+            "insert into tenantry.organization_members (organization_id, id, user_id, role, deleted_at)
                  values ($1, $2, $3, 'OWNER', case when $4 then $5::timestamptz end)",
             organization as _,
             Id::<OrganizationMember>::new(effects.clock) as _,
@@ -224,7 +224,7 @@ pub(crate) async fn workspace(
     };
     if !row.deleted {
         sqlx::query!(
-            "update users set current_organization_id = $2 where id = $1 and current_organization_id is null",
+            "update tenantry.users set current_organization_id = $2 where id = $1 and current_organization_id is null",
             row.id as _,
             organization as _
         )

@@ -29,7 +29,9 @@ impl Mappings {
     /// The mapping of organizations: `legacy_id`, `organization_id`.
     pub fn organizations(self, adoption: &str) -> String {
         match self {
-            Self::Real => format!("(select * from tenantry.adopt_organizations where adoption = {})", literal(adoption)),
+            Self::Real => {
+                format!("(select * from tenantry.adopt_organizations where adoption = {})", literal(adoption))
+            }
             Self::Dry => "pg_temp.adopt_organizations".to_owned(),
         }
     }

@@ -137,12 +137,13 @@ pub struct Before {
 
 /// Looks it up: in the catalogue, or, after `finalize`, in what takes it back.
 pub async fn before(session: &mut Session, checked: &Checked, table: &CheckedTable) -> Result<Before> {
-    let undo: Option<String> = sqlx::query_scalar("select undo from tenantry.adopt_changes where adoption = $1 and what = $2")
-        .bind(&checked.plan.name)
-        .bind(change_name(table))
-        .fetch_optional(session.conn())
-        .await
-        .map_err(doing("reading the record"))?;
+    let undo: Option<String> =
+        sqlx::query_scalar("select undo from tenantry.adopt_changes where adoption = $1 and what = $2")
+            .bind(&checked.plan.name)
+            .bind(change_name(table))
+            .fetch_optional(session.conn())
+            .await
+            .map_err(doing("reading the record"))?;
     Ok(match undo {
         Some(undo) => Before {
             enabled: !undo.contains(" disable row level security"),

@@ -48,8 +48,11 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
             .await
             .map_err(doing("reading the record"))?;
     for (what, undo) in changes {
-        let forget =
-            format!("delete from tenantry.adopt_changes where adoption = {} and what = {}", literal(&name), literal(&what));
+        let forget = format!(
+            "delete from tenantry.adopt_changes where adoption = {} and what = {}",
+            literal(&name),
+            literal(&what)
+        );
         let doing_it = format!("taking back: {what}");
         match undo.split_once(THEN) {
             None => session.short(&doing_it, lock_timeout, &[undo, forget]).await?,
@@ -95,8 +98,10 @@ pub async fn rollback(session: &mut Session, plan: Plan, lock_timeout: Duration)
         }
         progress.finish();
     }
-    let take_back =
-        format!("select kept from tenantry.adopt_take_back({0}); delete from tenantry.adoptions where name = {0}", literal(&name));
+    let take_back = format!(
+        "select kept from tenantry.adopt_take_back({0}); delete from tenantry.adoptions where name = {0}",
+        literal(&name)
+    );
     result.kept = session
         .retrying("taking back organizations and users", async |connection| {
             // One message is one transaction.

@@ -18,7 +18,7 @@ pub static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 /// The schema in which everything of ours is, the ledger included.
 pub const SCHEMA: &str = "tenantry";
 
-/// The ledger: where sqlx keeps what was applied. The team's own `tenantry._sqlx_migrations` is another one.
+/// The ledger: where sqlx keeps what was applied. A `_sqlx_migrations` of the team's own is another table.
 const TABLE: &str = "tenantry._sqlx_migrations";
 
 /// One migration and what the database knows of it.

@@ -187,9 +187,12 @@ mod tests {
 
     #[test]
     fn values_are_quoted() {
-        let statement =
-            begin_statement(Access::Write, r"a'); drop table tenantry.users; --\", &OrganizationRef::Slug("x'y".into()))
-                .expect("no NUL");
+        let statement = begin_statement(
+            Access::Write,
+            r"a'); drop table tenantry.users; --\",
+            &OrganizationRef::Slug("x'y".into()),
+        )
+        .expect("no NUL");
         assert!(
             statement.contains(r"enter_tenant(E'a''); drop table tenantry.users; --\\', null, null, E'x''y')"),
             "{statement}"

@@ -59,7 +59,8 @@ async fn tickets(
     .bind(representative)
     .bind(w.now);
     w.insert("tickets", query).await?;
-    let query = sqlx::query("insert into tenantry.ticket_counters (organization_id, last_number) values ($1, 2)").bind(startup);
+    let query =
+        sqlx::query("insert into tenantry.ticket_counters (organization_id, last_number) values ($1, 2)").bind(startup);
     w.insert("ticket_counters", query).await?;
 
     let [question, answer, note, escalation] = w.ids();

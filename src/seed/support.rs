@@ -96,7 +96,8 @@ pub(super) async fn tickets(w: &mut Writer<'_>, acme: Uuid, desk: &Desk) -> Resu
     .bind(desk.frank)
     .bind(w.now);
     w.insert("tickets", query).await?;
-    let query = sqlx::query("insert into tenantry.ticket_counters (organization_id, last_number) values ($1, 3)").bind(acme);
+    let query =
+        sqlx::query("insert into tenantry.ticket_counters (organization_id, last_number) values ($1, 3)").bind(acme);
     w.insert("ticket_counters", query).await
 }
 

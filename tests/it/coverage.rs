@@ -357,7 +357,8 @@ async fn migrations_go_up_and_down_and_up_again() {
     assert_eq!(migrations::down(&owner, count).await.expect("down"), 0);
     assert_eq!(catalogue().await, [], "the downs leave nothing behind");
     let schemas = "select nspname::text from pg_namespace where nspname !~ '^(pg_|information_schema$)' order by 1";
-    let schemas: Vec<String> = sqlx::query_scalar(schemas).fetch_all(&mut database.owner().await).await.expect("schemas");
+    let schemas: Vec<String> =
+        sqlx::query_scalar(schemas).fetch_all(&mut database.owner().await).await.expect("schemas");
     assert_eq!(schemas, ["public"], "nor the schema, once the ledger is empty");
     assert_eq!(migrations::up(&owner).await.expect("up again"), count);
     assert_eq!(catalogue().await, first);

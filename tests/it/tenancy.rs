@@ -53,7 +53,9 @@ fn global_id(type_name: &str, uuid: uuid::Uuid) -> String {
 }
 
 async fn ids_of(app: &TestApp, slug: &str, table: &str) -> Vec<uuid::Uuid> {
-    let sql = format!("select t.id from tenantry.{table} t join tenantry.organizations o on o.id = t.organization_id where o.slug = $1");
+    let sql = format!(
+        "select t.id from tenantry.{table} t join tenantry.organizations o on o.id = t.organization_id where o.slug = $1"
+    );
     let rows =
         sqlx::query(AssertSqlSafe(sql)).bind(slug).fetch_all(&mut app.database.system().await).await.expect("ids");
     rows.iter().map(|row| row.get(0)).collect()

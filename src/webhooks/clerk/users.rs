@@ -26,9 +26,10 @@ pub(crate) struct UserRow {
 
 /// Makes the row as the user is known; none, when nothing is known but that the user is gone. The lock of the user is held.
 pub(crate) async fn project(effects: &mut Effects<'_>, user: &Object) -> Result<Option<UserRow>> {
-    let known = sqlx::query!(r#"select id as "id: Id<User>", source_version from tenantry.users where clerk_id = $1"#, user.id)
-        .fetch_optional(effects.tx.conn())
-        .await?;
+    let known =
+        sqlx::query!(r#"select id as "id: Id<User>", source_version from tenantry.users where clerk_id = $1"#, user.id)
+            .fetch_optional(effects.tx.conn())
+            .await?;
     let linked = link(effects, user, known.as_ref().map(|row| row.id)).await?;
     let (id, inserted) = match (linked, known) {
         (Some(id), _) => (id, true),
@@ -110,7 +111,9 @@ async fn give_way(effects: &mut Effects<'_>, early: Id<User>, other: Id<User>) -
     )
     .execute(&mut *attempt)
     .await?;
-    sqlx::query!("delete from tenantry.organization_members where user_id = $1", early as _).execute(&mut *attempt).await?;
+    sqlx::query!("delete from tenantry.organization_members where user_id = $1", early as _)
+        .execute(&mut *attempt)
+        .await?;
     match sqlx::query!("delete from tenantry.users where id = $1", early as _).execute(&mut *attempt).await {
         Ok(_) => {
             attempt.commit().await?;

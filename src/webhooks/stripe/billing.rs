@@ -191,9 +191,13 @@ async fn set_status(
     organization: Id<Organization>,
     status: OrganizationStatus,
 ) -> Result<()> {
-    sqlx::query!("update tenantry.organizations set status = $2 where id = $1 and status <> $2", organization as _, status as _)
-        .execute(effects.tx.conn())
-        .await?;
+    sqlx::query!(
+        "update tenantry.organizations set status = $2 where id = $1 and status <> $2",
+        organization as _,
+        status as _
+    )
+    .execute(effects.tx.conn())
+    .await?;
     Ok(())
 }
 

@@ -305,20 +305,7 @@ async fn a_database_that_is_not_ready_is_told_what_comes_first() {
 async fn names_of_the_team_are_not_in_the_way() {
     let database = TestDb::empty().await;
     let mut owner = database.owner().await;
-    let team = "create type public.user_role as enum ('boss', 'clerk');
-        create type public.member_role as enum ('x');
-        create table public.organizations (id integer primary key, name text);
-        create table public.users (id integer primary key, email text, role user_role not null default 'clerk');
-        create table public.tickets (id integer primary key, user_id integer not null references public.users, title text);
-        create table public._sqlx_migrations (version bigint primary key, description text not null, installed_on timestamptz not null default now(),
-                                              success boolean not null, checksum bytea not null, execution_time bigint not null);
-        insert into public._sqlx_migrations values (1, 'theirs', now(), true, '\\x00', 1), (77, 'theirs too', now(), true, '\\x01', 1);
-        create schema app; create schema adopt;
-        create table tenantry.current_org (id integer);
-        create function tenantry.current_org() returns integer language sql as 'select 7';
-        create table tenantry.adopt_users (id integer);
-        insert into public.users values (1, 'ann@example.org', 'boss'), (2, 'ben@example.org', 'clerk');
-        insert into public.tickets values (1, 1, 'hers'), (2, 2, 'his')";
+    let team = include_str!("../../fixtures/adopt/names.sql");
     run_sql(&mut owner, team).await;
     let options = database.options(local::OWNER_ROLE);
     let theirs = async || {
@@ -331,7 +318,10 @@ async fn names_of_the_team_are_not_in_the_way() {
     assert_same(&before, &theirs().await);
     let plan = "name = 'x'\n[users]\ntable = 'public.users'\n[workspaces]\nusers_without = 'personal'\n[[tables]]\ntable = 'public.tickets'\norganization = [{ user = 'user_id' }]";
     let (code, suggested, error) = ended(tenantry(&database, &["adopt", "plan"]).await).await;
-    assert!(code == 0 && suggested.contains("table = \"public.tickets\"") && !suggested.contains("tenantry."), "{suggested}{error}");
+    assert!(
+        code == 0 && suggested.contains("table = \"public.tickets\"") && !suggested.contains("tenantry."),
+        "{suggested}{error}"
+    );
     let plan = Plan::parse(plan).expect("a plan");
     run(&database, plan.clone()).await;
     assert_eq!(count(&database, "select count(distinct organization_id) from public.tickets").await, 2);
@@ -349,7 +339,10 @@ async fn a_schema_of_somebody_else_under_our_name_is_refused() {
     let before = fingerprint(&database).await;
     for arguments in [&["migrate", "up"][..], &["adopt", "run", "--plan", "tests/fixtures/adopt/bots/plan.toml"]] {
         let (code, _, error) = ended(tenantry(&database, arguments).await).await;
-        assert!(code == 2 && error.contains("holds users") && error.contains("alter schema tenantry rename to"), "{error}");
+        assert!(
+            code == 2 && error.contains("holds users") && error.contains("alter schema tenantry rename to"),
+            "{error}"
+        );
     }
     assert_same(&before, &fingerprint(&database).await);
     // An empty one was made for us.

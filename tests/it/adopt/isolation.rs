@@ -181,10 +181,15 @@ async fn who_was_deleted_is_reported_and_holds_up_nobody() {
     let summary = run(&database, plan("bots")).await;
     super::assert_foretold(&forecast, &summary);
     assert_eq!((summary.users.processed, summary.users.unresolved), (7, 1), "{summary:?}");
-    let why = pairs(&database, "select legacy_id, reason from tenantry.adopt_users where organization_id is null").await;
+    let why =
+        pairs(&database, "select legacy_id, reason from tenantry.adopt_users where organization_id is null").await;
     assert_eq!(why, map([("1", "was deleted at the identity provider")]));
     assert_eq!(
-        count(&database, "select count(*) from tenantry.users where clerk_id like '%john' or clerk_id = 'legacy:bots:1'").await,
+        count(
+            &database,
+            "select count(*) from tenantry.users where clerk_id like '%john' or clerk_id = 'legacy:bots:1'"
+        )
+        .await,
         1
     );
     let again = run(&database, plan("bots")).await;

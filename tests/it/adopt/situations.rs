@@ -54,7 +54,8 @@ async fn bots_move_with_their_users_into_personal_workspaces() {
     ]);
     assert_same(&expected, &pairs(&database, WORKSPACES).await);
     assert_eq!(
-        count(&database, "select count(*) from tenantry.adopt_users where outcome = 'skipped' and legacy_id = '9'").await,
+        count(&database, "select count(*) from tenantry.adopt_users where outcome = 'skipped' and legacy_id = '9'")
+            .await,
         1
     );
     let owners = pairs(&database, "select b.id::text, (b.organization_id = a.organization_id)::text from legacy.bots b join tenantry.adopt_users a on a.legacy_id = b.user_id::text").await;
@@ -154,8 +155,9 @@ async fn reads_and_isolation_of_bots(database: &TestDb) {
     drop(tx);
     // A row cannot point into another tenant: the foreign key carries the organization.
     let mut tx = enter(database, "user_john", "john-workspace").await.expect("his");
-    let crossing =
-        sqlx::query("insert into legacy.\"Bot Runs\" values (4, 99, 'x', tenantry.current_org())").execute(tx.conn()).await;
+    let crossing = sqlx::query("insert into legacy.\"Bot Runs\" values (4, 99, 'x', tenantry.current_org())")
+        .execute(tx.conn())
+        .await;
     assert!(crossing.expect_err("bot 4 is of another").to_string().contains("foreign key"));
     drop(tx);
     let mut app = database.app().await;

@@ -191,10 +191,11 @@ async fn send_delivers_every_type() {
         send(&app, kind, &[]).await;
     }
     work(&app).await;
-    let states: Vec<(String, i64)> = sqlx::query_as("select status::text, count(*) from tenantry.webhook_events group by 1")
-        .fetch_all(&mut app.database.system().await)
-        .await
-        .expect("the inbox");
+    let states: Vec<(String, i64)> =
+        sqlx::query_as("select status::text, count(*) from tenantry.webhook_events group by 1")
+            .fetch_all(&mut app.database.system().await)
+            .await
+            .expect("the inbox");
     assert!(states.iter().all(|(status, _)| status == "APPLIED" || status == "IGNORED"), "{states:?}");
     assert_eq!(states.iter().map(|(_, count)| count).sum::<i64>(), i64::try_from(listed.len()).expect("few"));
 
@@ -277,11 +278,12 @@ async fn reconcile_finds_and_mends() {
     }
     work(&app).await;
     // As the event had it, with its periods.
-    let body: Vec<u8> =
-        sqlx::query_scalar("select raw_body from tenantry.webhook_events where event_type = 'customer.subscription.created'")
-            .fetch_one(&mut app.database.system().await)
-            .await
-            .expect("the body");
+    let body: Vec<u8> = sqlx::query_scalar(
+        "select raw_body from tenantry.webhook_events where event_type = 'customer.subscription.created'",
+    )
+    .fetch_one(&mut app.database.system().await)
+    .await
+    .expect("the body");
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     let same = body["data"]["object"].clone();
     let of_nobody = |n: u32| {
@@ -303,11 +305,13 @@ async fn reconcile_finds_and_mends() {
     changed["status"] = "unpaid".into();
     changed["items"]["data"][0]["quantity"] = 12.into();
     stripe.with(|account| account.subscriptions = vec![of_nobody(1), of_nobody(2), changed.clone()]);
-    sqlx::query("update tenantry.subscriptions set cancel_at_period_end = true where stripe_subscription_id = 'sub_' || $1")
-        .bind(TAG)
-        .execute(&mut app.database.system().await)
-        .await
-        .expect("an edit");
+    sqlx::query(
+        "update tenantry.subscriptions set cancel_at_period_end = true where stripe_subscription_id = 'sub_' || $1",
+    )
+    .bind(TAG)
+    .execute(&mut app.database.system().await)
+    .await
+    .expect("an edit");
     for _ in 0..2 {
         let report = json_of(&app.database, &stripe, &["reconcile", "--dry-run"], 1).await;
         let fields = &report["differ"][0]["fields"];
@@ -505,11 +509,12 @@ async fn a_poisoned_event_fails_alone() {
     send(&app, "user.created", &["data.id=user_poison"]).await;
     send(&app, "customer.created", &[]).await;
     work(&app).await;
-    let inbox: Vec<(String, String, Option<String>)> =
-        sqlx::query_as("select event_type, status::text, coalesce(cause, last_error) from tenantry.webhook_events order by id")
-            .fetch_all(&mut app.database.system().await)
-            .await
-            .expect("the inbox");
+    let inbox: Vec<(String, String, Option<String>)> = sqlx::query_as(
+        "select event_type, status::text, coalesce(cause, last_error) from tenantry.webhook_events order by id",
+    )
+    .fetch_all(&mut app.database.system().await)
+    .await
+    .expect("the inbox");
     let of = |kind: &str| inbox.iter().find(|(event_type, ..)| event_type == kind).expect("the event");
     assert_eq!((of("organization.created").1.as_str(), of("customer.created").1.as_str()), ("APPLIED", "APPLIED"));
     let (_, status, error) = of("user.created");

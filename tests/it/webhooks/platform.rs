@@ -88,7 +88,8 @@ async fn administrators_see_and_replay_their_own() {
     // A viewer may not, and nobody reads the bytes.
     let bob = app.token("bob@example.com", Some("acme-corp")).await;
     assert_eq!(app.error_code(&bob, REPLAY, json!({ "id": event["id"] })).await, "FORBIDDEN");
-    let refused = sqlx::query("select raw_body from tenantry.webhook_events").fetch_all(&mut app.database.app().await).await;
+    let refused =
+        sqlx::query("select raw_body from tenantry.webhook_events").fetch_all(&mut app.database.app().await).await;
     assert!(refused.is_err_and(|error| error.to_string().contains("permission denied")));
 }
 
@@ -117,7 +118,8 @@ async fn causes_are_for_superadmins() {
     let seen = app.data(&alice, list, json!({})).await["organization"]["webhookEvents"]["nodes"].clone();
     let told = format!("it could not be applied; tell support the id {id}");
     assert_eq!(seen, json!([{ "status": "FAILED", "error": told }]));
-    let refused = sqlx::query("select cause from tenantry.webhook_events").fetch_all(&mut app.database.app().await).await;
+    let refused =
+        sqlx::query("select cause from tenantry.webhook_events").fetch_all(&mut app.database.app().await).await;
     assert!(refused.is_err_and(|error| error.to_string().contains("permission denied")));
     let admin = app.token("admin@example.com", None).await;
     let all = app.data(&admin, ALL, json!({ "first": 1 })).await["platform"]["webhookEvents"]["nodes"][0].clone();

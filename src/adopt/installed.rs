@@ -17,7 +17,8 @@ pub enum Wanted {
 pub async fn installed(session: &mut Session, wanted: Wanted) -> Result<()> {
     let (migrated, usable, read_only, who): (bool, bool, bool, String) = sqlx::query_as(
         "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('tenantry')),
-                coalesce(has_table_privilege(to_regclass('tenantry.adoptions')::oid, 'insert'), false),
+                coalesce((select has_schema_privilege(relnamespace, 'usage') and has_table_privilege(oid, 'insert') from pg_class
+                           where relname = 'adoptions' and relnamespace = to_regnamespace('tenantry')), false),
                 pg_is_in_recovery() or current_setting('transaction_read_only')::bool, current_user::text",
     )
     .fetch_one(session.conn())

@@ -325,7 +325,7 @@ async fn names_of_the_team_are_not_in_the_way() {
     let plan = Plan::parse(plan).expect("a plan");
     run(&database, plan.clone()).await;
     assert_eq!(count(&database, "select count(distinct organization_id) from public.tickets").await, 2);
-    assert_eq!(count(&database, "select count(*) from tenantry.users where email like '%@example.org'").await, 2);
+    assert_eq!(count(&database, "select count(*) from tenantry.users where clerk_id like 'legacy:x:%'").await, 2);
     assert_eq!(rollback(&database, plan).await, Vec::<String>::new());
     assert_eq!(tenantry::db::migrations::down(&options, count_of_ours).await.expect("down"), 0);
     assert_same(&before, &theirs().await);

@@ -11,6 +11,10 @@ use super::name::{literal, quote, short_name};
 use super::people::resolution;
 use super::plan::Source;
 
+/// The path of the functions. `public` has the operators of extensions' types (citext), by which keys are compared; nobody
+/// but its owner may create there (`SCHEMA_OPEN`).
+const FUNCTION_PATH: &str = "pg_catalog, tenantry, public, pg_temp";
+
 /// Between the part of an undo that needs a short strong lock and the part that runs long under a weak one.
 pub const THEN: &str = "; -- and then, by itself:\n";
 
@@ -55,7 +59,7 @@ end",
         what: format!("function {function}"),
         statements: vec![
             format!(
-                "create or replace function {function}(p_legacy_id text) returns void language plpgsql security definer set search_path = pg_catalog, tenantry, pg_temp as {}",
+                "create or replace function {function}(p_legacy_id text) returns void language plpgsql security definer set search_path = {FUNCTION_PATH} as {}",
                 literal(&body)
             ),
             format!("revoke execute on function {function}(text) from public"),
@@ -185,7 +189,7 @@ fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) 
         what: format!("trigger on {table}"),
         statements: vec![
             format!(
-                "create or replace function {function}() returns trigger language plpgsql security definer set search_path = pg_catalog, tenantry, pg_temp set datestyle = iso as {}",
+                "create or replace function {function}() returns trigger language plpgsql security definer set search_path = {FUNCTION_PATH} set datestyle = iso as {}",
                 literal(body)
             ),
             format!("revoke execute on function {function}() from public"),

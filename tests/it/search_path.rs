@@ -53,7 +53,7 @@ async fn under(database: &TestDb, path: &str) {
     assert_eq!(shown, path, "the login has it");
     if path.starts_with("decoy") {
         let found =
-            sqlx::raw_sql("select from tenantry.tickets").execute(&mut app).await.expect_err("a decoy").to_string();
+            sqlx::raw_sql(concat!("select from ", "tickets")).execute(&mut app).await.expect_err("a decoy").to_string();
         assert!(found.contains("permission denied for table tickets"), "and finds decoys: {found}");
     }
 }

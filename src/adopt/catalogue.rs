@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use sqlx::PgConnection;
 use sqlx::types::Json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::Relation;
 
@@ -154,7 +154,12 @@ where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname not in ('pg_catalog',
 
 /// Reads all tables outside of the system's schemas.
 pub async fn read(connection: &mut PgConnection) -> sqlx::Result<Catalogue> {
-    let rows: Vec<(Json<TableInfo>,)> = sqlx::query_as(QUERY).fetch_all(connection).await?;
+    // Names of types and constraints' tables come with their schema, whatever the login's path is: what is made of them runs
+    // under another path, in functions.
+    let mut transaction = connection.begin().await?;
+    transaction.execute("set local search_path = pg_catalog").await?;
+    let rows: Vec<(Json<TableInfo>,)> = sqlx::query_as(QUERY).fetch_all(&mut *transaction).await?;
+    transaction.rollback().await?;
     Ok(rows.into_iter().map(|(Json(table),)| (table.relation(), table)).collect())
 }
 

@@ -12,7 +12,7 @@ async fn many_tickets(app: &TestApp) {
                 (enum_range(null::tenantry.ticket_status))[1 + n % 6], (enum_range(null::tenantry.ticket_priority))[1 + n % 4],
                 case when n % 3 > 0 then timestamptz '2026-01-01' + (n % 5) * interval '1 day' end,
                 timestamptz '2025-01-01' + (n % 7) * interval '1 hour'
-           from generate_series(1, 60) n, organizations o where o.slug = 'acme-corp'",
+           from generate_series(1, 60) n, tenantry.organizations o where o.slug = 'acme-corp'",
     )
     .execute(&mut app.database.system().await)
     .await

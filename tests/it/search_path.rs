@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
+use tenantry::adopt::Plan;
 use tenantry::clock::Clock;
 use tenantry::db::{local, migrations};
 use tenantry::webhooks::WebhookSource::{Clerk, Stripe};
 use tenantry::{seed, verify};
 
-use crate::adopt::{finalize, keeping_access, legacy, plan, rollback, run, run_sql};
+use crate::adopt::{assert_same, catalogue, finalize, keeping_access, legacy, plan, rollback, run, run_sql};
 use crate::support::{TestApp, TestDb};
 use crate::webhooks::{self, PENDING, clerk, count, deliver, none_left, start_workers, stripe};
 
@@ -190,4 +191,34 @@ async fn the_search_path_decides_nothing_of_an_adoption() {
         finalize(&database, plan.clone()).await.unwrap_or_else(|error| panic!("{path}: {error}"));
         assert_eq!(rollback(&database, plan).await, Vec::<String>::new(), "{path}");
     }
+}
+
+/// Types of the team's own, in a schema that only the owner's path has: what the triggers do, they do under another path.
+#[tokio::test]
+async fn the_search_path_of_the_owner_is_not_that_of_the_triggers() {
+    const LEGACY: &str = "create schema legacy; create domain legacy.user_key as int; create type legacy.kind as enum ('a', 'b');
+        create table legacy.users (id legacy.user_key primary key, email text, name text);
+        create table legacy.boards (id serial primary key, user_id legacy.user_key not null references legacy.users);
+        create table legacy.notes (kind legacy.kind not null, no int not null, board_id int not null references legacy.boards, primary key (kind, no));
+        insert into legacy.users values (1, 'ann@example.org', 'Ann'), (2, 'bob@example.org', 'Bob');
+        insert into legacy.boards (user_id) values (1), (2); insert into legacy.notes values ('a', 1, 1), ('b', 1, 2)";
+    const PLAN: &str =
+        "name = 'x'\n[users]\ntable = 'legacy.users'\nemail = 'email'\n[workspaces]\nusers_without = 'personal'
+        [[tables]]\ntable = 'legacy.boards'\norganization = [{ user = 'user_id' }]
+        [[tables]]\ntable = 'legacy.notes'\norganization = [{ row = 'legacy.boards', by = 'board_id' }]";
+    let database = TestDb::seeded().await;
+    run_sql(&mut database.owner().await, LEGACY).await;
+    under(&database, "legacy, public").await;
+    let mut superuser = database.superuser().await;
+    let before = catalogue(&mut superuser).await;
+    let plan = Plan::parse(PLAN).expect("a plan");
+    run(&database, plan.clone()).await;
+    finalize(&database, plan.clone()).await.expect("finalize");
+    let live = "insert into legacy.users values (3, 'eve@example.org', 'Eve'); insert into legacy.boards (user_id) values (3); insert into legacy.notes values ('a', 2, 3)";
+    run_sql(&mut superuser, live).await;
+    let scoped = "select count(distinct organization_id) from legacy.notes";
+    let scoped: i64 = sqlx::query_scalar(scoped).fetch_one(&mut superuser).await.expect("a count");
+    assert_eq!(scoped, 3, "hers is in her workspace");
+    assert_eq!(rollback(&database, plan).await, Vec::<String>::new());
+    assert_same(&before, &catalogue(&mut superuser).await);
 }

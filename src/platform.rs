@@ -14,7 +14,6 @@ use uuid::Uuid;
 use crate::db::SystemTx;
 use crate::error::{Error, Result};
 use crate::graphql::connection::{Connection, LEADING_PARAMETERS, Page, Plan, platform_connection};
-use crate::graphql::entity::Entity;
 use crate::graphql::listing::{Bind, Listed};
 use crate::graphql::session::Session;
 use crate::id::Id;
@@ -52,7 +51,7 @@ pub async fn open(session: &Session, action: &str, metadata: serde_json::Value) 
 /// A page of a list over all organizations.
 pub(crate) async fn page<E: Listed>(session: &Session, plan: &Plan) -> Result<Page<E>> {
     let metadata = json!({ "where": plan.condition, "limit": plan.limit });
-    let mut tx = open(session, &format!("{}.list", bare::<E>()), metadata).await?;
+    let mut tx = open(session, &format!("{}.list", E::TABLE_NAME), metadata).await?;
     let sql = format!(
         "select {} from {} t where {} and {} and {} order by {} limit {}",
         columns::<E>(),
@@ -77,17 +76,12 @@ fn columns<E: Listed>() -> String {
 /// How many rows a list over all organizations has.
 pub(crate) async fn count<E: Listed>(session: &Session, plan: &Plan) -> Result<i64> {
     let metadata = json!({ "where": plan.condition });
-    let mut tx = open(session, &format!("{}.count", bare::<E>()), metadata).await?;
+    let mut tx = open(session, &format!("{}.count", E::TABLE_NAME), metadata).await?;
     let sql = format!("select count(*) from {} t where {} and {}", E::TABLE, E::LISTED_WHEN, plan.condition);
     let row =
         sqlx::query_with(AssertSqlSafe(sql), arguments(&plan.binds[..plan.filter_binds])?).fetch_one(tx.conn()).await?;
     tx.commit().await?;
     Ok(row.try_get(0)?)
-}
-
-/// The table's name without the schema, as the log of the platform has it.
-fn bare<E: Entity>() -> &'static str {
-    E::TABLE.rsplit('.').next().unwrap_or(E::TABLE)
 }
 
 /// Plans count their parameters from behind the organization and the parents, which there are none of here.

@@ -12,8 +12,10 @@ use crate::members::Action;
 
 /// A row that the loaders can fetch.
 pub trait Entity: Identified + Send + Sync + Unpin + Sized + 'static {
-    /// The table with its schema.
+    /// The table with its schema, for SQL.
     const TABLE: &'static str;
+    /// The table without its schema, as a name in logs.
+    const TABLE_NAME: &'static str;
     /// The columns, each with the table's alias `t`, in the order [`decode`](Self::decode) reads them.
     const COLUMNS: &'static str;
     /// `false` for the few global tables, which have no `organization_id`.
@@ -61,6 +63,7 @@ macro_rules! entity {
 
         impl $crate::graphql::entity::Entity for $name {
             const TABLE: &'static str = concat!("tenantry.", $table);
+            const TABLE_NAME: &'static str = $table;
             const COLUMNS: &'static str = $crate::columns!($( $field $(= $column)? ),+);
             const TENANT: bool = $tenant;
             const LISTED_WHEN: &'static str = $listed;
@@ -115,8 +118,8 @@ pub fn is_type(found: &PgTypeInfo, qualified: &'static str) -> bool {
     *found == PgTypeInfo::with_name(qualified) || sqlx::TypeInfo::name(found) == bare
 }
 
-/// Declares an enum that exists in `PostgreSQL` (`tenantry.ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
-/// `UPPER_CASE` labels, and its filter (`TicketStatusFilter`).
+/// Declares an enum that exists in `PostgreSQL` (`tenantry.ticket_status`), in Rust and in GraphQL (`TicketStatus`) with
+/// the same `UPPER_CASE` labels, and its filter (`TicketStatusFilter`).
 #[macro_export]
 macro_rules! pg_enum {
     (

@@ -9,7 +9,7 @@ use tenantry::webhooks::WebhookSource::{Clerk, Stripe};
 use tenantry::{seed, verify};
 
 use crate::adopt::{assert_same, catalogue, finalize, keeping_access, legacy, plan, rollback, run, run_sql};
-use crate::support::{TestApp, TestDb};
+use crate::support::TestDb;
 use crate::webhooks::{self, PENDING, clerk, count, deliver, none_left, start_workers, stripe};
 
 /// Without ours, with decoys before everything else, and with ours, where `PostgreSQL` tells types without their schema.
@@ -188,6 +188,7 @@ async fn the_search_path_decides_nothing_of_an_adoption() {
         let without = "select count(*) from legacy.bots where organization_id is null";
         let without: i64 = sqlx::query_scalar(without).fetch_one(&mut database.owner().await).await.expect("a count");
         assert_eq!(without, 0, "{path}: the trigger fills it");
+        run_sql(&mut database.owner().await, "delete from legacy.secrets where organization_id is null").await;
         finalize(&database, plan.clone()).await.unwrap_or_else(|error| panic!("{path}: {error}"));
         assert_eq!(rollback(&database, plan).await, Vec::<String>::new(), "{path}");
     }

@@ -145,7 +145,7 @@ async fn bare(owner: &PgConnectOptions, superuser: &mut PgConnection, table: &st
     execute(&mut connection, "set synchronous_commit = off").await?;
     execute(&mut connection, &format!("alter table legacy.{table} add column organization_id uuid")).await?;
     let sql = format!(
-        "update legacy.{table} t set organization_id = m.organization_id from adopt.users m
+        "update legacy.{table} t set organization_id = m.organization_id from tenantry.adopt_users m
           where m.adoption = 'bench' and m.legacy_id = t.user_id::text and t.id > $1 and t.id <= $2 and t.organization_id is null"
     );
     let begin = Instant::now();

@@ -120,7 +120,7 @@ async fn prepare(options: &Options) -> Anything<Bench> {
     let db = Db::new(app, superadmin, PoolLimits::default());
     seed::sample_data(&db, &Clock::System).await?;
     let mut admin = postgres.connect_options(local::SUPERUSER, DATABASE).connect().await?;
-    let known: i64 = sqlx::query_scalar("select count(*) from organizations where slug like 'scale-%'")
+    let known: i64 = sqlx::query_scalar("select count(*) from tenantry.organizations where slug like 'scale-%'")
         .fetch_one(&mut admin)
         .await?;
     let missing = i64::from(options.organizations) - known;
@@ -136,15 +136,15 @@ async fn prepare(options: &Options) -> Anything<Bench> {
 
     let issuer = DevIssuer::open(&data_dir)?;
     let slugs: Vec<(String,)> =
-        sqlx::query_as("select slug from organizations where slug like 'scale-%' order by 1 limit $1")
+        sqlx::query_as("select slug from tenantry.organizations where slug like 'scale-%' order by 1 limit $1")
             .bind(i64::try_from(SAMPLED)?)
             .fetch_all(&mut admin)
             .await?;
     let mut requests: BTreeMap<&'static str, Vec<Request>> = BTreeMap::new();
     for (slug,) in slugs {
         let subject: String = sqlx::query_scalar(
-            "select u.clerk_id from users u join organization_members m on m.user_id = u.id
-               join organizations o on o.id = m.organization_id where o.slug = $1 and m.role = 'OWNER' limit 1",
+            "select u.clerk_id from tenantry.users u join tenantry.organization_members m on m.user_id = u.id
+               join tenantry.organizations o on o.id = m.organization_id where o.slug = $1 and m.role = 'OWNER' limit 1",
         )
         .bind(&slug)
         .fetch_one(&mut admin)
@@ -155,7 +155,7 @@ async fn prepare(options: &Options) -> Anything<Bench> {
         let ttl = Some(chrono::Duration::hours(24));
         let token = issuer.issue(&IssueRequest { subject, organization, ttl, now: Clock::System.now() })?;
         let ticket: uuid::Uuid = sqlx::query_scalar(
-            "select t.id from tickets t join organizations o on o.id = t.organization_id where o.slug = $1 order by t.number limit 1 offset 500",
+            "select t.id from tenantry.tickets t join tenantry.organizations o on o.id = t.organization_id where o.slug = $1 order by t.number limit 1 offset 500",
         )
         .bind(&slug)
         .fetch_one(&mut admin)

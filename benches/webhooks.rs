@@ -184,8 +184,8 @@ async fn prepare(options: Options) -> Anything<Bench> {
     sqlx::raw_sql("vacuum analyze").execute(&mut admin).await?;
     let rows: Vec<(String, String, String, String, String)> = sqlx::query_as(
         "select o.clerk_org_id, o.slug, u.clerk_id, s.stripe_customer_id, s.stripe_subscription_id
-           from organizations o join subscriptions s on s.organization_id = o.id
-           join organization_members m on m.organization_id = o.id and m.role = 'OWNER' join users u on u.id = m.user_id
+           from tenantry.organizations o join tenantry.subscriptions s on s.organization_id = o.id
+           join tenantry.organization_members m on m.organization_id = o.id and m.role = 'OWNER' join tenantry.users u on u.id = m.user_id
           where o.slug like 'scale-%' order by 2 limit $1",
     )
     .bind(i64::from(options.organizations))
@@ -218,14 +218,14 @@ async fn prepare(options: Options) -> Anything<Bench> {
 /// An empty inbox, and nothing left to be written for what was measured before.
 async fn clear(bench: &Bench) -> Anything<()> {
     let mut admin = bench.admin().await?;
-    for statement in ["truncate webhook_events", "checkpoint"] {
+    for statement in ["truncate tenantry.webhook_events", "checkpoint"] {
         sqlx::raw_sql(statement).execute(&mut admin).await?;
     }
     Ok(())
 }
 
 async fn count(bench: &Bench, condition: &str) -> Anything<i64> {
-    let sql = format!("select count(*) from webhook_events where {condition}");
+    let sql = format!("select count(*) from tenantry.webhook_events where {condition}");
     Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut bench.admin().await?).await?)
 }
 
@@ -276,7 +276,7 @@ fn raw_inserts(bench: &Bench, runtime: &tokio::runtime::Runtime) -> Anything<f64
     // Prepared once with a fixed body: the server has to send each, pgbench does not.
     // Ids that grow with time, as ours do; random ones cost the index more.
     let script = format!(
-        "insert into webhook_events (id, source, event_id, event_type, object_id, raw_body, event_created_at, received_at, next_attempt_at)
+        "insert into tenantry.webhook_events (id, source, event_id, event_type, object_id, raw_body, event_created_at, received_at, next_attempt_at)
          values ((lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0') || substr(md5(random()::text), 1, 20))::uuid,
                  'STRIPE', 'evt_' || md5(random()::text), 'customer.subscription.updated', '{}', '\\x{}', now(), now(), now())
          on conflict (source, event_id) do nothing;\n",
@@ -387,8 +387,8 @@ async fn fill(bench: &Bench, newest: i64) -> Anything<i64> {
             break;
         }
         sqlx::query(
-            "insert into webhook_events (id, source, event_id, event_type, raw_body, received_at, next_attempt_at)
-             select gen_random_uuid(), n.source::webhook_source, n.id, n.event_type, n.body, now(), clock_timestamp()
+            "insert into tenantry.webhook_events (id, source, event_id, event_type, raw_body, received_at, next_attempt_at)
+             select gen_random_uuid(), n.source::tenantry.webhook_source, n.id, n.event_type, n.body, now(), clock_timestamp()
                from unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) as n (source, id, event_type, body)",
         )
         .bind(&sources)
@@ -398,7 +398,7 @@ async fn fill(bench: &Bench, newest: i64) -> Anything<i64> {
         .execute(&mut admin)
         .await?;
     }
-    for statement in ["vacuum analyze webhook_events", "checkpoint"] {
+    for statement in ["vacuum analyze tenantry.webhook_events", "checkpoint"] {
         sqlx::raw_sql(statement).execute(&mut admin).await?;
     }
     Ok(newest + 1 + events / 2 / tenants)
@@ -415,7 +415,7 @@ async fn drained(bench: &Bench, events: i64) -> Anything<String> {
     }
     let (seconds, applied, ignored): (f64, i64, i64) = sqlx::query_as(
         "select extract(epoch from max(processed_at) - min(processed_at))::float8,
-                count(*) filter (where status = 'APPLIED'), count(*) filter (where status = 'IGNORED') from webhook_events",
+                count(*) filter (where status = 'APPLIED'), count(*) filter (where status = 'IGNORED') from tenantry.webhook_events",
     )
     .fetch_one(&mut bench.admin().await?)
     .await?;

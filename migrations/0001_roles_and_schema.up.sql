@@ -1,4 +1,4 @@
--- The two group roles, the schema for functions, and the settings every policy reads.
+-- The two group roles, the schema in which everything of Tenantry is, and the settings every policy reads.
 -- Runs as the owner of the database, who need not be a superuser. Hosts that hand out no CREATEROLE
 -- create the two roles (and the membership below) beforehand; then this migration leaves them as they are.
 
@@ -23,7 +23,7 @@ begin
         end if;
     end loop;
 
-    -- The owner must be able to hand functions over to tenantry_superadmin (migration 0028).
+    -- The owner must be able to hand functions over to tenantry_superadmin (migration 0002).
     if not pg_has_role(current_user, 'tenantry_superadmin', privilege) then
         begin
             execute format('grant tenantry_superadmin to %I', current_user);
@@ -35,6 +35,11 @@ begin
                     using errcode = 'insufficient_privilege',
                           hint = format('Run as a superuser: grant tenantry_superadmin to %I;', current_user);
         end;
+    end if;
+
+    -- `tenantry migrate up` makes the schema first, since the ledger of the migrations is in it, and refuses somebody else's.
+    if to_regnamespace('tenantry') is null then
+        create schema tenantry;
     end if;
 
     -- Databases born before PostgreSQL 15 let everybody create objects in public.
@@ -52,31 +57,33 @@ begin
 end
 $$;
 
-create schema app;
-comment on schema app is 'Functions of Tenantry: the settings of the current transaction, the doors into a tenant, upkeep.';
-grant usage on schema app to tenantry_app, tenantry_superadmin;
+comment on schema tenantry is 'Everything of Tenantry: tables, enums, functions and the ledger of its migrations.';
+revoke all on schema tenantry from public;
+grant usage on schema tenantry to tenantry_app, tenantry_superadmin;
 
--- Kept in this shape (sql, stable, no SET, not security definer) so that the planner inlines them into the
--- policies and uses the index. After a transaction a setting is '' and not null, hence nullif.
-create function app.current_org() returns uuid
+-- Kept in this shape (sql, stable, no SET, not security definer) so that the planner inlines them into the policies and
+-- uses the index. The body is parsed here, once: no search_path of a caller changes what its names mean. After a
+-- transaction a setting is '' and not null, hence nullif.
+create function tenantry.current_org() returns uuid
     language sql stable parallel safe
-    as $$ select nullif(current_setting('app.current_org_id', true), '')::uuid $$;
-comment on function app.current_org() is 'Organization of this transaction, or null: then every policy answers no rows.';
+    return nullif(current_setting('app.current_org_id', true), '')::uuid;
+comment on function tenantry.current_org() is 'Organization of this transaction, or null: then every policy answers no rows.';
 
-create function app.current_user_id() returns uuid
+create function tenantry.current_user_id() returns uuid
     language sql stable parallel safe
-    as $$ select nullif(current_setting('app.current_user_id', true), '')::uuid $$;
-comment on function app.current_user_id() is 'User of this transaction, or null.';
+    return nullif(current_setting('app.current_user_id', true), '')::uuid;
+comment on function tenantry.current_user_id() is 'User of this transaction, or null.';
 
-create function app.touch_updated_at() returns trigger
+-- Qualified instead of a SET clause, which would cost on every row.
+create function tenantry.touch_updated_at() returns trigger
     language plpgsql
     as $$
 begin
-    new.updated_at := now();
+    new.updated_at := pg_catalog.now();
     return new;
 end
 $$;
-comment on function app.touch_updated_at() is 'Trigger: updated_at is the time of the transaction that changed the row.';
+comment on function tenantry.touch_updated_at() is 'Trigger: updated_at is the time of the transaction that changed the row.';
 
-revoke execute on function app.current_org(), app.current_user_id(), app.touch_updated_at() from public;
-grant execute on function app.current_org(), app.current_user_id() to tenantry_app, tenantry_superadmin;
+revoke execute on function tenantry.current_org(), tenantry.current_user_id(), tenantry.touch_updated_at() from public;
+grant execute on function tenantry.current_org(), tenantry.current_user_id() to tenantry_app, tenantry_superadmin;

@@ -11,7 +11,7 @@ use crate::sql_enum;
 
 sql_enum! {
     /// The role of a member in an organization.
-    pub enum MemberRole("member_role") {
+    pub enum MemberRole("tenantry.member_role") {
         /// Every action, including billing and deletion. Every organization has at least one owner.
         Owner = "OWNER",
         /// Every action except billing and deletion.

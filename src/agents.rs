@@ -13,7 +13,7 @@ use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
     /// What an agent does.
-    pub enum AgentType("agent_type", AgentTypeFilter) {
+    pub enum AgentType("tenantry.agent_type", AgentTypeFilter) {
         /// Sorts tickets.
         Triage = "TRIAGE",
         /// Answers them.
@@ -27,7 +27,7 @@ pg_enum! {
 
 pg_enum! {
     /// The state of an agent.
-    pub enum AgentStatus("agent_status", AgentStatusFilter) {
+    pub enum AgentStatus("tenantry.agent_status", AgentStatusFilter) {
         /// Being written.
         Draft = "DRAFT",
         /// At work.
@@ -41,7 +41,7 @@ pg_enum! {
 
 pg_enum! {
     /// What a rule decides.
-    pub enum DecisionAction("decision_action", DecisionActionFilter) {
+    pub enum DecisionAction("tenantry.decision_action", DecisionActionFilter) {
         /// Granted without a person.
         AutoApprove = "AUTO_APPROVE",
         /// A person must decide.

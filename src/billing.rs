@@ -12,7 +12,7 @@ use crate::{entity, pg_enum};
 
 pg_enum! {
     /// The state of a subscription: Stripe's eight (Stripe API reference, `Subscription.status`).
-    pub enum SubscriptionStatus("subscription_status", SubscriptionStatusFilter) {
+    pub enum SubscriptionStatus("tenantry.subscription_status", SubscriptionStatusFilter) {
         /// The first payment is still to come.
         Incomplete = "INCOMPLETE",
         /// The first payment never came.

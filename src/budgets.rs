@@ -17,7 +17,7 @@ use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
     /// What a budget pays for.
-    pub enum BudgetType("budget_type", BudgetTypeFilter) {
+    pub enum BudgetType("tenantry.budget_type", BudgetTypeFilter) {
         /// Refunds to customers.
         Refund = "REFUND",
         /// AI models.
@@ -31,7 +31,7 @@ pg_enum! {
 
 pg_enum! {
     /// The length of a budget's period.
-    pub enum BudgetPeriod("budget_period", BudgetPeriodFilter) {
+    pub enum BudgetPeriod("tenantry.budget_period", BudgetPeriodFilter) {
         /// A day.
         Day = "DAY",
         /// A week.
@@ -47,7 +47,7 @@ pg_enum! {
 
 pg_enum! {
     /// What a usage record did to its budget.
-    pub enum BudgetUsageKind("budget_usage_kind", BudgetUsageKindFilter) {
+    pub enum BudgetUsageKind("tenantry.budget_usage_kind", BudgetUsageKindFilter) {
         /// Took at once.
         Spend = "SPEND",
         /// Set aside.

@@ -17,7 +17,7 @@ use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
     /// The tier of a customer.
-    pub enum AccountTier("account_tier", AccountTierFilter) {
+    pub enum AccountTier("tenantry.account_tier", AccountTierFilter) {
         /// As everybody.
         Standard = "STANDARD",
         /// Pays for more.
@@ -29,7 +29,7 @@ pg_enum! {
 
 pg_enum! {
     /// How a customer stands with the organization.
-    pub enum AccountStanding("account_standing", AccountStandingFilter) {
+    pub enum AccountStanding("tenantry.account_standing", AccountStandingFilter) {
         /// Nothing to note.
         Good = "GOOD",
         /// To be looked at twice.

@@ -16,7 +16,7 @@ use crate::{entity, listing, pg_enum};
 
 pg_enum! {
     /// How urgent an escalation is.
-    pub enum EscalationPriority("escalation_priority", EscalationPriorityFilter) {
+    pub enum EscalationPriority("tenantry.escalation_priority", EscalationPriorityFilter) {
         /// Whenever there is time.
         Low = "LOW",
         /// In its turn.
@@ -30,7 +30,7 @@ pg_enum! {
 
 pg_enum! {
     /// The state of an escalation.
-    pub enum EscalationStatus("escalation_status", EscalationStatusFilter) {
+    pub enum EscalationStatus("tenantry.escalation_status", EscalationStatusFilter) {
         /// Nobody has it yet.
         Open = "OPEN",
         /// Somebody has it.
@@ -46,7 +46,7 @@ pg_enum! {
 
 pg_enum! {
     /// Why a ticket was escalated.
-    pub enum EscalationReason("escalation_reason", EscalationReasonFilter) {
+    pub enum EscalationReason("tenantry.escalation_reason", EscalationReasonFilter) {
         /// An answer or solution is overdue.
         SlaBreach = "SLA_BREACH",
         /// The customer asked for it.

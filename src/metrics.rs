@@ -15,7 +15,7 @@ use crate::{entity, listing, pg_enum};
 
 pg_enum! {
     /// The length of a period of figures.
-    pub enum MetricPeriod("metric_period", MetricPeriodFilter) {
+    pub enum MetricPeriod("tenantry.metric_period", MetricPeriodFilter) {
         /// An hour.
         Hour = "HOUR",
         /// A day.
@@ -29,7 +29,7 @@ pg_enum! {
 
 pg_enum! {
     /// Where figures go, against the period before.
-    pub enum PerformanceTrend("performance_trend", PerformanceTrendFilter) {
+    pub enum PerformanceTrend("tenantry.performance_trend", PerformanceTrendFilter) {
         /// Better.
         Up = "UP",
         /// Worse.

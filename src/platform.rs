@@ -22,8 +22,8 @@ pub async fn open(session: &Session, action: &str, metadata: serde_json::Value) 
     let origin = session.origin();
     let mut tx = SystemTx::begin(&session.services().db).await?;
     let admitted = sqlx::query!(
-        "insert into platform_audit_logs (id, user_id, action, metadata, ip_address, request_id, created_at)
-         select $1, u.id, $3, $4, $5::text::inet, $6, $7 from users u
+        "insert into tenantry.platform_audit_logs (id, user_id, action, metadata, ip_address, request_id, created_at)
+         select $1, u.id, $3, $4, $5::text::inet, $6, $7 from tenantry.users u
           where u.clerk_id = $2 and u.is_superadmin and u.deleted_at is null",
         Id::<()>::new(session.clock()) as _,
         subject,

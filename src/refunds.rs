@@ -19,7 +19,7 @@ use crate::{entity, listing, pg_enum};
 
 pg_enum! {
     /// Why money goes back.
-    pub enum RefundReason("refund_reason", RefundReasonFilter) {
+    pub enum RefundReason("tenantry.refund_reason", RefundReasonFilter) {
         /// The product does not work.
         DefectiveProduct = "DEFECTIVE_PRODUCT",
         /// The product is not what was promised.
@@ -39,7 +39,7 @@ pg_enum! {
 
 pg_enum! {
     /// The state of a refund.
-    pub enum RefundStatus("refund_status", RefundStatusFilter) {
+    pub enum RefundStatus("tenantry.refund_status", RefundStatusFilter) {
         /// Asked for.
         Requested = "REQUESTED",
         /// A person must decide.

@@ -16,7 +16,7 @@ use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
     /// The rank of a representative.
-    pub enum RepresentativeRole("representative_role", RepresentativeRoleFilter) {
+    pub enum RepresentativeRole("tenantry.representative_role", RepresentativeRoleFilter) {
         /// Answers tickets.
         Agent = "AGENT",
         /// Answers difficult ones.
@@ -30,7 +30,7 @@ pg_enum! {
 
 pg_enum! {
     /// Whether a representative can take a ticket now.
-    pub enum RepresentativeStatus("representative_status", RepresentativeStatusFilter) {
+    pub enum RepresentativeStatus("tenantry.representative_status", RepresentativeStatusFilter) {
         /// Can.
         Online = "ONLINE",
         /// Soon again.

@@ -1,5 +1,7 @@
 //! Enums whose labels are the same in `PostgreSQL`, in Rust, in JSON and in the schema.
 
+use sqlx::postgres::PgTypeInfo;
+
 /// An enum made by [`sql_enum!`](macro@crate::sql_enum).
 pub trait SqlEnum: Copy + Send + Sync + 'static {
     /// The name of the type in `PostgreSQL`.
@@ -8,7 +10,15 @@ pub trait SqlEnum: Copy + Send + Sync + 'static {
     fn label(self) -> &'static str;
 }
 
-/// Declares an enum that exists in `PostgreSQL` (`ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
+/// Whether `found` is our type of this qualified name. `PostgreSQL` gives the name of a type without its schema where the
+/// login's `search_path` has the schema, so both forms are right.
+#[must_use]
+pub fn is_type(found: &PgTypeInfo, qualified: &'static str) -> bool {
+    let bare = qualified.rsplit('.').next().unwrap_or(qualified);
+    *found == PgTypeInfo::with_name(qualified) || sqlx::TypeInfo::name(found) == bare
+}
+
+/// Declares an enum that exists in `PostgreSQL` (`tenantry.ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
 /// `UPPER_CASE` labels. A slice's enums have a filter as well: [`pg_enum!`](crate::pg_enum).
 #[macro_export]
 macro_rules! sql_enum {
@@ -20,9 +30,8 @@ macro_rules! sql_enum {
     ) => {
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
-            async_graphql::Enum, sqlx::Type, serde::Serialize, serde::Deserialize,
+            async_graphql::Enum, sqlx::Encode, sqlx::Decode, serde::Serialize, serde::Deserialize,
         )]
-        #[sqlx(type_name = $sql)]
         $(#[$meta])*
         pub enum $name {
             $(
@@ -32,6 +41,26 @@ macro_rules! sql_enum {
                 #[serde(rename = $label)]
                 $variant,
             )+
+        }
+
+        impl sqlx::Type<sqlx::Postgres> for $name {
+            fn type_info() -> sqlx::postgres::PgTypeInfo {
+                sqlx::postgres::PgTypeInfo::with_name($sql)
+            }
+
+            fn compatible(found: &sqlx::postgres::PgTypeInfo) -> bool {
+                $crate::sql_enum::is_type(found, $sql)
+            }
+        }
+
+        impl sqlx::postgres::PgHasArrayType for $name {
+            fn array_type_info() -> sqlx::postgres::PgTypeInfo {
+                sqlx::postgres::PgTypeInfo::array_of($sql)
+            }
+
+            fn array_compatible(found: &sqlx::postgres::PgTypeInfo) -> bool {
+                $crate::sql_enum::is_type(found, concat!($sql, "[]"))
+            }
         }
 
         impl $name {

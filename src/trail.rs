@@ -51,7 +51,7 @@ pub struct Origin<'a> {
 pub async fn record(tx: &mut TenantTx, clock: &Clock, origin: Origin<'_>, entry: &AuditEntry) -> Result<()> {
     let tenant = tx.tenant();
     sqlx::query!(
-        "insert into audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at)
+        "insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9, $10)",
         tenant.organization_id as _,
         AuditLogId::new(clock) as _,
@@ -80,7 +80,7 @@ pub async fn record_of_system(
     entry: &AuditEntry,
 ) -> Result<()> {
     sqlx::query!(
-        "insert into audit_logs (organization_id, id, action, resource_type, resource_id, metadata, created_at)
+        "insert into tenantry.audit_logs (organization_id, id, action, resource_type, resource_id, metadata, created_at)
          values ($1, $2, $3, $4, $5, $6, $7)",
         organization as _,
         AuditLogId::new(clock) as _,

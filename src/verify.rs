@@ -19,7 +19,8 @@ pub struct Finding {
 /// A check: its name, a query that answers one row (subject, problem) for each finding.
 type Check = (&'static str, &'static str);
 
-/// Checks of the catalogue: row-level security on everything that belongs to a tenant.
+/// Checks of the catalogue: row-level security on everything that belongs to a tenant, of ours and of what was adopted. The
+/// state of adoptions is the owner's alone and has no policies, as long as the API's role has no privilege on it.
 pub const CATALOGUE_CHECKS: &[Check] = &[
     (
         "row-level-security",
@@ -28,7 +29,11 @@ pub const CATALOGUE_CHECKS: &[Check] = &[
                      when not c.relforcerowsecurity then 'row-level security is not forced: `alter table … force row level security`'
                      else 'no policy binds tenantry_app: rows of all tenants are hidden or shown alike' end
            from pg_class c
-          where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
+          where c.relkind in ('r', 'p') and (c.relnamespace = 'tenantry'::regnamespace
+                 or exists (select from pg_constraint f where f.conrelid = c.oid and f.contype = 'f' and f.confrelid = 'tenantry.organizations'::regclass))
+            and not (c.relnamespace = 'tenantry'::regnamespace and c.relname like 'adopt\\_%'
+                     and not has_table_privilege('tenantry_app', c.oid, 'select, insert, update, delete')
+                     and not has_any_column_privilege('tenantry_app', c.oid, 'select, insert, update'))
             and (exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped)
                  or c.relname in ('organizations', 'users'))
             and not (c.relrowsecurity and c.relforcerowsecurity
@@ -46,7 +51,11 @@ pub const CATALOGUE_CHECKS: &[Check] = &[
         "tenant-index",
         "select c.oid::regclass::text, 'no index begins with organization_id: every list reads the whole table'
            from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
-          where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
+          where c.relkind in ('r', 'p') and (c.relnamespace = 'tenantry'::regnamespace
+                 or exists (select from pg_constraint f where f.conrelid = c.oid and f.contype = 'f' and f.confrelid = 'tenantry.organizations'::regclass))
+            and not (c.relnamespace = 'tenantry'::regnamespace and c.relname like 'adopt\\_%'
+                     and not has_table_privilege('tenantry_app', c.oid, 'select, insert, update, delete')
+                     and not has_any_column_privilege('tenantry_app', c.oid, 'select, insert, update'))
             and not exists (select from pg_index i where i.indrelid = c.oid and i.indkey[0] = a.attnum)",
     ),
     (
@@ -64,43 +73,43 @@ const DATA_CHECKS: &[Check] = &[
     (
         "organization-without-owner",
         "select o.slug, 'nobody is OWNER: nobody can pay or delete; make a member OWNER'
-           from organizations o
+           from tenantry.organizations o
           where o.deleted_at is null
-            and not exists (select from organization_members m
+            and not exists (select from tenantry.organization_members m
                              where m.organization_id = o.id and m.role = 'OWNER' and m.deleted_at is null)
           order by 1 limit 100",
     ),
     (
         "user-without-organization",
         "select u.id::text, 'is a member of no organization: invite the user or give a personal workspace'
-           from users u
+           from tenantry.users u
           where u.deleted_at is null and not u.is_superadmin
-            and not exists (select from organization_members m where m.user_id = u.id and m.deleted_at is null)
+            and not exists (select from tenantry.organization_members m where m.user_id = u.id and m.deleted_at is null)
           order by 1 limit 100",
     ),
     (
         "duplicate-slug",
-        "select lower(slug), format('%s organizations share it', count(*)) from organizations group by 1 having count(*) > 1 limit 100",
+        "select lower(slug), format('%s organizations share it', count(*)) from tenantry.organizations group by 1 having count(*) > 1 limit 100",
     ),
     (
         "current-organization",
         "select u.id::text, 'the current organization is one the user is not a member of'
-           from users u
+           from tenantry.users u
           where u.current_organization_id is not null and u.deleted_at is null
-            and not exists (select from organization_members m
+            and not exists (select from tenantry.organization_members m
                              where m.user_id = u.id and m.organization_id = u.current_organization_id and m.deleted_at is null)
           order by 1 limit 100",
     ),
     (
         "ticket-counter",
         "select t.organization_id::text, format('the highest ticket number is %s, the counter stands at %s', max(t.number), coalesce(max(c.last_number), 0))
-           from tickets t left join ticket_counters c using (organization_id)
+           from tenantry.tickets t left join tenantry.ticket_counters c using (organization_id)
           group by 1 having max(t.number) > coalesce(max(c.last_number), 0) limit 100",
     ),
     (
         "budget-limit",
         "select b.id::text, 'spent and reserved exceed a hard limit'
-           from budgets b where b.is_hard_limit and b.spent_minor + b.reserved_minor > b.limit_minor limit 100",
+           from tenantry.budgets b where b.is_hard_limit and b.spent_minor + b.reserved_minor > b.limit_minor limit 100",
     ),
 ];
 

@@ -87,7 +87,7 @@ fn batch_sql(checked: &Checked, table: &CheckedTable, condition: &str, limit: u3
     let (adoption, label) = (literal(&checked.plan.name), literal(&table.label()));
     let moved = if checkpoint {
         format!(
-            ", moved as (insert into adopt.checkpoints (adoption, table_name, position) select {adoption}, {label}, position from batch order by number desc limit 1
+            ", moved as (insert into tenantry.adopt_checkpoints (adoption, table_name, position) select {adoption}, {label}, position from batch order by number desc limit 1
                          on conflict (adoption, table_name) do update set position = excluded.position)"
         )
     } else {
@@ -111,10 +111,10 @@ fn batch_sql(checked: &Checked, table: &CheckedTable, condition: &str, limit: u3
               where t.ctid = d.place and d.organization is not null and t.{column} is null
              returning d.key, d.organization, d.source
          ), mapped as (
-             insert into adopt.batches (adoption, table_name, keys, organizations, sources)
+             insert into tenantry.adopt_batches (adoption, table_name, keys, organizations, sources)
              select {adoption}, {label}, array_agg(key), array_agg(organization), array_agg(source) from updated having count(*) > 0
          ), failed as (
-             insert into adopt.unresolved as u (adoption, table_name, key, reason, detail)
+             insert into tenantry.adopt_unresolved as u (adoption, table_name, key, reason, detail)
              select {adoption}, {label}, key, reason, detail from decided where organization is null
              on conflict (adoption, table_name, key) do update set reason = excluded.reason, detail = excluded.detail
               where (u.reason, u.detail) is distinct from (excluded.reason, excluded.detail)

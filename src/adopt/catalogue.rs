@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use sqlx::PgConnection;
 use sqlx::types::Json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::Relation;
 
@@ -144,17 +144,22 @@ select jsonb_build_object(
   'indexed', coalesce((select jsonb_agg(distinct a.attname) from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
      where i.indrelid = c.oid and i.indisvalid and i.indpred is null), '[]'),
   'update_triggers', coalesce((select jsonb_agg(t.tgname order by t.tgname) from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_namespace pn on pn.oid = p.pronamespace
-     where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled in ('O', 'A') and t.tgtype & 16 <> 0 and t.tgtype & 1 <> 0 and pn.nspname <> 'adopt'), '[]'),
+     where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled in ('O', 'A') and t.tgtype & 16 <> 0 and t.tgtype & 1 <> 0 and pn.nspname <> 'tenantry'), '[]'),
   'grantees', coalesce((select jsonb_agg(distinct g.who) from (select case x.grantee when 0 then 'public' else pg_get_userbyid(x.grantee) end as who, x.grantee
         from aclexplode(c.relacl) x where x.privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE')) g
      where g.grantee <> c.relowner and g.who not in ('tenantry_app', 'tenantry_superadmin')), '[]'))
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'app', 'adopt')
+where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'tenantry')
   and n.nspname not like 'pg\\_temp\\_%'";
 
 /// Reads all tables outside of the system schemas.
 pub async fn read(connection: &mut PgConnection) -> sqlx::Result<Catalogue> {
-    let rows: Vec<(Json<TableInfo>,)> = sqlx::query_as(QUERY).fetch_all(connection).await?;
+    // Names of types and constraints' tables come with their schema, whatever the login's path is: what is made of them runs
+    // under another path, in functions.
+    let mut transaction = connection.begin().await?;
+    transaction.execute("set local search_path = pg_catalog").await?;
+    let rows: Vec<(Json<TableInfo>,)> = sqlx::query_as(QUERY).fetch_all(&mut *transaction).await?;
+    transaction.rollback().await?;
     Ok(rows.into_iter().map(|(Json(table),)| (table.relation(), table)).collect())
 }
 

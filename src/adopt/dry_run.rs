@@ -176,7 +176,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> 
         let sql = format!(
             "insert into pg_temp.adopt_organizations
              select {id}, coalesce(a.organization_id, {}) from {} o
-               left join adopt.organizations a on a.adoption = {adoption} and a.legacy_id = {id}",
+               left join tenantry.adopt_organizations a on a.adoption = {adoption} and a.legacy_id = {id}",
             placeholder_id("organization", &id),
             organizations.table.sql()
         );
@@ -185,7 +185,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> 
     let default = placeholder_id("default", "''");
     let sql = format!(
         "insert into pg_temp.adopt_default
-         select coalesce((select default_organization from adopt.adoptions where name = {adoption}), {default})
+         select coalesce((select default_organization from tenantry.adoptions where name = {adoption}), {default})
           where {} and exists (select from {})",
         plan.workspaces.has_default(),
         plan.users.table.sql()
@@ -196,7 +196,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> 
         Policy::Default => ("(select default_organization from pg_temp.adopt_default)".to_owned(), "null"),
         Policy::Leave => ("null::uuid".to_owned(), "'has no organization, and the plan leaves such users alone'"),
     };
-    // As adopt.adopt_user does it, for all at once.
+    // As tenantry.adopt_user does it, for all at once.
     let sql = format!(
         "insert into pg_temp.adopt_users
          select f.legacy_id, f.organization_id, case when f.organization_id is null then f.reason end,
@@ -206,7 +206,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> 
                                  case when r.reason is null and t.several is null and p.ambiguous is null then {made} end) as organization_id,
                         coalesce(r.reason, p.ambiguous, t.several, {why}) as reason
                    from ({}) r
-                   left join adopt.users a on a.adoption = {adoption} and a.legacy_id = r.legacy_id
+                   left join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = r.legacy_id
                    left join lateral (
                        select case when not g.gone then g.id end as id,
                               case when g.gone then 'was deleted at the identity provider' else g.ambiguous end as ambiguous
@@ -215,7 +215,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> 
                                       (array_agg(u.deleted_at order by by_clerk desc, by_id desc))[1] is not null as gone
                                  from (select u.id, u.deleted_at, coalesce(u.clerk_id = r.clerk_id, false) as by_clerk,
                                               coalesce(u.clerk_id in (r.clerk_id, 'legacy:' || {adoption} || ':' || r.legacy_id), false) as by_id
-                                         from public.users u
+                                         from tenantry.users u
                                         where u.clerk_id in (r.clerk_id, 'legacy:' || {adoption} || ':' || r.legacy_id)
                                            or u.deleted_at is null and lower(u.email) = lower(r.email)) u) g) p on true
                    left join lateral (
@@ -223,8 +223,8 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> 
                                    else (array_agg(m.organization_id) filter (where m.organization_id = u.current_organization_id))[1] end as one,
                               case when count(*) > 1 and not bool_or(coalesce(m.organization_id = u.current_organization_id, false))
                                    then 'is a member of several organizations in Tenantry, and none is the current one' end as several
-                         from public.organization_members m join public.organizations o on o.id = m.organization_id and o.deleted_at is null
-                         join public.users u on u.id = m.user_id
+                         from tenantry.organization_members m join tenantry.organizations o on o.id = m.organization_id and o.deleted_at is null
+                         join tenantry.users u on u.id = m.user_id
                         where m.user_id = p.id and m.deleted_at is null) t on true) f",
         resolution(checked, Mappings::Dry, "true")
     );

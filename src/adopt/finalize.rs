@@ -49,7 +49,7 @@ pub async fn finalize(session: &mut OwnerConnection, plan: Plan, options: &Final
     let checked = check(session, plan, Wanted::Write).await?;
     refuse_open_schemas(session).await?;
     let cut_over: bool = sqlx::query_scalar(
-        "select coalesce(bool_or(cut_over_at is not null), false) from adopt.adoptions where name = $1",
+        "select coalesce(bool_or(cut_over_at is not null), false) from tenantry.adoptions where name = $1",
     )
     .bind(&checked.plan.name)
     .fetch_one(session.conn())
@@ -75,7 +75,7 @@ pub async fn finalize(session: &mut OwnerConnection, plan: Plan, options: &Final
     }
     let Work { changes, .. } = work;
     if !changes.is_empty() {
-        sqlx::query("update adopt.adoptions set finalized_at = coalesce(finalized_at, now()) where name = $1")
+        sqlx::query("update tenantry.adoptions set finalized_at = coalesce(finalized_at, now()) where name = $1")
             .bind(&checked.plan.name)
             .execute(session.conn())
             .await
@@ -245,10 +245,10 @@ impl Work<'_> {
         let name = short_name(&format!("{}_adopted_organization", table.relation().name));
         // Our own does not count: it may exist without being validated.
         let refers = table.info.foreign_keys.iter().any(|key| {
-            key.name != name && key.columns == [COLUMN] && key.target().to_string() == "public.organizations"
+            key.name != name && key.columns == [COLUMN] && key.target().to_string() == "tenantry.organizations"
         });
         if !refers {
-            let definition = format!("foreign key ({}) references public.organizations (id)", quote(COLUMN));
+            let definition = format!("foreign key ({}) references tenantry.organizations (id)", quote(COLUMN));
             self.foreign_key(&sql, &name, &definition, None).await?;
         }
         for key in table.info.foreign_keys.clone() {
@@ -335,7 +335,7 @@ impl Work<'_> {
         let mut statements = vec![
             format!("drop policy if exists tenant on {sql}"),
             format!(
-                "create policy tenant on {sql} for all to tenantry_app using ({column} = app.current_org()) with check ({column} = app.current_org())"
+                "create policy tenant on {sql} for all to tenantry_app using ({column} = tenantry.current_org()) with check ({column} = tenantry.current_org())"
             ),
             format!("drop policy if exists superadmin on {sql}"),
             format!("create policy superadmin on {sql} for all to tenantry_superadmin using (true) with check (true)"),
@@ -382,7 +382,7 @@ impl Work<'_> {
         // We enabled it earlier: its undo was recorded then.
         let what = policies::change_name(table);
         let known: Option<String> =
-            sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
+            sqlx::query_scalar("select undo from tenantry.adopt_changes where adoption = $1 and what = $2")
                 .bind(&plan.name)
                 .bind(&what)
                 .fetch_optional(self.session.conn())
@@ -395,7 +395,7 @@ impl Work<'_> {
     async fn cut_over(&mut self) -> Result<()> {
         let plan = &self.checked.plan;
         let changes: Vec<(String, String)> = sqlx::query_as(
-            "select what, undo from adopt.changes where adoption = $1 and (what like 'trigger on %' or what like 'function %') order by number desc",
+            "select what, undo from tenantry.adopt_changes where adoption = $1 and (what like 'trigger on %' or what like 'function %') order by number desc",
         )
         .bind(&plan.name)
         .fetch_all(self.session.conn())
@@ -403,7 +403,7 @@ impl Work<'_> {
         .map_err(doing("reading the record"))?;
         for (what, undo) in changes {
             let forget = format!(
-                "delete from adopt.changes where adoption = {} and what = {}",
+                "delete from tenantry.adopt_changes where adoption = {} and what = {}",
                 literal(&plan.name),
                 literal(&what)
             );
@@ -419,7 +419,7 @@ impl Work<'_> {
             self.session.run_locked("cut-over", self.options.lock_timeout, &[statement]).await?;
         }
         let done = format!(
-            "update adopt.adoptions set cut_over_at = coalesce(cut_over_at, now()) where name = {}",
+            "update tenantry.adoptions set cut_over_at = coalesce(cut_over_at, now()) where name = {}",
             literal(&plan.name)
         );
         self.session.run_locked("cut-over", self.options.lock_timeout, &[done]).await

@@ -21,7 +21,7 @@ impl Mappings {
     /// The mapping of users: `legacy_id`, `organization_id`, `reason`.
     pub fn users(self, adoption: &str) -> String {
         match self {
-            Self::Real => format!("(select * from adopt.users where adoption = {})", literal(adoption)),
+            Self::Real => format!("(select * from tenantry.adopt_users where adoption = {})", literal(adoption)),
             Self::Dry => "pg_temp.adopt_users".to_owned(),
         }
     }
@@ -29,7 +29,9 @@ impl Mappings {
     /// The mapping of organizations: `legacy_id`, `organization_id`.
     pub fn organizations(self, adoption: &str) -> String {
         match self {
-            Self::Real => format!("(select * from adopt.organizations where adoption = {})", literal(adoption)),
+            Self::Real => {
+                format!("(select * from tenantry.adopt_organizations where adoption = {})", literal(adoption))
+            }
             Self::Dry => "pg_temp.adopt_organizations".to_owned(),
         }
     }
@@ -46,7 +48,7 @@ impl Mappings {
     fn default_organization(self, adoption: &str) -> String {
         match self {
             Self::Real => {
-                format!("(select default_organization from adopt.adoptions where name = {})", literal(adoption))
+                format!("(select default_organization from tenantry.adoptions where name = {})", literal(adoption))
             }
             Self::Dry => "(select default_organization from pg_temp.adopt_default)".to_owned(),
         }
@@ -100,7 +102,7 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
                     let join = format!("{} {alias} on {alias}.legacy_id = {value}", mappings.organizations(adoption));
                     (join, format!("{alias}.organization_id"), value, why_not)
                 } else {
-                    let join = format!("public.organizations {alias} on {alias}.id = b.{}", quote(column));
+                    let join = format!("tenantry.organizations {alias} on {alias}.id = b.{}", quote(column));
                     (join, format!("{alias}.id"), value, why_not)
                 }
             }

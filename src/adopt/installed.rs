@@ -1,10 +1,8 @@
-//! Checks Tenantry's own tables: they exist, the login may use them, and no tables of the team are in their place.
-
-use sqlx::PgConnection;
+//! Checks Tenantry's own tables: they exist, the login may use them, and their schema is nobody else's.
 
 use super::name::quote;
 use super::{AdoptError, OwnerConnection, Result, doing};
-use crate::db::migrations::MIGRATOR;
+use crate::db::migrations::foreign_schema;
 use crate::error::Code;
 
 /// What the login must be able to do.
@@ -16,26 +14,26 @@ pub enum Wanted {
     Write,
 }
 
-/// Refuses when Tenantry's own tables are missing, when tables of the team are in their place, or when the login may
-/// not use them.
+/// Refuses when Tenantry's own tables are missing, when their schema is somebody else's, or when the login may not use
+/// them.
 pub async fn check_installed(session: &mut OwnerConnection, wanted: Wanted) -> Result<()> {
     let (migrated, usable, read_only, who): (bool, bool, bool, String) = sqlx::query_as(
-        "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt')),
-                coalesce(has_schema_privilege(to_regnamespace('adopt')::oid, 'usage'), false),
+        "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('tenantry')),
+                coalesce((select has_schema_privilege(relnamespace, 'usage') and has_table_privilege(oid, 'insert') from pg_class
+                           where relname = 'adoptions' and relnamespace = to_regnamespace('tenantry')), false),
                 pg_is_in_recovery() or current_setting('transaction_read_only')::bool, current_user::text",
     )
     .fetch_one(session.conn())
     .await
     .map_err(doing("looking at the database"))?;
     if !migrated {
-        let collisions = collisions(session.conn()).await?;
-        return Err(if collisions.is_empty() {
-            AdoptError::refused(
+        let foreign = foreign_schema(session.conn()).await.map_err(doing("looking at the schemas"))?;
+        return Err(match foreign {
+            None => AdoptError::refused(
                 Code::NotMigrated,
                 "Tenantry's tables are not in this database yet: run `tenantry migrate up` first",
-            )
-        } else {
-            AdoptError::refused(Code::TablesInTheWay, collision_remedy(&collisions))
+            ),
+            Some(problem) => AdoptError::refused(Code::SchemaTaken, problem),
         });
     }
     if wanted == Wanted::Write && read_only {
@@ -84,40 +82,4 @@ pub async fn refuse_open_schemas(session: &mut OwnerConnection) -> Result<()> {
         })
         .collect();
     Err(AdoptError::refused(Code::SchemaOpen, lines.join("\n")))
-}
-
-/// Tables of the team in `public` under the names that Tenantry's migrations make. Empty once Tenantry is installed.
-pub async fn collisions(connection: &mut PgConnection) -> Result<Vec<String>> {
-    let ours: Vec<String> = MIGRATOR
-        .iter()
-        .filter(|migration| migration.migration_type.is_up_migration())
-        .flat_map(|migration| migration.sql.as_str().lines())
-        .filter_map(|line| line.strip_prefix("create table ").or_else(|| line.strip_prefix("create type ")))
-        .filter_map(|rest| rest.split([' ', '(']).next())
-        .filter(|name| !name.contains('.'))
-        .map(str::to_owned)
-        .collect();
-    sqlx::query_scalar(
-        "select c.relname::text from pg_class c
-          where c.relnamespace = 'public'::regnamespace and c.relname = any ($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')
-            and to_regclass('public._sqlx_migrations') is null
-          order by 1",
-    )
-    .bind(ours)
-    .fetch_all(connection)
-    .await
-    .map_err(doing("looking for tables in the way"))
-}
-
-/// What to do about collisions.
-pub fn collision_remedy(tables: &[String]) -> String {
-    let mut text = format!(
-        "public has tables of yours under names that Tenantry's own tables need ({}). Move yours into a schema of their own, all of them, then run `tenantry migrate up`:\n\n  begin;\n  create schema legacy;\n",
-        tables.join(", ")
-    );
-    for table in tables {
-        text += &format!("  alter table public.{} set schema legacy;\n", quote(table));
-    }
-    text += "  commit;\n\nThe old application keeps finding them by its search path: `alter role <its login> set search_path = legacy, public`.\nForeign keys, indexes, sequences of serial columns and grants move along; views and functions that name public.… need a look, and the login needs `grant usage on schema legacy`.";
-    text
 }

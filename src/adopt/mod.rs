@@ -1,7 +1,7 @@
 //! Adopting a single-tenant database: its tables become tenant-scoped while it is in use.
 //!
-//! The team's tables are in a schema of their own (`legacy` in the examples), Tenantry's in `public`; a [`Plan`] says
-//! which tables are adopted and how the organization of each row is inferred. The steps:
+//! The team's tables stay where they are (`legacy` in the examples), Tenantry's are in the schema `tenantry`; a [`Plan`]
+//! says which tables are adopted and how the organization of each row is inferred. The steps:
 //!
 //! 1. [`run`] adds a nullable `organization_id` and a trigger that fills it on live writes, makes each user a user of
 //!    Tenantry with an organization (one transaction each), and then fills the rows in batches (one transaction each,

@@ -127,7 +127,7 @@ impl OwnerConnection {
         self.durability_relaxed = false;
         self.retrying("waiting for the disk", async |connection| {
             connection.execute("reset synchronous_commit").await?;
-            sqlx::query("update adopt.adoptions set name = name where name = $1")
+            sqlx::query("update tenantry.adoptions set name = name where name = $1")
                 .bind(adoption)
                 .execute(connection)
                 .await

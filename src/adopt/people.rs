@@ -127,7 +127,7 @@ async fn missing_organizations(session: &mut OwnerConnection, checked: &Checked)
     let sql = format!(
         "select o.{id}::text, coalesce(nullif(btrim(o.{name}::text), ''), 'Organization ' || o.{id}::text), {slug}
            from {table} o
-          where not exists (select from adopt.organizations a where a.adoption = $1 and a.legacy_id = o.{id}::text)
+          where not exists (select from tenantry.adopt_organizations a where a.adoption = $1 and a.legacy_id = o.{id}::text)
           order by o.{id}",
         id = quote(&plan.id),
         name = quote(&plan.name),
@@ -154,9 +154,9 @@ pub async fn refuse_foreign_organizations(session: &mut OwnerConnection, checked
     let found: Vec<(uuid::Uuid, String, bool)> = session
         .retrying("looking for organizations of the same id", async |connection| {
             sqlx::query_as(
-                "select o.id, o.slug, o.deleted_at is not null from public.organizations o
+                "select o.id, o.slug, o.deleted_at is not null from tenantry.organizations o
                   where o.id = any ($1) and (o.deleted_at is not null or not $3)
-                    and not exists (select from adopt.created c where c.adoption = $2 and c.organization_id = o.id and c.user_id is null)
+                    and not exists (select from tenantry.adopt_created c where c.adoption = $2 and c.organization_id = o.id and c.user_id is null)
                   order by o.id limit 20",
             )
             .bind(&ids)
@@ -199,12 +199,12 @@ pub async fn organizations(
             .retrying(&format!("making organization {legacy_id}"), async |connection| {
                 // An organization that was made just now and may not be joined is a duplicate key.
                 sqlx::query(
-                    "insert into adopt.organizations (adoption, legacy_id, organization_id)
-                     select $1, $2, coalesce((select o.id from public.organizations o
+                    "insert into tenantry.adopt_organizations (adoption, legacy_id, organization_id)
+                     select $1, $2, coalesce((select o.id from tenantry.organizations o
                                                where o.id = $3 and o.deleted_at is null
-                                                 and ($6 or exists (select from adopt.created c where c.adoption = $1 and c.organization_id = o.id and c.user_id is null))),
-                                             adopt.create_organization($1, $3, $4, adopt.slug(coalesce($5, $4)), false))
-                      where not exists (select from adopt.organizations where adoption = $1 and legacy_id = $2)",
+                                                 and ($6 or exists (select from tenantry.adopt_created c where c.adoption = $1 and c.organization_id = o.id and c.user_id is null))),
+                                             tenantry.adopt_create_organization($1, $3, $4, tenantry.adopt_slug(coalesce($5, $4)), false))
+                      where not exists (select from tenantry.adopt_organizations where adoption = $1 and legacy_id = $2)",
                 )
                 .bind(adoption)
                 .bind(&legacy_id)
@@ -243,7 +243,7 @@ pub async fn users(
         .and_then(|info| info.column(&plan.users.id))
         .map_or("text", |c| c.data_type.as_str());
     let unmapped = format!(
-        "not exists (select from adopt.users a where a.adoption = {} and a.legacy_id = u.{id}::text and a.organization_id is not null)",
+        "not exists (select from tenantry.adopt_users a where a.adoption = {} and a.legacy_id = u.{id}::text and a.organization_id is not null)",
         literal(&plan.name)
     );
     let reading = |after: bool| {
@@ -311,7 +311,7 @@ async fn adopt_one(
     ids: &[uuid::Uuid; 3],
     with_user: &[BatchSql],
 ) -> sqlx::Result<(String, Vec<(String, u64)>)> {
-    let adopt = sqlx::query_scalar("select adopt.adopt_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, false)")
+    let adopt = sqlx::query_scalar("select tenantry.adopt_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, false)")
         .bind(&plan.name)
         .bind(&person.0)
         .bind(&person.1)
@@ -351,7 +351,7 @@ pub async fn default_workspace(session: &mut OwnerConnection, checked: &Checked,
         return Ok(());
     }
     let taken: bool = sqlx::query_scalar(
-        "select exists (select from organizations where slug = $1) and (select default_organization is null from adopt.adoptions where name = $2)",
+        "select exists (select from tenantry.organizations where slug = $1) and (select default_organization is null from tenantry.adoptions where name = $2)",
     )
     .bind(slug)
     .bind(adoption)
@@ -378,7 +378,7 @@ pub async fn default_workspace(session: &mut OwnerConnection, checked: &Checked,
     session
         .retrying("making the default workspace", async |connection| {
             let make = format!(
-                "select adopt.default_organization($1, $2) from (select from {} limit 1) u",
+                "select tenantry.adopt_default_organization($1, $2) from (select from {} limit 1) u",
                 plan.users.table.sql()
             );
             sqlx::query(AssertSqlSafe(make)).bind(adoption).bind(id).execute(connection).await.map(drop)

@@ -142,12 +142,13 @@ pub struct Before {
 
 /// Reads the row-level security before the adoption: from the catalogue, or, after `finalize`, from the recorded undo.
 pub async fn security_before(session: &mut OwnerConnection, checked: &Checked, table: &CheckedTable) -> Result<Before> {
-    let undo: Option<String> = sqlx::query_scalar("select undo from adopt.changes where adoption = $1 and what = $2")
-        .bind(&checked.plan.name)
-        .bind(change_name(table))
-        .fetch_optional(session.conn())
-        .await
-        .map_err(doing("reading the record"))?;
+    let undo: Option<String> =
+        sqlx::query_scalar("select undo from tenantry.adopt_changes where adoption = $1 and what = $2")
+            .bind(&checked.plan.name)
+            .bind(change_name(table))
+            .fetch_optional(session.conn())
+            .await
+            .map_err(doing("reading the record"))?;
     Ok(match undo {
         Some(undo) => Before {
             enabled: !undo.contains(" disable row level security"),

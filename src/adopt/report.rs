@@ -40,16 +40,16 @@ const COLUMNS: [&str; 8] =
 const LINES: &str = "
     select '[organization]' as table_name, a.legacy_id as key, null as before, a.organization_id::text as after, o.slug as slug,
            'processed' as status, null as source, null as reason
-      from adopt.organizations a left join public.organizations o on o.id = a.organization_id where a.adoption = $1
+      from tenantry.adopt_organizations a left join tenantry.organizations o on o.id = a.organization_id where a.adoption = $1
     union all
     select '[user]', u.legacy_id, u.current_before::text, u.organization_id::text, o.slug, u.outcome, null, u.reason
-      from adopt.users u left join public.organizations o on o.id = u.organization_id where u.adoption = $1
+      from tenantry.adopt_users u left join tenantry.organizations o on o.id = u.organization_id where u.adoption = $1
     union all
     select b.table_name, r.key, null, r.organization::text, o.slug, 'assigned', r.source::text, null
-      from adopt.batches b cross join lateral unnest(b.keys, b.organizations, b.sources) as r(key, organization, source)
-      left join public.organizations o on o.id = r.organization where b.adoption = $1
+      from tenantry.adopt_batches b cross join lateral unnest(b.keys, b.organizations, b.sources) as r(key, organization, source)
+      left join tenantry.organizations o on o.id = r.organization where b.adoption = $1
     union all
-    select u.table_name, u.key, null, null, null, 'unresolved', null, u.reason from adopt.unresolved u where u.adoption = $1";
+    select u.table_name, u.key, null, null, null, 'unresolved', null, u.reason from tenantry.adopt_unresolved u where u.adoption = $1";
 
 enum Format {
     Csv,

@@ -31,7 +31,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
     check_installed(session, Wanted::Write).await?;
     let name = plan.name.clone();
     session.lock(&name).await?;
-    let known: bool = sqlx::query_scalar("select exists (select from adopt.adoptions where name = $1)")
+    let known: bool = sqlx::query_scalar("select exists (select from tenantry.adoptions where name = $1)")
         .bind(&name)
         .fetch_one(session.conn())
         .await
@@ -43,14 +43,17 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
     check(session, plan.clone(), Wanted::Write).await?;
     let mut result = RolledBack { name: name.clone(), changes: Vec::new(), rows: 0, kept: Vec::new() };
     let changes: Vec<(String, String)> =
-        sqlx::query_as("select what, undo from adopt.changes where adoption = $1 order by number desc")
+        sqlx::query_as("select what, undo from tenantry.adopt_changes where adoption = $1 order by number desc")
             .bind(&name)
             .fetch_all(session.conn())
             .await
             .map_err(doing("reading the record"))?;
     for (what, undo) in changes {
-        let forget =
-            format!("delete from adopt.changes where adoption = {} and what = {}", literal(&name), literal(&what));
+        let forget = format!(
+            "delete from tenantry.adopt_changes where adoption = {} and what = {}",
+            literal(&name),
+            literal(&what)
+        );
         let doing_it = format!("taking back: {what}");
         match undo.split_once(THEN) {
             None => session.run_locked(&doing_it, lock_timeout, &[undo, forget]).await?,
@@ -68,8 +71,8 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
         let (adoption, label) = (literal(&name), literal(&table.label()));
         let sql = format!(
             "with batch as materialized (
-                 delete from adopt.batches where (adoption, table_name, number) in (
-                     select adoption, table_name, number from adopt.batches where adoption = {adoption} and table_name = {label} order by number desc limit 1)
+                 delete from tenantry.adopt_batches where (adoption, table_name, number) in (
+                     select adoption, table_name, number from tenantry.adopt_batches where adoption = {adoption} and table_name = {label} order by number desc limit 1)
                  returning keys, organizations
              ), cleared as (
                  update {} t set {column} = null
@@ -96,8 +99,10 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
         }
         progress.finish();
     }
-    let take_back =
-        format!("select kept from adopt.take_back({0}); delete from adopt.adoptions where name = {0}", literal(&name));
+    let take_back = format!(
+        "select kept from tenantry.adopt_take_back({0}); delete from tenantry.adoptions where name = {0}",
+        literal(&name)
+    );
     result.kept = session
         .retrying("taking back organizations and users", async |connection| {
             // One message is one transaction.

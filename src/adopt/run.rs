@@ -137,7 +137,7 @@ async fn register(session: &mut OwnerConnection, checked: &Checked) -> Result<()
     session
         .retrying("recording the plan", async |connection| {
             sqlx::query(
-                "insert into adopt.adoptions as a (name, plan) values ($1, $2)
+                "insert into tenantry.adoptions as a (name, plan) values ($1, $2)
                  on conflict (name) do update set plan = excluded.plan where a.plan is distinct from excluded.plan",
             )
             .bind(&checked.plan.name)
@@ -169,7 +169,7 @@ pub(super) async fn is_made(session: &mut OwnerConnection, adoption: &str, chang
     session
         .retrying(&change.what, async |connection| {
             sqlx::query_scalar(
-                "select exists (select from adopt.changes where adoption = $1 and what = $2 and made = $3)",
+                "select exists (select from tenantry.adopt_changes where adoption = $1 and what = $2 and made = $3)",
             )
             .bind(adoption)
             .bind(&change.what)
@@ -183,7 +183,7 @@ pub(super) async fn is_made(session: &mut OwnerConnection, adoption: &str, chang
 /// The statement that records a change.
 pub(super) fn record(adoption: &str, change: &SchemaChange) -> String {
     format!(
-        "insert into adopt.changes (adoption, what, made, undo) values ({}, {}, {}, {}) on conflict (adoption, what) do update set made = excluded.made, undo = excluded.undo",
+        "insert into tenantry.adopt_changes (adoption, what, made, undo) values ({}, {}, {}, {}) on conflict (adoption, what) do update set made = excluded.made, undo = excluded.undo",
         literal(adoption),
         literal(&change.what),
         literal(&change.statements.join("; ")),
@@ -204,7 +204,7 @@ async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunO
         };
         make(session, adoption, options.lock_timeout, &change).await?;
     }
-    let cut_over: bool = sqlx::query_scalar("select cut_over_at is not null from adopt.adoptions where name = $1")
+    let cut_over: bool = sqlx::query_scalar("select cut_over_at is not null from tenantry.adoptions where name = $1")
         .bind(adoption)
         .fetch_one(session.conn())
         .await
@@ -299,7 +299,7 @@ async fn fill(
     let mut locked = 0;
     let mut assigned = 0;
     let checkpoint =
-        format!("select position from adopt.checkpoints where adoption = {adoption} and table_name = {label}");
+        format!("select position from tenantry.adopt_checkpoints where adoption = {adoption} and table_name = {label}");
     for sweep in 0..SWEEPS {
         loop {
             let done = session
@@ -320,8 +320,8 @@ async fn fill(
         session
             .retrying(&what, async |connection| {
                 let tidy = format!(
-                    "with done as (delete from adopt.checkpoints where adoption = {adoption} and table_name = {label})
-                     delete from adopt.unresolved u where u.adoption = {adoption} and u.table_name = {label}
+                    "with done as (delete from tenantry.adopt_checkpoints where adoption = {adoption} and table_name = {label})
+                     delete from tenantry.adopt_unresolved u where u.adoption = {adoption} and u.table_name = {label}
                         and not exists (select from {relation} t where {} and t.{column} is null)",
                     table.has_key("t", "u.key")
                 );
@@ -331,7 +331,7 @@ async fn fill(
         // Rows neither assigned nor reported: they were locked, or are new.
         let left = format!(
             "select count(*) from {relation} t where t.{column} is null and not exists (
-                 select from adopt.unresolved u where u.adoption = {adoption} and u.table_name = {label} and u.key = {})",
+                 select from tenantry.adopt_unresolved u where u.adoption = {adoption} and u.table_name = {label} and u.key = {})",
             table.key_text("t")
         );
         locked = scalar(session, &what, &left).await?;
@@ -344,7 +344,7 @@ async fn fill(
     let unresolved: i64 = scalar(
         session,
         &what,
-        &format!("select count(*) from adopt.unresolved where adoption = {adoption} and table_name = {label}"),
+        &format!("select count(*) from tenantry.adopt_unresolved where adoption = {adoption} and table_name = {label}"),
     )
     .await?;
     let total: i64 =

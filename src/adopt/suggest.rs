@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::catalogue::{Catalogue, TableInfo, did_you_mean};
-use super::installed::{collision_remedy, collisions};
 use super::name::Relation;
 use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
 use crate::error::Code;
@@ -40,24 +39,15 @@ pub async fn suggest(
     users: Option<&Relation>,
 ) -> Result<Suggestion> {
     let all = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
-    let in_the_way = collisions(session.conn()).await?;
-    let installed: bool = sqlx::query_scalar(
-        "select exists (select from pg_class where relname = 'adoptions' and relnamespace = to_regnamespace('adopt'))",
-    )
-    .fetch_one(session.conn())
-    .await
-    .map_err(doing("reading the catalogue"))?;
-    // Tenantry's own tables are in public as soon as it is installed.
-    let wanted = |relation: &Relation| {
-        schema.map_or(!installed || relation.schema != "public", |schema| relation.schema == schema)
-    };
+    // Tenantry's own schema is not in the catalogue.
+    let wanted = |relation: &Relation| schema.is_none_or(|schema| relation.schema == schema);
     let tables: Catalogue = all
         .into_iter()
         .filter(|(relation, info)| wanted(relation) && info.kind == "r" && relation.name != "_sqlx_migrations")
         .collect();
     let users = find_users(&tables, users)?;
     let mut writer = Writer { tables: &tables, users, questions: Vec::new(), text: String::new() };
-    writer.write(name, &in_the_way);
+    writer.write(name);
     Ok(Suggestion { toml: writer.text, questions: writer.questions })
 }
 
@@ -110,7 +100,7 @@ impl Writer<'_> {
         self.questions.push(text);
     }
 
-    fn write(&mut self, name: &str, in_the_way: &[String]) {
+    fn write(&mut self, name: &str) {
         let users = self.users.relation();
         let organizations = self.tables.values().find(|table| {
             table.relation() != users
@@ -130,9 +120,6 @@ impl Writer<'_> {
         });
         self.line("# Written by `tenantry adopt plan` from the foreign keys of this database. Lines with `?` are what it cannot know.");
         self.line(&format!("name = {}", toml_string(name)));
-        if !in_the_way.is_empty() {
-            self.question(collision_remedy(in_the_way));
-        }
         let mut logins: BTreeSet<String> = BTreeSet::new();
         for table in self.tables.values() {
             logins.extend(table.grantees.iter().filter(|role| *role != "public").cloned());

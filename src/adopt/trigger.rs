@@ -1,7 +1,7 @@
 //! Triggers for the time in which the old application still writes without organizations. The trigger of a table fills
 //! in the organization of new rows from the same sources, and adopts new users when their first row arrives.
 //!
-//! The functions run with the rights of the owner, since the old application's login sees nothing of `adopt`. A failure
+//! The functions run with the rights of the owner, since the old application's login sees nothing of adopt's tables. A failure
 //! in them never fails the write of the old application: the row stays without an organization for the next run.
 
 use super::COLUMN;
@@ -10,6 +10,10 @@ use super::infer::{Mappings, inference};
 use super::name::{literal, quote, short_name};
 use super::people::resolution;
 use super::plan::Source;
+
+/// The path of the functions. `public` has the operators of extensions' types (citext), by which keys are compared; nobody
+/// but its owner may create there (`SCHEMA_OPEN`).
+const FUNCTION_PATH: &str = "pg_catalog, tenantry, public, pg_temp";
 
 /// Separates the part of an undo that needs a short strong lock from the part that runs long under a weak one.
 pub const THEN: &str = "; -- and then, by itself:\n";
@@ -31,7 +35,7 @@ pub fn trigger_name(checked: &Checked) -> String {
 }
 
 fn newcomer_function_name(checked: &Checked) -> String {
-    format!("adopt.{}", quote(&format!("meet_{}", checked.plan.name)))
+    format!("tenantry.{}", quote(&short_name(&format!("adopt_meet_{}", checked.plan.name))))
 }
 
 /// The function that adopts one user by the legacy id.
@@ -42,8 +46,8 @@ pub fn newcomer_function(checked: &Checked) -> SchemaChange {
     let condition = format!("u.{} = p_legacy_id::{id_type}", quote(&plan.users.id));
     let body = format!(
         "begin
-    perform adopt.adopt_user({}, r.legacy_id, r.clerk_id, r.email, r.name, r.organization_id, r.reason, r.memberships, {},
-                             array[adopt.uuid_v7(), adopt.uuid_v7(), adopt.uuid_v7()], true)
+    perform tenantry.adopt_user({}, r.legacy_id, r.clerk_id, r.email, r.name, r.organization_id, r.reason, r.memberships, {},
+                             array[tenantry.adopt_uuid_v7(), tenantry.adopt_uuid_v7(), tenantry.adopt_uuid_v7()], true)
        from ({}) r;
 end",
         literal(&plan.name),
@@ -55,7 +59,7 @@ end",
         what: format!("function {function}"),
         statements: vec![
             format!(
-                "create or replace function {function}(p_legacy_id text) returns void language plpgsql security definer set search_path = pg_catalog, public, pg_temp as {}",
+                "create or replace function {function}(p_legacy_id text) returns void language plpgsql security definer set search_path = {FUNCTION_PATH} as {}",
                 literal(&body)
             ),
             format!("revoke execute on function {function}(text) from public"),
@@ -125,8 +129,8 @@ begin
         -- Of ours, who sets it knows better. What others give counts only in a column that they had before, and only if
         -- it is an organization of theirs.
         v_trusted := pg_has_role(v_role, 'tenantry_app', 'usage') or pg_has_role(v_role, 'tenantry_superadmin', 'usage')
-            or exists (select from adopt.organizations where adoption = {adoption} and organization_id = new.{column})
-               and not exists (select from adopt.changes where adoption = {adoption} and what = {added});
+            or exists (select from tenantry.adopt_organizations where adoption = {adoption} and organization_id = new.{column})
+               and not exists (select from tenantry.adopt_changes where adoption = {adoption} and what = {added});
         if v_trusted then return new; end if;
         new.{column} := v_before;
         if tg_op = 'UPDATE' and {unmoved} then return new; end if;
@@ -137,7 +141,7 @@ begin
     end if;
     if v_organization is not null and v_organization is distinct from new.{column} then
         new.{column} := v_organization;
-        insert into adopt.batches (adoption, table_name, keys, organizations, sources)
+        insert into tenantry.adopt_batches (adoption, table_name, keys, organizations, sources)
         values ({adoption}, {label}, array[{key}], array[v_organization], '{{0}}');
     end if;
     return new;
@@ -176,7 +180,7 @@ end",
 
 /// The name comes from the table and not from its place in the plan, which may change between runs.
 fn fill_function(checked: &Checked, table: &str) -> String {
-    format!("adopt.{}", quote(&short_name(&format!("fill_{}_{table}", checked.plan.name))))
+    format!("tenantry.{}", quote(&short_name(&format!("adopt_fill_{}_{table}", checked.plan.name))))
 }
 
 fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) -> SchemaChange {
@@ -186,7 +190,7 @@ fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) 
         what: format!("trigger on {table}"),
         statements: vec![
             format!(
-                "create or replace function {function}() returns trigger language plpgsql security definer set search_path = pg_catalog, public, pg_temp set datestyle = iso as {}",
+                "create or replace function {function}() returns trigger language plpgsql security definer set search_path = {FUNCTION_PATH} set datestyle = iso as {}",
                 literal(body)
             ),
             format!("revoke execute on function {function}() from public"),

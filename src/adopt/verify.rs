@@ -42,7 +42,7 @@ pub async fn verify(session: &mut OwnerConnection, plan: Plan) -> Result<Vec<Ado
     }
     findings.extend(cross_references(session, &checked).await?);
     let finalized: Option<bool> =
-        sqlx::query_scalar("select finalized_at is not null from adopt.adoptions where name = $1")
+        sqlx::query_scalar("select finalized_at is not null from tenantry.adoptions where name = $1")
             .bind(&checked.plan.name)
             .fetch_optional(session.conn())
             .await
@@ -85,7 +85,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<
         "user-without-organization",
         &format!(
             "select 'user ' || {id}, coalesce(a.reason, 'was never met: run again')
-           from {table} u left join adopt.users a on a.adoption = {adoption} and a.legacy_id = {id}
+           from {table} u left join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = {id}
           where a.organization_id is null order by u.{}",
             quote(&plan.users.id)
         ),
@@ -93,20 +93,20 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<
     .await?;
     findings.extend(query_findings(session, "user-not-a-member", &format!(
         "select 'user ' || a.legacy_id, 'its rows belong to organization ' || a.organization_id || ', and it is not a member there'
-           from adopt.users a
+           from tenantry.adopt_users a
           where a.adoption = {adoption} and a.organization_id is not null
-            and not exists (select from public.organization_members m where m.organization_id = a.organization_id and m.user_id = a.user_id and m.deleted_at is null)
+            and not exists (select from tenantry.organization_members m where m.organization_id = a.organization_id and m.user_id = a.user_id and m.deleted_at is null)
           order by a.legacy_id"
     )).await?);
     findings.extend(query_findings(session, "current-organization", &format!(
         "select 'user ' || a.legacy_id, case when u.current_organization_id is null then 'has no current organization' else 'its current organization is one it is not a member of' end
-           from adopt.users a join public.users u on u.id = a.user_id
+           from tenantry.adopt_users a join tenantry.users u on u.id = a.user_id
           where a.adoption = {adoption} and a.organization_id is not null
-            and not exists (select from public.organization_members m where m.organization_id = u.current_organization_id and m.user_id = u.id and m.deleted_at is null)
+            and not exists (select from tenantry.organization_members m where m.organization_id = u.current_organization_id and m.user_id = u.id and m.deleted_at is null)
           order by a.legacy_id"
     )).await?);
     findings.extend(query_findings(session, "duplicate-slug",
-        "select lower(o.slug), format('%s organizations share it', count(*)) from public.organizations o group by 1 having count(*) > 1 order by 1"
+        "select lower(o.slug), format('%s organizations share it', count(*)) from tenantry.organizations o group by 1 having count(*) > 1 order by 1"
     ).await?);
     if let Some(organizations) = &plan.organizations
         && let Some(slug) = &organizations.slug
@@ -114,17 +114,17 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<
         findings.extend(query_findings(session, "duplicate-slug", &format!(
             "select lower(o.{slug}::text), format('%s organizations of %s share it; they became %s', count(*), {label}, string_agg(t.slug, ', ' order by t.slug))
                from {table} o
-               left join adopt.organizations a on a.adoption = {adoption} and a.legacy_id = o.{id}::text
-               left join public.organizations t on t.id = a.organization_id
+               left join tenantry.adopt_organizations a on a.adoption = {adoption} and a.legacy_id = o.{id}::text
+               left join tenantry.organizations t on t.id = a.organization_id
               group by 1 having count(*) > 1 order by 1",
             slug = quote(slug), id = quote(&organizations.id), table = organizations.table.sql(), label = literal(&organizations.table.to_string())
         )).await?);
     }
     findings.extend(query_findings(session, "organization-without-owner", &format!(
         "select o.slug, 'nobody is OWNER: nobody can pay or delete; make a member OWNER'
-           from adopt.created c join public.organizations o on o.id = c.organization_id and o.deleted_at is null
+           from tenantry.adopt_created c join tenantry.organizations o on o.id = c.organization_id and o.deleted_at is null
           where c.adoption = {adoption} and c.user_id is null
-            and not exists (select from public.organization_members m where m.organization_id = o.id and m.role = 'OWNER' and m.deleted_at is null)
+            and not exists (select from tenantry.organization_members m where m.organization_id = o.id and m.role = 'OWNER' and m.deleted_at is null)
           order by 1"
     )).await?);
     Ok(findings)
@@ -137,12 +137,12 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
     let order = table.key_columns("t").join(", ");
     let mut findings = query_findings(session, "orphaned-row", &format!(
         "select {label} || ' ' || {key}, coalesce(u.reason, 'came since the last run: run again')
-           from {sql} t left join adopt.unresolved u on u.adoption = {adoption} and u.table_name = {label} and u.key = {key}
+           from {sql} t left join tenantry.adopt_unresolved u on u.adoption = {adoption} and u.table_name = {label} and u.key = {key}
           where t.{column} is null order by {order}"
     )).await?;
     findings.extend(query_findings(session, "orphaned-row", &format!(
         "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || case when o.id is null then ', which does not exist' else ', which is deleted' end
-           from {sql} t left join public.organizations o on o.id = t.{column}
+           from {sql} t left join tenantry.organizations o on o.id = t.{column}
           where t.{column} is not null and (o.id is null or o.deleted_at is not null) order by {order}"
     )).await?);
     for source in &table.spec.organization {
@@ -154,9 +154,9 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
         )).await?);
         findings.extend(query_findings(session, "cross-workspace", &format!(
             "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and its user ' || t.{user} || ' is not a member there'
-               from {sql} t join adopt.users a on a.adoption = {adoption} and a.legacy_id = t.{user}::text
+               from {sql} t join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = t.{user}::text
               where t.{column} is not null and a.user_id is not null
-                and not exists (select from public.organization_members m where m.organization_id = t.{column} and m.user_id = a.user_id and m.deleted_at is null)
+                and not exists (select from tenantry.organization_members m where m.organization_id = t.{column} and m.user_id = a.user_id and m.deleted_at is null)
               order by {order}"
         )).await?);
     }

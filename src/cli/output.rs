@@ -87,8 +87,9 @@ impl From<AdoptError> for CommandError {
 
 impl From<sqlx::migrate::MigrateError> for CommandError {
     fn from(error: sqlx::migrate::MigrateError) -> Self {
-        use sqlx::migrate::MigrateError::{VersionMismatch, VersionMissing};
+        use sqlx::migrate::MigrateError::{Execute, VersionMismatch, VersionMissing};
         match error {
+            Execute(sqlx::Error::Configuration(problem)) => Self { exit_code: 2, message: problem.to_string() },
             VersionMismatch(version) => Self::failed(format!(
                 "migration {version} was edited after it was applied; nothing was done. Restore its text, and correct it by a new migration"
             )),

@@ -107,7 +107,7 @@ impl Db {
 
     /// The newest migration in the database, as the app role sees it.
     pub async fn migration_version(&self) -> Result<i64, sqlx::Error> {
-        const NEWEST: &str = "select coalesce(max(version), 0) from _sqlx_migrations where success";
+        const NEWEST: &str = "select coalesce(max(version), 0) from tenantry._sqlx_migrations where success";
         self.app_statement(|pool| async move { sqlx::query_scalar(NEWEST).fetch_one(&pool).await }).await
     }
 

@@ -28,7 +28,7 @@ async fn facts(pool: &PgPool) -> Result<Facts> {
     let row: (String, bool, bool, bool, bool, bool) = sqlx::query_as(
         "select r.rolname::text, r.rolsuper, r.rolbypassrls,
                 exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                        where n.nspname in ('public', 'app') and c.relkind in ('r', 'p')
+                        where (n.nspname = 'tenantry' or c.relrowsecurity) and c.relkind in ('r', 'p')
                           and pg_has_role(current_user, c.relowner, 'usage')),
                 coalesce((select pg_has_role(current_user, s.oid, 'member') from pg_roles s where s.rolname = 'tenantry_superadmin'), false),
                 coalesce((select pg_has_role(current_user, a.oid, 'usage') from pg_roles a where a.rolname = 'tenantry_app'), false)

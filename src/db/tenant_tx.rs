@@ -1,6 +1,6 @@
 //! The only way for API code to reach the database.
 //!
-//! Opening is one round trip: `begin`, then `app.enter_tenant(…)`, which looks up the viewer's membership and sets
+//! Opening is one round trip: `begin`, then `tenantry.enter_tenant(…)`, which looks up the viewer's membership and sets
 //! `app.current_org_id` and `app.current_user_id` for this transaction, so that row-level security sees them. A viewer
 //! without a live membership gets no transaction. The settings are local to the transaction: nothing is left on the
 //! connection for the next user.
@@ -153,7 +153,7 @@ fn begin_statement(access: Access, subject: &str, organization: &OrganizationRef
     };
     let subject = quote(subject)?;
     Ok(format!(
-        "{begin}; select user_id, organization_id, role::text, is_superadmin from app.enter_tenant({subject}, {id}, {clerk}, {slug})"
+        "{begin}; select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant({subject}, {id}, {clerk}, {slug})"
     ))
 }
 
@@ -172,11 +172,14 @@ mod tests {
 
     #[test]
     fn values_are_quoted() {
-        let statement =
-            begin_statement(Access::Write, r"a'); drop table users; --\", &OrganizationRef::Slug("x'y".into()))
-                .expect("no NUL");
+        let statement = begin_statement(
+            Access::Write,
+            r"a'); drop table tenantry.users; --\",
+            &OrganizationRef::Slug("x'y".into()),
+        )
+        .expect("no NUL");
         assert!(
-            statement.contains(r"enter_tenant(E'a''); drop table users; --\\', null, null, E'x''y')"),
+            statement.contains(r"enter_tenant(E'a''); drop table tenantry.users; --\\', null, null, E'x''y')"),
             "{statement}"
         );
         assert!(begin_statement(Access::Read, "a\0b", &OrganizationRef::Slug("x".into())).is_err());

@@ -234,9 +234,9 @@ codes! {
     NotMigrated "NOT_MIGRATED"
         "The database does not have Tenantry's tables."
         "Run `tenantry migrate up` first.";
-    TablesInTheWay "TABLES_IN_THE_WAY"
-        "Tables of the team have names that Tenantry needs."
-        "Move them into a schema of their own, as the message says.";
+    SchemaTaken "SCHEMA_TAKEN"
+        "The database has a schema `tenantry` that is somebody else's."
+        "Rename it, as the message says.";
     ReadOnly "READ_ONLY"
         "The database takes no writes here."
         "Let `MIGRATION_DATABASE_URL` log in to the primary, with a role that may write.";

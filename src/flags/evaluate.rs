@@ -9,7 +9,7 @@ use crate::pg_enum;
 
 pg_enum! {
     /// What a flag is for.
-    pub enum FlagKind("flag_kind", FlagKindFilter) {
+    pub enum FlagKind("tenantry.flag_kind", FlagKindFilter) {
         /// Brings something new to some, then to all.
         Release = "RELEASE",
         /// Gives what a plan pays for.
@@ -21,7 +21,7 @@ pg_enum! {
 
 pg_enum! {
     /// What a percentage of a rollout counts.
-    pub enum FlagRolloutUnit("flag_rollout_unit", FlagRolloutUnitFilter) {
+    pub enum FlagRolloutUnit("tenantry.flag_rollout_unit", FlagRolloutUnitFilter) {
         /// Organizations: all members see the same.
         Organization = "ORGANIZATION",
         /// Users.

@@ -58,9 +58,9 @@ pub async fn feature_flags(ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
                   d.minimum_plan as "minimum_plan: OrganizationPlan", d.rollout_percentage,
                   d.rollout_unit as "rollout_unit: FlagRolloutUnit", d.starts_at, d.ends_at,
                   o.enabled as "override_enabled?", o.exceeds_plan as "exceeds_plan?", o.expires_at as "expires_at?", o.reason as "reason?",
-                  coalesce((select s.plan from subscriptions s where s.organization_id = $1), 'FREE') as "plan!: OrganizationPlan"
-             from feature_flag_definitions d
-             left join organization_feature_flags o on o.organization_id = $1 and o.flag_key = d.key
+                  coalesce((select s.plan from tenantry.subscriptions s where s.organization_id = $1), 'FREE') as "plan!: OrganizationPlan"
+             from tenantry.feature_flag_definitions d
+             left join tenantry.organization_feature_flags o on o.organization_id = $1 and o.flag_key = d.key
             order by d.key"#,
         tenant.organization_id as _
     )

@@ -65,7 +65,7 @@ impl<E: Listed> Connection<E> {
             Reader::Tenant(scope) => session.page::<E>(scope, Arc::clone(&plan)).await?,
             Reader::Platform(open) => {
                 let metadata = json!({ "where": plan.condition, "limit": plan.limit });
-                let tx = open(session, format!("{}.list", E::TABLE), metadata).await?;
+                let tx = open(session, format!("{}.list", E::TABLE_NAME), metadata).await?;
                 Arc::new(platform_page(tx, &plan).await?)
             }
         };
@@ -112,7 +112,7 @@ impl<E: Listed + ObjectType> Connection<E> {
             Reader::Tenant(scope) => session.count::<E>(scope, &self.plan).await,
             Reader::Platform(open) => {
                 let metadata = json!({ "where": self.plan.condition });
-                let tx = Box::pin(open(session, format!("{}.count", E::TABLE), metadata)).await?;
+                let tx = Box::pin(open(session, format!("{}.count", E::TABLE_NAME), metadata)).await?;
                 Box::pin(platform_count::<E>(tx, &self.plan)).await
             }
         }

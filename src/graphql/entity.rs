@@ -15,8 +15,10 @@ pub trait Entity: Send + Sync + Unpin + Sized + 'static {
     type Marker: Loadable<Entity = Self>;
     /// The name of the GraphQL type.
     const NAME: &'static str = <Self::Marker as Identified>::NAME;
-    /// The table.
+    /// The table with its schema, for SQL.
     const TABLE: &'static str;
+    /// The table without its schema, as a name in logs.
+    const TABLE_NAME: &'static str;
     /// The columns, each with the table's alias `t`, in the order [`decode`](Self::decode) reads them.
     const COLUMNS: &'static str;
     /// The same columns as superadmins see them across organizations.
@@ -91,7 +93,8 @@ macro_rules! entity {
 
         impl $crate::graphql::entity::Entity for $name {
             type Marker = $crate::id::marker::$name;
-            const TABLE: &'static str = $table;
+            const TABLE: &'static str = concat!("tenantry.", $table);
+            const TABLE_NAME: &'static str = $table;
             const COLUMNS: &'static str = $crate::columns!(own $( $field [$($column $($platform)?)?] )+);
             const PLATFORM_COLUMNS: &'static str = $crate::columns!(platform $( $field [$($column $($platform)?)?] )+);
             const FIELDS: &'static [&'static str] = &[$( stringify!($field) ),+];

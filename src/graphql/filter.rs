@@ -411,7 +411,7 @@ macro_rules! enum_filter {
     };
 }
 
-/// Declares an enum of a slice together with its filter: `pub enum TicketStatus("ticket_status", TicketStatusFilter)`.
+/// Declares an enum of a slice together with its filter: `pub enum TicketStatus("tenantry.ticket_status", TicketStatusFilter)`.
 #[macro_export]
 macro_rules! pg_enum {
     (

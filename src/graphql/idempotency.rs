@@ -70,7 +70,7 @@ impl KeyedRequest {
             ));
         }
         let known = sqlx::query!(
-            "select request_hash, resource_id from idempotency_keys where organization_id = $1 and user_id = $2 and key = $3",
+            "select request_hash, resource_id from tenantry.idempotency_keys where organization_id = $1 and user_id = $2 and key = $3",
             tenant.organization_id as _,
             tenant.user_id as _,
             self.key
@@ -95,7 +95,7 @@ impl KeyedRequest {
     pub(super) async fn remember(&self, tx: &mut TenantTx, row: Uuid) -> VerbResult<()> {
         let tenant = tx.tenant();
         sqlx::query!(
-            "insert into idempotency_keys (organization_id, user_id, key, operation, request_hash, resource_id)
+            "insert into tenantry.idempotency_keys (organization_id, user_id, key, operation, request_hash, resource_id)
              values ($1, $2, $3, $4, $5, $6)",
             tenant.organization_id as _,
             tenant.user_id as _,

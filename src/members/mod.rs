@@ -22,7 +22,7 @@ enum_filter!(MemberRole, MemberRoleFilter);
 
 pg_enum! {
     /// What a user is in an organization, derived from their profile, representative and member rows.
-    pub enum UserRole("user_role", UserRoleFilter) {
+    pub enum UserRole("tenantry.user_role", UserRoleFilter) {
         /// Has a customer profile only.
         Customer = "CUSTOMER",
         /// Works on tickets.

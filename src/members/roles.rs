@@ -26,15 +26,15 @@ impl UserRoles {
         let organization = tx.tenant().organization_id;
         let rows = sqlx::query!(
             r#"select u.id as "id!: UserId",
-                      exists (select from organization_members m
+                      exists (select from tenantry.organization_members m
                                where m.organization_id = $1 and m.user_id = u.id and m.deleted_at is null
                                  and m.role in ('OWNER', 'ADMIN')) as "admin!",
-                      exists (select from representatives r
+                      exists (select from tenantry.representatives r
                                where r.organization_id = $1 and r.user_id = u.id and r.deleted_at is null)
-                      or exists (select from organization_members m
+                      or exists (select from tenantry.organization_members m
                                where m.organization_id = $1 and m.user_id = u.id and m.deleted_at is null
                                  and m.role = 'MEMBER') as "representative!",
-                      exists (select from customer_profiles c
+                      exists (select from tenantry.customer_profiles c
                                where c.organization_id = $1 and c.user_id = u.id and c.deleted_at is null) as "customer!"
                  from unnest($2::uuid[]) as u(id)"#,
             organization as _,

@@ -19,7 +19,7 @@ pub struct ViewerRow {
 /// Looks up the user with this `sub` and their memberships; `None` when nobody has it.
 ///
 /// This is the one read that spans organizations on behalf of the API. It goes through the door function
-/// `app.viewer`, which answers for one `sub` only, and needs no transaction.
+/// `tenantry.viewer`, which answers for one `sub` only, and needs no transaction.
 pub async fn viewer(db: &Db, subject: &str) -> Result<Option<ViewerRow>> {
     if subject.contains('\0') {
         return Ok(None);
@@ -31,7 +31,7 @@ pub async fn viewer(db: &Db, subject: &str) -> Result<Option<ViewerRow>> {
                   is_superadmin as "is_superadmin!", organization_id as "organization_id?: OrganizationId",
                   organization_name as "organization_name?", organization_slug as "organization_slug?", clerk_org_id,
                   role::text as "role?"
-             from app.viewer($1)"#,
+             from tenantry.viewer($1)"#,
                 subject
             )
             .fetch_all(&pool)
@@ -68,7 +68,7 @@ pub async fn viewer(db: &Db, subject: &str) -> Result<Option<ViewerRow>> {
 pub async fn subject_of(db: &Db, email: &str) -> Result<Option<String>> {
     let mut tx = SystemTx::begin(db).await?;
     let subject = sqlx::query_scalar!(
-        "select clerk_id from users where lower(email) = lower($1) and deleted_at is null order by created_at limit 1",
+        "select clerk_id from tenantry.users where lower(email) = lower($1) and deleted_at is null order by created_at limit 1",
         email
     )
     .fetch_optional(tx.conn())

@@ -18,7 +18,7 @@ use crate::{entity, pg_enum};
 
 pg_enum! {
     /// What an organization may use.
-    pub enum OrganizationPlan("organization_plan", OrganizationPlanFilter) {
+    pub enum OrganizationPlan("tenantry.organization_plan", OrganizationPlanFilter) {
         /// Without a subscription.
         Free = "FREE",
         /// The smallest paid plan.
@@ -32,7 +32,7 @@ pg_enum! {
 
 pg_enum! {
     /// The state of an organization.
-    pub enum OrganizationStatus("organization_status", OrganizationStatusFilter) {
+    pub enum OrganizationStatus("tenantry.organization_status", OrganizationStatusFilter) {
         /// In good order.
         Active = "ACTIVE",
         /// In its trial.
@@ -119,14 +119,14 @@ impl Mutation for OrganizationUpdateInput {
 
         let organization = work.tenant().organization_id;
         let before = sqlx::query!(
-            "select name, industry, support_email, version from organizations where id = $1 for update",
+            "select name, industry, support_email, version from tenantry.organizations where id = $1 for update",
             organization as _
         )
         .fetch_one(work.tx.conn())
         .await?;
         check_version(self.expected_version, before.version)?;
         sqlx::query!(
-            "update organizations
+            "update tenantry.organizations
                 set name = coalesce($2, name),
                     industry = case when $3 then $4 else industry end,
                     support_email = case when $5 then $6 else support_email end,

@@ -77,7 +77,7 @@ impl fmt::Display for Seeded {
 /// Whether there is no organization at all.
 pub async fn is_empty(db: &Db) -> Result<bool> {
     let mut tx = SystemTx::begin(db).await?;
-    Ok(sqlx::query_scalar("select not exists (select from organizations)").fetch_one(tx.conn()).await?)
+    Ok(sqlx::query_scalar("select not exists (select from tenantry.organizations)").fetch_one(tx.conn()).await?)
 }
 
 /// Writes the sample data, unless the organization `acme-corp` exists.
@@ -122,7 +122,7 @@ async fn lock(tx: &mut SystemTx) -> Result<()> {
 }
 
 async fn organization_exists(tx: &mut SystemTx, slug: &str) -> Result<bool> {
-    let found = sqlx::query_scalar("select exists (select from organizations where slug = $1)").bind(slug);
+    let found = sqlx::query_scalar("select exists (select from tenantry.organizations where slug = $1)").bind(slug);
     Ok(found.fetch_one(tx.conn()).await?)
 }
 
@@ -154,13 +154,13 @@ impl Writer<'_> {
 /// Totals of the budgets of an organization, from their records.
 async fn total_budgets(tx: &mut SystemTx, organization: Uuid) -> Result<()> {
     sqlx::query(
-        "update budgets b
+        "update tenantry.budgets b
             set spent_minor = u.spent, reserved_minor = u.reserved
            from (select budget_id,
                         coalesce(sum(amount_minor) filter (where kind in ('SPEND', 'SETTLE')), 0) as spent,
                         coalesce(sum(case when kind = 'RESERVE' then amount_minor else -amount_minor end)
                                      filter (where kind <> 'SPEND'), 0) as reserved
-                   from budget_usage_records
+                   from tenantry.budget_usage_records
                   where organization_id = $1
                   group by budget_id) u
           where b.organization_id = $1 and b.id = u.budget_id",

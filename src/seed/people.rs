@@ -43,8 +43,8 @@ pub(super) const TECH_STARTUP: Sample = Sample {
 pub(super) async fn organization(w: &mut Writer<'_>, sample: &Sample) -> Result<Uuid> {
     let organization = w.id();
     let query = sqlx::query(
-        r#"insert into organizations (id, clerk_org_id, name, slug, status, industry, support_email, settings, created_at, updated_at)
-           values ($1, $2, $3, $4, $5::organization_status, $6, 'support@' || $4 || '.example',
+        r#"insert into tenantry.organizations (id, clerk_org_id, name, slug, status, industry, support_email, settings, created_at, updated_at)
+           values ($1, $2, $3, $4, $5::tenantry.organization_status, $6, 'support@' || $4 || '.example',
                    '{"timezone": "Europe/Berlin", "locale": "en", "businessHours": {"from": "09:00", "to": "18:00"}}',
                    $7 - interval '90 days', $7 - interval '90 days')"#,
     )
@@ -58,9 +58,9 @@ pub(super) async fn organization(w: &mut Writer<'_>, sample: &Sample) -> Result<
     w.insert("organizations", query).await?;
 
     let query = sqlx::query(
-        "insert into subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
+        "insert into tenantry.subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
                                     current_period_start, current_period_end, trial_end, created_at, updated_at)
-         select $1, $2, 'cus_sample_' || $3, 'sub_sample_' || $3, $4::subscription_status, $5::organization_plan, $6,
+         select $1, $2, 'cus_sample_' || $3, 'sub_sample_' || $3, $4::tenantry.subscription_status, $5::tenantry.organization_plan, $6,
                 p.ends_at - interval '30 days', p.ends_at, case when $7::int is not null then p.ends_at end,
                 $8 - interval '90 days', $8 - interval '1 day'
            from (values ($8 + make_interval(days => coalesce($7::int, 18)))) as p(ends_at)",
@@ -119,7 +119,7 @@ async fn user(
 ) -> Result<Uuid> {
     let id = w.id();
     let query = sqlx::query(
-        "insert into users (id, clerk_id, email, name, is_superadmin, current_organization_id, created_at, updated_at)
+        "insert into tenantry.users (id, clerk_id, email, name, is_superadmin, current_organization_id, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7 - interval '90 days', $7 - interval '90 days')",
     )
     .bind(id)
@@ -148,8 +148,8 @@ pub(super) async fn members(w: &mut Writer<'_>, acme: Uuid, startup: Uuid, peopl
     for (organization, user, role, days) in members {
         let id = w.id();
         let query = sqlx::query(
-            "insert into organization_members (organization_id, id, user_id, role, clerk_membership_id, created_at, updated_at)
-             values ($1, $2, $3, $4::member_role, 'orgmem_sample_' || replace($2::text, '-', ''),
+            "insert into tenantry.organization_members (organization_id, id, user_id, role, clerk_membership_id, created_at, updated_at)
+             values ($1, $2, $3, $4::tenantry.member_role, 'orgmem_sample_' || replace($2::text, '-', ''),
                      $5 - make_interval(days => $6), $5 - make_interval(days => $6))",
         )
         .bind(organization)
@@ -166,7 +166,7 @@ pub(super) async fn members(w: &mut Writer<'_>, acme: Uuid, startup: Uuid, peopl
 /// An invitation and an API key of Acme. Their hashes are of random bytes: no link and no key fits them.
 pub(super) async fn access(w: &mut Writer<'_>, acme: Uuid, people: &People) -> Result<()> {
     let query = sqlx::query(
-        "insert into invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at, updated_at)
+        "insert into tenantry.invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at, updated_at)
          values ($1, $2, 'judy@example.com', 'MEMBER', sha256(uuid_send(gen_random_uuid())), $3,
                  $4 + interval '6 days', $4 - interval '1 day', $4 - interval '1 day')",
     )
@@ -177,7 +177,7 @@ pub(super) async fn access(w: &mut Writer<'_>, acme: Uuid, people: &People) -> R
     w.insert("invitations", query).await?;
 
     let query = sqlx::query(
-        "insert into api_keys (organization_id, id, name, prefix, key_hash, scopes, expires_at, last_used_at, created_by, created_at, updated_at)
+        "insert into tenantry.api_keys (organization_id, id, name, prefix, key_hash, scopes, expires_at, last_used_at, created_by, created_at, updated_at)
          values ($1, $2, 'Help centre', 'sample_acme', sha256(uuid_send(gen_random_uuid())), '{ticket:read,ticket:create}',
                  $4 + interval '335 days', $4 - interval '2 hours', $3, $4 - interval '30 days', $4 - interval '2 hours')",
     )

@@ -11,10 +11,10 @@ use crate::error::Result;
 pub(super) async fn flag_definitions(w: &mut Writer<'_>) -> Result<()> {
     let ids: [Uuid; 6] = w.ids();
     let query = sqlx::query(
-        "insert into feature_flag_definitions (id, key, name, description, kind, default_enabled, minimum_plan, rollout_percentage, rollout_unit,
+        "insert into tenantry.feature_flag_definitions (id, key, name, description, kind, default_enabled, minimum_plan, rollout_percentage, rollout_unit,
                                                starts_at, ends_at, owner, stale_after, created_at, updated_at)
-         select ids.id, f.key, f.name, f.description, f.kind::flag_kind, f.on_by_default, f.plan::organization_plan, f.percentage,
-                f.unit::flag_rollout_unit, $2 + f.starts_in, $2 + f.starts_in + interval '28 days', f.owner, $2 + f.stale_in,
+         select ids.id, f.key, f.name, f.description, f.kind::tenantry.flag_kind, f.on_by_default, f.plan::tenantry.organization_plan, f.percentage,
+                f.unit::tenantry.flag_rollout_unit, $2 + f.starts_in, $2 + f.starts_in + interval '28 days', f.owner, $2 + f.stale_in,
                 $2 - interval '100 days', $2 - interval '100 days'
            from unnest($1::uuid[]) with ordinality as ids(id, n)
            join (values (1, 'new-inbox', 'New inbox', 'The list of tickets with keyboard navigation.', 'RELEASE', false, null, 25.0::float8,
@@ -40,7 +40,7 @@ pub(super) async fn flag_definitions(w: &mut Writer<'_>) -> Result<()> {
 /// A pilot beyond the plan.
 pub(super) async fn flag_override(w: &mut Writer<'_>, organization: Uuid) -> Result<()> {
     let query = sqlx::query(
-        "insert into organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, expires_at, reason, created_at, updated_at)
+        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, expires_at, reason, created_at, updated_at)
          values ($1, $2, 'single-sign-on', true, true, $3 + interval '90 days', 'Pilot until the next renewal.', $3 - interval '10 days', $3 - interval '10 days')",
     )
     .bind(organization)
@@ -53,7 +53,7 @@ pub(super) async fn flag_override(w: &mut Writer<'_>, organization: Uuid) -> Res
 pub(super) async fn webhook_events(w: &mut Writer<'_>, acme: Uuid) -> Result<()> {
     let [created, updated, paid] = w.ids();
     let query = sqlx::query(
-        "insert into webhook_events (id, source, event_id, event_type, object_id, raw_body, status, attempts, organization_id,
+        "insert into tenantry.webhook_events (id, source, event_id, event_type, object_id, raw_body, status, attempts, organization_id,
                                      event_created_at, received_at, processed_at, next_attempt_at)
          values ($1, 'CLERK', 'msg_sample_1', 'organization.created', 'org_acme', '{}', 'APPLIED', 1, $4,
                  $5 - interval '90 days', $5 - interval '90 days', $5 - interval '90 days', $5 - interval '90 days'),
@@ -126,7 +126,7 @@ pub(super) async fn audit_logs(w: &mut Writer<'_>, acme: Uuid, people: &People, 
     ];
     for (user, action, resource_type, resource, metadata, minutes) in rows {
         let query = sqlx::query(
-            "insert into audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, request_id, created_at)
+            "insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, request_id, created_at)
              values ($1, $2, $3, $4, $5, $6, $7::jsonb, 'sample', $8 - make_interval(mins => $9))",
         )
         .bind(acme)
@@ -160,18 +160,18 @@ pub(super) async fn figures(w: &mut Writer<'_>, organization: Uuid, representati
                                         filter (where first_responded_at >= starts_at and first_responded_at < ends_at) as response,
                                     avg(extract(epoch from resolved_at - created_at) - sla_paused_seconds)
                                         filter (where resolved_at >= starts_at and resolved_at < ends_at) as resolution
-                               from tickets where organization_id = $1) t,
-                    lateral (select count(*) as sent from ticket_messages
+                               from tenantry.tickets where organization_id = $1) t,
+                    lateral (select count(*) as sent from tenantry.ticket_messages
                               where organization_id = $1 and author_user_id is not null and not is_internal
                                 and created_at >= starts_at and created_at < ends_at) m,
-                    lateral (select count(*) as escalated from escalations
+                    lateral (select count(*) as escalated from tenantry.escalations
                               where organization_id = $1 and created_at >= starts_at and created_at < ends_at) e,
                     lateral (select count(*) filter (where created_at >= starts_at and created_at < ends_at) as requested,
                                     count(*) filter (where settled_at >= starts_at and settled_at < ends_at) as settled,
                                     coalesce(sum(amount_minor) filter (where settled_at >= starts_at and settled_at < ends_at), 0) as refunded
-                               from refunds where organization_id = $1) r
+                               from tenantry.refunds where organization_id = $1) r
          )
-         insert into performance_metrics (organization_id, id, period, period_start, tickets_opened, tickets_resolved, tickets_escalated,
+         insert into tenantry.performance_metrics (organization_id, id, period, period_start, tickets_opened, tickets_resolved, tickets_escalated,
                                           refunds_requested, refunds_settled, refund_total_minor, messages_sent, first_response_seconds_avg,
                                           resolution_seconds_avg, by_category, trend, created_at, updated_at)
          select $1, f.id, 'DAY', f.starts_at, f.opened, f.resolved, f.escalated, f.requested, f.settled, f.refunded, f.sent, f.response, f.resolution,
@@ -179,9 +179,9 @@ pub(super) async fn figures(w: &mut Writer<'_>, organization: Uuid, representati
                    from (select category,
                                 count(*) filter (where created_at >= f.starts_at and created_at < f.ends_at) as opened,
                                 count(*) filter (where resolved_at >= f.starts_at and resolved_at < f.ends_at) as resolved
-                           from tickets where organization_id = $1 group by category) c
+                           from tenantry.tickets where organization_id = $1 group by category) c
                   where c.opened + c.resolved > 0),
-                (case sign(f.resolution - lag(f.resolution) over (order by f.starts_at)) when -1 then 'UP' when 1 then 'DOWN' else 'FLAT' end)::performance_trend,
+                (case sign(f.resolution - lag(f.resolution) over (order by f.starts_at)) when -1 then 'UP' when 1 then 'DOWN' else 'FLAT' end)::tenantry.performance_trend,
                 least($2, f.ends_at), least($2, f.ends_at)
            from figures f",
     )
@@ -195,25 +195,25 @@ pub(super) async fn figures(w: &mut Writer<'_>, organization: Uuid, representati
         "with weeks as (
              select r.id as representative_id, r.user_id, s.starts_at, s.starts_at + interval '7 days' as ends_at,
                     row_number() over (order by s.starts_at, r.created_at, r.id) as n
-               from representatives r,
+               from tenantry.representatives r,
                     (values (date_trunc('week', $2, 'UTC')), (date_trunc('week', $2, 'UTC') - interval '7 days')) as s(starts_at)
               where r.organization_id = $1
          ), figures as (
              select k.*,
-                    (select count(distinct ticket_id) from ticket_messages m
+                    (select count(distinct ticket_id) from tenantry.ticket_messages m
                       where m.organization_id = $1 and m.author_user_id = k.user_id
                         and m.created_at >= k.starts_at and m.created_at < k.ends_at) as handled,
-                    (select avg(extract(epoch from t.resolved_at - t.created_at) - t.sla_paused_seconds) from tickets t
+                    (select avg(extract(epoch from t.resolved_at - t.created_at) - t.sla_paused_seconds) from tenantry.tickets t
                       where t.organization_id = $1 and t.assignee_id = k.representative_id
                         and t.resolved_at >= k.starts_at and t.resolved_at < k.ends_at) as resolution
                from weeks k
          )
-         insert into team_performance (organization_id, id, representative_id, period, period_start, tickets_handled, resolution_seconds_avg,
+         insert into tenantry.team_performance (organization_id, id, representative_id, period, period_start, tickets_handled, resolution_seconds_avg,
                                        satisfaction_score, trend, created_at, updated_at)
          select $1, i.id, f.representative_id, 'WEEK', f.starts_at, f.handled, f.resolution,
                 case when f.handled > 0 then (array[4.6, 4.2, 4.8])[1 + (f.n % 3)] end,
                 (case sign(f.handled - lag(f.handled) over (partition by f.representative_id order by f.starts_at))
-                     when -1 then 'DOWN' when 1 then 'UP' else 'FLAT' end)::performance_trend,
+                     when -1 then 'DOWN' when 1 then 'UP' else 'FLAT' end)::tenantry.performance_trend,
                 least($2, f.ends_at), least($2, f.ends_at)
            from figures f join unnest($3::uuid[]) with ordinality as i(id, n) using (n)",
     )

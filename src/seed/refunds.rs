@@ -18,7 +18,7 @@ pub(super) struct Rules {
 pub(super) async fn agents(w: &mut Writer<'_>, acme: Uuid) -> Result<Rules> {
     let [triage, support, refund] = w.ids();
     let query = sqlx::query(
-        r#"insert into agent_configurations (organization_id, id, name, description, type, status, model_settings, thresholds, data_sources, created_at, updated_at)
+        r#"insert into tenantry.agent_configurations (organization_id, id, name, description, type, status, model_settings, thresholds, data_sources, created_at, updated_at)
            values ($1, $2, 'Ticket triage', 'Sets category, priority and tags of new tickets.', 'TRIAGE', 'ACTIVE',
                    '{"model": "small", "temperature": 0, "maxTokens": 300}', '{"confidence": 0.8}', '["tickets"]',
                    $5 - interval '70 days', $5 - interval '20 days'),
@@ -38,8 +38,8 @@ pub(super) async fn agents(w: &mut Writer<'_>, acme: Uuid) -> Result<Rules> {
 
     let [blocked, small, large, rest] = w.ids();
     let query = sqlx::query(
-        r#"insert into decision_rules (organization_id, id, agent_id, name, rank, conditions, action, created_at, updated_at)
-           select $1, r.id, $2, r.name, r.rank, r.conditions::jsonb, r.action::decision_action, $3 - interval '60 days', $3 - interval '60 days'
+        r#"insert into tenantry.decision_rules (organization_id, id, agent_id, name, rank, conditions, action, created_at, updated_at)
+           select $1, r.id, $2, r.name, r.rank, r.conditions::jsonb, r.action::tenantry.decision_action, $3 - interval '60 days', $3 - interval '60 days'
              from (values ($4::uuid, 'Nothing for blocked customers', 10,
                            '{"in": [{"var": "customer.standing"}, ["RESTRICTED", "BLOCKED"]]}', 'DENY'),
                           ($5, 'Small amounts of customers in good standing', 20,
@@ -69,7 +69,7 @@ pub(super) async fn budget_and_refunds(
 ) -> Result<()> {
     let budget = w.id();
     let query = sqlx::query(
-        "insert into budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, created_at, updated_at)
+        "insert into tenantry.budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, created_at, updated_at)
          select $1, $2, 'REFUND', 'Refunds', 'MONTH', m.start, m.start + interval '1 month', 500000, 'USD', m.start, $3
            from (values (date_trunc('month', $3, 'UTC'))) as m(start)",
     )
@@ -95,7 +95,7 @@ async fn refunds(
 ) -> Result<()> {
     let [first, second, third] = desk.tickets;
     let query = sqlx::query(
-        r#"insert into refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by,
+        r#"insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by,
                                 decision, decision_rule_id, decision_explanation, decided_at, budget_id, idempotency_key,
                                 stripe_payment_intent_id, stripe_refund_id, settled_at, version, created_at, updated_at)
            values ($1, $2, $4, $5, 2500, 'USD', 'DUPLICATE_CHARGE', 'Order 7655 was charged twice.', 'SETTLED', $6,
@@ -116,7 +116,7 @@ async fn refunds(
     w.insert("refunds", query).await?;
 
     let query = sqlx::query(
-        r#"insert into refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by,
+        r#"insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by,
                                 decision, decision_rule_id, decision_explanation, decided_at, budget_id, idempotency_key,
                                 stripe_payment_intent_id, version, created_at, updated_at)
            values ($1, $2, $4, $5, 18000, 'USD', 'DEFECTIVE_PRODUCT', 'The lamp of order 7730 is broken.', 'PENDING_APPROVAL', $6,
@@ -139,7 +139,7 @@ async fn refunds(
     w.insert("refunds", query).await?;
 
     let query = sqlx::query(
-        r#"insert into refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status,
+        r#"insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status,
                                 decision, decision_rule_id, decided_by, decision_explanation, decided_at, budget_id, idempotency_key,
                                 stripe_payment_intent_id, version, created_at, updated_at)
            values ($1, $2, $4, $5, 95000, 'USD', 'SERVICE_ISSUE', 'The fee of this month, for a day without single sign-on.', 'DENIED',
@@ -174,8 +174,8 @@ async fn usage(w: &mut Writer<'_>, acme: Uuid, budget: Uuid, [paid, waiting, den
     ];
     for (n, (kind, amount, source, resource, hours)) in (1_i32..).zip(records) {
         let query = sqlx::query(
-            "insert into budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, resource_id, idempotency_key, created_at)
-             values ($1, $2, $3, $4, 'USD', $5::budget_usage_kind, $6, $7, 'sample-usage-' || $8::int,
+            "insert into tenantry.budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, resource_id, idempotency_key, created_at)
+             values ($1, $2, $3, $4, 'USD', $5::tenantry.budget_usage_kind, $6, $7, 'sample-usage-' || $8::int,
                      greatest($9 - make_interval(hours => $10), date_trunc('month', $9, 'UTC') + make_interval(secs => $8 / 1000.0)))",
         )
         .bind(acme)

@@ -50,7 +50,7 @@ pub async fn scale(db: &Db, clock: &Clock, scale: Scale, progress: impl Fn(u32))
 async fn flag(db: &Db, clock: &Clock, now: DateTime<Utc>) -> Result<u64> {
     let mut tx = SystemTx::begin(db).await?;
     let query = sqlx::query(
-        "insert into feature_flag_definitions (id, key, name, kind, default_enabled, minimum_plan, owner, created_at, updated_at)
+        "insert into tenantry.feature_flag_definitions (id, key, name, kind, default_enabled, minimum_plan, owner, created_at, updated_at)
          values ($1, 'advanced-analytics', 'Advanced analytics', 'ENTITLEMENT', true, 'PRO', 'billing', $2, $2)
          on conflict (key) do nothing",
     );
@@ -101,9 +101,9 @@ async fn execute(conn: &mut PgConnection, query: Query<'_, Postgres, PgArguments
 /// Half of the organizations pay nothing, one in twenty for everything.
 async fn organization_and_subscription(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     let organization = sqlx::query(
-        "insert into organizations (id, clerk_org_id, name, slug, status, industry, support_email, created_at, updated_at)
+        "insert into tenantry.organizations (id, clerk_org_id, name, slug, status, industry, support_email, created_at, updated_at)
          values ($1, 'org_' || replace($2, '-', '_'), 'Scale ' || $3::int, $2,
-                 (case when $3 % 25 = 0 then 'PAST_DUE' when $3 % 10 = 3 then 'TRIALING' else 'ACTIVE' end)::organization_status,
+                 (case when $3 % 25 = 0 then 'PAST_DUE' when $3 % 10 = 3 then 'TRIALING' else 'ACTIVE' end)::tenantry.organization_status,
                  (array['E-commerce', 'Software', 'Travel', 'Health', 'Education'])[1 + $3 % 5], 'support@' || $2 || '.example',
                  $4 - interval '400 days', $4 - interval '400 days')",
     )
@@ -112,7 +112,7 @@ async fn organization_and_subscription(conn: &mut PgConnection, tenant: &Tenant)
     .bind(tenant.number)
     .bind(tenant.now);
     let subscription = sqlx::query(concat!(
-        "insert into subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
+        "insert into tenantry.subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
                                     current_period_start, current_period_end, created_at, updated_at)
          select $1, ",
         v7!("$4::timestamptz"),
@@ -126,7 +126,7 @@ async fn organization_and_subscription(conn: &mut PgConnection, tenant: &Tenant)
     .bind(tenant.number)
     .bind(tenant.now);
     let flag = sqlx::query(concat!(
-        "insert into organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, reason, created_at, updated_at)
+        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, reason, created_at, updated_at)
          values ($1, ",
         v7!("$3::timestamptz"),
         ", 'advanced-analytics', $2 % 2 = 0, $2 % 4 = 0, 'Scale', $3 - interval '30 days', $3 - interval '30 days')"
@@ -141,7 +141,7 @@ async fn organization_and_subscription(conn: &mut PgConnection, tenant: &Tenant)
 async fn people(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     let query = sqlx::query(concat!(
         "with people as (
-             insert into users (id, clerk_id, email, name, current_organization_id, created_at, updated_at)
+             insert into tenantry.users (id, clerk_id, email, name, current_organization_id, created_at, updated_at)
              select ",
         v7!("p.created_at"),
         ", 'user_' || replace($2, '-', '_') || '_' || to_char(n, 'FM00'), 'user' || to_char(n, 'FM00') || '@' || $2 || '.example',
@@ -151,11 +151,11 @@ async fn people(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
                from generate_series(1, 20) n, lateral (select $3 - interval '400 days' + n * interval '3 hours' as created_at) p
              returning id, clerk_id, created_at
          )
-         insert into organization_members (organization_id, id, user_id, role, created_at, updated_at)
+         insert into tenantry.organization_members (organization_id, id, user_id, role, created_at, updated_at)
          select $1, ",
         v7!("created_at"),
         ", id, (case right(clerk_id, 2) when '01' then 'OWNER' when '02' then 'ADMIN'
-                                        when '18' then 'VIEWER' when '19' then 'VIEWER' when '20' then 'VIEWER' else 'MEMBER' end)::member_role,
+                                        when '18' then 'VIEWER' when '19' then 'VIEWER' when '20' then 'VIEWER' else 'MEMBER' end)::tenantry.member_role,
                 created_at, created_at
            from people"
     ))
@@ -169,26 +169,26 @@ async fn people(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
 /// Users 03 to 07 work on tickets; of the fifty customers a few ask most.
 async fn desk(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     let representatives = sqlx::query(concat!(
-        "insert into representatives (organization_id, id, user_id, role, status, skills, capacity, created_at, updated_at)
+        "insert into tenantry.representatives (organization_id, id, user_id, role, status, skills, capacity, created_at, updated_at)
          select $1, ",
         v7!("u.created_at"),
         ", u.id,
-                (array['AGENT', 'AGENT', 'SENIOR_AGENT', 'TEAM_LEAD', 'SUPERVISOR'])[n]::representative_role,
-                (array['ONLINE', 'ONLINE', 'BUSY', 'AWAY', 'OFFLINE'])[n]::representative_status,
+                (array['AGENT', 'AGENT', 'SENIOR_AGENT', 'TEAM_LEAD', 'SUPERVISOR'])[n]::tenantry.representative_role,
+                (array['ONLINE', 'ONLINE', 'BUSY', 'AWAY', 'OFFLINE'])[n]::tenantry.representative_status,
                 array['billing', 'english'], 5 * n, u.created_at, u.created_at
            from generate_series(1, 5) n
-           join users u on u.clerk_id = 'user_' || replace($2, '-', '_') || '_' || to_char(n + 2, 'FM00')"
+           join tenantry.users u on u.clerk_id = 'user_' || replace($2, '-', '_') || '_' || to_char(n + 2, 'FM00')"
     ))
     .bind(tenant.id)
     .bind(&tenant.slug);
     let customers = sqlx::query(concat!(
-        "insert into customer_profiles (organization_id, id, email, name, phone, company, tier, standing, lifetime_value_minor, preferences, context,
+        "insert into tenantry.customer_profiles (organization_id, id, email, name, phone, company, tier, standing, lifetime_value_minor, preferences, context,
                                         created_at, updated_at)
          select $1, ",
         v7!("c.created_at"),
         ", 'customer' || to_char(n, 'FM00') || '@' || $2 || '.example', 'Customer ' || n, '+1 555 01' || to_char(n, 'FM00'), 'Company ' || n,
-                (case when n % 20 = 0 then 'VIP' when n % 5 = 0 then 'PREMIUM' else 'STANDARD' end)::account_tier,
-                (case when n % 25 = 0 then 'RESTRICTED' when n % 10 = 7 then 'WATCH' else 'GOOD' end)::account_standing,
+                (case when n % 20 = 0 then 'VIP' when n % 5 = 0 then 'PREMIUM' else 'STANDARD' end)::tenantry.account_tier,
+                (case when n % 25 = 0 then 'RESTRICTED' when n % 10 = 7 then 'WATCH' else 'GOOD' end)::tenantry.account_standing,
                 (1000 / (0.01 + random()))::bigint, jsonb_build_object('language', 'en', 'channel', 'email'),
                 jsonb_build_object('orders', n), c.created_at, c.created_at
            from generate_series(1, 50) n, lateral (select $3 - interval '390 days' + n * interval '12 hours' as created_at) c"
@@ -203,8 +203,8 @@ async fn desk(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
 async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     let tickets = sqlx::query(concat!(
         "with desk as (
-             select (select array_agg(id order by id) from customer_profiles where organization_id = $1) as customers,
-                    (select array_agg(id order by id) from representatives where organization_id = $1) as representatives
+             select (select array_agg(id order by id) from tenantry.customer_profiles where organization_id = $1) as customers,
+                    (select array_agg(id order by id) from tenantry.representatives where organization_id = $1) as representatives
          ), born as materialized (
              select n, $2 - interval '365 days' * (1 - power((n - random()) / $3, 2.0 / 3)) as created_at, random() as state_die,
                     random() as priority_die, random() as category_die, random() as pace, random() as who, random() as whose, random() as tag_die
@@ -220,8 +220,8 @@ async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
                                                     when state_die < 0.87 then 'PENDING_CUSTOMER' when state_die < 0.92 then 'ON_HOLD' else 'OPEN' end
                                           else case when state_die < 0.2 then 'NEW' when state_die < 0.6 then 'OPEN' when state_die < 0.8 then 'PENDING_CUSTOMER'
                                                     when state_die < 0.85 then 'ON_HOLD' when state_die < 0.95 then 'RESOLVED' else 'CLOSED' end
-                                     end)::ticket_status as status) s,
-                    lateral (select * from (values ('LOW'::ticket_priority, 0.2, interval '24 hours', interval '168 hours'),
+                                     end)::tenantry.ticket_status as status) s,
+                    lateral (select * from (values ('LOW'::tenantry.ticket_priority, 0.2, interval '24 hours', interval '168 hours'),
                                                    ('NORMAL', 0.75, '8 hours', '72 hours'),
                                                    ('HIGH', 0.95, '4 hours', '24 hours'),
                                                    ('URGENT', 1, '1 hour', '8 hours')) as level(priority, below, response, resolution)
@@ -235,7 +235,7 @@ async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
                     lateral (select case when status in ('RESOLVED', 'CLOSED')
                                          then least(greatest(first.at, created_at + resolution * (0.1 + 1.2 * pace)), $2) end as at) solved
          )
-         insert into tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority, category, tags,
+         insert into tenantry.tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority, category, tags,
                               first_response_due_at, resolution_due_at, first_responded_at, resolved_at, closed_at, sla_paused_at, created_at, updated_at)
          select $1, ",
         v7!("t.created_at"),
@@ -246,7 +246,7 @@ async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
                 'It happened again today. ' || repeat('I tried what the help centre says and it did not help. ', 1 + t.n % 5),
                 t.status, t.priority,
                 (case when category_die < 0.32 then 'TECHNICAL_ISSUE' when category_die < 0.54 then 'BILLING' when category_die < 0.72 then 'ACCOUNT'
-                      when category_die < 0.86 then 'ORDER' when category_die < 0.94 then 'FEATURE_REQUEST' else 'OTHER' end)::ticket_category,
+                      when category_die < 0.86 then 'ORDER' when category_die < 0.94 then 'FEATURE_REQUEST' else 'OTHER' end)::tenantry.ticket_category,
                 case when tag_die < 0.1 then array['refund', 'card'] when tag_die < 0.2 then array['mobile'] when tag_die < 0.3 then array['return'] else '{}' end,
                 t.created_at + t.response, t.created_at + t.resolution, t.first_responded_at, t.resolved_at, t.closed_at, t.sla_paused_at, t.created_at,
                 coalesce(t.closed_at, t.resolved_at, t.sla_paused_at, t.first_responded_at, t.created_at)
@@ -256,7 +256,7 @@ async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     .bind(tenant.id)
     .bind(tenant.now)
     .bind(tenant.tickets);
-    let counter = sqlx::query("insert into ticket_counters (organization_id, last_number) values ($1, $2)")
+    let counter = sqlx::query("insert into tenantry.ticket_counters (organization_id, last_number) values ($1, $2)")
         .bind(tenant.id)
         .bind(i64::from(tenant.tickets));
     Ok(execute(conn, tickets).await? + execute(conn, counter).await?)
@@ -265,12 +265,12 @@ async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
 /// Every fifth ticket: a question of the customer and, where it was answered, the answer.
 async fn messages(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     let query = sqlx::query(concat!(
-        "insert into ticket_messages (organization_id, id, ticket_id, author_user_id, author_customer_id, body, created_at, updated_at)
+        "insert into tenantry.ticket_messages (organization_id, id, ticket_id, author_user_id, author_customer_id, body, created_at, updated_at)
          select $1, ",
         v7!("m.at"),
         ", t.id, m.author, m.customer, m.body, m.at, m.at
-           from tickets t
-           left join representatives r on r.organization_id = $1 and r.id = t.assignee_id,
+           from tenantry.tickets t
+           left join tenantry.representatives r on r.organization_id = $1 and r.id = t.assignee_id,
                 lateral (values (null::uuid, t.customer_id, 'Is there anything else you need to know?', t.created_at),
                                 (r.user_id, null, 'Thank you for writing to us. ' || repeat('Here is what I found out. ', 3), t.first_responded_at)
                         ) as m(author, customer, body, at)
@@ -283,10 +283,10 @@ async fn messages(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
 /// Three budgets with forty records each; what is set aside is settled, given back, or at the end still set aside.
 async fn budgets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     let budgets = sqlx::query(concat!(
-        "insert into budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, created_at, updated_at)
+        "insert into tenantry.budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, created_at, updated_at)
          select $1, ",
         v7!("b.starts_at"),
-        ", b.type::budget_type, b.name, b.period::budget_period, b.starts_at, b.starts_at + b.length, 300000, 'USD', b.hard, b.starts_at, $2
+        ", b.type::tenantry.budget_type, b.name, b.period::tenantry.budget_period, b.starts_at, b.starts_at + b.length, 300000, 'USD', b.hard, b.starts_at, $2
            from (values ('REFUND', 'Refunds', 'MONTH', date_trunc('month', $2, 'UTC'), interval '1 month', true),
                         ('AI_USAGE', 'AI models', 'MONTH', date_trunc('month', $2, 'UTC'), interval '1 month', true),
                         ('OPERATIONS', 'Operations', 'QUARTER', date_trunc('quarter', $2, 'UTC'), interval '3 months', false)
@@ -298,13 +298,13 @@ async fn budgets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
         "with rounds as materialized (
              select b.id as budget_id, b.currency, b.starts_at, g, 500 + floor(random() * 5000)::bigint as spent,
                     500 + floor(random() * 5000)::bigint as reserved
-               from budgets b, generate_series(0, 9) g
+               from tenantry.budgets b, generate_series(0, 9) g
               where b.organization_id = $1
          )
-         insert into budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, idempotency_key, created_at)
+         insert into tenantry.budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, idempotency_key, created_at)
          select $1, ",
         v7!("m.at"),
-        ", budget_id, k.amount, currency, k.kind::budget_usage_kind, k.source, 'scale-' || (g * 4 + k.step), m.at
+        ", budget_id, k.amount, currency, k.kind::tenantry.budget_usage_kind, k.source, 'scale-' || (g * 4 + k.step), m.at
            from rounds,
                 lateral (values (1, 'SPEND', spent, 'voucher'), (2, 'RESERVE', reserved, 'refund'),
                                 (3, case when g = 9 then 'SPEND' when g % 5 = 4 then 'RELEASE' else 'SETTLE' end, reserved, 'refund'),

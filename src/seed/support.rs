@@ -21,7 +21,7 @@ pub(super) struct Desk {
 pub(super) async fn desk(w: &mut Writer<'_>, acme: Uuid, people: &People) -> Result<Desk> {
     let [dave, erin, frank, grace, heidi, ivan] = w.ids();
     let query = sqlx::query(
-        "insert into representatives (organization_id, id, user_id, role, status, skills, capacity, created_at, updated_at)
+        "insert into tenantry.representatives (organization_id, id, user_id, role, status, skills, capacity, created_at, updated_at)
          values ($1, $2, $5, 'AGENT', 'ONLINE', '{billing,english,german}', 10, $8 - interval '80 days', $8 - interval '1 hour'),
                 ($1, $3, $6, 'SENIOR_AGENT', 'BUSY', '{orders,english,swedish}', 12, $8 - interval '79 days', $8 - interval '20 minutes'),
                 ($1, $4, $7, 'TEAM_LEAD', 'AWAY', '{technical,single-sign-on,french}', 6, $8 - interval '78 days', $8 - interval '5 minutes')",
@@ -37,7 +37,7 @@ pub(super) async fn desk(w: &mut Writer<'_>, acme: Uuid, people: &People) -> Res
     w.insert("representatives", query).await?;
 
     let query = sqlx::query(
-        r#"insert into customer_profiles (organization_id, id, user_id, email, name, phone, company, tier, standing, lifetime_value_minor,
+        r#"insert into tenantry.customer_profiles (organization_id, id, user_id, email, name, phone, company, tier, standing, lifetime_value_minor,
                                           currency, preferences, context, created_at, updated_at)
            values ($1, $2, $5, 'grace@example.com', 'Grace Miller', '+1 555 0100', 'Tech Startup Inc', 'VIP', 'GOOD', 1284000, 'USD',
                    '{"language": "en", "channel": "email", "newsletter": true}',
@@ -66,7 +66,7 @@ pub(super) async fn desk(w: &mut Writer<'_>, acme: Uuid, people: &People) -> Res
 pub(super) async fn tickets(w: &mut Writer<'_>, acme: Uuid, desk: &Desk) -> Result<()> {
     let [first, second, third] = desk.tickets;
     let query = sqlx::query(
-        "insert into tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority, category, tags,
+        "insert into tenantry.tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority, category, tags,
                               first_response_due_at, resolution_due_at, first_responded_at, resolved_at, sla_paused_at, version, created_at, updated_at)
          values ($1, $2, 1, $5, $8, 'Charged twice for order 7655',
                  'My card statement shows two charges of 25.00 for the same order. Please give one of them back.',
@@ -96,7 +96,8 @@ pub(super) async fn tickets(w: &mut Writer<'_>, acme: Uuid, desk: &Desk) -> Resu
     .bind(desk.frank)
     .bind(w.now);
     w.insert("tickets", query).await?;
-    let query = sqlx::query("insert into ticket_counters (organization_id, last_number) values ($1, 3)").bind(acme);
+    let query =
+        sqlx::query("insert into tenantry.ticket_counters (organization_id, last_number) values ($1, 3)").bind(acme);
     w.insert("ticket_counters", query).await
 }
 
@@ -164,7 +165,7 @@ pub(super) async fn messages(w: &mut Writer<'_>, acme: Uuid, people: &People, de
             Customer(id) => (None, Some(id)),
         };
         let query = sqlx::query(
-            "insert into ticket_messages (organization_id, id, ticket_id, author_user_id, author_customer_id, is_internal, body, created_at, updated_at)
+            "insert into tenantry.ticket_messages (organization_id, id, ticket_id, author_user_id, author_customer_id, is_internal, body, created_at, updated_at)
              values ($1, $2, $3, $4, $5, $6, $7, $8 - make_interval(mins => $9), $8 - make_interval(mins => $9))",
         )
         .bind(acme)
@@ -186,7 +187,7 @@ pub(super) async fn escalations(w: &mut Writer<'_>, acme: Uuid, people: &People,
     let [_, second, third] = desk.tickets;
     let [exception, breach] = w.ids();
     let query = sqlx::query(
-        "insert into escalations (organization_id, id, ticket_id, reason, note, priority, status, escalated_by, assigned_to,
+        "insert into tenantry.escalations (organization_id, id, ticket_id, reason, note, priority, status, escalated_by, assigned_to,
                                   resolution, resolved_at, version, created_at, updated_at)
          values ($1, $2, $4, 'POLICY_EXCEPTION', 'The return window of 30 days is over by 4 days.', 'NORMAL', 'RESOLVED', $6, $7,
                  'Granted once: a refund instead of a replacement, when the photo shows the damage.', $8 - interval '2 days',

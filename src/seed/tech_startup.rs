@@ -23,7 +23,7 @@ async fn representatives_and_customers(
     customer: Uuid,
 ) -> Result<()> {
     let query = sqlx::query(
-        "insert into representatives (organization_id, id, user_id, role, status, skills, capacity, created_at, updated_at)
+        "insert into tenantry.representatives (organization_id, id, user_id, role, status, skills, capacity, created_at, updated_at)
          values ($1, $2, $3, 'AGENT', 'ONLINE', '{onboarding}', 5, $4 - interval '60 days', $4 - interval '2 hours')",
     )
     .bind(startup)
@@ -32,7 +32,7 @@ async fn representatives_and_customers(
     .bind(w.now);
     w.insert("representatives", query).await?;
     let query = sqlx::query(
-        r#"insert into customer_profiles (organization_id, id, email, name, phone, company, tier, lifetime_value_minor, preferences, context, created_at, updated_at)
+        r#"insert into tenantry.customer_profiles (organization_id, id, email, name, phone, company, tier, lifetime_value_minor, preferences, context, created_at, updated_at)
            values ($1, $2, 'karl@example.org', 'Karl Jensen', '+1 555 0110', 'Jensen Labs', 'PREMIUM', 48000,
                    '{"language": "en", "channel": "email"}', '{"project": "Pilot"}', $3 - interval '50 days', $3 - interval '6 hours')"#,
     )
@@ -49,7 +49,7 @@ async fn tickets(
     [representative, customer, first, second]: [Uuid; 4],
 ) -> Result<()> {
     let query = sqlx::query(
-        "insert into tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority, category, tags,
+        "insert into tenantry.tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority, category, tags,
                               first_response_due_at, resolution_due_at, first_responded_at, version, created_at, updated_at)
          values ($1, $2, 1, $4, $5, 'How do I invite my team?', 'I cannot find where to invite my three colleagues.',
                  'OPEN', 'LOW', 'ACCOUNT', '{onboarding}', $6 - interval '24 hours', $6 + interval '5 days', $6 - interval '46 hours',
@@ -65,12 +65,13 @@ async fn tickets(
     .bind(representative)
     .bind(w.now);
     w.insert("tickets", query).await?;
-    let query = sqlx::query("insert into ticket_counters (organization_id, last_number) values ($1, 2)").bind(startup);
+    let query =
+        sqlx::query("insert into tenantry.ticket_counters (organization_id, last_number) values ($1, 2)").bind(startup);
     w.insert("ticket_counters", query).await?;
 
     let [question, answer, note, escalation] = w.ids();
     let query = sqlx::query(
-        "insert into ticket_messages (organization_id, id, ticket_id, author_user_id, author_customer_id, is_internal, body, created_at, updated_at)
+        "insert into tenantry.ticket_messages (organization_id, id, ticket_id, author_user_id, author_customer_id, is_internal, body, created_at, updated_at)
          values ($1, $2, $5, null, $8, false, 'They already have accounts, if that matters.', $9 - interval '47 hours', $9 - interval '47 hours'),
                 ($1, $3, $5, $7, null, false, 'Settings, Members, Invite: one address per line.', $9 - interval '46 hours', $9 - interval '46 hours'),
                 ($1, $4, $6, $7, null, true, 'Looks like the page size of the new export.', $9 - interval '1 hour', $9 - interval '1 hour')",
@@ -86,7 +87,7 @@ async fn tickets(
     .bind(w.now);
     w.insert("ticket_messages", query).await?;
     let query = sqlx::query(
-        "insert into escalations (organization_id, id, ticket_id, reason, priority, status, escalated_by, created_at, updated_at)
+        "insert into tenantry.escalations (organization_id, id, ticket_id, reason, priority, status, escalated_by, created_at, updated_at)
          values ($1, $2, $3, 'TECHNICAL_COMPLEXITY', 'HIGH', 'OPEN', $4, $5 - interval '1 hour', $5 - interval '1 hour')",
     )
     .bind(startup)
@@ -106,7 +107,7 @@ async fn budgets_and_refunds(
 ) -> Result<()> {
     let [agent, rule, budget, refund, usage] = w.ids();
     let query = sqlx::query(
-        r#"insert into agent_configurations (organization_id, id, name, type, status, model_settings, thresholds, data_sources, created_at, updated_at)
+        r#"insert into tenantry.agent_configurations (organization_id, id, name, type, status, model_settings, thresholds, data_sources, created_at, updated_at)
            values ($1, $2, 'Refund decisions', 'REFUND', 'DRAFT', '{"model": "small"}', '{"confidence": 0.9}', '["refunds"]', $3 - interval '8 days', $3 - interval '8 days')"#,
     )
     .bind(startup)
@@ -114,7 +115,7 @@ async fn budgets_and_refunds(
     .bind(w.now);
     w.insert("agent_configurations", query).await?;
     let query = sqlx::query(
-        "insert into decision_rules (organization_id, id, agent_id, name, rank, conditions, action, created_at, updated_at)
+        "insert into tenantry.decision_rules (organization_id, id, agent_id, name, rank, conditions, action, created_at, updated_at)
          values ($1, $2, $3, 'Always ask', 10, 'true', 'REQUIRE_APPROVAL', $4 - interval '8 days', $4 - interval '8 days')",
     )
     .bind(startup)
@@ -123,7 +124,7 @@ async fn budgets_and_refunds(
     .bind(w.now);
     w.insert("decision_rules", query).await?;
     let query = sqlx::query(
-        "insert into budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, created_at, updated_at)
+        "insert into tenantry.budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, created_at, updated_at)
          select $1, $2, 'AI_USAGE', 'AI models', 'MONTH', m.start, m.start + interval '1 month', 20000, 'USD', false, m.start, $3
            from (values (date_trunc('month', $3, 'UTC'))) as m(start)",
     )
@@ -132,7 +133,7 @@ async fn budgets_and_refunds(
     .bind(w.now);
     w.insert("budgets", query).await?;
     let query = sqlx::query(
-        "insert into budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, idempotency_key, created_at)
+        "insert into tenantry.budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, idempotency_key, created_at)
          values ($1, $2, $3, 1375, 'USD', 'SPEND', 'agent:triage', 'sample-usage-1', greatest($4 - interval '5 hours', date_trunc('month', $4, 'UTC')))",
     )
     .bind(startup)
@@ -142,7 +143,7 @@ async fn budgets_and_refunds(
     w.insert("budget_usage_records", query).await?;
     total_budgets(&mut w.tx, startup).await?;
     let query = sqlx::query(
-        "insert into refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by, idempotency_key, created_at, updated_at)
+        "insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by, idempotency_key, created_at, updated_at)
          values ($1, $2, $3, $4, 1200, 'USD', 'GOODWILL', 'For the trouble with the export.', 'REQUESTED', $5, 'sample-refund-1', $6 - interval '1 hour', $6 - interval '1 hour')",
     )
     .bind(startup)
@@ -158,7 +159,7 @@ async fn budgets_and_refunds(
 async fn administration(w: &mut Writer<'_>, startup: Uuid, people: &People, ticket: Uuid) -> Result<()> {
     let [invitation, key, webhook, audit] = w.ids();
     let query = sqlx::query(
-        "insert into invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at, updated_at)
+        "insert into tenantry.invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at, updated_at)
          values ($1, $2, 'mallory@example.com', 'ADMIN', sha256(uuid_send(gen_random_uuid())), $3,
                  $4 + interval '5 days', $4 - interval '2 days', $4 - interval '2 days')",
     )
@@ -168,7 +169,7 @@ async fn administration(w: &mut Writer<'_>, startup: Uuid, people: &People, tick
     .bind(w.now);
     w.insert("invitations", query).await?;
     let query = sqlx::query(
-        "insert into api_keys (organization_id, id, name, prefix, key_hash, scopes, created_by, created_at, updated_at)
+        "insert into tenantry.api_keys (organization_id, id, name, prefix, key_hash, scopes, created_by, created_at, updated_at)
          values ($1, $2, 'Import script', 'sample_startup', sha256(uuid_send(gen_random_uuid())), '{ticket:create}', $3,
                  $4 - interval '15 days', $4 - interval '15 days')",
     )
@@ -178,7 +179,7 @@ async fn administration(w: &mut Writer<'_>, startup: Uuid, people: &People, tick
     .bind(w.now);
     w.insert("api_keys", query).await?;
     let query = sqlx::query(
-        "insert into webhook_events (id, source, event_id, event_type, object_id, raw_body, status, attempts, organization_id,
+        "insert into tenantry.webhook_events (id, source, event_id, event_type, object_id, raw_body, status, attempts, organization_id,
                                      event_created_at, received_at, processed_at, next_attempt_at)
          values ($1, 'CLERK', 'msg_sample_2', 'organization.created', 'org_techstartup', '{}', 'APPLIED', 1, $2,
                  $3 - interval '90 days', $3 - interval '90 days', $3 - interval '90 days', $3 - interval '90 days')",
@@ -188,7 +189,7 @@ async fn administration(w: &mut Writer<'_>, startup: Uuid, people: &People, tick
     .bind(w.now);
     w.insert("webhook_events", query).await?;
     let query = sqlx::query(
-        r#"insert into audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, request_id, created_at)
+        r#"insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, request_id, created_at)
            values ($1, $2, $3, 'ticket.update', 'Ticket', $4,
                    '{"before": {"status": "NEW", "priority": "LOW", "version": 1}, "after": {"status": "OPEN", "priority": "LOW", "version": 2}}',
                    'sample', $5 - interval '46 hours')"#,

@@ -6,7 +6,7 @@ use crate::pg_enum;
 
 pg_enum! {
     /// The state of a ticket.
-    pub enum TicketStatus("ticket_status", TicketStatusFilter) {
+    pub enum TicketStatus("tenantry.ticket_status", TicketStatusFilter) {
         /// Nobody has answered yet.
         New = "NEW",
         /// Being worked on.
@@ -24,7 +24,7 @@ pg_enum! {
 
 pg_enum! {
     /// How urgent a ticket is.
-    pub enum TicketPriority("ticket_priority", TicketPriorityFilter) {
+    pub enum TicketPriority("tenantry.ticket_priority", TicketPriorityFilter) {
         /// Whenever there is time.
         Low = "LOW",
         /// In its turn.
@@ -38,7 +38,7 @@ pg_enum! {
 
 pg_enum! {
     /// What a ticket is about.
-    pub enum TicketCategory("ticket_category", TicketCategoryFilter) {
+    pub enum TicketCategory("tenantry.ticket_category", TicketCategoryFilter) {
         /// Invoices and payments.
         Billing = "BILLING",
         /// Something does not work.

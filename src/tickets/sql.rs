@@ -42,7 +42,7 @@ pub struct TicketRow {
 pub async fn next_number(tx: &mut TenantTx) -> Result<i64> {
     let organization = tx.tenant().organization_id;
     Ok(sqlx::query_scalar!(
-        "insert into ticket_counters (organization_id, last_number) values ($1, 1)
+        "insert into tenantry.ticket_counters (organization_id, last_number) values ($1, 1)
          on conflict (organization_id) do update set last_number = ticket_counters.last_number + 1
          returning last_number",
         organization as _
@@ -55,7 +55,7 @@ pub async fn next_number(tx: &mut TenantTx) -> Result<i64> {
 pub async fn insert_ticket(tx: &mut TenantTx, row: &TicketRow, now: DateTime<Utc>) -> Result<()> {
     let organization = tx.tenant().organization_id;
     sqlx::query!(
-        "insert into tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority,
+        "insert into tenantry.tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority,
                               category, tags, first_response_due_at, resolution_due_at, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)",
         organization as _,
@@ -102,7 +102,7 @@ pub async fn lock_ticket(tx: &mut TenantTx, id: TicketId) -> Result<Option<Locke
         r#"select status as "status: TicketStatus", priority as "priority: TicketPriority", version,
                   merged_into_id as "merged_into_id: TicketId", created_at, first_response_due_at, resolution_due_at,
                   sla_paused_at, sla_paused_seconds, resolved_at, closed_at
-             from tickets where organization_id = $1 and id = $2 for update"#,
+             from tenantry.tickets where organization_id = $1 and id = $2 for update"#,
         organization as _,
         id as _
     )
@@ -152,7 +152,7 @@ pub struct TicketUpdate {
 pub async fn update_ticket(tx: &mut TenantTx, id: TicketId, change: &TicketUpdate) -> Result<()> {
     let organization = tx.tenant().organization_id;
     sqlx::query!(
-        "update tickets
+        "update tenantry.tickets
             set subject = coalesce($3, subject), description = coalesce($4, description), status = $5, priority = $6,
                 category = coalesce($7, category), tags = coalesce($8, tags),
                 customer_id = case when $9 then $10 else customer_id end,
@@ -195,7 +195,7 @@ pub async fn insert_message(
 ) -> Result<()> {
     let tenant = tx.tenant();
     sqlx::query!(
-        "insert into ticket_messages (organization_id, id, ticket_id, author_user_id, is_internal, body, created_at, updated_at)
+        "insert into tenantry.ticket_messages (organization_id, id, ticket_id, author_user_id, is_internal, body, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $7)",
         tenant.organization_id as _,
         id as _,
@@ -220,7 +220,7 @@ pub async fn touch_ticket(
 ) -> Result<()> {
     let organization = tx.tenant().organization_id;
     sqlx::query!(
-        "update tickets
+        "update tenantry.tickets
             set version = version + (status <> $3)::int, status = $3, first_response_due_at = $4, resolution_due_at = $5,
                 sla_paused_at = $6, sla_paused_seconds = $7, resolved_at = $8,
                 first_responded_at = coalesce(first_responded_at, $9)
@@ -248,8 +248,8 @@ pub async fn references_exist(
 ) -> Result<(bool, bool)> {
     let organization = tx.tenant().organization_id;
     let row = sqlx::query!(
-        r#"select exists (select from customer_profiles where organization_id = $1 and id = $2 and deleted_at is null) as "customer!",
-                  exists (select from representatives where organization_id = $1 and id = $3 and deleted_at is null) as "assignee!""#,
+        r#"select exists (select from tenantry.customer_profiles where organization_id = $1 and id = $2 and deleted_at is null) as "customer!",
+                  exists (select from tenantry.representatives where organization_id = $1 and id = $3 and deleted_at is null) as "assignee!""#,
         organization as _,
         customer as _,
         assignee as _

@@ -103,7 +103,7 @@ fn no_such_event() -> UserError {
 async fn replay_any(session: &Session, id: WebhookEventId) -> Result<Option<WebhookEvent>> {
     let mut tx = platform::open(session, "webhook_event.replay", json!({ "id": id.to_string() })).await?;
     sql::replay(&mut tx, &[id.uuid()], session.clock().now()).await?;
-    let select = format!("select {} from webhook_events t where t.id = $1", WebhookEvent::PLATFORM_COLUMNS);
+    let select = format!("select {} from tenantry.webhook_events t where t.id = $1", WebhookEvent::PLATFORM_COLUMNS);
     let row = sqlx::query(AssertSqlSafe(select)).bind(id).fetch_optional(tx.conn()).await?;
     let event = row.map(|row| WebhookEvent::decode(&row, 0)).transpose()?;
     sql::wake(tx.conn()).await?;

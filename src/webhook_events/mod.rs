@@ -17,7 +17,7 @@ use crate::{entity, listing, pg_enum};
 
 pg_enum! {
     /// Who sent a webhook.
-    pub enum WebhookSource("webhook_source", WebhookSourceFilter) {
+    pub enum WebhookSource("tenantry.webhook_source", WebhookSourceFilter) {
         /// The identity provider.
         Clerk = "CLERK",
         /// The payment provider.
@@ -27,7 +27,7 @@ pg_enum! {
 
 pg_enum! {
     /// What became of a webhook event.
-    pub enum WebhookStatus("webhook_status", WebhookStatusFilter) {
+    pub enum WebhookStatus("tenantry.webhook_status", WebhookStatusFilter) {
         /// Stored, not yet looked at.
         Received = "RECEIVED",
         /// Its effect is in the database.

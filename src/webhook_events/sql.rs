@@ -80,10 +80,10 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
         r#"select e.id as "id: WebhookEventId", e.source as "source: WebhookSource", e.event_id, e.event_type, e.object_id,
                   e.status as "status: WebhookStatus", e.attempts, coalesce(e.cause, e.last_error) as last_error, o.slug as "organization?", e.event_created_at,
                   e.received_at, e.processed_at, e.failed_at, e.next_attempt_at
-             from webhook_events e left join organizations o on o.id = e.organization_id
+             from tenantry.webhook_events e left join tenantry.organizations o on o.id = e.organization_id
             where (cardinality($1::uuid[]) = 0 or e.id = any($1))
-              and ($2::text is null or e.source = $2::webhook_source)
-              and (cardinality($3::text[]) = 0 or e.status = any($3::webhook_status[]))
+              and ($2::text is null or e.source = $2::tenantry.webhook_source)
+              and (cardinality($3::text[]) = 0 or e.status = any($3::tenantry.webhook_status[]))
               and ($4::text is null or e.object_id = $4)
               and ($5::text is null or e.event_type = $5)
               and ($6::timestamptz is null or e.received_at >= $6)
@@ -106,8 +106,8 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
 /// The events that senders call by this id: one of each sender at most.
 pub async fn with_event_id(tx: &mut SystemTx, event_id: &str) -> Result<Vec<WebhookEventId>> {
     let ids = sqlx::query_scalar!(
-        r#"select id as "id: WebhookEventId" from webhook_events
-            where source = any(enum_range(null::webhook_source)) and event_id = $1"#,
+        r#"select id as "id: WebhookEventId" from tenantry.webhook_events
+            where source = any(enum_range(null::tenantry.webhook_source)) and event_id = $1"#,
         event_id
     );
     Ok(ids.fetch_all(tx.conn()).await?)
@@ -115,7 +115,7 @@ pub async fn with_event_id(tx: &mut SystemTx, event_id: &str) -> Result<Vec<Webh
 
 /// The bytes of an event as they came.
 pub async fn raw_body(tx: &mut SystemTx, id: WebhookEventId) -> Result<Option<Vec<u8>>> {
-    let body = sqlx::query_scalar!("select raw_body from webhook_events where id = $1", id as _);
+    let body = sqlx::query_scalar!("select raw_body from tenantry.webhook_events where id = $1", id as _);
     Ok(body.fetch_optional(tx.conn()).await?)
 }
 
@@ -126,7 +126,7 @@ pub async fn replay(
     now: DateTime<Utc>,
 ) -> Result<Vec<(WebhookEventId, Option<OrganizationId>)>> {
     let rows = sqlx::query!(
-        r#"update webhook_events
+        r#"update tenantry.webhook_events
               set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, next_attempt_at = $2, processed_at = null, failed_at = null
             where id = any($1) and status <> 'RECEIVED'
             returning id as "id: WebhookEventId", organization_id as "organization_id: OrganizationId""#,
@@ -146,7 +146,7 @@ pub(super) async fn replay_own(
 ) -> Result<Option<WebhookStatus>> {
     let organization = tx.tenant().organization_id;
     let before = sqlx::query_scalar!(
-        r#"select status as "status: WebhookStatus" from webhook_events where organization_id = $1 and id = $2 for update"#,
+        r#"select status as "status: WebhookStatus" from tenantry.webhook_events where organization_id = $1 and id = $2 for update"#,
         organization as _,
         id as _
     )
@@ -154,7 +154,7 @@ pub(super) async fn replay_own(
     .await?;
     if before.is_some_and(|status| status != WebhookStatus::Received) {
         sqlx::query!(
-            "update webhook_events
+            "update tenantry.webhook_events
                 set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, next_attempt_at = $3, processed_at = null, failed_at = null
               where organization_id = $1 and id = $2",
             organization as _,

@@ -232,8 +232,8 @@ async fn insert(pool: &PgPool, batch: &[Waiting]) -> sqlx::Result<HashSet<Uuid>>
     let created: Vec<Option<DateTime<Utc>>> = column(batch, |delivery| delivery.created_at);
     let received: Vec<DateTime<Utc>> = column(batch, |delivery| delivery.received_at);
     let new = sqlx::query_scalar!(
-        "insert into webhook_events (id, source, event_id, event_type, object_id, raw_body, event_created_at, received_at, next_attempt_at)
-         select n.id, n.source::webhook_source, n.event_id, n.event_type, n.object_id, n.raw_body, n.created_at, n.received_at, n.received_at
+        "insert into tenantry.webhook_events (id, source, event_id, event_type, object_id, raw_body, event_created_at, received_at, next_attempt_at)
+         select n.id, n.source::tenantry.webhook_source, n.event_id, n.event_type, n.object_id, n.raw_body, n.created_at, n.received_at, n.received_at
            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::timestamptz[], $8::timestamptz[])
                 as n (id, source, event_id, event_type, object_id, raw_body, created_at, received_at)
          on conflict (source, event_id) do nothing
@@ -276,8 +276,8 @@ pub async fn depth(db: &Db) -> Result<Vec<Depth>> {
             sqlx::query_as!(
                 Depth,
                 r#"select s.source as "source!: WebhookSource", count(e.id) as "pending!", min(e.received_at) as oldest
-                     from unnest(enum_range(null::webhook_source)) as s (source)
-                     left join webhook_events e on e.source = s.source and e.status in ('RECEIVED', 'FAILED')
+                     from unnest(enum_range(null::tenantry.webhook_source)) as s (source)
+                     left join tenantry.webhook_events e on e.source = s.source and e.status in ('RECEIVED', 'FAILED')
                     group by 1 order by 1"#
             )
             .fetch_all(&pool)

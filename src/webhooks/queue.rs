@@ -17,7 +17,7 @@ pub(super) async fn claim(tx: &mut SystemTx, now: DateTime<Utc>, limit: i64, byt
         InboxEvent,
         r#"with due as (
                select id, source, event_id, event_type, raw_body, received_at, attempts, next_attempt_at
-                 from webhook_events
+                 from tenantry.webhook_events
                 where status in ('RECEIVED', 'FAILED') and next_attempt_at <= $1
                 order by next_attempt_at, id limit $2
                   for update skip locked),
@@ -50,7 +50,7 @@ pub(super) async fn claim_one(tx: &mut SystemTx, id: WebhookEventId, timeouts: T
         InboxEvent,
         r#"with event as (
                select id, source, event_id, event_type, raw_body, received_at, attempts
-                 from webhook_events where id = $1 and status in ('RECEIVED', 'FAILED') for update skip locked),
+                 from tenantry.webhook_events where id = $1 and status in ('RECEIVED', 'FAILED') for update skip locked),
            bounds as materialized (
                select set_config('statement_timeout', $2, true), set_config('lock_timeout', $3, true))
            select id as "id!: WebhookEventId", source as "source!: WebhookSource", event_id as "event_id!",
@@ -67,7 +67,7 @@ pub(super) async fn claim_one(tx: &mut SystemTx, id: WebhookEventId, timeouts: T
 
 /// Puts off an event that the transaction holds.
 pub(super) async fn put_off(tx: &mut SystemTx, id: WebhookEventId, until: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("update webhook_events set next_attempt_at = $2 where id = $1", id as _, until)
+    sqlx::query!("update tenantry.webhook_events set next_attempt_at = $2 where id = $1", id as _, until)
         .execute(tx.conn())
         .await?;
     Ok(())
@@ -76,7 +76,7 @@ pub(super) async fn put_off(tx: &mut SystemTx, id: WebhookEventId, until: DateTi
 /// When the next event is due.
 pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>>> {
     sqlx::query_scalar!(
-        "select next_attempt_at from webhook_events where status in ('RECEIVED', 'FAILED') order by next_attempt_at, id limit 1"
+        "select next_attempt_at from tenantry.webhook_events where status in ('RECEIVED', 'FAILED') order by next_attempt_at, id limit 1"
     )
     .fetch_optional(pool)
     .await
@@ -105,8 +105,8 @@ pub(super) async fn mark_processed(
     let reasons: Vec<Option<&str>> = processed.iter().map(|event| event.reason).collect();
     let organizations: Vec<Option<Uuid>> = processed.iter().map(|event| event.organization.map(Id::uuid)).collect();
     let rows = sqlx::query!(
-        r#"update webhook_events e
-              set status = n.status::webhook_status, attempts = e.attempts + 1, last_error = n.reason, cause = null,
+        r#"update tenantry.webhook_events e
+              set status = n.status::tenantry.webhook_status, attempts = e.attempts + 1, last_error = n.reason, cause = null,
                   organization_id = coalesce(n.organization_id, e.organization_id), processed_at = $5
              from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[]) as n (id, status, reason, organization_id)
             where e.id = n.id
@@ -141,8 +141,8 @@ pub(super) struct FailedAttempt<'a> {
 /// Writes that an event failed, unless another worker has processed it meanwhile. Returns its organization.
 pub(super) async fn fail(tx: &mut SystemTx, failure: &FailedAttempt<'_>) -> Result<Option<Option<OrganizationId>>> {
     let organization = sqlx::query_scalar!(
-        r#"update webhook_events
-              set status = $2::text::webhook_status, attempts = attempts + 1, last_error = $3, cause = $6, next_attempt_at = $4, failed_at = $5
+        r#"update tenantry.webhook_events
+              set status = $2::text::tenantry.webhook_status, attempts = attempts + 1, last_error = $3, cause = $6, next_attempt_at = $4, failed_at = $5
             where id = $1 and status in ('RECEIVED', 'FAILED')
             returning organization_id as "organization_id: OrganizationId""#,
         failure.id as _,

@@ -35,23 +35,23 @@ async fn a_careless_table_is_found() {
     let database = TestDb::seeded().await;
     let mut owner = database.owner().await;
     sqlx::raw_sql(
-        "create table careless (id uuid primary key, organization_id uuid not null);
-         create table child (organization_id uuid not null, id uuid, careless_id uuid references careless (id), primary key (organization_id, id));
-         create table open_door (organization_id uuid not null, id uuid not null, primary key (organization_id, id));
-         alter table open_door enable row level security;
-         alter table open_door force row level security;
-         create policy tenant on open_door to tenantry_app using (organization_id = app.current_org() or true);
-         create policy wide on open_door to tenantry_app using (true)",
+        "create table tenantry.careless (id uuid primary key, organization_id uuid not null);
+         create table tenantry.child (organization_id uuid not null, id uuid, careless_id uuid references tenantry.careless (id), primary key (organization_id, id));
+         create table tenantry.open_door (organization_id uuid not null, id uuid not null, primary key (organization_id, id));
+         alter table tenantry.open_door enable row level security;
+         alter table tenantry.open_door force row level security;
+         create policy tenant on tenantry.open_door to tenantry_app using (organization_id = tenantry.current_org() or true);
+         create policy wide on tenantry.open_door to tenantry_app using (true)",
     )
     .execute(&mut owner)
     .await
     .expect("two tables");
     let findings = verify::verify(&database.db()).await.expect("verify");
     let found: BTreeSet<(&str, &str)> = findings.iter().map(|f| (f.check, f.subject.as_str())).collect();
-    assert!(found.contains(&("row-level-security", "careless")), "{findings:?}");
-    assert!(found.contains(&("tenant-index", "careless")), "{findings:?}");
-    assert!(found.contains(&("open-policy", "open_door")), "{findings:?}");
-    assert!(found.contains(&("composite-foreign-key", "child")), "{findings:?}");
+    assert!(found.contains(&("row-level-security", "tenantry.careless")), "{findings:?}");
+    assert!(found.contains(&("tenant-index", "tenantry.careless")), "{findings:?}");
+    assert!(found.contains(&("open-policy", "tenantry.open_door")), "{findings:?}");
+    assert!(found.contains(&("composite-foreign-key", "tenantry.child")), "{findings:?}");
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn enums_are_the_same_in_sql_and_graphql() {
     let database = TestDb::seeded().await;
     let rows = sqlx::query(
         "select t.typname::text, array_agg(e.enumlabel::text order by e.enumsortorder) from pg_type t
-           join pg_enum e on e.enumtypid = t.oid where t.typnamespace = 'public'::regnamespace group by 1",
+           join pg_enum e on e.enumtypid = t.oid where t.typnamespace = 'tenantry'::regnamespace group by 1",
     )
     .fetch_all(&mut database.system().await)
     .await
@@ -127,35 +127,35 @@ async fn enums_are_the_same_in_sql_and_rust() {
     let database = TestDb::seeded().await;
     let mut system = database.system().await;
     check!(system,
-        "organization_plan" => tenantry::organizations::OrganizationPlan,
-        "organization_status" => tenantry::organizations::OrganizationStatus,
-        "member_role" => tenantry::access::MemberRole,
-        "user_role" => tenantry::members::UserRole,
-        "representative_role" => tenantry::representatives::RepresentativeRole,
-        "representative_status" => tenantry::representatives::RepresentativeStatus,
-        "account_tier" => tenantry::customers::AccountTier,
-        "account_standing" => tenantry::customers::AccountStanding,
-        "ticket_status" => tenantry::tickets::TicketStatus,
-        "ticket_priority" => tenantry::tickets::TicketPriority,
-        "ticket_category" => tenantry::tickets::TicketCategory,
-        "escalation_priority" => tenantry::escalations::EscalationPriority,
-        "escalation_status" => tenantry::escalations::EscalationStatus,
-        "escalation_reason" => tenantry::escalations::EscalationReason,
-        "refund_reason" => tenantry::refunds::RefundReason,
-        "refund_status" => tenantry::refunds::RefundStatus,
-        "budget_type" => tenantry::budgets::BudgetType,
-        "budget_period" => tenantry::budgets::BudgetPeriod,
-        "budget_usage_kind" => tenantry::budgets::BudgetUsageKind,
-        "agent_type" => tenantry::agents::AgentType,
-        "agent_status" => tenantry::agents::AgentStatus,
-        "decision_action" => tenantry::agents::DecisionAction,
-        "metric_period" => tenantry::metrics::MetricPeriod,
-        "performance_trend" => tenantry::metrics::PerformanceTrend,
-        "subscription_status" => tenantry::billing::SubscriptionStatus,
-        "flag_kind" => tenantry::flags::FlagKind,
-        "flag_rollout_unit" => tenantry::flags::FlagRolloutUnit,
-        "webhook_source" => tenantry::webhook_events::WebhookSource,
-        "webhook_status" => tenantry::webhook_events::WebhookStatus,
+        "tenantry.organization_plan" => tenantry::organizations::OrganizationPlan,
+        "tenantry.organization_status" => tenantry::organizations::OrganizationStatus,
+        "tenantry.member_role" => tenantry::access::MemberRole,
+        "tenantry.user_role" => tenantry::members::UserRole,
+        "tenantry.representative_role" => tenantry::representatives::RepresentativeRole,
+        "tenantry.representative_status" => tenantry::representatives::RepresentativeStatus,
+        "tenantry.account_tier" => tenantry::customers::AccountTier,
+        "tenantry.account_standing" => tenantry::customers::AccountStanding,
+        "tenantry.ticket_status" => tenantry::tickets::TicketStatus,
+        "tenantry.ticket_priority" => tenantry::tickets::TicketPriority,
+        "tenantry.ticket_category" => tenantry::tickets::TicketCategory,
+        "tenantry.escalation_priority" => tenantry::escalations::EscalationPriority,
+        "tenantry.escalation_status" => tenantry::escalations::EscalationStatus,
+        "tenantry.escalation_reason" => tenantry::escalations::EscalationReason,
+        "tenantry.refund_reason" => tenantry::refunds::RefundReason,
+        "tenantry.refund_status" => tenantry::refunds::RefundStatus,
+        "tenantry.budget_type" => tenantry::budgets::BudgetType,
+        "tenantry.budget_period" => tenantry::budgets::BudgetPeriod,
+        "tenantry.budget_usage_kind" => tenantry::budgets::BudgetUsageKind,
+        "tenantry.agent_type" => tenantry::agents::AgentType,
+        "tenantry.agent_status" => tenantry::agents::AgentStatus,
+        "tenantry.decision_action" => tenantry::agents::DecisionAction,
+        "tenantry.metric_period" => tenantry::metrics::MetricPeriod,
+        "tenantry.performance_trend" => tenantry::metrics::PerformanceTrend,
+        "tenantry.subscription_status" => tenantry::billing::SubscriptionStatus,
+        "tenantry.flag_kind" => tenantry::flags::FlagKind,
+        "tenantry.flag_rollout_unit" => tenantry::flags::FlagRolloutUnit,
+        "tenantry.webhook_source" => tenantry::webhook_events::WebhookSource,
+        "tenantry.webhook_status" => tenantry::webhook_events::WebhookStatus,
     );
 }
 
@@ -339,10 +339,10 @@ async fn migrations_go_up_and_down_and_up_again() {
         let mut connection = database.system().await;
         let rows: Vec<(String,)> = sqlx::query_as(
             "select format('%s %s %s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod)) from pg_class c join pg_attribute a on a.attrelid = c.oid
-              where c.relnamespace in ('public'::regnamespace, coalesce(to_regnamespace('app')::oid, 0)) and a.attnum > 0 and not a.attisdropped
+              where c.relnamespace in ('public'::regnamespace, coalesce(to_regnamespace('tenantry')::oid, 0)) and a.attnum > 0 and not a.attisdropped
              union all select format('policy %s %s %s', polrelid::regclass, polname, pg_get_expr(polqual, polrelid)) from pg_policy
-             union all select format('constraint %s %s', conrelid::regclass, pg_get_constraintdef(oid)) from pg_constraint where connamespace = 'public'::regnamespace
-             union all select format('function %s', p.oid::regprocedure) from pg_proc p where p.pronamespace = coalesce(to_regnamespace('app')::oid, 0)
+             union all select format('constraint %s %s', conrelid::regclass, pg_get_constraintdef(oid)) from pg_constraint where connamespace in ('public'::regnamespace, coalesce(to_regnamespace('tenantry')::oid, 0))
+             union all select format('function %s', p.oid::regprocedure) from pg_proc p where p.pronamespace in ('public'::regnamespace, coalesce(to_regnamespace('tenantry')::oid, 0))
              order by 1",
         )
         .fetch_all(&mut connection)
@@ -358,7 +358,11 @@ async fn migrations_go_up_and_down_and_up_again() {
     let first = catalogue().await;
     assert_eq!(migrations::up(&owner).await.expect("nothing to do"), 0);
     assert_eq!(migrations::down(&owner, count).await.expect("down"), 0);
-    assert!(catalogue().await.iter().all(|(row,)| row.contains("_sqlx_migrations")), "the downs leave nothing behind");
+    assert_eq!(catalogue().await, [], "the downs leave nothing behind");
+    let schemas = "select nspname::text from pg_namespace where nspname !~ '^(pg_|information_schema$)' order by 1";
+    let schemas: Vec<String> =
+        sqlx::query_scalar(schemas).fetch_all(&mut database.owner().await).await.expect("schemas");
+    assert_eq!(schemas, ["public"], "nor the schema, once the ledger is empty");
     assert_eq!(migrations::up(&owner).await.expect("up again"), count);
     assert_eq!(catalogue().await, first);
     // Many instances at once.
@@ -366,7 +370,7 @@ async fn migrations_go_up_and_down_and_up_again() {
     let many = futures_util::future::join_all((0..4).map(|_| migrations::up(&owner))).await;
     assert_eq!(many.into_iter().map(|applied| applied.expect("up")).max(), Some(2));
     // An edited migration is noticed.
-    sqlx::raw_sql("update _sqlx_migrations set checksum = '\\x00' where version = 2")
+    sqlx::raw_sql("update tenantry._sqlx_migrations set checksum = '\\x00' where version = 2")
         .execute(&mut database.owner().await)
         .await
         .expect("an edit");

@@ -7,12 +7,12 @@ use crate::support::TestApp;
 /// Tickets of Acme beside the three of the sample data: enough for pages, with ties and missing values in every order.
 async fn many_tickets(app: &TestApp) {
     sqlx::query(
-        "insert into tickets (id, organization_id, number, subject, status, priority, resolution_due_at, created_at)
+        "insert into tenantry.tickets (id, organization_id, number, subject, status, priority, resolution_due_at, created_at)
          select gen_random_uuid(), o.id, 3 + n, 'Generated ' || n,
-                (enum_range(null::ticket_status))[1 + n % 6], (enum_range(null::ticket_priority))[1 + n % 4],
+                (enum_range(null::tenantry.ticket_status))[1 + n % 6], (enum_range(null::tenantry.ticket_priority))[1 + n % 4],
                 case when n % 3 > 0 then timestamptz '2026-01-01' + (n % 5) * interval '1 day' end,
                 timestamptz '2025-01-01' + (n % 7) * interval '1 hour'
-           from generate_series(1, 60) n, organizations o where o.slug = 'acme-corp'",
+           from generate_series(1, 60) n, tenantry.organizations o where o.slug = 'acme-corp'",
     )
     .execute(&mut app.database.system().await)
     .await
@@ -87,7 +87,7 @@ async fn pages_lose_and_repeat_nothing_in_any_order() {
         (Value::Null, "created_at desc, id desc"),
     ] {
         let sql = format!(
-            "select number from tickets where organization_id = (select id from organizations where slug = 'acme-corp') order by {sql}"
+            "select number from tenantry.tickets where organization_id = (select id from tenantry.organizations where slug = 'acme-corp') order by {sql}"
         );
         let expected: Vec<i64> =
             sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&mut system).await.expect("the order");
@@ -134,7 +134,7 @@ async fn filters_mean_what_they_say() {
         ),
     ] {
         let sql = format!(
-            "select number from tickets where organization_id = (select id from organizations where slug = 'acme-corp') and ({sql}) order by number"
+            "select number from tenantry.tickets where organization_id = (select id from tenantry.organizations where slug = 'acme-corp') and ({sql}) order by number"
         );
         let expected: Vec<i64> =
             sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&mut system).await.expect("the rows");
@@ -202,15 +202,15 @@ async fn the_number_of_statements_does_not_grow_with_the_rows() {
     let app = TestApp::start().await;
     many_tickets(&app).await;
     sqlx::query(
-        "insert into ticket_messages (id, organization_id, ticket_id, author_user_id, body)
-         select gen_random_uuid(), t.organization_id, t.id, (select id from users where clerk_id = 'user_alice'), 'hello'
-           from tickets t, generate_series(1, 3)",
+        "insert into tenantry.ticket_messages (id, organization_id, ticket_id, author_user_id, body)
+         select gen_random_uuid(), t.organization_id, t.id, (select id from tenantry.users where clerk_id = 'user_alice'), 'hello'
+           from tenantry.tickets t, generate_series(1, 3)",
     )
     .execute(&mut app.database.system().await)
     .await
     .expect("messages");
-    sqlx::query("update tickets t set customer_id = (select c.id from customer_profiles c where c.organization_id = t.organization_id limit 1),
-                        assignee_id = (select r.id from representatives r where r.organization_id = t.organization_id order by md5(r.id::text || t.number) limit 1)")
+    sqlx::query("update tenantry.tickets t set customer_id = (select c.id from tenantry.customer_profiles c where c.organization_id = t.organization_id limit 1),
+                        assignee_id = (select r.id from tenantry.representatives r where r.organization_id = t.organization_id order by md5(r.id::text || t.number) limit 1)")
         .execute(&mut app.database.system().await)
         .await
         .expect("relations");

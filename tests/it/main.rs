@@ -10,6 +10,7 @@ mod http_layer;
 mod listing;
 mod migrations;
 mod process;
+mod search_path;
 mod support;
 mod sync;
 mod tenancy;

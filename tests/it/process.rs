@@ -172,7 +172,7 @@ async fn a_cancelled_request_leaves_nothing_behind() {
         let (db, organization) = (db.clone(), organization.clone());
         let request = tokio::spawn(async move {
             let mut tx = TenantTx::begin(&db, Access::Write, "user_alice", &organization, Arc::default()).await?;
-            sqlx::query("update tickets set subject = 'half done'").execute(tx.conn()).await?;
+            sqlx::query("update tenantry.tickets set subject = 'half done'").execute(tx.conn()).await?;
             sqlx::query("select pg_sleep(0.4)").execute(tx.conn()).await?;
             tx.commit().await
         });
@@ -187,7 +187,7 @@ async fn a_cancelled_request_leaves_nothing_behind() {
             .await
             .expect("a connection");
         let subjects: Vec<String> =
-            sqlx::query_scalar("select subject from tickets").fetch_all(tx.conn()).await.expect("rows");
+            sqlx::query_scalar("select subject from tenantry.tickets").fetch_all(tx.conn()).await.expect("rows");
         assert!(subjects.len() == 3 && !subjects.iter().any(|subject| subject == "half done"), "{subjects:?}");
     }
     tokio::time::sleep(Duration::from_millis(300)).await;

@@ -53,7 +53,9 @@ fn global_id(type_name: &str, uuid: uuid::Uuid) -> String {
 }
 
 async fn ids_of(app: &TestApp, slug: &str, table: &str) -> Vec<uuid::Uuid> {
-    let sql = format!("select t.id from {table} t join organizations o on o.id = t.organization_id where o.slug = $1");
+    let sql = format!(
+        "select t.id from tenantry.{table} t join tenantry.organizations o on o.id = t.organization_id where o.slug = $1"
+    );
     let rows =
         sqlx::query(AssertSqlSafe(sql)).bind(slug).fetch_all(&mut app.database.system().await).await.expect("ids");
     rows.iter().map(|row| row.get(0)).collect()
@@ -67,7 +69,7 @@ async fn the_app_role_sees_nothing_before_it_entered_a_tenant() {
     for (_, table) in
         TABLES.iter().chain([("", "organizations"), ("", "users"), ("", "organization_feature_flags")].iter())
     {
-        let count = format!("select count(*) from {table}");
+        let count = format!("select count(*) from tenantry.{table}");
         let all: i64 = sqlx::query_scalar(AssertSqlSafe(count.clone())).fetch_one(&mut system).await.expect(table);
         assert!(all > 0, "{table}: the sample data has something to hide");
         let seen: i64 = sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut app).await.expect(table);
@@ -98,7 +100,7 @@ async fn no_id_of_another_tenant_opens_anything() {
     // The organization itself, and a person of the other organization only.
     let mut system = app.database.system().await;
     let (organization, person): (uuid::Uuid, uuid::Uuid) = sqlx::query_as(
-        "select o.id, (select u.id from users u where u.clerk_id = 'user_admin') from organizations o where o.slug = 'tech-startup'",
+        "select o.id, (select u.id from tenantry.users u where u.clerk_id = 'user_admin') from tenantry.organizations o where o.slug = 'tech-startup'",
     )
     .fetch_one(&mut system)
     .await
@@ -160,8 +162,8 @@ async fn writes_reach_nothing_of_another_tenant() {
     let representative = global_id("Representative", ids_of(&app, "tech-startup", "representatives").await[0]);
     let snapshot = || async {
         let rows: Vec<(String,)> = sqlx::query_as(
-            "select row(t.*)::text from tickets t union all select row(m.*)::text from ticket_messages m
-             union all select row(a.id, a.action)::text from audit_logs a order by 1",
+            "select row(t.*)::text from tenantry.tickets t union all select row(m.*)::text from tenantry.ticket_messages m
+             union all select row(a.id, a.action)::text from tenantry.audit_logs a order by 1",
         )
         .fetch_all(&mut app.database.system().await)
         .await
@@ -329,7 +331,7 @@ async fn the_platform_is_closed_and_events_of_others_cannot_be_replayed() {
         .expect("a stream");
     assert!(response.text().await.expect("text").contains("FORBIDDEN"), "a viewer hears no webhookDelivery");
     let left: (i64, i64) = sqlx::query_as(
-        "select count(*) filter (where status = 'RECEIVED'), (select count(*) from platform_audit_logs) from webhook_events",
+        "select count(*) filter (where status = 'RECEIVED'), (select count(*) from tenantry.platform_audit_logs) from tenantry.webhook_events",
     )
     .fetch_one(&mut app.database.system().await)
     .await

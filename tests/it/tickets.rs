@@ -20,7 +20,7 @@ fn codes(payload: &Value) -> Vec<&str> {
 
 /// Rows of the last minute: the sample data has older ones.
 async fn audit_rows(app: &TestApp, action: &str) -> i64 {
-    sqlx::query_scalar("select count(*) from audit_logs where action = $1 and request_id is not null and created_at > now() - interval '1 minute'")
+    sqlx::query_scalar("select count(*) from tenantry.audit_logs where action = $1 and request_id is not null and created_at > now() - interval '1 minute'")
         .bind(action)
         .fetch_one(&mut app.database.system().await)
         .await
@@ -127,7 +127,7 @@ async fn numbers_have_no_gaps_and_no_duplicates() {
     });
     futures_util::future::join_all(requests).await;
     let rows: Vec<(String, i64, i64, i64)> = sqlx::query_as(
-        "select o.slug, count(*), count(distinct t.number), max(t.number) from tickets t join organizations o on o.id = t.organization_id group by 1 order by 1",
+        "select o.slug, count(*), count(distinct t.number), max(t.number) from tenantry.tickets t join tenantry.organizations o on o.id = t.organization_id group by 1 order by 1",
     )
     .fetch_all(&mut app.database.system().await)
     .await
@@ -232,7 +232,7 @@ async fn a_role_shows_and_allows_what_the_matrix_says() {
     let notes = |data: &Value| data.to_string().matches("\"isInternal\":true").count();
     assert_eq!(notes(&app.data(&alice, messages, json!({})).await), 1);
     assert_eq!(notes(&app.data(&bob, messages, json!({})).await), 0);
-    let hidden: uuid::Uuid = sqlx::query_scalar("select m.id from ticket_messages m join organizations o on o.id = m.organization_id where m.is_internal and o.slug = 'acme-corp'")
+    let hidden: uuid::Uuid = sqlx::query_scalar("select m.id from tenantry.ticket_messages m join tenantry.organizations o on o.id = m.organization_id where m.is_internal and o.slug = 'acme-corp'")
         .fetch_one(&mut app.database.system().await)
         .await
         .expect("a note");

@@ -103,7 +103,7 @@ impl Drop for Workers {
 
 /// Rows of the inbox of this condition, the sample data left out.
 pub async fn count(database: &TestDb, condition: &str) -> i64 {
-    let sql = format!("select count(*) from webhook_events where event_id !~ '_sample_' and ({condition})");
+    let sql = format!("select count(*) from tenantry.webhook_events where event_id !~ '_sample_' and ({condition})");
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut database.system().await).await.expect("a count")
 }
 
@@ -138,7 +138,7 @@ async fn a_verified_event_is_stored_once_and_as_it_came() {
     assert_eq!(deliver(&app, Stripe, "", stripe("msg_1", "invoice.paid", "in_1").to_string()).await.0, 200);
     let rows = sqlx::query(
         "select source::text, event_type, object_id, raw_body, status::text, (extract(epoch from event_created_at) * 1000)::bigint, organization_id
-           from webhook_events where event_id = 'msg_1' order by 1",
+           from tenantry.webhook_events where event_id = 'msg_1' order by 1",
     )
     .fetch_all(&mut app.database.system().await)
     .await
@@ -254,7 +254,7 @@ async fn odd_events_are_kept() {
         "{\"type\":null,\"id\":7,\"data\":[],\"created\":\"x\"}".to_owned(),
         json!({ "id": "", "type": "", "data": { "object": { "id": "" } } }).to_string(),
         stripe("evt_unknown", "thing.happened", "thing_1").to_string(),
-        stripe("evt_'quoted\"", "o'brien\";drop table users;--", "a'b\"c\\").to_string(),
+        stripe("evt_'quoted\"", "o'brien\";drop table tenantry.users;--", "a'b\"c\\").to_string(),
         stripe("evt_\0nul", "invoice\0.paid", "in\0_1").to_string(),
         stripe(&format!("evt_{long}"), &long, &long).to_string(),
         stripe("evt_late", "invoice.paid", "in_1").to_string().replace("1700000000", "99999999999999999999999999"),
@@ -349,7 +349,7 @@ async fn events_of_others_are_recorded_and_not_applied() {
     none_left(&app.database, "status = 'RECEIVED'").await;
     drop(workers);
     let refused: Vec<(String, String)> = sqlx::query_as(
-        "select event_id, last_error from webhook_events where status = 'IGNORED' and last_error like 'of another%' order by 1",
+        "select event_id, last_error from tenantry.webhook_events where status = 'IGNORED' and last_error like 'of another%' order by 1",
     )
     .fetch_all(&mut app.database.system().await)
     .await

@@ -35,7 +35,7 @@ pub(crate) async fn project(
     if open.is_some() {
         // Other open invitations for the address are revoked before the newest is opened.
         sqlx::query!(
-            "update invitations set revoked_at = $4
+            "update tenantry.invitations set revoked_at = $4
               where organization_id = $1 and lower(email) = $2 and accepted_at is null and revoked_at is null
                 and clerk_invitation_id is distinct from $3",
             organization as _,
@@ -65,7 +65,7 @@ async fn write(
     let accepted = invitation.fields.status.get() == Some(InvitationStatus::Accepted);
     let role = invitation.fields.role.text().and_then(MemberRole::from_label).unwrap_or(MemberRole::Viewer);
     let row = sqlx::query!(
-        r#"insert into invitations (organization_id, id, email, role, token_hash, expires_at, accepted_at, revoked_at, created_at, clerk_invitation_id)
+        r#"insert into tenantry.invitations (organization_id, id, email, role, token_hash, expires_at, accepted_at, revoked_at, created_at, clerk_invitation_id)
            values ($1, $2, $3, $4, sha256(uuid_send(gen_random_uuid())), $5, case when $6 then $8::timestamptz end,
                    case when not $6 and not $7 then $8::timestamptz end, $9, $10)
            on conflict (organization_id, clerk_invitation_id) do update

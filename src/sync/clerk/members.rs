@@ -30,8 +30,8 @@ pub(crate) async fn project(effects: &mut Effects<'_>, memberships: &[RemoteObje
         r#"select p.organization as "organization!", p.user as "user!", o.id as "organization_id: OrganizationId",
                   u.id as "user_id: UserId"
              from unnest($1::text[], $2::text[]) as p(organization, "user")
-             join organizations o on o.clerk_org_id = p.organization
-             join users u on u.clerk_id = p.user
+             join tenantry.organizations o on o.clerk_org_id = p.organization
+             join tenantry.users u on u.clerk_id = p.user
             order by o.id, u.id"#,
         &organizations,
         &users
@@ -69,7 +69,7 @@ async fn project_pair(
     };
     let role = membership.fields.role.text().and_then(MemberRole::from_label).unwrap_or(MemberRole::Viewer);
     let before = sqlx::query!(
-        r#"select role as "role: MemberRole", deleted_at is not null as "deleted!" from organization_members
+        r#"select role as "role: MemberRole", deleted_at is not null as "deleted!" from tenantry.organization_members
             where organization_id = $1 and user_id = $2"#,
         organization as _,
         user as _
@@ -77,10 +77,10 @@ async fn project_pair(
     .fetch_optional(effects.tx.conn())
     .await?;
     let after = sqlx::query!(
-        r#"insert into organization_members
+        r#"insert into tenantry.organization_members
                   (organization_id, id, user_id, role, clerk_membership_id, source_version, created_at, deleted_at)
            select $1, $2, u.id, $4, $5, $6, coalesce($7, now()), case when $8 or u.deleted_at is not null then $9::timestamptz end
-             from users u where u.id = $3
+             from tenantry.users u where u.id = $3
            on conflict (organization_id, user_id) do update
               set role = case when organization_members.promoted_from = excluded.role and excluded.deleted_at is null
                               then organization_members.role else excluded.role end,
@@ -118,7 +118,7 @@ async fn project_pair(
 
 async fn forget_current(effects: &mut Effects<'_>, organization: OrganizationId, user: UserId) -> Result<()> {
     sqlx::query!(
-        "update users set current_organization_id = null where id = $1 and current_organization_id = $2",
+        "update tenantry.users set current_organization_id = null where id = $1 and current_organization_id = $2",
         user as _,
         organization as _
     )
@@ -130,7 +130,7 @@ async fn forget_current(effects: &mut Effects<'_>, organization: OrganizationId,
 /// Ends every membership of a deleted user, also those that did not come from the provider.
 pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result<()> {
     let organizations = sqlx::query_scalar!(
-        r#"select organization_id as "id: OrganizationId" from organization_members
+        r#"select organization_id as "id: OrganizationId" from tenantry.organization_members
             where user_id = $1 and deleted_at is null order by 1"#,
         user.id as _
     )
@@ -138,7 +138,7 @@ pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result
     .await?;
     mirror::lock(effects.tx, organizations.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
     let ended = sqlx::query!(
-        r#"update organization_members
+        r#"update tenantry.organization_members
               set deleted_at = $2, role = coalesce(promoted_from, role), promoted_from = null
             where user_id = $1 and deleted_at is null
         returning organization_id as "organization_id: OrganizationId", id as "id: OrganizationMemberId""#,
@@ -147,7 +147,7 @@ pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result
     )
     .fetch_all(effects.tx.conn())
     .await?;
-    sqlx::query!("update users set current_organization_id = null where id = $1", user.id as _)
+    sqlx::query!("update tenantry.users set current_organization_id = null where id = $1", user.id as _)
         .execute(effects.tx.conn())
         .await?;
     for row in ended {
@@ -165,9 +165,9 @@ pub(crate) async fn keep_an_owner(effects: &mut Effects<'_>, organization: Organ
     let members = sqlx::query!(
         r#"select m.id as "id: OrganizationMemberId", m.role as "role: MemberRole",
                   m.promoted_from as "promoted_from: MemberRole", m.created_at, u.clerk_id, o.clerk_org_id
-             from organization_members m
-             join users u on u.id = m.user_id
-             join organizations o on o.id = m.organization_id
+             from tenantry.organization_members m
+             join tenantry.users u on u.id = m.user_id
+             join tenantry.organizations o on o.id = m.organization_id
             where m.organization_id = $1 and m.deleted_at is null and u.deleted_at is null
               and (m.role in ('OWNER', 'ADMIN') or m.promoted_from is not null)"#,
         organization as _
@@ -195,7 +195,7 @@ pub(crate) async fn keep_an_owner(effects: &mut Effects<'_>, organization: Organ
             _ => continue,
         };
         sqlx::query!(
-            "update organization_members set role = $3, promoted_from = $4 where organization_id = $1 and id = $2",
+            "update tenantry.organization_members set role = $3, promoted_from = $4 where organization_id = $1 and id = $2",
             organization as _,
             member.id as _,
             role as _,
@@ -220,7 +220,7 @@ pub(crate) async fn keep_an_owner(effects: &mut Effects<'_>, organization: Organ
 
 async fn is_alive(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<bool> {
     Ok(sqlx::query_scalar!(
-        r#"select deleted_at is null as "alive!" from organizations where id = $1"#,
+        r#"select deleted_at is null as "alive!" from tenantry.organizations where id = $1"#,
         organization as _
     )
     .fetch_one(effects.tx.conn())

@@ -19,9 +19,12 @@ pub(crate) struct OrganizationRow {
 
 /// The organization with this id at Clerk.
 pub(crate) async fn find(tx: &mut SystemTx, clerk_id: &str) -> Result<Option<OrganizationId>> {
-    Ok(sqlx::query_scalar!(r#"select id as "id: OrganizationId" from organizations where clerk_org_id = $1"#, clerk_id)
-        .fetch_optional(tx.conn())
-        .await?)
+    Ok(sqlx::query_scalar!(
+        r#"select id as "id: OrganizationId" from tenantry.organizations where clerk_org_id = $1"#,
+        clerk_id
+    )
+    .fetch_optional(tx.conn())
+    .await?)
 }
 
 /// Writes the row of the organization; none, when only its deletion is known. The caller holds its lock.
@@ -32,7 +35,7 @@ pub(crate) async fn project(
 ) -> Result<Option<OrganizationRow>> {
     let known = sqlx::query!(
         r#"select id as "id: OrganizationId", source_version, deleted_at is not null as "deleted!"
-             from organizations where clerk_org_id = $1"#,
+             from tenantry.organizations where clerk_org_id = $1"#,
         organization.id
     )
     .fetch_optional(effects.tx.conn())
@@ -49,7 +52,7 @@ pub(crate) async fn project(
             // A name given here stays until the provider says something new.
             let renamed = before.fields.name.text() != organization.fields.name.text();
             sqlx::query!(
-                "update organizations
+                "update tenantry.organizations
                     set name = case when $2 then coalesce($3, name) else name end, source_version = $4,
                         deleted_at = case when $5 then coalesce(deleted_at, $6::timestamptz) else deleted_at end
                   where id = $1",
@@ -68,7 +71,7 @@ pub(crate) async fn project(
         None => {
             let id = OrganizationId::new(effects.clock);
             sqlx::query!(
-                "insert into organizations (id, clerk_org_id, name, slug, source_version, deleted_at)
+                "insert into tenantry.organizations (id, clerk_org_id, name, slug, source_version, deleted_at)
                  values ($1, $2, coalesce($3, 'Unnamed'), $4, $5, case when $6 then $7::timestamptz end)",
                 id as _,
                 organization.id,
@@ -105,7 +108,7 @@ fn wanted_slug(organization: &RemoteObject<mirror::Organization>) -> Option<&str
 }
 
 async fn rename(tx: &mut SystemTx, organization: OrganizationId, slug: &str) -> Result<()> {
-    sqlx::query!("update organizations set slug = $2 where id = $1 and slug <> $2", organization as _, slug)
+    sqlx::query!("update tenantry.organizations set slug = $2 where id = $1 and slug <> $2", organization as _, slug)
         .execute(tx.conn())
         .await?;
     Ok(())
@@ -118,7 +121,7 @@ async fn give_slug(tx: &mut SystemTx, slug: &str) -> Result<()> {
     claims.sort_by_key(|claim| (claim.deleted, claim.fields.created_at.get().unwrap_or(i64::MAX), claim.id.clone()));
     let ids: Vec<String> = claims.iter().map(|claim| claim.id.clone()).collect();
     let rows = sqlx::query!(
-        r#"select id as "id: OrganizationId", clerk_org_id, slug from organizations
+        r#"select id as "id: OrganizationId", clerk_org_id, slug from tenantry.organizations
             where slug = $1 or clerk_org_id = any($2)"#,
         slug,
         &ids

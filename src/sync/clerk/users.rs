@@ -23,9 +23,10 @@ pub(crate) struct UserRow {
 
 /// Writes the row of the user; none, when only the deletion is known. The caller holds the user's lock.
 pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirror::User>) -> Result<Option<UserRow>> {
-    let known = sqlx::query!(r#"select id as "id: UserId", source_version from users where clerk_id = $1"#, user.id)
-        .fetch_optional(effects.tx.conn())
-        .await?;
+    let known =
+        sqlx::query!(r#"select id as "id: UserId", source_version from tenantry.users where clerk_id = $1"#, user.id)
+            .fetch_optional(effects.tx.conn())
+            .await?;
     let linked = link(effects, user, known.as_ref().map(|row| row.id)).await?;
     let (id, inserted) = match (linked, known) {
         (Some(id), _) => (id, true),
@@ -39,7 +40,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
     };
     let (email, avatar) = (&user.fields.email, &user.fields.avatar_url);
     sqlx::query!(
-        "insert into users (id, clerk_id, email, name, avatar_url, source_version, deleted_at)
+        "insert into tenantry.users (id, clerk_id, email, name, avatar_url, source_version, deleted_at)
          values ($1, $2, $3, coalesce($4, 'Unnamed'), $5, $6, case when $7 then $8::timestamptz end)
          on conflict (id) do update
             set email = case when $9 then excluded.email else users.email end,
@@ -75,9 +76,9 @@ async fn link(
     let email = email.to_lowercase();
     mirror::lock(effects.tx, [Lock::Email(email.clone())]).await?;
     let candidates = sqlx::query_scalar!(
-        r#"select u.id as "id: UserId" from users u
+        r#"select u.id as "id: UserId" from tenantry.users u
             where lower(u.email) = $1 and u.clerk_id like 'legacy:%' and u.clerk_id <> $2 and u.deleted_at is null and not u.is_superadmin
-              and not exists (select from sync_objects o where o.source = 'CLERK' and o.kind = 'user' and o.object_id = u.clerk_id)
+              and not exists (select from tenantry.sync_objects o where o.source = 'CLERK' and o.kind = 'user' and o.object_id = u.clerk_id)
             limit 2"#,
         email,
         user.id
@@ -95,7 +96,7 @@ async fn link(
     {
         return Ok(None);
     }
-    sqlx::query!("update users set clerk_id = $2 where id = $1", candidate as _, user.id)
+    sqlx::query!("update tenantry.users set clerk_id = $2 where id = $1", candidate as _, user.id)
         .execute(effects.tx.conn())
         .await?;
     Ok(Some(candidate))
@@ -105,16 +106,18 @@ async fn link(
 async fn give_way(effects: &mut Effects<'_>, early: UserId, other: UserId) -> Result<bool> {
     let mut attempt = effects.tx.conn().begin().await?;
     sqlx::query!(
-        "update organization_members m set user_id = $2
+        "update tenantry.organization_members m set user_id = $2
           where m.user_id = $1
-            and not exists (select from organization_members x where x.organization_id = m.organization_id and x.user_id = $2)",
+            and not exists (select from tenantry.organization_members x where x.organization_id = m.organization_id and x.user_id = $2)",
         early as _,
         other as _
     )
     .execute(&mut *attempt)
     .await?;
-    sqlx::query!("delete from organization_members where user_id = $1", early as _).execute(&mut *attempt).await?;
-    match sqlx::query!("delete from users where id = $1", early as _).execute(&mut *attempt).await {
+    sqlx::query!("delete from tenantry.organization_members where user_id = $1", early as _)
+        .execute(&mut *attempt)
+        .await?;
+    match sqlx::query!("delete from tenantry.users where id = $1", early as _).execute(&mut *attempt).await {
         Ok(_) => {
             attempt.commit().await?;
             Ok(true)
@@ -136,7 +139,7 @@ pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<(
         _ => "user.sync",
     };
     let organizations = sqlx::query_scalar!(
-        r#"select organization_id as "id: OrganizationId" from organization_members
+        r#"select organization_id as "id: OrganizationId" from tenantry.organization_members
             where user_id = $1 and (deleted_at is null or $2) order by 1"#,
         row.id as _,
         row.deleted
@@ -158,7 +161,7 @@ pub(crate) async fn workspace(
 ) -> Result<Option<OrganizationId>> {
     let known = sqlx::query!(
         r#"select o.id as "id: OrganizationId", o.name, o.slug, o.version, o.deleted_at is not null as "deleted!"
-             from organizations o join organization_members m on m.organization_id = o.id
+             from tenantry.organizations o join tenantry.organization_members m on m.organization_id = o.id
             where o.is_personal and m.user_id = $1 and m.role = 'OWNER' and m.promoted_from is null
             order by o.created_at limit 1"#,
         row.id as _
@@ -179,7 +182,7 @@ pub(crate) async fn workspace(
         let rename = ours && known.version == 1 && known.slug != slug && effects.settings.personal_workspaces;
         if rename || (row.deleted && !known.deleted) {
             sqlx::query!(
-                "update organizations
+                "update tenantry.organizations
                         set name = case when $2 then $3 else name end, slug = case when $2 then $4 else slug end,
                             deleted_at = case when $5 then coalesce(deleted_at, $6::timestamptz) else deleted_at end
                       where id = $1",
@@ -200,7 +203,7 @@ pub(crate) async fn workspace(
     } else {
         let organization = OrganizationId::new(effects.clock);
         sqlx::query!(
-            "insert into organizations (id, name, slug, is_personal, deleted_at)
+            "insert into tenantry.organizations (id, name, slug, is_personal, deleted_at)
                  values ($1, $2, $3, true, case when $4 then $5::timestamptz end)",
             organization as _,
             name,
@@ -211,7 +214,7 @@ pub(crate) async fn workspace(
         .execute(effects.tx.conn())
         .await?;
         sqlx::query!(
-            "insert into organization_members (organization_id, id, user_id, role, deleted_at)
+            "insert into tenantry.organization_members (organization_id, id, user_id, role, deleted_at)
                  values ($1, $2, $3, 'OWNER', case when $4 then $5::timestamptz end)",
             organization as _,
             OrganizationMemberId::new(effects.clock) as _,
@@ -227,7 +230,7 @@ pub(crate) async fn workspace(
     };
     if !row.deleted {
         sqlx::query!(
-            "update users set current_organization_id = $2 where id = $1 and current_organization_id is null",
+            "update tenantry.users set current_organization_id = $2 where id = $1 and current_organization_id is null",
             row.id as _,
             organization as _
         )

@@ -163,7 +163,7 @@ pub(crate) async fn load<F: Fields>(tx: &mut SystemTx, ids: &[String]) -> Result
         return Ok(Vec::new());
     }
     let rows = sqlx::query!(
-        r#"select object_id, fields, deleted_at is not null as "deleted!" from sync_objects
+        r#"select object_id, fields, deleted_at is not null as "deleted!" from tenantry.sync_objects
             where source = $1 and kind = $2 and object_id = any($3)"#,
         F::KIND.source() as _,
         F::KIND.label(),
@@ -189,7 +189,7 @@ pub(crate) async fn stored_naming(tx: &mut SystemTx, kinds: &[Kind], names: &[St
     let Some(first) = kinds.first().filter(|_| !names.is_empty()) else { return Ok(Vec::new()) };
     let labels: Vec<String> = kinds.iter().map(|kind| kind.label().to_owned()).collect();
     let rows = sqlx::query!(
-        r#"select kind, object_id, fields, deleted_at is not null as "deleted!" from sync_objects
+        r#"select kind, object_id, fields, deleted_at is not null as "deleted!" from tenantry.sync_objects
             where source = $1 and kind = any($2) and refs && $3
             order by kind, object_id"#,
         first.source() as _,
@@ -233,7 +233,7 @@ pub(crate) async fn customers_of(
     limit: usize,
 ) -> Result<Vec<String>> {
     let customers = sqlx::query_scalar!(
-        r#"select distinct fields #>> '{customer,is}' collate "C" as "customer!" from sync_objects
+        r#"select distinct fields #>> '{customer,is}' collate "C" as "customer!" from tenantry.sync_objects
             where source = 'STRIPE' and kind = 'subscription' and refs && $1
               and fields #>> '{customer,is}' > $2 collate "C"
             order by 1 limit $3"#,
@@ -262,7 +262,7 @@ pub(crate) async fn merge<F: Fields>(
 /// Stores an object as it is known. The caller holds its lock.
 pub(crate) async fn keep<F: Fields>(tx: &mut SystemTx, object: &RemoteObject<F>) -> Result<()> {
     sqlx::query!(
-        "insert into sync_objects (source, kind, object_id, fields, refs, deleted_at)
+        "insert into tenantry.sync_objects (source, kind, object_id, fields, refs, deleted_at)
              values ($1, $2, $3, $4, $5, case when $6 then now() end)
              on conflict (source, kind, object_id) do update
                 set fields = excluded.fields, refs = excluded.refs,

@@ -73,7 +73,7 @@ async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Res
     let known = sqlx::query!(
         r#"select o.clerk_org_id, s.id as "id?: SubscriptionId", s.stripe_customer_id as "customer?", s.stripe_subscription_id as "subscription?",
                   s.status as "status?: SubscriptionStatus", s.plan as "plan?: OrganizationPlan", s.seat_count as "seats?"
-             from organizations o left join subscriptions s on s.organization_id = o.id
+             from tenantry.organizations o left join tenantry.subscriptions s on s.organization_id = o.id
             where o.id = $1"#,
         organization as _
     )
@@ -141,7 +141,7 @@ async fn write(
     let version =
         subscription.fields.status.version().map_or(0, |at| at.moment.saturating_mul(100) + i64::from(at.rank.min(99)));
     Ok(sqlx::query_scalar!(
-        r#"insert into subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
+        r#"insert into tenantry.subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
                                       current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version)
            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
            on conflict (organization_id) do update
@@ -175,7 +175,7 @@ async fn is_synced(tx: &mut SystemTx, row: &Row) -> Result<bool> {
 }
 
 async fn remove(effects: &mut Effects<'_>, organization: OrganizationId, row: &Row) -> Result<()> {
-    sqlx::query!("delete from subscriptions where organization_id = $1", organization as _)
+    sqlx::query!("delete from tenantry.subscriptions where organization_id = $1", organization as _)
         .execute(effects.tx.conn())
         .await?;
     set_status(effects, organization, OrganizationStatus::Active).await?;
@@ -184,9 +184,13 @@ async fn remove(effects: &mut Effects<'_>, organization: OrganizationId, row: &R
 }
 
 async fn set_status(effects: &mut Effects<'_>, organization: OrganizationId, status: OrganizationStatus) -> Result<()> {
-    sqlx::query!("update organizations set status = $2 where id = $1 and status <> $2", organization as _, status as _)
-        .execute(effects.tx.conn())
-        .await?;
+    sqlx::query!(
+        "update tenantry.organizations set status = $2 where id = $1 and status <> $2",
+        organization as _,
+        status as _
+    )
+    .execute(effects.tx.conn())
+    .await?;
     Ok(())
 }
 
@@ -221,7 +225,7 @@ async fn project_entitlements(
     let keys: Vec<String> = keys.into_iter().cloned().collect();
     let ids: Vec<Uuid> = keys.iter().map(|_| Id::<()>::new(effects.clock).uuid()).collect();
     let removed = sqlx::query!(
-        "delete from organization_feature_flags where organization_id = $1 and reason = $2 and not flag_key = any($3)",
+        "delete from tenantry.organization_feature_flags where organization_id = $1 and reason = $2 and not flag_key = any($3)",
         organization as _,
         ENTITLEMENT,
         &keys
@@ -230,9 +234,9 @@ async fn project_entitlements(
     .await?
     .rows_affected();
     let added = sqlx::query!(
-        "insert into organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, reason)
+        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, reason)
          select $1, k.id, d.key, true, true, $2
-           from unnest($3::uuid[], $4::text[]) as k(id, key) join feature_flag_definitions d on d.key = k.key
+           from unnest($3::uuid[], $4::text[]) as k(id, key) join tenantry.feature_flag_definitions d on d.key = k.key
          on conflict (organization_id, flag_key) do nothing",
         organization as _,
         ENTITLEMENT,

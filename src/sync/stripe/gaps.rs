@@ -105,9 +105,11 @@ pub async fn find_gaps(db: &Db, stripe: &StripeClient, since: DateTime<Utc>, pro
 
 async fn known(db: &Db, ids: &[String]) -> Result<BTreeSet<String>> {
     let mut tx = SystemTx::begin(db).await?;
-    let known =
-        sqlx::query_scalar!("select event_id from webhook_events where source = 'STRIPE' and event_id = any($1)", ids)
-            .fetch_all(tx.conn())
-            .await?;
+    let known = sqlx::query_scalar!(
+        "select event_id from tenantry.webhook_events where source = 'STRIPE' and event_id = any($1)",
+        ids
+    )
+    .fetch_all(tx.conn())
+    .await?;
     Ok(known.into_iter().collect())
 }

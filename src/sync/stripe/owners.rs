@@ -144,7 +144,7 @@ impl BillingGraph {
         let rows = sqlx::query!(
             r#"select o.id as "id: OrganizationId", o.clerk_org_id, s.stripe_customer_id as "customer?",
                       s.status as "status?: SubscriptionStatus"
-                 from organizations o left join subscriptions s on s.organization_id = o.id
+                 from tenantry.organizations o left join tenantry.subscriptions s on s.organization_id = o.id
                 where o.id = any($1) or o.clerk_org_id = any($2) or s.stripe_customer_id = any($3)
                 order by o.id"#,
             &ids,

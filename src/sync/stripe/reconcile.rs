@@ -105,7 +105,7 @@ pub async fn find_organization(db: &Db, name: &str) -> Result<Option<Organizatio
     let ours = OrganizationId::parse(name).map(Id::uuid).or_else(|_| Uuid::try_parse(name)).ok();
     let mut tx = SystemTx::begin(db).await?;
     Ok(sqlx::query_scalar!(
-        r#"select id as "id: OrganizationId" from organizations
+        r#"select id as "id: OrganizationId" from tenantry.organizations
             where id = $1 or slug = $2 or clerk_org_id = $2 order by slug <> $2 limit 1"#,
         ours,
         name
@@ -266,7 +266,7 @@ async fn customers(db: &Db, organization: OrganizationId) -> Result<BTreeSet<Str
     let mut tx = SystemTx::begin(db).await?;
     let row = sqlx::query!(
         r#"select o.clerk_org_id, s.stripe_customer_id as "customer?"
-             from organizations o left join subscriptions s on s.organization_id = o.id where o.id = $1"#,
+             from tenantry.organizations o left join tenantry.subscriptions s on s.organization_id = o.id where o.id = $1"#,
         organization as _
     )
     .fetch_one(tx.conn())
@@ -285,7 +285,7 @@ async fn state(tx: &mut SystemTx, organization: OrganizationId) -> Result<(Strin
                   'plan', s.plan, 'seats', s.seat_count, 'periodStart', s.current_period_start,
                   'periodEnd', s.current_period_end, 'cancelAtPeriodEnd', s.cancel_at_period_end,
                   'trialEnd', s.trial_end, 'collectionPaused', s.collection_paused, 'organizationStatus', o.status) as "state!"
-             from organizations o left join subscriptions s on s.organization_id = o.id
+             from tenantry.organizations o left join tenantry.subscriptions s on s.organization_id = o.id
             where o.id = $1"#,
         organization as _
     )
@@ -302,7 +302,7 @@ async fn living(
 ) -> Result<Vec<(String, Option<String>, String, String)>> {
     let rows = sqlx::query!(
         r#"select s.stripe_subscription_id as "subscription!", s.stripe_customer_id, s.status::text as "status!", o.slug
-             from subscriptions s join organizations o on o.id = s.organization_id
+             from tenantry.subscriptions s join tenantry.organizations o on o.id = s.organization_id
             where s.stripe_subscription_id is not null and s.status not in ('CANCELED', 'INCOMPLETE_EXPIRED')
               and ($1::uuid is null or o.id = $1)
             order by 1"#,

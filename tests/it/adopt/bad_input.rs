@@ -227,7 +227,7 @@ async fn a_column_that_was_there_keeps_what_it_had() {
     let database = legacy("bots").await;
     run_sql(
         &mut database.owner().await,
-        "alter table legacy.bots add column organization_id uuid; update legacy.bots set organization_id = (select id from organizations where slug = 'acme-corp') where id = 1;
+        "alter table legacy.bots add column organization_id uuid; update legacy.bots set organization_id = (select id from tenantry.organizations where slug = 'acme-corp') where id = 1;
          insert into legacy.users (email, name, clerk_id) values (null, 'Eve', 'user_eve'), (null, 'Deleted', 'user_gone')",
     )
     .await;
@@ -283,31 +283,71 @@ async fn logins_that_may_not_are_told_which_may() {
     assert!(code == 2 && error.contains("UNREACHABLE"), "{error}");
 }
 
-/// Tenantry's tables are not there, and the team's are in their place.
+/// Tenantry's tables are not there yet.
 #[tokio::test]
 async fn a_database_that_is_not_ready_is_told_what_comes_first() {
     let database = TestDb::empty().await;
-    run_sql(&mut database.owner().await, "create table public.users (id integer primary key, email text); create table public.bots (id integer primary key, user_id integer references public.users)").await;
+    let mut owner = database.owner().await;
+    run_sql(&mut owner, "create table public.users (id integer primary key, email text); create table public.bots (id integer primary key, user_id integer references public.users)").await;
     let text = "name = 'x'\n[users]\ntable = 'public.users'\n[workspaces]\nusers_without = 'personal'\n[[tables]]\ntable = 'public.bots'\norganization = [{ user = 'user_id' }]";
     let before = fingerprint(&database).await;
-    let error = try_run(&database, Plan::parse(text).expect("a plan")).await.expect_err("in the way");
-    assert_eq!(error.code(), "TABLES_IN_THE_WAY");
-    assert!(
-        error.to_string().contains("alter table public.\"users\" set schema legacy")
-            && error.to_string().contains("tenantry migrate up"),
-        "{error}"
-    );
-    let (code, plan, error) = ended(tenantry(&database, &["adopt", "plan"]).await).await;
-    assert!(code == 0 && plan.contains("# ? public has tables of yours"), "{plan}{error}");
-    assert_same(&before, &fingerprint(&database).await);
-    // Done as it says, it goes on.
-    run_sql(&mut database.owner().await, "begin; create schema legacy; alter table public.users set schema legacy; alter table public.bots set schema legacy; commit").await;
-    let error = try_run(&database, Plan::parse(&text.replace("public.", "legacy.")).expect("a plan"))
-        .await
-        .expect_err("not migrated");
+    let error = try_run(&database, Plan::parse(text).expect("a plan")).await.expect_err("not migrated");
     assert!(error.code() == "NOT_MIGRATED" && error.to_string().contains("tenantry migrate up"), "{error}");
+    let (code, plan, error) = ended(tenantry(&database, &["adopt", "plan"]).await).await;
+    assert!(code == 0 && plan.contains("public.bots"), "{plan}{error}");
+    assert_same(&before, &fingerprint(&database).await);
     tenantry::db::migrations::up(&database.options(local::OWNER_ROLE)).await.expect("up");
-    run(&database, Plan::parse(&text.replace("public.", "legacy.")).expect("a plan")).await;
+    run(&database, Plan::parse(text).expect("a plan")).await;
+}
+
+/// The team's own names are no obstacle, wherever they are: tables, an enum, a ledger of sqlx, a schema `app`.
+#[tokio::test]
+async fn names_of_the_team_are_not_in_the_way() {
+    let database = TestDb::empty().await;
+    let mut owner = database.owner().await;
+    let team = include_str!("../../fixtures/adopt/names.sql");
+    run_sql(&mut owner, team).await;
+    let options = database.options(local::OWNER_ROLE);
+    let theirs = async || {
+        let mut found = fingerprint(&database).await;
+        found.retain(|key, _| !key.contains("tenantry") && !key.contains("public") && !key.contains("tickets"));
+        found
+    };
+    let before = theirs().await;
+    let count_of_ours = tenantry::db::migrations::up(&options).await.expect("up");
+    assert_same(&before, &theirs().await);
+    let plan = "name = 'x'\n[users]\ntable = 'public.users'\n[workspaces]\nusers_without = 'personal'\n[[tables]]\ntable = 'public.tickets'\norganization = [{ user = 'user_id' }]";
+    let (code, suggested, error) = ended(tenantry(&database, &["adopt", "plan"]).await).await;
+    assert!(
+        code == 0 && suggested.contains("table = \"public.tickets\"") && !suggested.contains("tenantry."),
+        "{suggested}{error}"
+    );
+    let plan = Plan::parse(plan).expect("a plan");
+    run(&database, plan.clone()).await;
+    assert_eq!(count(&database, "select count(distinct organization_id) from public.tickets").await, 2);
+    assert_eq!(count(&database, "select count(*) from tenantry.users where clerk_id like 'legacy:x:%'").await, 2);
+    assert_eq!(rollback(&database, plan).await, Vec::<String>::new());
+    assert_eq!(tenantry::db::migrations::down(&options, count_of_ours).await.expect("down"), 0);
+    assert_same(&before, &theirs().await);
+}
+
+/// A schema `tenantry` of somebody else's is not written to.
+#[tokio::test]
+async fn a_schema_of_somebody_else_under_our_name_is_refused() {
+    let database = TestDb::empty().await;
+    run_sql(&mut database.owner().await, "create schema tenantry; create table tenantry.users (id integer)").await;
+    let before = fingerprint(&database).await;
+    for arguments in [&["migrate", "up"][..], &["adopt", "run", "--plan", "tests/fixtures/adopt/bots/plan.toml"]] {
+        let (code, _, error) = ended(tenantry(&database, arguments).await).await;
+        assert!(
+            code == 2 && error.contains("holds users") && error.contains("alter schema tenantry rename to"),
+            "{error}"
+        );
+    }
+    assert_same(&before, &fingerprint(&database).await);
+    // An empty one was made for us.
+    run_sql(&mut database.owner().await, "drop table tenantry.users").await;
+    tenantry::db::migrations::up(&database.options(local::OWNER_ROLE)).await.expect("up");
 }
 
 /// Two at once: one waits, and then there is nothing left to do.
@@ -318,7 +358,7 @@ async fn two_runs_at_once_are_one() {
     assert_eq!(first.users.processed + second.users.processed, 8);
     assert_eq!(first.users.skipped + second.users.skipped, 8);
     assert_eq!(slugs(&database, "legacy.bots", "id").await.len(), 21);
-    assert_eq!(count(&database, "select count(*) - count(distinct k) from adopt.batches b cross join unnest(b.keys) k where b.table_name = 'legacy.bots'").await, 0);
+    assert_eq!(count(&database, "select count(*) - count(distinct k) from tenantry.adopt_batches b cross join unnest(b.keys) k where b.table_name = 'legacy.bots'").await, 0);
 }
 
 /// An organization with the slug of the default workspace is somebody's: joining it is to be said.
@@ -335,7 +375,7 @@ async fn a_default_workspace_that_is_somebody_elses_is_not_joined() {
     assert!(slugs(&database, "legacy.dashboards", "id").await.values().all(|slug| slug == "acme-corp"));
     // Acme was there before, and stays.
     assert_eq!(rollback(&database, plan).await, Vec::<String>::new());
-    assert_eq!(count(&database, "select count(*) from organizations where slug = 'acme-corp'").await, 1);
+    assert_eq!(count(&database, "select count(*) from tenantry.organizations where slug = 'acme-corp'").await, 1);
 }
 
 /// What people made after the adoption is not deleted with it.
@@ -347,7 +387,7 @@ async fn a_rollback_keeps_what_others_depend_on() {
     finalize(&database, keeping_access(plan("bots"))).await.expect("finalize");
     run_sql(
         &mut database.owner().await,
-        "insert into budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency) select id, gen_random_uuid(), (enum_range(null::budget_type))[1], 'x', (enum_range(null::budget_period))[1], now(), now() + interval '1 day', 1, 'EUR' from organizations where slug = 'john-workspace'",
+        "insert into tenantry.budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency) select id, gen_random_uuid(), (enum_range(null::tenantry.budget_type))[1], 'x', (enum_range(null::tenantry.budget_period))[1], now(), now() + interval '1 day', 1, 'EUR' from tenantry.organizations where slug = 'john-workspace'",
     )
     .await;
     let kept = rollback(&database, plan("bots")).await;
@@ -355,11 +395,11 @@ async fn a_rollback_keeps_what_others_depend_on() {
     assert_eq!(kept.len(), 2, "{kept:?}");
     assert!(kept[0].starts_with("organization ") && kept[0].contains("other rows refer to it"), "{kept:?}");
     assert!(kept[1].starts_with("user ") && kept[1].contains("other rows refer to it"), "{kept:?}");
-    let members = "select count(*) from organization_members m join organizations o on o.id = m.organization_id where o.slug = 'john-workspace' and m.role = 'OWNER'";
+    let members = "select count(*) from tenantry.organization_members m join tenantry.organizations o on o.id = m.organization_id where o.slug = 'john-workspace' and m.role = 'OWNER'";
     assert_eq!(super::count(&database, members).await, 1);
     let left = super::pairs(
         &database,
-        "select slug, 'stays' from organizations where is_personal and slug like '%workspace%'",
+        "select slug, 'stays' from tenantry.organizations where is_personal and slug like '%workspace%'",
     )
     .await;
     assert_eq!(left, map([("john-workspace", "stays")]));

@@ -36,21 +36,21 @@ async fn many_bots() -> TestDb {
 }
 
 /// What a run has done so far: users and rows.
-const PROGRESS: &str = "select (select count(*) from adopt.users) + (select coalesce(sum(cardinality(keys)), 0)::bigint from adopt.batches)";
+const PROGRESS: &str = "select (select count(*) from tenantry.adopt_users) + (select coalesce(sum(cardinality(keys)), 0)::bigint from tenantry.adopt_batches)";
 
 /// Everything a run decides, without the ids it makes.
 async fn outcome(database: &TestDb) -> BTreeMap<String, String> {
     pairs(
         database,
         "select 'user ' || a.legacy_id, concat_ws(' ', a.outcome, o.slug, m.role, u.name, u.current_organization_id = o.id)
-           from adopt.users a join organizations o on o.id = a.organization_id join users u on u.id = a.user_id
-           join organization_members m on m.user_id = u.id and m.organization_id = o.id
-         union all select 'bot ' || t.id, o.slug from legacy.bots t left join organizations o on o.id = t.organization_id
-         union all select 'run ' || t.\"bot id\" || ' ' || t.\"run no.\", o.slug from legacy.\"Bot Runs\" t left join organizations o on o.id = t.organization_id
-         union all select 'secret ' || t.key, o.slug from legacy.secrets t left join organizations o on o.id = t.organization_id
-         union all select 'unresolved ' || table_name || key, reason from adopt.unresolved
-         union all select 'mapped ' || b.table_name || ' ' || k, count(*)::text from adopt.batches b cross join unnest(b.keys) k group by 1
-         union all select 'numbers', concat_ws(' ', (select count(*) from organizations), (select count(*) from users), (select count(*) from organization_members), (select count(*) from adopt.checkpoints))",
+           from tenantry.adopt_users a join tenantry.organizations o on o.id = a.organization_id join tenantry.users u on u.id = a.user_id
+           join tenantry.organization_members m on m.user_id = u.id and m.organization_id = o.id
+         union all select 'bot ' || t.id, o.slug from legacy.bots t left join tenantry.organizations o on o.id = t.organization_id
+         union all select 'run ' || t.\"bot id\" || ' ' || t.\"run no.\", o.slug from legacy.\"Bot Runs\" t left join tenantry.organizations o on o.id = t.organization_id
+         union all select 'secret ' || t.key, o.slug from legacy.secrets t left join tenantry.organizations o on o.id = t.organization_id
+         union all select 'unresolved ' || table_name || key, reason from tenantry.adopt_unresolved
+         union all select 'mapped ' || b.table_name || ' ' || k, count(*)::text from tenantry.adopt_batches b cross join unnest(b.keys) k group by 1
+         union all select 'numbers', concat_ws(' ', (select count(*) from tenantry.organizations), (select count(*) from tenantry.users), (select count(*) from tenantry.organization_members), (select count(*) from tenantry.adopt_checkpoints))",
     )
     .await
 }
@@ -125,7 +125,7 @@ async fn finalize_and_rollback_survive_kills() {
     .expect("a plan");
     let file = file.to_str().expect("a path");
     let mut watcher = database.owner().await;
-    let changes = "select count(*) from adopt.changes";
+    let changes = "select count(*) from tenantry.adopt_changes";
     let first: i64 = sqlx::query_scalar(changes).fetch_one(&mut watcher).await.expect("a count");
     let mut kills = 0;
     for target in 1..30 {
@@ -144,7 +144,7 @@ async fn finalize_and_rollback_survive_kills() {
     run_sql(
         &mut watcher,
         &format!(
-            "update adopt.changes set made = 'pending' where what = 'index {index}'; drop index if exists {index}"
+            "update tenantry.adopt_changes set made = 'pending' where what = 'index {index}'; drop index if exists {index}"
         ),
     )
     .await;
@@ -168,7 +168,7 @@ async fn finalize_and_rollback_survive_kills() {
     for left in (1..all).rev().step_by(3) {
         let mut command = tenantry(&database, &["adopt", "rollback", "--yes", "--plan", file]).await;
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary");
-        let taken_back = format!("select {all} - count(*) from adopt.changes");
+        let taken_back = format!("select {all} - count(*) from tenantry.adopt_changes");
         if !killed_at(child, &mut watcher, &taken_back, all - left).await {
             break;
         }
@@ -176,7 +176,7 @@ async fn finalize_and_rollback_survive_kills() {
     }
     assert!(kills > interrupted + 2, "{kills} kills");
     // The last of them may have been quick enough.
-    let done = count(&database, "select count(*) from adopt.adoptions").await == 0;
+    let done = count(&database, "select count(*) from tenantry.adoptions").await == 0;
     if !done {
         assert_eq!(rollback(&database, plan("bots")).await, Vec::<String>::new());
     }
@@ -362,12 +362,12 @@ async fn a_full_disk_stops_it_and_it_goes_on_when_there_is_room() {
     assert_eq!(
         count(
             &database,
-            "select sum(cardinality(keys))::bigint from adopt.batches where table_name = 'legacy.Bot Runs'"
+            "select sum(cardinality(keys))::bigint from tenantry.adopt_batches where table_name = 'legacy.Bot Runs'"
         )
         .await,
         497
     );
-    let checkpoint = pairs(&database, "select table_name, position::text from adopt.checkpoints").await;
+    let checkpoint = pairs(&database, "select table_name, position::text from tenantry.adopt_checkpoints").await;
     let last = pairs(&database, "select 'legacy.Bot Runs', '{' || \"bot id\" || ',' || \"run no.\" || '}' from legacy.\"Bot Runs\" where organization_id is not null order by \"bot id\" desc, \"run no.\" desc limit 1").await;
     assert_same(&last, &checkpoint);
     run_sql(&mut database.owner().await, "drop trigger fill_up on legacy.\"Bot Runs\"").await;
@@ -428,7 +428,7 @@ async fn people_go_on_working_meanwhile() {
         rounds += writer.await.expect("no panic").expect("not one write of the old application failed");
     }
     assert_eq!(verify(&database, plan("bots")).await, []);
-    let wrong = "select (select count(*) from legacy.bots b left join adopt.users a on a.legacy_id = b.user_id::text where b.organization_id is distinct from a.organization_id)
+    let wrong = "select (select count(*) from legacy.bots b left join tenantry.adopt_users a on a.legacy_id = b.user_id::text where b.organization_id is distinct from a.organization_id)
                       + (select count(*) from legacy.\"Bot Runs\" r join legacy.bots b on b.id = r.\"bot id\" where r.organization_id is distinct from b.organization_id)
                       + (select count(*) from legacy.secrets s join legacy.bots b on b.id = s.bot_id where s.organization_id is distinct from b.organization_id)";
     assert_eq!(count(&database, wrong).await, 0);
@@ -464,7 +464,7 @@ async fn rows_that_are_held_wait_for_the_next_run() {
     run(&database, first).await;
     // Triggers cannot be made while somebody is in the table, so they are there before.
     run(&database, plan("workspaces")).await;
-    run_sql(&mut database.owner().await, "update legacy.connections set organization_id = null; delete from adopt.batches where table_name = 'legacy.connections'").await;
+    run_sql(&mut database.owner().await, "update legacy.connections set organization_id = null; delete from tenantry.adopt_batches where table_name = 'legacy.connections'").await;
     let mut holder = old.begin().await.expect("begin");
     sqlx::query("select from legacy.connections where id = 3 for update").execute(&mut *holder).await.expect("a lock");
     let summary = run(&database, plan("workspaces")).await;
@@ -499,12 +499,12 @@ async fn a_foreign_key_that_was_not_validated_is_done_again() {
     run(&database, plan("workspaces")).await;
     run_sql(
         &mut database.owner().await,
-        "alter table legacy.dashboards add constraint dashboards_adopted_organization foreign key (organization_id) references public.organizations (id) not valid",
+        "alter table legacy.dashboards add constraint dashboards_adopted_organization foreign key (organization_id) references tenantry.organizations (id) not valid",
     )
     .await;
     finalize(&database, keeping_access(plan("workspaces"))).await.expect("finalize");
     let valid =
-        "select count(*) from pg_constraint c join adopt.changes a on a.what like '%dashboards_adopted_organization%'
+        "select count(*) from pg_constraint c join tenantry.adopt_changes a on a.what like '%dashboards_adopted_organization%'
                   where c.conname = 'dashboards_adopted_organization' and c.convalidated";
     assert_eq!(count(&database, valid).await, 1);
     assert_eq!(count(&database, "select count(*) from pg_constraint where not convalidated").await, 0);
@@ -535,7 +535,7 @@ async fn a_registration_into_the_default_workspace_holds_nobody_up() {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut other).await.expect(statement);
     }
     registration.commit().await.expect("commit");
-    let newcomers = "select count(*) from organization_members m join organizations o on o.id = m.organization_id join users u on u.id = m.user_id where o.slug = 'default' and u.email in ('dora@example.org', 'emil@example.org')";
+    let newcomers = "select count(*) from tenantry.organization_members m join tenantry.organizations o on o.id = m.organization_id join tenantry.users u on u.id = m.user_id where o.slug = 'default' and u.email in ('dora@example.org', 'emil@example.org')";
     assert_eq!(count(&database, newcomers).await, 2);
 }
 

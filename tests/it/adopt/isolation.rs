@@ -98,7 +98,7 @@ async fn an_organization_of_the_same_id_is_a_stranger_until_the_plan_says_otherw
         &mut database.owner().await,
         "create table legacy.teams (id uuid primary key, name text);
          create table legacy.team_users (team_id uuid references legacy.teams, user_id integer references legacy.users, role text);
-         insert into legacy.teams select id, 'Acme, so they say' from organizations where slug = 'acme-corp';
+         insert into legacy.teams select id, 'Acme, so they say' from tenantry.organizations where slug = 'acme-corp';
          insert into legacy.team_users select id, 1, 'boss' from legacy.teams",
     )
     .await;
@@ -136,8 +136,8 @@ async fn what_the_old_application_writes_is_not_believed() {
     )
     .await;
     // Neither Alice nor the owner, and nothing by which the sync would take Eve's row for Alice's.
-    let people = "select a.legacy_id, concat_ws(' ', u.clerk_id, coalesce(u.email, '–'), o.slug, m.role) from adopt.users a join users u on u.id = a.user_id
-                    join organizations o on o.id = a.organization_id join organization_members m on m.organization_id = o.id and m.user_id = u.id where a.legacy_id like '%-00000000001_'";
+    let people = "select a.legacy_id, concat_ws(' ', u.clerk_id, coalesce(u.email, '–'), o.slug, m.role) from tenantry.adopt_users a join tenantry.users u on u.id = a.user_id
+                    join tenantry.organizations o on o.id = a.organization_id join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id where a.legacy_id like '%-00000000001_'";
     let expected = map([
         (&eve, &format!("legacy:workspaces:{eve} – default ADMIN")),
         (&boss, &format!("legacy:workspaces:{boss} boss@example.org default ADMIN")),
@@ -145,7 +145,7 @@ async fn what_the_old_application_writes_is_not_believed() {
     assert_same(&expected, &pairs(&database, people).await);
 
     // The column is not theirs to write, neither in a new row nor in one that is there.
-    let acme = pairs(&database, "select slug, id::text from organizations where slug = 'acme-corp'").await;
+    let acme = pairs(&database, "select slug, id::text from tenantry.organizations where slug = 'acme-corp'").await;
     let acme = &acme["acme-corp"];
     run_sql(
         &mut old,
@@ -174,17 +174,22 @@ async fn who_was_deleted_is_reported_and_holds_up_nobody() {
     let database = legacy("bots").await;
     run_sql(
         &mut database.owner().await,
-        "insert into users (id, clerk_id, name, deleted_at) values (gen_random_uuid(), 'user_john', 'John', now())",
+        "insert into tenantry.users (id, clerk_id, name, deleted_at) values (gen_random_uuid(), 'user_john', 'John', now())",
     )
     .await;
     let forecast = dry_run(&database, plan("bots")).await;
     let summary = run(&database, plan("bots")).await;
     super::assert_foretold(&forecast, &summary);
     assert_eq!((summary.users.processed, summary.users.unresolved), (7, 1), "{summary:?}");
-    let why = pairs(&database, "select legacy_id, reason from adopt.users where organization_id is null").await;
+    let why =
+        pairs(&database, "select legacy_id, reason from tenantry.adopt_users where organization_id is null").await;
     assert_eq!(why, map([("1", "was deleted at the identity provider")]));
     assert_eq!(
-        count(&database, "select count(*) from users where clerk_id like '%john' or clerk_id = 'legacy:bots:1'").await,
+        count(
+            &database,
+            "select count(*) from tenantry.users where clerk_id like '%john' or clerk_id = 'legacy:bots:1'"
+        )
+        .await,
         1
     );
     let again = run(&database, plan("bots")).await;

@@ -123,8 +123,9 @@ pub async fn count(database: &TestDb, sql: &str) -> i64 {
 
 /// The slug of each row's organization by the row's key; `–` without one.
 pub async fn slugs(database: &TestDb, table: &str, key: &str) -> BTreeMap<String, String> {
-    let sql =
-        format!("select t.{key}::text, o.slug from {table} t left join organizations o on o.id = t.organization_id");
+    let sql = format!(
+        "select t.{key}::text, o.slug from {table} t left join tenantry.organizations o on o.id = t.organization_id"
+    );
     pairs(database, &sql).await
 }
 

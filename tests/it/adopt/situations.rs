@@ -15,8 +15,8 @@ use crate::support::TestDb;
 /// Who became whom: workspace, role, and whether it is personal and current.
 const WORKSPACES: &str = "
     select a.legacy_id, concat_ws(' | ', o.slug, o.name, m.role, o.is_personal, u.current_organization_id = o.id)
-      from adopt.users a join organizations o on o.id = a.organization_id join users u on u.id = a.user_id
-      join organization_members m on m.organization_id = o.id and m.user_id = u.id";
+      from tenantry.adopt_users a join tenantry.organizations o on o.id = a.organization_id join tenantry.users u on u.id = a.user_id
+      join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id";
 
 /// What differs between two fingerprints, without what it was.
 fn keys_of(differences: Vec<String>) -> Vec<String> {
@@ -54,10 +54,11 @@ async fn bots_move_with_their_users_into_personal_workspaces() {
     ]);
     assert_same(&expected, &pairs(&database, WORKSPACES).await);
     assert_eq!(
-        count(&database, "select count(*) from adopt.users where outcome = 'skipped' and legacy_id = '9'").await,
+        count(&database, "select count(*) from tenantry.adopt_users where outcome = 'skipped' and legacy_id = '9'")
+            .await,
         1
     );
-    let owners = pairs(&database, "select b.id::text, (b.organization_id = a.organization_id)::text from legacy.bots b join adopt.users a on a.legacy_id = b.user_id::text").await;
+    let owners = pairs(&database, "select b.id::text, (b.organization_id = a.organization_id)::text from legacy.bots b join tenantry.adopt_users a on a.legacy_id = b.user_id::text").await;
     assert!(owners.len() == 22 && owners.values().all(|same| same == "true"), "{owners:?}");
     assert_eq!(slugs(&database, "legacy.bots", "user_id").await["2"], "john-workspace-2");
     assert_eq!(slugs(&database, "legacy.secrets", "key").await["lost"], "–");
@@ -101,7 +102,7 @@ async fn bots_move_with_their_users_into_personal_workspaces() {
     // The old application still reads and writes, and its new rows are placed.
     let mut old = database.options(OLD_APP).connect().await.expect("the old application");
     run_sql(&mut old, "insert into legacy.users (email, name) values ('new@example.org', 'Newton New'); insert into legacy.bots (user_id, name) values (currval('legacy.users_id_seq'), 'fresh')").await;
-    let fresh = pairs(&database, "select b.name, o.slug || ' ' || m.role || ' ' || o.is_personal from legacy.bots b join organizations o on o.id = b.organization_id join organization_members m on m.organization_id = o.id where b.name = 'fresh'").await;
+    let fresh = pairs(&database, "select b.name, o.slug || ' ' || m.role || ' ' || o.is_personal from legacy.bots b join tenantry.organizations o on o.id = b.organization_id join tenantry.organization_members m on m.organization_id = o.id where b.name = 'fresh'").await;
     assert_eq!(fresh["fresh"], "newton-workspace OWNER true");
     // After the cut-over it sees nothing any more.
     let options = FinalizeOptions { cut_over: true, ..FinalizeOptions::default() };
@@ -144,7 +145,7 @@ async fn reads_and_isolation_of_bots(database: &TestDb) {
         assert_eq!(touched.rows_affected(), 0, "{statement}");
     }
     let added = sqlx::query(
-        "insert into legacy.bots (user_id, name, organization_id) values (1, 'made by the API', app.current_org())",
+        "insert into legacy.bots (user_id, name, organization_id) values (1, 'made by the API', tenantry.current_org())",
     );
     assert_eq!(added.execute(tx.conn()).await.expect("his own, with a serial key").rows_affected(), 1);
     let other = other_organization(database).await;
@@ -154,8 +155,9 @@ async fn reads_and_isolation_of_bots(database: &TestDb) {
     drop(tx);
     // A row cannot point into another tenant: the foreign key carries the organization.
     let mut tx = enter(database, "user_john", "john-workspace").await.expect("his");
-    let crossing =
-        sqlx::query("insert into legacy.\"Bot Runs\" values (4, 99, 'x', app.current_org())").execute(tx.conn()).await;
+    let crossing = sqlx::query("insert into legacy.\"Bot Runs\" values (4, 99, 'x', tenantry.current_org())")
+        .execute(tx.conn())
+        .await;
     assert!(crossing.expect_err("bot 4 is of another").to_string().contains("foreign key"));
     drop(tx);
     let mut app = database.app().await;
@@ -165,7 +167,7 @@ async fn reads_and_isolation_of_bots(database: &TestDb) {
 }
 
 async fn other_organization(database: &TestDb) -> String {
-    pairs(database, "select slug, id::text from organizations where slug = 'john-workspace-2'").await["john-workspace-2"].clone()
+    pairs(database, "select slug, id::text from tenantry.organizations where slug = 'john-workspace-2'").await["john-workspace-2"].clone()
 }
 
 /// Workspace, membership and bots of a user come together or not at all.
@@ -182,13 +184,13 @@ async fn each_user_is_one_transaction() {
     assert!(error.contains("user 3") && error.contains("not this one"), "{error}");
     // John and John are whole; of María-José there is nothing, neither bots nor workspace nor user.
     assert_eq!(
-        pairs(&database, "select legacy_id, outcome from adopt.users").await,
+        pairs(&database, "select legacy_id, outcome from tenantry.adopt_users").await,
         map([("1", "processed"), ("2", "processed")])
     );
     let state = "select (select count(*) from legacy.bots where organization_id is not null) * 1000
-                      + (select count(*) from organizations where is_personal and slug like '%workspace%') * 100
-                      + (select count(*) from organizations where slug like 'maria%') * 10
-                      + (select count(*) from users where clerk_id = 'legacy:bots:3')";
+                      + (select count(*) from tenantry.organizations where is_personal and slug like '%workspace%') * 100
+                      + (select count(*) from tenantry.organizations where slug like 'maria%') * 10
+                      + (select count(*) from tenantry.users where clerk_id = 'legacy:bots:3')";
     assert_eq!(count(&database, state).await, 6200);
     run_sql(&mut database.owner().await, "drop trigger refuse on legacy.bots").await;
     let summary = run(&database, plan("bots")).await;
@@ -215,7 +217,7 @@ async fn a_workspace_less_application_gets_a_default_workspace() {
         (&id(3), "default | Default | ADMIN | f | t"),
     ]);
     assert_same(&expected, &everyone);
-    assert_eq!(count(&database, "select count(*) from organizations where slug like 'default%'").await, 1);
+    assert_eq!(count(&database, "select count(*) from tenantry.organizations where slug like 'default%'").await, 1);
     for (table, rows) in [("legacy.dashboards", 3), ("legacy.connections", 7)] {
         let slugs = slugs(&database, table, "id").await;
         assert!(slugs.len() == rows && slugs.values().all(|slug| slug == "default"), "{slugs:?}");
@@ -279,22 +281,22 @@ async fn what_verify_finds(database: &TestDb) {
             "update legacy.connections c set organization_id = k.organization_id from legacy.kept k where c.id = 7",
         ),
         (
-            "alter table organizations drop constraint organizations_slug_key; insert into organizations (id, name, slug) values (gen_random_uuid(), 'Twin', 'default')",
+            "alter table tenantry.organizations drop constraint organizations_slug_key; insert into tenantry.organizations (id, name, slug) values (gen_random_uuid(), 'Twin', 'default')",
             "duplicate-slug",
             "default",
-            "delete from organizations where name = 'Twin'; alter table organizations add constraint organizations_slug_key unique (slug)",
+            "delete from tenantry.organizations where name = 'Twin'; alter table tenantry.organizations add constraint organizations_slug_key unique (slug)",
         ),
         (
-            "update legacy.connections set organization_id = (select id from organizations where slug = 'dora-workspace') where id = 1",
+            "update legacy.connections set organization_id = (select id from tenantry.organizations where slug = 'dora-workspace') where id = 1",
             "cross-workspace",
             "legacy.connections 1",
             "update legacy.connections c set organization_id = k.organization_id from legacy.kept k where k.id = c.id; drop table legacy.kept",
         ),
         (
-            "update users set current_organization_id = null where email = 'ben@example.org'",
+            "update tenantry.users set current_organization_id = null where email = 'ben@example.org'",
             "current-organization",
             "user 00000000-0000-4000-8000-000000000002",
-            "update users set current_organization_id = (select id from organizations where slug = 'default') where email = 'ben@example.org'",
+            "update tenantry.users set current_organization_id = (select id from tenantry.organizations where slug = 'default') where email = 'ben@example.org'",
         ),
     ] {
         run_sql(&mut superuser, harm).await;
@@ -310,7 +312,7 @@ async fn without_users_there_is_no_default_workspace() {
     let database = legacy("workspaces").await;
     run_sql(&mut database.owner().await, "update legacy.dashboards set owner_id = null; delete from legacy.users")
         .await;
-    let people = "select (select count(*) from organizations) * 10000 + (select count(*) from users) * 100 + (select count(*) from organization_members)";
+    let people = "select (select count(*) from tenantry.organizations) * 10000 + (select count(*) from tenantry.users) * 100 + (select count(*) from tenantry.organization_members)";
     let before = count(&database, people).await;
     let forecast = dry_run(&database, plan("workspaces")).await;
     let summary = run(&database, plan("workspaces")).await;
@@ -329,7 +331,7 @@ async fn without_users_there_is_no_default_workspace() {
     .await;
     let first = pairs(&database, WORKSPACES).await;
     assert_eq!(first["00000000-0000-4000-8000-000000000009"], "first-workspace | first's Workspace | OWNER | t | t");
-    assert_eq!(count(&database, "select count(*) from organizations where slug = 'default'").await, 0);
+    assert_eq!(count(&database, "select count(*) from tenantry.organizations where slug = 'default'").await, 0);
 }
 
 #[tokio::test]
@@ -378,7 +380,7 @@ async fn rewards_are_inferred_or_reported_and_never_guessed() {
     run_sql(
         &mut database.owner().await,
         "delete from legacy.achievements where number = 3; delete from legacy.user_rewards where id in ('d', 'e'); delete from legacy.tasks where id in (4, 7, 8); delete from legacy.rewards where id in (3, 4);
-         update legacy.tasks set organization_id = (select organization_id from adopt.organizations where legacy_id = '2') where id = 5",
+         update legacy.tasks set organization_id = (select organization_id from tenantry.adopt_organizations where legacy_id = '2') where id = 5",
     )
     .await;
     finalize(&database, keeping_access(plan("rewards"))).await.expect("finalize");
@@ -411,7 +413,7 @@ async fn what_was_inferred(database: &TestDb) {
         slugs(database, "legacy.achievements", "number").await,
         map([("1", "red"), ("2", "blue"), ("3", "–"), ("4", "blue")])
     );
-    let reasons = pairs(database, "select table_name || ' ' || key, reason from adopt.unresolved union all select 'user ' || legacy_id, reason from adopt.users where organization_id is null").await;
+    let reasons = pairs(database, "select table_name || ' ' || key, reason from tenantry.adopt_unresolved union all select 'user ' || legacy_id, reason from tenantry.adopt_users where organization_id is null").await;
     let conflict = "conflict: its sources name different organizations";
     let left_alone = "has no organization, and the plan leaves such users alone";
     let expected = map([
@@ -432,7 +434,7 @@ async fn what_was_inferred(database: &TestDb) {
     assert_same(&expected, &reasons);
     let detail = pairs(
         database,
-        "select key, detail::text from adopt.unresolved where table_name = 'legacy.tasks' and key = '4'",
+        "select key, detail::text from tenantry.adopt_unresolved where table_name = 'legacy.tasks' and key = '4'",
     )
     .await;
     let detail = parse(&detail["4"]);
@@ -443,7 +445,7 @@ async fn what_was_inferred(database: &TestDb) {
     assert_ne!(detail[0]["organization"], detail[1]["organization"], "what each source says");
 
     // Organizations, memberships and roles came along; those of Torn and Many too, though their rows wait.
-    let members = pairs(database, "select a.legacy_id || ' ' || o.slug, m.role::text from adopt.users a join organization_members m on m.user_id = a.user_id join organizations o on o.id = m.organization_id").await;
+    let members = pairs(database, "select a.legacy_id || ' ' || o.slug, m.role::text from tenantry.adopt_users a join tenantry.organization_members m on m.user_id = a.user_id join tenantry.organizations o on o.id = m.organization_id").await;
     let expected = map([
         ("1 red", "OWNER"),
         ("2 blue", "OWNER"),
@@ -459,7 +461,7 @@ async fn what_was_inferred(database: &TestDb) {
     assert_eq!(
         pairs(
             database,
-            "select legacy_id, slug from adopt.organizations a join organizations o on o.id = a.organization_id"
+            "select legacy_id, slug from tenantry.adopt_organizations a join tenantry.organizations o on o.id = a.organization_id"
         )
         .await,
         map([("1", "red"), ("2", "blue"), ("3", "red-2")])

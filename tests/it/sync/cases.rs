@@ -287,12 +287,12 @@ async fn workspaces_that_the_sync_did_not_make_are_left_alone() {
     let mut system = sync.database.system().await;
     for (who, role) in [("adopted", "OWNER"), ("other", "OWNER")] {
         sqlx::query(
-            "with u as (insert into users (id, clerk_id, email, name)
+            "with u as (insert into tenantry.users (id, clerk_id, email, name)
                         values (gen_random_uuid(), 'legacy:' || $2 || ':' || $1, $2 || '.' || $1 || '@example.com', 'John') returning id),
-                  o as (insert into organizations (id, name, slug, is_personal, created_at)
+                  o as (insert into tenantry.organizations (id, name, slug, is_personal, created_at)
                         values (gen_random_uuid(), 'John''s place', $2 || '-' || lower($1), true, now() - interval '1 year') returning id)
-             insert into organization_members (organization_id, id, user_id, role)
-             select o.id, gen_random_uuid(), u.id, $3::member_role from u, o",
+             insert into tenantry.organization_members (organization_id, id, user_id, role)
+             select o.id, gen_random_uuid(), u.id, $3::tenantry.member_role from u, o",
         )
         .bind(&tag)
         .bind(who)
@@ -306,7 +306,7 @@ async fn workspaces_that_the_sync_did_not_make_are_left_alone() {
         object["email_addresses"][0]["email_address"] = format!("adopted.{TAG}@example.com").into();
     });
     sync.run_as(&tag, &[created]).await;
-    let workspaces = "select slug || ' ' || name || ' ' || (deleted_at is not null) from organizations
+    let workspaces = "select slug || ' ' || name || ' ' || (deleted_at is not null) from tenantry.organizations
                        where slug in ('adopted-' || lower($1), 'other-' || lower($1)) order by slug";
     let lower = tag.to_lowercase();
     let kept: Vec<String> = sqlx::query_scalar(workspaces).bind(&tag).fetch_all(&mut system).await.expect("rows");
@@ -314,9 +314,9 @@ async fn workspaces_that_the_sync_did_not_make_are_left_alone() {
     assert_eq!(kept, as_before);
     // They are a member of the other's, which is older.
     sqlx::query(
-        "with other as (update organizations set created_at = now() - interval '2 years' where slug = 'other-' || lower($1) returning id)
-         insert into organization_members (organization_id, id, user_id, role)
-         select other.id, gen_random_uuid(), u.id, 'MEMBER' from other, users u where u.clerk_id = 'user_' || $1",
+        "with other as (update tenantry.organizations set created_at = now() - interval '2 years' where slug = 'other-' || lower($1) returning id)
+         insert into tenantry.organization_members (organization_id, id, user_id, role)
+         select other.id, gen_random_uuid(), u.id, 'MEMBER' from other, tenantry.users u where u.clerk_id = 'user_' || $1",
     )
     .bind(&tag)
     .execute(&mut system)
@@ -346,7 +346,7 @@ async fn a_known_address_is_linked_when_it_is_verified() {
         let tag = sync.next_tag();
         let mut system = sync.database.system().await;
         sqlx::query(
-            "insert into users (id, clerk_id, email, name, is_superadmin)
+            "insert into tenantry.users (id, clerk_id, email, name, is_superadmin)
              values (gen_random_uuid(), $3 || $1, 'adopted.' || $1 || '@example.com', 'Adopted', $2)",
         )
         .bind(&tag)
@@ -408,7 +408,7 @@ async fn odd_payloads_are_no_errors() {
         json!({}),
         json!(7),
         json!("text"),
-        json!({ "id": "o'brien\"; drop table users; --" }),
+        json!({ "id": "o'brien\"; drop table tenantry.users; --" }),
         json!({ "id": "a\u{0}b" }),
         json!({ "id": "x".repeat(5000) }),
         json!({ "id": { "id": "nested" }, "customer": [], "organization": 7, "role": {}, "status": ["active"] }),

@@ -93,7 +93,7 @@ impl Sync {
     /// Types, states and errors of the events of a run.
     pub async fn inbox(&self, tag: &str) -> Vec<(String, String, Option<String>)> {
         sqlx::query_as(
-            "select event_type, status::text, coalesce(cause, last_error) from webhook_events where event_id like '%' || $1 || '%'",
+            "select event_type, status::text, coalesce(cause, last_error) from tenantry.webhook_events where event_id like '%' || $1 || '%'",
         )
         .bind(tag)
         .fetch_all(&mut self.database.system().await)
@@ -104,7 +104,7 @@ impl Sync {
     /// What was audited about the organizations of a run.
     pub async fn audited(&self, tag: &str) -> Vec<String> {
         sqlx::query_scalar(
-            "select a.action from audit_logs a join organizations o on o.id = a.organization_id
+            "select a.action from tenantry.audit_logs a join tenantry.organizations o on o.id = a.organization_id
               where o.clerk_org_id like '%' || $1 || '%' order by a.id",
         )
         .bind(tag)
@@ -147,7 +147,7 @@ impl Sync {
             self.deliveries.fetch_add(1, Ordering::Relaxed);
             let mut tx = SystemTx::begin(&self.db).await.expect("a transaction");
             sqlx::query(
-                "insert into webhook_events (id, source, event_id, event_type, raw_body)
+                "insert into tenantry.webhook_events (id, source, event_id, event_type, raw_body)
                  values ($1, $2, $3, $4, $5) on conflict (source, event_id) do nothing",
             )
             .bind(Id::<()>::new(&Clock::System))
@@ -190,7 +190,7 @@ impl Sync {
     async fn step(&self, tag: &str) -> Result<bool, String> {
         let mut tx = SystemTx::begin(&self.db).await.map_err(|error| format!("{error:?}"))?;
         let row = sqlx::query(
-            "select id, source, event_id, event_type, raw_body, received_at, attempts from webhook_events
+            "select id, source, event_id, event_type, raw_body, received_at, attempts from tenantry.webhook_events
               where status in ('RECEIVED', 'FAILED') and event_id like '%' || $1 || '%'
               order by next_attempt_at, id for update skip locked limit 1",
         )
@@ -200,7 +200,7 @@ impl Sync {
         .expect("a claim");
         let Some(row) = row else {
             let left: i64 = sqlx::query_scalar(
-                "select count(*) from webhook_events where status in ('RECEIVED', 'FAILED') and event_id like '%' || $1 || '%'",
+                "select count(*) from tenantry.webhook_events where status in ('RECEIVED', 'FAILED') and event_id like '%' || $1 || '%'",
             )
             .bind(tag)
             .fetch_one(tx.conn())
@@ -227,7 +227,7 @@ impl Sync {
             }
             EventOutcome::Refetch { .. } => panic!("nothing can be fetched here"),
         };
-        sqlx::query("update webhook_events set status = $2::webhook_status, organization_id = $3, processed_at = now() where id = $1")
+        sqlx::query("update tenantry.webhook_events set status = $2::tenantry.webhook_status, organization_id = $3, processed_at = now() where id = $1")
             .bind(event.id)
             .bind(status)
             .bind(organization)
@@ -258,21 +258,21 @@ impl Sync {
 /// The marks of slugs follow from ids, which hold the tag.
 const ROWS: &str = "
 with orgs as (
-    select o.*, regexp_replace(o.slug, '-[0-9a-f]{10}$', '-MARK') as plain from organizations o
+    select o.*, regexp_replace(o.slug, '-[0-9a-f]{10}$', '-MARK') as plain from tenantry.organizations o
      where o.clerk_org_id like $1
-        or exists (select from organization_members m join users u on u.id = m.user_id where m.organization_id = o.id and u.clerk_id like $1))
+        or exists (select from tenantry.organization_members m join tenantry.users u on u.id = m.user_id where m.organization_id = o.id and u.clerk_id like $1))
 select jsonb_pretty(jsonb_build_object(
     'users', (select jsonb_agg(jsonb_build_object('id', clerk_id, 'email', email, 'name', name, 'avatar', avatar_url, 'deleted', deleted_at is not null,
                 'version', source_version, 'current', (select plain from orgs where orgs.id = current_organization_id)) order by clerk_id)
-               from users where clerk_id like $1),
+               from tenantry.users where clerk_id like $1),
     'organizations', (select jsonb_agg(jsonb_build_object('id', clerk_org_id, 'name', name, 'slug', plain, 'status', status, 'personal', is_personal,
                 'deleted', deleted_at is not null, 'version', source_version) order by clerk_org_id, plain) from orgs),
     'members', (select jsonb_agg(jsonb_build_object('organization', orgs.plain, 'user', u.clerk_id, 'role', m.role, 'from', m.promoted_from,
                 'id', m.clerk_membership_id, 'deleted', m.deleted_at is not null, 'version', m.source_version) order by orgs.plain, u.clerk_id)
-               from organization_members m join orgs on orgs.id = m.organization_id join users u on u.id = m.user_id),
+               from tenantry.organization_members m join orgs on orgs.id = m.organization_id join tenantry.users u on u.id = m.user_id),
     'invitations', (select jsonb_agg(jsonb_build_object('id', clerk_invitation_id, 'email', email, 'role', role, 'accepted', accepted_at, 'revoked', revoked_at is not null)
-                order by clerk_invitation_id) from invitations i join orgs on orgs.id = i.organization_id),
+                order by clerk_invitation_id) from tenantry.invitations i join orgs on orgs.id = i.organization_id),
     'subscriptions', (select jsonb_agg(to_jsonb(s) - '{id,organization_id,created_at,updated_at}'::text[] || jsonb_build_object('organization', orgs.plain) order by orgs.plain)
-               from subscriptions s join orgs on orgs.id = s.organization_id),
+               from tenantry.subscriptions s join orgs on orgs.id = s.organization_id),
     'flags', (select jsonb_agg(jsonb_build_object('key', f.flag_key, 'reason', f.reason) order by f.flag_key)
-               from organization_feature_flags f join orgs on orgs.id = f.organization_id)))";
+               from tenantry.organization_feature_flags f join orgs on orgs.id = f.organization_id)))";

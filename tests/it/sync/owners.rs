@@ -54,7 +54,7 @@ fn of(letter: &str) -> Value {
 /// The letters of the organizations that see the events of a run, by the number of the event.
 async fn seen(sync: &Sync, tag: &str) -> BTreeMap<u32, String> {
     let rows = sqlx::query(
-        "select e.event_id, o.clerk_org_id from webhook_events e join organizations o on o.id = e.organization_id
+        "select e.event_id, o.clerk_org_id from tenantry.webhook_events e join tenantry.organizations o on o.id = e.organization_id
           where e.source = 'STRIPE' and e.event_id like '%' || $1 || '%'",
     )
     .bind(tag)
@@ -181,8 +181,8 @@ async fn strangers_take_no_adopted_row() {
     let tag = sync.next_tag();
     sync.run_as(&tag, &[organization(1, "a")]).await;
     sqlx::query(
-        "insert into subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, plan)
-         select id, gen_random_uuid(), 'cus_' || $1 || '_c', 'sub_' || $1 || '_c', 'STARTER' from organizations where clerk_org_id = 'org_' || $1 || '_a'",
+        "insert into tenantry.subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, plan)
+         select id, gen_random_uuid(), 'cus_' || $1 || '_c', 'sub_' || $1 || '_c', 'STARTER' from tenantry.organizations where clerk_org_id = 'org_' || $1 || '_a'",
     )
     .bind(&tag)
     .execute(&mut sync.database.system().await)
@@ -203,7 +203,7 @@ async fn a_change_of_a_price_is_brought_to_all_in_parts() {
     let sync = Sync::start().await;
     let tag = sync.next_tag();
     sqlx::query(
-        "insert into organizations (id, name, slug, clerk_org_id)
+        "insert into tenantry.organizations (id, name, slug, clerk_org_id)
          select gen_random_uuid(), 'Many', 'many-' || n || '-' || lower($1), 'org_' || $1 || '_' || n from generate_series(1, $2) n",
     )
     .bind(&tag)
@@ -229,7 +229,7 @@ async fn a_change_of_a_price_is_brought_to_all_in_parts() {
     };
     let plans = async || -> (i64, i64, i64) {
         sqlx::query_as(
-            "select count(*) filter (where plan = 'PRO'), count(*), count(distinct s.xmin::text) from subscriptions s
+            "select count(*) filter (where plan = 'PRO'), count(*), count(distinct s.xmin::text) from tenantry.subscriptions s
               where stripe_customer_id like '%' || $1 || '%'",
         )
         .bind(&tag)
@@ -242,7 +242,7 @@ async fn a_change_of_a_price_is_brought_to_all_in_parts() {
     assert_eq!(plans().await, (i64::from(MANY), i64::from(MANY), 3), "in three transactions");
     // What says nothing new touches nobody: each row would get a newer transaction.
     let newest = async || -> String {
-        sqlx::query_scalar("select string_agg(distinct xmin::text, ',') from subscriptions where stripe_customer_id like '%' || $1 || '%'")
+        sqlx::query_scalar("select string_agg(distinct xmin::text, ',') from tenantry.subscriptions where stripe_customer_id like '%' || $1 || '%'")
             .bind(&tag)
             .fetch_one(&mut sync.database.system().await)
             .await

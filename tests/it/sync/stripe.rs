@@ -30,8 +30,8 @@ async fn start(stripe: Option<&FakeStripe>) -> TestApp {
     let app = TestApp::start_with(Setup { environment, clock: Clock::System }).await;
     // Rows and events of the sample data, of which this Stripe knows nothing.
     for statement in [
-        "update subscriptions set stripe_subscription_id = null, stripe_customer_id = null",
-        "delete from webhook_events",
+        "update tenantry.subscriptions set stripe_subscription_id = null, stripe_customer_id = null",
+        "delete from tenantry.webhook_events",
     ] {
         sqlx::query(statement).execute(&mut app.database.system().await).await.expect("a clean beginning");
     }
@@ -85,7 +85,7 @@ async fn work(app: &TestApp) {
 
 async fn row(app: &TestApp) -> (String, String, i32) {
     let row = sqlx::query(
-        "select s.status::text, s.plan::text, s.seat_count from subscriptions s join organizations o on o.id = s.organization_id
+        "select s.status::text, s.plan::text, s.seat_count from tenantry.subscriptions s join tenantry.organizations o on o.id = s.organization_id
           where o.clerk_org_id = 'org_' || $1",
     )
     .bind(TAG)
@@ -130,14 +130,14 @@ async fn a_tie_is_decided_by_asking() {
     work(&app).await;
     assert_eq!(row(&app).await, as_row("ACTIVE", "PRO", 5));
     let failed: (String, String) =
-        sqlx::query_as("select status::text, cause from webhook_events where status <> 'APPLIED'")
+        sqlx::query_as("select status::text, cause from tenantry.webhook_events where status <> 'APPLIED'")
             .fetch_one(&mut app.database.system().await)
             .await
             .expect("the event");
     assert!(failed.0 == "FAILED" && failed.1.contains("503"), "{failed:?}");
 
     stripe.with(|account| account.failing = 0);
-    sqlx::query("update webhook_events set next_attempt_at = now() where status = 'FAILED'")
+    sqlx::query("update tenantry.webhook_events set next_attempt_at = now() where status = 'FAILED'")
         .execute(&mut app.database.system().await)
         .await
         .expect("it is due");
@@ -191,10 +191,11 @@ async fn send_delivers_every_type() {
         send(&app, kind, &[]).await;
     }
     work(&app).await;
-    let states: Vec<(String, i64)> = sqlx::query_as("select status::text, count(*) from webhook_events group by 1")
-        .fetch_all(&mut app.database.system().await)
-        .await
-        .expect("the inbox");
+    let states: Vec<(String, i64)> =
+        sqlx::query_as("select status::text, count(*) from tenantry.webhook_events group by 1")
+            .fetch_all(&mut app.database.system().await)
+            .await
+            .expect("the inbox");
     assert!(states.iter().all(|(status, _)| status == "APPLIED" || status == "IGNORED"), "{states:?}");
     assert_eq!(states.iter().map(|(_, count)| count).sum::<i64>(), i64::try_from(listed.len()).expect("few"));
 
@@ -204,7 +205,7 @@ async fn send_delivers_every_type() {
     let (code, text) = tenantry(&app.database, None, &repeated).await;
     let answer: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((code, &answer["answers"]), (0, &json!([200, 200, 200])));
-    let stored: i64 = sqlx::query_scalar("select count(*) from webhook_events where event_id = $1")
+    let stored: i64 = sqlx::query_scalar("select count(*) from tenantry.webhook_events where event_id = $1")
         .bind(answer["eventId"].as_str())
         .fetch_one(&mut app.database.system().await)
         .await
@@ -277,11 +278,12 @@ async fn reconcile_finds_and_mends() {
     }
     work(&app).await;
     // As the event had it, with its periods.
-    let body: Vec<u8> =
-        sqlx::query_scalar("select raw_body from webhook_events where event_type = 'customer.subscription.created'")
-            .fetch_one(&mut app.database.system().await)
-            .await
-            .expect("the body");
+    let body: Vec<u8> = sqlx::query_scalar(
+        "select raw_body from tenantry.webhook_events where event_type = 'customer.subscription.created'",
+    )
+    .fetch_one(&mut app.database.system().await)
+    .await
+    .expect("the body");
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     let same = body["data"]["object"].clone();
     let of_nobody = |n: u32| {
@@ -303,11 +305,13 @@ async fn reconcile_finds_and_mends() {
     changed["status"] = "unpaid".into();
     changed["items"]["data"][0]["quantity"] = 12.into();
     stripe.with(|account| account.subscriptions = vec![of_nobody(1), of_nobody(2), changed.clone()]);
-    sqlx::query("update subscriptions set cancel_at_period_end = true where stripe_subscription_id = 'sub_' || $1")
-        .bind(TAG)
-        .execute(&mut app.database.system().await)
-        .await
-        .expect("an edit");
+    sqlx::query(
+        "update tenantry.subscriptions set cancel_at_period_end = true where stripe_subscription_id = 'sub_' || $1",
+    )
+    .bind(TAG)
+    .execute(&mut app.database.system().await)
+    .await
+    .expect("an edit");
     for _ in 0..2 {
         let report = json_of(&app.database, &stripe, &["reconcile", "--dry-run"], 1).await;
         let fields = &report["differ"][0]["fields"];
@@ -357,8 +361,8 @@ async fn reconcile_keeps_to_an_organization() {
     work(&app).await;
     // The neighbour's row is known by its customer alone, and differs, too.
     sqlx::query(
-        "update subscriptions set stripe_customer_id = 'cus_next', stripe_subscription_id = 'sub_next', status = 'PAST_DUE'
-          where organization_id = (select id from organizations where slug = 'acme-corp')",
+        "update tenantry.subscriptions set stripe_customer_id = 'cus_next', stripe_subscription_id = 'sub_next', status = 'PAST_DUE'
+          where organization_id = (select id from tenantry.organizations where slug = 'acme-corp')",
     )
     .execute(&mut app.database.system().await)
     .await
@@ -371,7 +375,7 @@ async fn reconcile_keeps_to_an_organization() {
     let unpaid = subscription(|object| object["status"] = "unpaid".into());
     stripe.with(|account| account.subscriptions = vec![of_next, unpaid]);
     let (slug, id): (String, uuid::Uuid) =
-        sqlx::query_as("select slug, id from organizations where clerk_org_id = 'org_' || $1")
+        sqlx::query_as("select slug, id from tenantry.organizations where clerk_org_id = 'org_' || $1")
             .bind(TAG)
             .fetch_one(&mut app.database.system().await)
             .await
@@ -388,7 +392,7 @@ async fn reconcile_keeps_to_an_organization() {
     assert_eq!((&report["fixed"], &report["notAtStripe"]), (&json!(1), &json!([])));
     assert_eq!(row(&app).await.0, "UNPAID");
     let next: String =
-        sqlx::query_scalar("select status::text from subscriptions where stripe_customer_id = 'cus_next'")
+        sqlx::query_scalar("select status::text from tenantry.subscriptions where stripe_customer_id = 'cus_next'")
             .fetch_one(&mut app.database.system().await)
             .await
             .expect("the neighbour's");
@@ -469,7 +473,7 @@ async fn a_hanging_stripe_holds_up_nothing_else() {
     assert_eq!(worker.step().await.expect("a step"), 5);
     let states = async || -> Vec<(String, i32, i64)> {
         sqlx::query_as(
-            "select status::text, attempts, count(*) from webhook_events
+            "select status::text, attempts, count(*) from tenantry.webhook_events
               where event_type in ('organization.created', 'customer.subscription.updated') group by 1, 2 order by 1",
         )
         .fetch_all(&mut app.database.system().await)
@@ -481,7 +485,7 @@ async fn a_hanging_stripe_holds_up_nothing_else() {
     assert_eq!(first.await.expect("an end").expect("a step"), 4);
     let after_the_first = [("APPLIED".to_owned(), 1, 1), ("FAILED".to_owned(), 1, 1), ("RECEIVED".to_owned(), 0, 3)];
     assert_eq!(states().await, after_the_first, "it did not go on waiting with the next");
-    sqlx::query("update webhook_events set next_attempt_at = now() where status = 'RECEIVED'")
+    sqlx::query("update tenantry.webhook_events set next_attempt_at = now() where status = 'RECEIVED'")
         .execute(&mut app.database.system().await)
         .await
         .expect("they are due");
@@ -496,7 +500,7 @@ async fn a_poisoned_event_fails_alone() {
     let app = start(None).await;
     sqlx::raw_sql(
         "create function poison() returns trigger language plpgsql as $$ begin raise exception 'poisoned'; end $$;
-         create trigger poison before insert on users for each row when (new.clerk_id like '%poison') execute function poison()",
+         create trigger poison before insert on tenantry.users for each row when (new.clerk_id like '%poison') execute function poison()",
     )
     .execute(&mut app.database.owner().await)
     .await
@@ -505,11 +509,12 @@ async fn a_poisoned_event_fails_alone() {
     send(&app, "user.created", &["data.id=user_poison"]).await;
     send(&app, "customer.created", &[]).await;
     work(&app).await;
-    let inbox: Vec<(String, String, Option<String>)> =
-        sqlx::query_as("select event_type, status::text, coalesce(cause, last_error) from webhook_events order by id")
-            .fetch_all(&mut app.database.system().await)
-            .await
-            .expect("the inbox");
+    let inbox: Vec<(String, String, Option<String>)> = sqlx::query_as(
+        "select event_type, status::text, coalesce(cause, last_error) from tenantry.webhook_events order by id",
+    )
+    .fetch_all(&mut app.database.system().await)
+    .await
+    .expect("the inbox");
     let of = |kind: &str| inbox.iter().find(|(event_type, ..)| event_type == kind).expect("the event");
     assert_eq!((of("organization.created").1.as_str(), of("customer.created").1.as_str()), ("APPLIED", "APPLIED"));
     let (_, status, error) = of("user.created");

@@ -96,10 +96,11 @@ async fn what_was_acknowledged_survives_kill_9_and_is_done_once() {
     let (second, _) = serve(&database, "all").await;
     none_left(&database, PENDING).await;
     drop(second);
-    let stored: Vec<String> = sqlx::query_scalar("select event_id from webhook_events where event_id ~ '^msg_[0-9]+$'")
-        .fetch_all(&mut database.system().await)
-        .await
-        .expect("the inbox");
+    let stored: Vec<String> =
+        sqlx::query_scalar("select event_id from tenantry.webhook_events where event_id ~ '^msg_[0-9]+$'")
+            .fetch_all(&mut database.system().await)
+            .await
+            .expect("the inbox");
     let stored: BTreeSet<String> = stored.into_iter().collect();
     let lost: Vec<_> = acknowledged.difference(&stored).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");

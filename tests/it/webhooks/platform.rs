@@ -13,7 +13,7 @@ const ALL: &str = "query($first: Int, $after: String) { platform { webhookEvents
 const REPLAY: &str = "mutation($id: ID!) { webhookEventReplay(input: { id: $id }) { webhookEvent { eventId status attempts } userErrors { code field } } }";
 
 async fn id_of(app: &TestApp, event_id: &str) -> String {
-    let id: uuid::Uuid = sqlx::query_scalar("select id from webhook_events where event_id = $1")
+    let id: uuid::Uuid = sqlx::query_scalar("select id from tenantry.webhook_events where event_id = $1")
         .bind(event_id)
         .fetch_one(&mut app.database.system().await)
         .await
@@ -22,7 +22,7 @@ async fn id_of(app: &TestApp, event_id: &str) -> String {
 }
 
 async fn uses(app: &TestApp) -> Vec<String> {
-    sqlx::query_scalar("select action from platform_audit_logs order by created_at, id")
+    sqlx::query_scalar("select action from tenantry.platform_audit_logs order by created_at, id")
         .fetch_all(&mut app.database.system().await)
         .await
         .expect("the log")
@@ -60,7 +60,7 @@ async fn superadmins_see_and_replay_everything_and_leave_a_trace() {
     );
 
     // The database decides, not the token.
-    let dismissed = "update users set is_superadmin = false where email = 'admin@example.com'";
+    let dismissed = "update tenantry.users set is_superadmin = false where email = 'admin@example.com'";
     sqlx::raw_sql(dismissed).execute(&mut app.database.system().await).await.expect("an update");
     assert_eq!(app.error_code(&admin, ALL, json!({})).await, "FORBIDDEN");
     assert_eq!(app.error_code(&admin, REPLAY, json!({ "id": acme })).await, "ORGANIZATION_REQUIRED");
@@ -88,7 +88,8 @@ async fn administrators_see_and_replay_their_own() {
     // A viewer may not, and nobody reads the bytes.
     let bob = app.token("bob@example.com", Some("acme-corp")).await;
     assert_eq!(app.error_code(&bob, REPLAY, json!({ "id": event["id"] })).await, "FORBIDDEN");
-    let refused = sqlx::query("select raw_body from webhook_events").fetch_all(&mut app.database.app().await).await;
+    let refused =
+        sqlx::query("select raw_body from tenantry.webhook_events").fetch_all(&mut app.database.app().await).await;
     assert!(refused.is_err_and(|error| error.to_string().contains("permission denied")));
 }
 
@@ -98,14 +99,14 @@ async fn causes_are_for_superadmins() {
     let app = start().await;
     sqlx::raw_sql(
         "create function secretive() returns trigger language plpgsql as $$ begin raise exception 'row of another tenant'; end $$;
-         create trigger secretive before update of status on webhook_events for each row
+         create trigger secretive before update of status on tenantry.webhook_events for each row
             when (new.status in ('APPLIED', 'IGNORED') and new.event_id = 'msg_1') execute function secretive()",
     )
     .execute(&mut app.database.owner().await)
     .await
     .expect("a trigger");
     deliver(&app, Clerk, "msg_1", clerk("thing.happened", "x").to_string()).await;
-    let own = "update webhook_events set organization_id = (select id from organizations where slug = 'acme-corp') where event_id = 'msg_1'";
+    let own = "update tenantry.webhook_events set organization_id = (select id from tenantry.organizations where slug = 'acme-corp') where event_id = 'msg_1'";
     sqlx::raw_sql(own).execute(&mut app.database.system().await).await.expect("an update");
     let workers = start_workers(&app.app, 1);
     none_left(&app.database, "event_id = 'msg_1' and status = 'RECEIVED'").await;
@@ -117,7 +118,8 @@ async fn causes_are_for_superadmins() {
     let seen = app.data(&alice, list, json!({})).await["organization"]["webhookEvents"]["nodes"].clone();
     let told = format!("it could not be applied; tell support the id {id}");
     assert_eq!(seen, json!([{ "status": "FAILED", "error": told }]));
-    let refused = sqlx::query("select cause from webhook_events").fetch_all(&mut app.database.app().await).await;
+    let refused =
+        sqlx::query("select cause from tenantry.webhook_events").fetch_all(&mut app.database.app().await).await;
     assert!(refused.is_err_and(|error| error.to_string().contains("permission denied")));
     let admin = app.token("admin@example.com", None).await;
     let all = app.data(&admin, ALL, json!({ "first": 1 })).await["platform"]["webhookEvents"]["nodes"][0].clone();
@@ -148,7 +150,7 @@ async fn deliveries_are_told_to_their_organization() {
     for (id, slug) in [("msg_theirs", "tech-startup"), ("msg_hers", "acme-corp")] {
         deliver(&app, Clerk, id, clerk("thing.happened", "x").to_string()).await;
         let own = format!(
-            "update webhook_events set organization_id = (select id from organizations where slug = '{slug}') where event_id = '{id}'"
+            "update tenantry.webhook_events set organization_id = (select id from tenantry.organizations where slug = '{slug}') where event_id = '{id}'"
         );
         sqlx::raw_sql(AssertSqlSafe(own)).execute(&mut app.database.system().await).await.expect("an update");
     }

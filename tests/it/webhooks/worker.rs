@@ -22,7 +22,7 @@ pub(super) fn with_effect(id: &str) -> String {
 /// and not marked as done, shows.
 pub(super) async fn effects(database: &TestDb) -> (i64, i64) {
     sqlx::query_as(
-        "select count(distinct metadata ->> 'cause'), count(*) from audit_logs
+        "select count(distinct metadata ->> 'cause'), count(*) from tenantry.audit_logs
           where action = 'organization.sync' and metadata ->> 'cause' like 'msg!_%' escape '!'",
     )
     .fetch_one(&mut database.system().await)
@@ -34,7 +34,7 @@ pub(super) async fn effects(database: &TestDb) -> (i64, i64) {
 pub(super) async fn poison(database: &TestDb, does: &str) {
     let sql = format!(
         "create function poison() returns trigger language plpgsql as $$ begin {does}; return new; end $$;
-         create trigger poison before update of status on webhook_events for each row
+         create trigger poison before update of status on tenantry.webhook_events for each row
             when (new.status in ('APPLIED', 'IGNORED') and new.event_type = 'poison') execute function poison();"
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut database.owner().await).await.expect("a trigger");
@@ -106,7 +106,7 @@ async fn a_poisoned_event_delays_nobody_and_ends_dead() {
     clock.advance(chrono::Duration::days(30));
     assert_eq!(worker.step().await.expect("a step"), 0, "nobody tries a dead event");
     let (status, reason): (String, String) =
-        sqlx::query_as("select status::text, cause from webhook_events where event_type = 'poison'")
+        sqlx::query_as("select status::text, cause from tenantry.webhook_events where event_type = 'poison'")
             .fetch_one(&mut app.database.system().await)
             .await
             .expect("the event");
@@ -131,7 +131,7 @@ async fn a_slow_event_delays_nobody() {
     let workers = start_workers(&app.app, 2);
     none_left(&app.database, "status = 'RECEIVED'").await;
     drop(workers);
-    let late = "processed_at > (select failed_at from webhook_events where event_type = 'poison')";
+    let late = "processed_at > (select failed_at from tenantry.webhook_events where event_type = 'poison')";
     assert_eq!(count(&app.database, late).await, 0, "all others were done before it was given up");
     assert_eq!(count(&app.database, "event_type = 'poison' and cause like '%too long%'").await, 1);
 }
@@ -145,7 +145,7 @@ async fn what_a_dead_worker_held_is_done_by_another() {
     }
     // Holds all of them, as a worker does, and is cut off.
     let mut holder = app.database.system().await;
-    sqlx::raw_sql("begin; select id from webhook_events where status = 'RECEIVED' for update skip locked; update webhook_events set status = 'APPLIED' where status = 'RECEIVED'")
+    sqlx::raw_sql("begin; select id from tenantry.webhook_events where status = 'RECEIVED' for update skip locked; update tenantry.webhook_events set status = 'APPLIED' where status = 'RECEIVED'")
         .execute(&mut holder)
         .await
         .expect("locks");

@@ -1,0 +1,11 @@
+drop function tenantry.viewer(text);
+drop function tenantry.enter_tenant(text, uuid, text, text);
+drop table tenantry.api_keys;
+drop table tenantry.invitations;
+drop table tenantry.organization_members;
+drop table tenantry.users;
+drop table tenantry.organizations;
+drop type tenantry.user_role;
+drop type tenantry.member_role;
+drop type tenantry.organization_status;
+drop type tenantry.organization_plan;

@@ -1,0 +1,174 @@
+-- What was done, and by whom: idempotency keys of mutations, the audit log of each tenant and that of the platform.
+
+create table tenantry.idempotency_keys (
+    organization_id uuid not null references tenantry.organizations (id),
+    user_id         uuid not null references tenantry.users (id),
+    key             text not null check (char_length(key) between 1 and 255),
+    operation       text not null check (char_length(operation) between 1 and 200),
+    request_hash    bytea not null,
+    resource_id     uuid,
+    created_at      timestamptz not null default now(),
+    primary key (organization_id, user_id, key)
+);
+
+alter table tenantry.idempotency_keys enable row level security;
+alter table tenantry.idempotency_keys force row level security;
+create policy tenant on tenantry.idempotency_keys for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.idempotency_keys for all to tenantry_superadmin using (true) with check (true);
+grant select, insert, update on tenantry.idempotency_keys to tenantry_app;
+grant all on tenantry.idempotency_keys to tenantry_superadmin;
+
+create index idempotency_keys_created_at_idx on tenantry.idempotency_keys (organization_id, created_at);
+create index idempotency_keys_expiry_idx on tenantry.idempotency_keys (created_at);
+
+comment on table tenantry.idempotency_keys is 'Mutations already done: the same key of the same user gets the same answer.';
+comment on column tenantry.idempotency_keys.operation is 'Name of the mutation field.';
+comment on column tenantry.idempotency_keys.request_hash is 'SHA-256 of the arguments: the same key with others is an error.';
+comment on column tenantry.idempotency_keys.resource_id is 'The row the mutation made or changed.';
+comment on index tenantry.idempotency_keys_expiry_idx is 'For the job that clears old keys of all tenants.';
+
+create table tenantry.audit_logs (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    user_id         uuid references tenantry.users (id),
+    api_key_id      uuid,
+    impersonator    text check (char_length(impersonator) between 1 and 255),
+    action          text not null check (char_length(action) between 1 and 200),
+    resource_type   text not null check (char_length(resource_type) between 1 and 100),
+    resource_id     uuid,
+    metadata        jsonb not null default '{}' check (jsonb_typeof(metadata) = 'object'),
+    ip_address      inet,
+    request_id      text check (char_length(request_id) <= 200),
+    created_at      timestamptz not null default now(),
+    primary key (organization_id, created_at, id),
+    foreign key (organization_id, api_key_id) references tenantry.api_keys (organization_id, id),
+    check (num_nonnulls(user_id, api_key_id) <= 1)
+) partition by range (created_at);
+
+alter table tenantry.audit_logs enable row level security;
+alter table tenantry.audit_logs force row level security;
+create policy tenant on tenantry.audit_logs for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.audit_logs for all to tenantry_superadmin using (true) with check (true);
+grant select, insert on tenantry.audit_logs to tenantry_app, tenantry_superadmin;
+
+create index audit_logs_user_id_idx on tenantry.audit_logs (organization_id, user_id, created_at, id);
+create index audit_logs_api_key_id_idx on tenantry.audit_logs (organization_id, api_key_id, created_at, id);
+create index audit_logs_resource_idx on tenantry.audit_logs (organization_id, resource_type, resource_id, created_at, id);
+create index audit_logs_action_idx on tenantry.audit_logs (organization_id, action, created_at, id);
+
+create function tenantry.refuse_audit_change() returns trigger
+    language plpgsql
+    as $$
+begin
+    raise exception 'audit_logs is append only: % refused', pg_catalog.lower(tg_op)
+        using errcode = 'insufficient_privilege',
+              hint = 'Old months are dropped as whole partitions.';
+end
+$$;
+comment on function tenantry.refuse_audit_change() is 'Trigger: refuses update, delete and truncate, for every role.';
+revoke execute on function tenantry.refuse_audit_change() from public;
+
+-- PostgreSQL copies row triggers to the partitions, statement triggers not: see tenantry.secure_audit_partition.
+create trigger append_only before update or delete on tenantry.audit_logs for each row execute function tenantry.refuse_audit_change();
+create trigger append_only_truncate before truncate on tenantry.audit_logs for each statement execute function tenantry.refuse_audit_change();
+
+-- A partition named in a statement answers by its own policies and grants, not by those of its parent.
+create function tenantry.secure_audit_partition(partition regclass) returns void
+    language plpgsql
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    execute format('alter table %s enable row level security', partition);
+    execute format('alter table %s force row level security', partition);
+    execute format('create policy tenant on %s for all to tenantry_app using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org())', partition);
+    execute format('create policy superadmin on %s for all to tenantry_superadmin using (true) with check (true)', partition);
+    execute format('grant select, insert on %s to tenantry_app, tenantry_superadmin', partition);
+    execute format('create trigger append_only_truncate before truncate on %s for each statement execute function tenantry.refuse_audit_change()', partition);
+end
+$$;
+comment on function tenantry.secure_audit_partition(regclass) is 'Gives a new partition of audit_logs the policies, grants and guard of its parent.';
+revoke execute on function tenantry.secure_audit_partition(regclass) from public;
+
+-- Runs with the rights of the owner, because a partition is made by whoever owns the table.
+create function tenantry.ensure_audit_partitions(from_month date, months int) returns int
+    language plpgsql security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    set timezone = 'UTC'
+    as $$
+declare
+    first_day date;
+    name text;
+    made int := 0;
+begin
+    if months not between 0 and 120 then
+        raise exception 'months must be 0 to 120, not %', months using errcode = 'invalid_parameter_value';
+    end if;
+    -- One maker at a time; released with the transaction.
+    perform pg_advisory_xact_lock(hashtext('tenantry.audit_partitions'));
+    for i in 0 .. months - 1 loop
+        first_day := (date_trunc('month', from_month::timestamp) + make_interval(months => i))::date;
+        name := 'audit_logs_' || to_char(first_day, 'YYYY_MM');
+        continue when to_regclass(format('tenantry.%I', name)) is not null;
+        begin
+            execute format('create table tenantry.%I partition of tenantry.audit_logs for values from (%L) to (%L)',
+                           name, first_day::timestamptz, (first_day + interval '1 month')::timestamptz);
+            perform tenantry.secure_audit_partition(format('tenantry.%I', name)::regclass);
+            execute format('comment on table tenantry.%I is %L', name, 'Audit log of ' || to_char(first_day, 'YYYY-MM') || ', UTC.');
+            made := made + 1;
+        exception when check_violation then
+            raise notice 'audit_logs_default already holds rows of %: they stay there', to_char(first_day, 'YYYY-MM');
+        end;
+    end loop;
+    return made;
+end
+$$;
+comment on function tenantry.ensure_audit_partitions(date, int) is
+    'Makes the missing monthly partitions of audit_logs, beginning with the month of from_month (UTC); answers how many. A month whose rows are already in the default partition is skipped with a notice.';
+revoke execute on function tenantry.ensure_audit_partitions(date, int) from public;
+grant execute on function tenantry.ensure_audit_partitions(date, int) to tenantry_superadmin;
+
+create table tenantry.audit_logs_default partition of tenantry.audit_logs default;
+comment on table tenantry.audit_logs_default is 'Audit log of months without a partition of their own, so that nothing is ever lost. Normally empty.';
+select tenantry.secure_audit_partition('tenantry.audit_logs_default');
+select tenantry.ensure_audit_partitions((date_trunc('month', now() at time zone 'UTC') - interval '1 month')::date, 14);
+
+comment on table tenantry.audit_logs is 'Who did what, append only, in monthly partitions (UTC). The actor is a user, an API key, or neither: the system.';
+comment on column tenantry.audit_logs.api_key_id is 'Set: done by a program with this key.';
+comment on column tenantry.audit_logs.impersonator is 'Who really acted, as the token''s `act.sub` names them, when somebody stood in for the user; null: the user themselves.';
+comment on column tenantry.audit_logs.action is 'What was done, e.g. ticket.update.';
+comment on column tenantry.audit_logs.resource_type is 'GraphQL type of the row it was done to.';
+comment on column tenantry.audit_logs.resource_id is 'Id of that row; null: none. Not a foreign key: the log outlives its subject.';
+comment on column tenantry.audit_logs.metadata is 'JSON object: the fields changed, with old and new values.';
+comment on column tenantry.audit_logs.ip_address is 'Address of the client as seen by the server.';
+comment on column tenantry.audit_logs.request_id is 'Request id of the log lines.';
+
+-- What superadmins did through the API's platform fields, which look across tenants: audit_logs has no place for it,
+-- since each of its rows belongs to one tenant.
+create table tenantry.platform_audit_logs (
+    id          uuid primary key,
+    user_id     uuid not null references tenantry.users (id),
+    impersonator text check (char_length(impersonator) between 1 and 255),
+    action      text not null check (char_length(action) between 1 and 200),
+    metadata    jsonb not null default '{}' check (jsonb_typeof(metadata) = 'object'),
+    ip_address  inet,
+    request_id  text check (char_length(request_id) <= 200),
+    created_at  timestamptz not null default now()
+);
+
+-- No tenant sees it: the application role has neither policy nor grant.
+alter table tenantry.platform_audit_logs enable row level security;
+alter table tenantry.platform_audit_logs force row level security;
+create policy superadmin on tenantry.platform_audit_logs for all to tenantry_superadmin using (true) with check (true);
+grant select, insert on tenantry.platform_audit_logs to tenantry_superadmin;
+
+create index platform_audit_logs_created_at_idx on tenantry.platform_audit_logs (created_at, id);
+create index platform_audit_logs_user_id_idx on tenantry.platform_audit_logs (user_id, created_at);
+create trigger append_only before update or delete on tenantry.platform_audit_logs for each row execute function tenantry.refuse_audit_change();
+create trigger append_only_truncate before truncate on tenantry.platform_audit_logs for each statement execute function tenantry.refuse_audit_change();
+
+comment on table tenantry.platform_audit_logs is 'What superadmins did across tenants through the API, append only.';
+comment on column tenantry.platform_audit_logs.impersonator is 'Who really acted, as the token''s `act.sub` names them, when somebody stood in for the user; null: the user themselves.';
+comment on column tenantry.platform_audit_logs.action is 'What was done, e.g. webhook_events.list.';
+comment on column tenantry.platform_audit_logs.metadata is 'JSON object: ids and counts, never contents.';

@@ -1,0 +1,15 @@
+drop table tenantry.refunds;
+drop table tenantry.budget_usage_records;
+drop table tenantry.budgets;
+drop table tenantry.decision_rules;
+drop table tenantry.agent_configurations;
+drop table tenantry.subscriptions;
+drop type tenantry.refund_status;
+drop type tenantry.refund_reason;
+drop type tenantry.budget_usage_kind;
+drop type tenantry.budget_period;
+drop type tenantry.budget_type;
+drop type tenantry.decision_action;
+drop type tenantry.agent_status;
+drop type tenantry.agent_type;
+drop type tenantry.subscription_status;

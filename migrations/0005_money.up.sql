@@ -1,0 +1,286 @@
+-- What is paid: the subscription; agents and the rules by which they decide; budgets and refunds.
+
+create type tenantry.subscription_status as enum ('INCOMPLETE', 'INCOMPLETE_EXPIRED', 'TRIALING', 'ACTIVE', 'PAST_DUE', 'CANCELED', 'UNPAID', 'PAUSED');
+comment on type tenantry.subscription_status is 'The eight of Stripe, in its spelling.';
+create type tenantry.agent_type as enum ('TRIAGE', 'SUPPORT', 'REFUND', 'QUALITY');
+comment on type tenantry.agent_type is 'What an agent does.';
+create type tenantry.agent_status as enum ('DRAFT', 'ACTIVE', 'PAUSED', 'RETIRED');
+comment on type tenantry.agent_status is 'Life cycle of an agent configuration.';
+create type tenantry.decision_action as enum ('AUTO_APPROVE', 'REQUIRE_APPROVAL', 'ESCALATE', 'DENY');
+comment on type tenantry.decision_action is 'What a decision rule orders.';
+create type tenantry.budget_type as enum ('REFUND', 'AI_USAGE', 'CREDIT', 'OPERATIONS');
+comment on type tenantry.budget_type is 'What a budget pays for.';
+create type tenantry.budget_period as enum ('DAY', 'WEEK', 'MONTH', 'QUARTER', 'YEAR');
+comment on type tenantry.budget_period is 'Length of a budget period.';
+create type tenantry.budget_usage_kind as enum ('SPEND', 'RESERVE', 'SETTLE', 'RELEASE');
+comment on type tenantry.budget_usage_kind is 'SPEND takes at once; RESERVE sets aside, which SETTLE turns into spending and RELEASE gives back.';
+create type tenantry.refund_reason as enum ('DEFECTIVE_PRODUCT', 'NOT_AS_DESCRIBED', 'LATE_DELIVERY', 'DUPLICATE_CHARGE', 'SERVICE_ISSUE', 'GOODWILL', 'OTHER');
+comment on type tenantry.refund_reason is 'Why money goes back.';
+create type tenantry.refund_status as enum ('REQUESTED', 'PENDING_APPROVAL', 'APPROVED', 'DENIED', 'PROCESSING', 'SETTLED', 'FAILED', 'CANCELLED');
+comment on type tenantry.refund_status is 'Life cycle of a refund.';
+
+create table tenantry.subscriptions (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    stripe_customer_id     text check (char_length(stripe_customer_id) between 1 and 255),
+    stripe_subscription_id text check (char_length(stripe_subscription_id) between 1 and 255),
+    status                 tenantry.subscription_status not null default 'ACTIVE',
+    plan                   tenantry.organization_plan not null default 'FREE',
+    seat_count             integer not null default 1 check (seat_count >= 0),
+    current_period_start   timestamptz,
+    current_period_end     timestamptz,
+    cancel_at_period_end   boolean not null default false,
+    trial_end              timestamptz,
+    collection_paused      boolean not null default false,
+    source_version         bigint not null default 0,
+    created_at      timestamptz not null default now(),
+    updated_at      timestamptz not null default now(),
+    primary key (organization_id, id),
+    unique (organization_id),
+    check (current_period_end >= current_period_start)
+);
+
+alter table tenantry.subscriptions enable row level security;
+alter table tenantry.subscriptions force row level security;
+create policy tenant on tenantry.subscriptions for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.subscriptions for all to tenantry_superadmin using (true) with check (true);
+grant select on tenantry.subscriptions to tenantry_app;
+grant all on tenantry.subscriptions to tenantry_superadmin;
+
+create index subscriptions_created_at_idx on tenantry.subscriptions (organization_id, created_at, id);
+create index subscriptions_stripe_customer_id_idx on tenantry.subscriptions (stripe_customer_id);
+create index subscriptions_stripe_subscription_id_idx on tenantry.subscriptions (stripe_subscription_id);
+create trigger touch_updated_at before update on tenantry.subscriptions for each row execute function tenantry.touch_updated_at();
+
+comment on table tenantry.subscriptions is 'The one subscription of an organization, as Stripe tells it. Read only for the tenant.';
+comment on column tenantry.subscriptions.plan is 'From the price map, lookup_key or product metadata.';
+comment on column tenantry.subscriptions.seat_count is 'Sum of the quantities of the seat prices.';
+comment on column tenantry.subscriptions.current_period_start is 'Item level at Stripe since 2025-03-31, top level before.';
+comment on column tenantry.subscriptions.collection_paused is 'Stripe pause_collection: the subscription runs, invoices are not collected.';
+comment on column tenantry.subscriptions.source_version is 'Stripe `created` (seconds) and terminal rank of the last event applied; older events are skipped.';
+
+create table tenantry.agent_configurations (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    name            text not null check (char_length(name) between 1 and 200),
+    description     text check (char_length(description) <= 5000),
+    type            tenantry.agent_type not null,
+    status          tenantry.agent_status not null default 'DRAFT',
+    model_settings  jsonb not null default '{}' check (jsonb_typeof(model_settings) = 'object'),
+    thresholds      jsonb not null default '{}' check (jsonb_typeof(thresholds) = 'object'),
+    data_sources    jsonb not null default '[]' check (jsonb_typeof(data_sources) = 'array'),
+    version         integer not null default 1 check (version > 0),
+    created_at      timestamptz not null default now(),
+    updated_at      timestamptz not null default now(),
+    primary key (organization_id, id)
+);
+
+alter table tenantry.agent_configurations enable row level security;
+alter table tenantry.agent_configurations force row level security;
+create policy tenant on tenantry.agent_configurations for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.agent_configurations for all to tenantry_superadmin using (true) with check (true);
+grant select, insert, update on tenantry.agent_configurations to tenantry_app;
+grant all on tenantry.agent_configurations to tenantry_superadmin;
+
+create index agent_configurations_created_at_idx on tenantry.agent_configurations (organization_id, created_at, id);
+create index agent_configurations_name_idx on tenantry.agent_configurations (organization_id, name, id);
+create index agent_configurations_type_idx on tenantry.agent_configurations (organization_id, type, created_at, id);
+create index agent_configurations_status_idx on tenantry.agent_configurations (organization_id, status, created_at, id);
+create trigger touch_updated_at before update on tenantry.agent_configurations for each row execute function tenantry.touch_updated_at();
+
+comment on table tenantry.agent_configurations is 'How the AI agents of a tenant are set up.';
+comment on column tenantry.agent_configurations.model_settings is 'JSON object: model, temperature, token limit; handed to the agent as it is.';
+comment on column tenantry.agent_configurations.thresholds is 'JSON object: name of a threshold to its value, e.g. confidence 0 to 1.';
+comment on column tenantry.agent_configurations.data_sources is 'JSON array: what the agent may read.';
+comment on column tenantry.agent_configurations.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';
+
+create table tenantry.decision_rules (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    agent_id        uuid not null,
+    name            text not null check (char_length(name) between 1 and 200),
+    rank            integer not null check (rank >= 0),
+    conditions      jsonb not null,
+    action          tenantry.decision_action not null,
+    enabled         boolean not null default true,
+    version         integer not null default 1 check (version > 0),
+    created_at      timestamptz not null default now(),
+    updated_at      timestamptz not null default now(),
+    primary key (organization_id, id),
+    foreign key (organization_id, agent_id) references tenantry.agent_configurations (organization_id, id) on delete cascade,
+    -- Deferrable: several rules trade places in one statement or transaction.
+    unique (organization_id, agent_id, rank) deferrable initially immediate
+);
+
+alter table tenantry.decision_rules enable row level security;
+alter table tenantry.decision_rules force row level security;
+create policy tenant on tenantry.decision_rules for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.decision_rules for all to tenantry_superadmin using (true) with check (true);
+grant select, insert, update, delete on tenantry.decision_rules to tenantry_app;
+grant all on tenantry.decision_rules to tenantry_superadmin;
+
+create index decision_rules_created_at_idx on tenantry.decision_rules (organization_id, created_at, id);
+create index decision_rules_agent_id_idx on tenantry.decision_rules (organization_id, agent_id, created_at, id);
+create trigger touch_updated_at before update on tenantry.decision_rules for each row execute function tenantry.touch_updated_at();
+
+comment on table tenantry.decision_rules is 'Rules an agent decides by: the first enabled one whose conditions hold, in the order of rank.';
+comment on column tenantry.decision_rules.rank is 'Lowest first; unique per agent.';
+comment on column tenantry.decision_rules.conditions is 'JsonLogic expression over the request.';
+comment on column tenantry.decision_rules.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';
+
+create table tenantry.budgets (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    type            tenantry.budget_type not null,
+    name            text not null check (char_length(name) between 1 and 200),
+    period          tenantry.budget_period not null,
+    starts_at       timestamptz not null,
+    ends_at         timestamptz not null,
+    limit_minor     bigint not null check (limit_minor >= 0),
+    spent_minor     bigint not null default 0 check (spent_minor >= 0),
+    reserved_minor  bigint not null default 0 check (reserved_minor >= 0),
+    currency        text not null check (currency ~ '^[A-Z]{3}$'),
+    is_hard_limit   boolean not null default true,
+    alert_thresholds jsonb not null default '[50, 80, 100]' check (jsonb_typeof(alert_thresholds) = 'array'),
+    alerted_percent integer not null default 0 check (alerted_percent >= 0),
+    rollover        boolean not null default false,
+    version         integer not null default 1 check (version > 0),
+    created_at      timestamptz not null default now(),
+    updated_at      timestamptz not null default now(),
+    primary key (organization_id, id),
+    constraint budgets_period_check check (ends_at > starts_at),
+    constraint budgets_hard_limit_check check (not is_hard_limit or spent_minor + reserved_minor <= limit_minor)
+);
+
+alter table tenantry.budgets enable row level security;
+alter table tenantry.budgets force row level security;
+create policy tenant on tenantry.budgets for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.budgets for all to tenantry_superadmin using (true) with check (true);
+grant select, insert, update on tenantry.budgets to tenantry_app;
+grant all on tenantry.budgets to tenantry_superadmin;
+
+create index budgets_created_at_idx on tenantry.budgets (organization_id, created_at, id);
+create index budgets_type_idx on tenantry.budgets (organization_id, type, starts_at, id);
+create index budgets_starts_at_idx on tenantry.budgets (organization_id, starts_at, id);
+create index budgets_ends_at_idx on tenantry.budgets (organization_id, ends_at, id);
+create index budgets_name_idx on tenantry.budgets (organization_id, name, id);
+create trigger touch_updated_at before update on tenantry.budgets for each row execute function tenantry.touch_updated_at();
+
+comment on table tenantry.budgets is 'Money a tenant allows for a purpose and a period.';
+comment on column tenantry.budgets.starts_at is 'First instant of the period.';
+comment on column tenantry.budgets.ends_at is 'First instant after the period.';
+comment on column tenantry.budgets.limit_minor is 'Money in minor units of currency (cents).';
+comment on column tenantry.budgets.spent_minor is 'Money in minor units: sum of SPEND and SETTLE.';
+comment on column tenantry.budgets.reserved_minor is 'Money in minor units: set aside by RESERVE, not yet settled or released.';
+comment on column tenantry.budgets.currency is 'ISO 4217 code of the amounts of this budget and of its records.';
+comment on column tenantry.budgets.is_hard_limit is 'The database itself refuses spent + reserved above the limit; soft: only alerts.';
+comment on column tenantry.budgets.alert_thresholds is 'JSON array of percentages of the limit at which an alert is due.';
+comment on column tenantry.budgets.alerted_percent is 'Highest threshold already announced, so that each fires once.';
+comment on column tenantry.budgets.rollover is 'What is left goes into the next period.';
+comment on column tenantry.budgets.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';
+
+create table tenantry.budget_usage_records (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    budget_id       uuid not null,
+    amount_minor    bigint not null check (amount_minor > 0),
+    currency        text not null check (currency ~ '^[A-Z]{3}$'),
+    kind            tenantry.budget_usage_kind not null,
+    source          text not null check (char_length(source) between 1 and 200),
+    resource_id     uuid,
+    idempotency_key text check (char_length(idempotency_key) between 1 and 255),
+    created_at      timestamptz not null default now(),
+    primary key (organization_id, id),
+    foreign key (organization_id, budget_id) references tenantry.budgets (organization_id, id) on delete cascade,
+    unique (organization_id, budget_id, idempotency_key)
+);
+
+alter table tenantry.budget_usage_records enable row level security;
+alter table tenantry.budget_usage_records force row level security;
+create policy tenant on tenantry.budget_usage_records for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.budget_usage_records for all to tenantry_superadmin using (true) with check (true);
+grant select, insert on tenantry.budget_usage_records to tenantry_app;
+grant all on tenantry.budget_usage_records to tenantry_superadmin;
+
+create index budget_usage_records_created_at_idx on tenantry.budget_usage_records (organization_id, created_at, id);
+create index budget_usage_records_budget_id_idx on tenantry.budget_usage_records (organization_id, budget_id, created_at, id);
+create index budget_usage_records_resource_id_idx on tenantry.budget_usage_records (organization_id, resource_id) where resource_id is not null;
+
+comment on table tenantry.budget_usage_records is 'Every movement of a budget; the sums on budgets follow from it, in the same transaction.';
+comment on column tenantry.budget_usage_records.amount_minor is 'Money in minor units of currency, always positive; kind tells the direction.';
+comment on column tenantry.budget_usage_records.source is 'What caused it, e.g. refund or agent:support.';
+comment on column tenantry.budget_usage_records.resource_id is 'Row that caused it, e.g. the refund; not a foreign key, since source decides the table.';
+comment on column tenantry.budget_usage_records.idempotency_key is 'A second record with the same key for the same budget is refused.';
+
+create table tenantry.refunds (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    ticket_id       uuid,
+    customer_id     uuid not null,
+    amount_minor    bigint not null check (amount_minor > 0),
+    currency        text not null check (currency ~ '^[A-Z]{3}$'),
+    reason          tenantry.refund_reason not null,
+    note            text check (char_length(note) <= 5000),
+    status          tenantry.refund_status not null default 'REQUESTED',
+    requested_by    uuid references tenantry.users (id),
+    decision        tenantry.decision_action,
+    decision_rule_id uuid,
+    decided_by      uuid references tenantry.users (id),
+    decision_explanation jsonb,
+    decided_at      timestamptz,
+    budget_id       uuid,
+    idempotency_key text check (char_length(idempotency_key) between 1 and 255),
+    stripe_payment_intent_id text check (char_length(stripe_payment_intent_id) between 1 and 255),
+    stripe_refund_id text check (char_length(stripe_refund_id) between 1 and 255),
+    failure_reason  text check (char_length(failure_reason) <= 2000),
+    settled_at      timestamptz,
+    version         integer not null default 1 check (version > 0),
+    created_at      timestamptz not null default now(),
+    updated_at      timestamptz not null default now(),
+    primary key (organization_id, id),
+    unique (organization_id, idempotency_key),
+    unique (organization_id, stripe_refund_id),
+    foreign key (organization_id, ticket_id) references tenantry.tickets (organization_id, id),
+    foreign key (organization_id, customer_id) references tenantry.customer_profiles (organization_id, id),
+    foreign key (organization_id, decision_rule_id) references tenantry.decision_rules (organization_id, id),
+    foreign key (organization_id, budget_id) references tenantry.budgets (organization_id, id)
+);
+
+alter table tenantry.refunds enable row level security;
+alter table tenantry.refunds force row level security;
+create policy tenant on tenantry.refunds for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.refunds for all to tenantry_superadmin using (true) with check (true);
+grant select, insert, update on tenantry.refunds to tenantry_app;
+grant all on tenantry.refunds to tenantry_superadmin;
+
+create index refunds_created_at_idx on tenantry.refunds (organization_id, created_at, id);
+create index refunds_updated_at_idx on tenantry.refunds (organization_id, updated_at, id);
+create index refunds_status_idx on tenantry.refunds (organization_id, status, created_at, id);
+create index refunds_amount_idx on tenantry.refunds (organization_id, amount_minor, id);
+create index refunds_ticket_id_idx on tenantry.refunds (organization_id, ticket_id, created_at, id);
+create index refunds_customer_id_idx on tenantry.refunds (organization_id, customer_id, created_at, id);
+create index refunds_budget_id_idx on tenantry.refunds (organization_id, budget_id, created_at, id);
+create index refunds_decision_rule_id_idx on tenantry.refunds (organization_id, decision_rule_id, created_at, id);
+create index refunds_requested_by_idx on tenantry.refunds (organization_id, requested_by, created_at, id);
+create index refunds_decided_by_idx on tenantry.refunds (organization_id, decided_by, created_at, id);
+create trigger touch_updated_at before update on tenantry.refunds for each row execute function tenantry.touch_updated_at();
+
+comment on table tenantry.refunds is 'Refunds from the request to the payment.';
+comment on column tenantry.refunds.amount_minor is 'Money in minor units of currency (cents).';
+comment on column tenantry.refunds.note is 'The reason in words.';
+comment on column tenantry.refunds.requested_by is 'User; null: the customer or an agent.';
+comment on column tenantry.refunds.decision is 'What the rules ordered; null: not decided yet.';
+comment on column tenantry.refunds.decision_rule_id is 'The rule that decided; null: none matched, or a person did. A rule that has decided is switched off, not deleted.';
+comment on column tenantry.refunds.decided_by is 'The user who approved or denied after the rules had asked for one.';
+comment on column tenantry.refunds.decision_explanation is 'JSON: the rules tried in rank order and what each said.';
+comment on column tenantry.refunds.budget_id is 'Budget the amount is reserved from.';
+comment on column tenantry.refunds.idempotency_key is 'Given by the client: a repeated request gets the same refund.';
+comment on column tenantry.refunds.stripe_payment_intent_id is 'The payment at Stripe that is given back.';
+comment on column tenantry.refunds.failure_reason is 'What Stripe answered when the payment failed.';
+comment on column tenantry.refunds.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';

@@ -1,1 +1,0 @@
-drop table customer_profiles;

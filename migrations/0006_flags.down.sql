@@ -1,0 +1,4 @@
+drop table tenantry.organization_feature_flags;
+drop table tenantry.feature_flag_definitions;
+drop type tenantry.flag_rollout_unit;
+drop type tenantry.flag_kind;

@@ -1,1 +1,0 @@
-drop policy tenant on users;

@@ -1,0 +1,4 @@
+drop table tenantry.sync_objects;
+drop table tenantry.webhook_events;
+drop type tenantry.webhook_status;
+drop type tenantry.webhook_source;

@@ -1,0 +1,84 @@
+-- The inbox of webhooks, and what the providers said of their objects.
+
+create type tenantry.webhook_source as enum ('CLERK', 'STRIPE');
+comment on type tenantry.webhook_source is 'Sender of a webhook.';
+create type tenantry.webhook_status as enum ('RECEIVED', 'APPLIED', 'IGNORED', 'FAILED', 'DEAD');
+comment on type tenantry.webhook_status is 'FAILED is retried; DEAD is not.';
+
+create table tenantry.webhook_events (
+    id               uuid primary key,
+    source           tenantry.webhook_source not null,
+    event_id         text not null check (char_length(event_id) between 1 and 255),
+    event_type       text not null check (char_length(event_type) between 1 and 255),
+    object_id        text check (char_length(object_id) <= 255),
+    raw_body         bytea not null check (octet_length(raw_body) <= 1048576),
+    status           tenantry.webhook_status not null default 'RECEIVED',
+    attempts         integer not null default 0 check (attempts >= 0),
+    last_error       text,
+    cause            text,
+    next_attempt_at  timestamptz not null default now(),
+    organization_id  uuid references tenantry.organizations (id),
+    event_created_at timestamptz,
+    received_at      timestamptz not null default now(),
+    processed_at     timestamptz,
+    failed_at        timestamptz,
+    unique (source, event_id)
+);
+
+alter table tenantry.webhook_events enable row level security;
+alter table tenantry.webhook_events force row level security;
+create policy tenant on tenantry.webhook_events for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.webhook_events for all to tenantry_superadmin using (true) with check (true);
+-- Everything but the raw body, which holds whatever the sender knows, and the cause, which is for operators.
+grant select (id, source, event_id, event_type, object_id, status, attempts, last_error, next_attempt_at, organization_id,
+              event_created_at, received_at, processed_at, failed_at),
+      -- A tenant's administrators may have their events worked on again, which changes nothing else of them.
+      update (status, attempts, last_error, cause, next_attempt_at, processed_at, failed_at) on tenantry.webhook_events to tenantry_app;
+grant all on tenantry.webhook_events to tenantry_superadmin;
+
+create index webhook_events_pending_idx on tenantry.webhook_events (next_attempt_at, id) where status in ('RECEIVED', 'FAILED');
+create index webhook_events_organization_id_idx on tenantry.webhook_events (organization_id, received_at desc, id);
+create index webhook_events_received_at_idx on tenantry.webhook_events (received_at, id);
+create index webhook_events_object_id_idx on tenantry.webhook_events (source, object_id, event_created_at);
+
+comment on table tenantry.webhook_events is 'Inbox: every webhook whose signature was good, stored once and then applied by the worker.';
+comment on column tenantry.webhook_events.event_id is 'Id given by the sender (Clerk: svix-id); with source it makes a repeated delivery a no-op.';
+comment on column tenantry.webhook_events.object_id is 'Id of the object at the sender, e.g. sub_… or user_….';
+comment on column tenantry.webhook_events.raw_body is 'The bytes as they came, which is what was signed; at most 1 MiB. Not readable for the application role.';
+comment on column tenantry.webhook_events.attempts is 'Attempts to apply it so far.';
+comment on column tenantry.webhook_events.last_error is 'Why the last try failed; of an IGNORED event why there was nothing to do.';
+comment on column tenantry.webhook_events.cause is 'What failed, in full; last_error says of it what tenants may know. Not readable for the application role.';
+comment on column tenantry.webhook_events.next_attempt_at is 'Not before this; moves out with every failure.';
+comment on column tenantry.webhook_events.organization_id is 'Null until known: then only superadmins see the event.';
+comment on column tenantry.webhook_events.event_created_at is 'When the sender made it (Clerk: envelope timestamp; Stripe: created).';
+comment on column tenantry.webhook_events.processed_at is 'When it was APPLIED or IGNORED.';
+comment on column tenantry.webhook_events.failed_at is 'When it last FAILED, or became DEAD.';
+
+-- What the providers said of their objects, merged so that the order of the events does not matter. The rows of users,
+-- organizations, members, invitations and subscriptions are derived from here.
+create table tenantry.sync_objects (
+    source     tenantry.webhook_source not null,
+    kind       text not null check (kind in ('user', 'organization', 'membership', 'invitation', 'customer', 'subscription', 'checkout', 'product', 'price', 'entitlements')),
+    object_id  text not null check (char_length(object_id) between 1 and 255),
+    fields     jsonb not null default '{}' check (jsonb_typeof(fields) = 'object'),
+    refs       text[] not null default '{}',
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    deleted_at timestamptz,
+    primary key (source, kind, object_id)
+);
+
+alter table tenantry.sync_objects enable row level security;
+alter table tenantry.sync_objects force row level security;
+create policy superadmin on tenantry.sync_objects for all to tenantry_superadmin using (true) with check (true);
+grant all on tenantry.sync_objects to tenantry_superadmin;
+
+create index sync_objects_refs_idx on tenantry.sync_objects using gin (refs);
+create trigger touch_updated_at before update on tenantry.sync_objects for each row execute function tenantry.touch_updated_at();
+
+comment on table tenantry.sync_objects is 'What Clerk and Stripe said of their objects: every field with the stamp of the event it is from. Global and for the sync only: an object can be known before its organization is.';
+comment on column tenantry.sync_objects.object_id is 'Id at the source; for entitlements the id of the customer.';
+comment on column tenantry.sync_objects.fields is 'Field → {"at": [authority, version, rank, event id], "is": value}. The greater stamp wins, field by field.';
+comment on column tenantry.sync_objects.refs is 'Ids of the objects this one names, and what else it is looked up by: the way from a customer to its subscriptions.';
+comment on column tenantry.sync_objects.deleted_at is 'Set: deleted at the source, for good, whatever arrives later.';

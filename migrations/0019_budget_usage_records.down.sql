@@ -1,1 +1,0 @@
-drop table budget_usage_records;

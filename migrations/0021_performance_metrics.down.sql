@@ -1,1 +1,0 @@
-drop table performance_metrics;

@@ -1,2 +1,0 @@
-drop function app.viewer(text);
-drop function app.enter_tenant(text, uuid, text, text);

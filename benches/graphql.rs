@@ -153,7 +153,8 @@ async fn prepare(options: &Options) -> Anything<Bench> {
         let membership = viewer.memberships.iter().find(|m| m.organization.slug == slug).ok_or("no membership")?;
         let organization = Some(membership.organization.token_claim());
         let ttl = Some(chrono::Duration::hours(24));
-        let token = issuer.issue(&IssueRequest { subject, organization, ttl, now: Clock::System.now() })?;
+        let token =
+            issuer.issue(&IssueRequest { subject, impersonator: None, organization, ttl, now: Clock::System.now() })?;
         let ticket: uuid::Uuid = sqlx::query_scalar(
             "select t.id from tenantry.tickets t join tenantry.organizations o on o.id = t.organization_id where o.slug = $1 order by t.number limit 1 offset 500",
         )

@@ -206,6 +206,7 @@ async fn prepare(options: Options) -> Anything<Bench> {
     let membership = viewer.memberships.iter().find(|m| m.organization.slug == first.slug).ok_or("no membership")?;
     let token = DevIssuer::open(&data_dir)?.issue(&IssueRequest {
         subject: first.owner.clone(),
+        impersonator: None,
         organization: Some(membership.organization.token_claim()),
         ttl: Some(chrono::Duration::hours(24)),
         now: Clock::System.now(),

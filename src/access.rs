@@ -34,6 +34,18 @@ pub enum OrganizationRef {
     Slug(String),
 }
 
+/// What somebody may do in the place of a user (`AUTH_IMPERSONATION`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Impersonation {
+    /// Nothing: tokens of impersonated users are refused.
+    Off,
+    /// What the user may, except for guarded actions and the fields of the platform.
+    #[default]
+    Restricted,
+    /// Whatever the user may.
+    Full,
+}
+
 /// For whom a transaction works, as the database just confirmed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tenant {
@@ -48,7 +60,7 @@ pub struct Tenant {
 }
 
 macro_rules! matrix {
-    ($( $(#[$meta:meta])* $action:ident, $label:literal: $($role:ident)+ ;)+) => {
+    ($( $(#[$meta:meta])* $action:ident, $label:literal $(, $guarded:ident)?: $($role:ident)+ ;)+) => {
         /// Something a member may be allowed to do.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enum)]
         pub enum Action { $( $(#[$meta])* #[graphql(name = $label)] $action, )+ }
@@ -63,6 +75,13 @@ macro_rules! matrix {
                 match self { $(Self::$action => $label),+ }
             }
 
+            /// Whether only the user may, and nobody in their place: what moves money, makes keys, or changes who belongs to
+            /// the organization and what it pays for.
+            #[must_use]
+            pub const fn is_guarded(self) -> bool {
+                match self { $(Self::$action => matrix!(@ $($guarded)?)),+ }
+            }
+
             /// The roles that may.
             #[must_use]
             pub const fn roles(self) -> &'static [MemberRole] {
@@ -70,6 +89,8 @@ macro_rules! matrix {
             }
         }
     };
+    (@) => { false };
+    (@ guarded) => { true };
 }
 
 matrix! {
@@ -102,7 +123,7 @@ matrix! {
     /// See the webhook events that concern the organization.
     WebhookRead, "WEBHOOK_READ": Owner Admin;
     /// Have webhook events that concern the organization worked on again.
-    WebhookReplay, "WEBHOOK_REPLAY": Owner Admin;
+    WebhookReplay, "WEBHOOK_REPLAY", guarded: Owner Admin;
 }
 
 impl Action {

@@ -23,6 +23,8 @@ entity! {
         /// Who did it.
         #[graphql(skip)]
         pub user_id: Option<UserId>,
+        /// The identity provider's id of whoever acted in the place of the user; null when the user acted themselves.
+        pub impersonator: Option<String>,
         /// What was done: `ticket.update`.
         pub action: String,
         /// The type of what it was done to.
@@ -45,6 +47,8 @@ listing! {
     user_id: IdFilter;
     /// What was done.
     action: StringFilter;
+    /// Whoever acted in the place of the user.
+    impersonator: StringFilter;
     /// Type of what it was done to.
     resource_type: StringFilter;
     /// What it was done to.

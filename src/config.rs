@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
+use crate::access::Impersonation;
 use crate::db::PoolLimits;
 use crate::organizations::OrganizationPlan;
 use crate::sync::apply::StripeKey;
@@ -65,6 +66,11 @@ pub const VARIABLES: &[Variable] = &[
         "AUTH_OAUTH_CLIENTS",
         "–",
         "`client_id`s whose OAuth access tokens count as sessions, comma separated; needs `AUTH_AUDIENCE`",
+    ),
+    variable(
+        "AUTH_IMPERSONATION",
+        "`restricted`",
+        "what an impersonator (`act`) may do: `off` nothing, `restricted` no guarded actions, `full` all of the user's",
     ),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
     variable(
@@ -168,6 +174,8 @@ pub struct Config {
     pub audience: Vec<String>,
     /// Accepted parties.
     pub authorized_parties: Vec<String>,
+    /// What impersonators may do.
+    pub impersonation: Impersonation,
     /// OAuth clients whose access tokens count as sessions.
     pub oauth_clients: Vec<String>,
     /// The data folder, when one is named.
@@ -228,6 +236,15 @@ impl Config {
             issuer: reader.text("AUTH_ISSUER"),
             audience: reader.list("AUTH_AUDIENCE"),
             authorized_parties: reader.list("AUTH_AUTHORIZED_PARTIES"),
+            impersonation: match reader.text("AUTH_IMPERSONATION").as_deref() {
+                None | Some("restricted") => Impersonation::Restricted,
+                Some("off") => Impersonation::Off,
+                Some("full") => Impersonation::Full,
+                Some(_) => {
+                    reader.problem("AUTH_IMPERSONATION is none of off, restricted and full");
+                    Impersonation::Off
+                }
+            },
             oauth_clients: reader.list("AUTH_OAUTH_CLIENTS"),
             data_dir: reader.text("TENANTRY_DATA_DIR").map(PathBuf::from),
             webhooks: reader.webhooks(production),

@@ -46,6 +46,12 @@ pub enum Error {
         /// The refused action, as in `viewer.permissions`.
         action: String,
     },
+    /// The action is the user's alone, and somebody acts in their place.
+    #[error("{action} is not open to somebody who acts in the place of a user: the user must do it themselves.")]
+    ImpersonationRestricted {
+        /// The refused action, as in `viewer.permissions`, or `PLATFORM`.
+        action: &'static str,
+    },
     /// An argument is wrong.
     #[error("{message}")]
     Invalid {
@@ -103,6 +109,7 @@ impl Error {
             Self::OrganizationNotFound => Code::OrganizationNotFound,
             Self::OrganizationMismatch => Code::OrganizationMismatch,
             Self::Forbidden { .. } => Code::Forbidden,
+            Self::ImpersonationRestricted { .. } => Code::ImpersonationRestricted,
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::InvalidCursor(_) => Code::InvalidCursor,
             Self::Limit { code, .. } => *code,
@@ -122,7 +129,9 @@ impl Error {
             | Self::Invalid { .. }
             | Self::InvalidCursor(_)
             | Self::Limit { .. } => StatusCode::BAD_REQUEST,
-            Self::OrganizationNotFound | Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::OrganizationNotFound | Self::Forbidden { .. } | Self::ImpersonationRestricted { .. } => {
+                StatusCode::FORBIDDEN
+            }
             Self::Unavailable | Self::Timeout | Self::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -16,14 +16,17 @@ use crate::webhook_events::WebhookEvent;
 /// Opens a transaction across tenants for a superadmin, with its audit row in it. The caller commits.
 ///
 /// # Errors
-/// [`Error::Forbidden`] for everybody else.
+/// [`Error::Forbidden`] for everybody else, [`Error::ImpersonationRestricted`] for who acts in a superadmin's place.
 pub async fn open(session: &Session, action: &str, metadata: serde_json::Value) -> Result<SystemTx> {
     let subject = session.identity()?.subject.clone();
+    if session.is_restricted() {
+        return Err(Error::ImpersonationRestricted { action: "PLATFORM" });
+    }
     let origin = session.origin();
     let mut tx = SystemTx::begin(&session.services().db).await?;
     let admitted = sqlx::query!(
-        "insert into tenantry.platform_audit_logs (id, user_id, action, metadata, ip_address, request_id, created_at)
-         select $1, u.id, $3, $4, $5::text::inet, $6, $7 from tenantry.users u
+        "insert into tenantry.platform_audit_logs (id, user_id, action, metadata, ip_address, request_id, created_at, impersonator)
+         select $1, u.id, $3, $4, $5::text::inet, $6, $7, $8 from tenantry.users u
           where u.clerk_id = $2 and u.is_superadmin and u.deleted_at is null",
         Id::<()>::new(session.clock()) as _,
         subject,
@@ -31,7 +34,8 @@ pub async fn open(session: &Session, action: &str, metadata: serde_json::Value) 
         metadata,
         origin.ip.map(|ip| ip.to_string()),
         origin.request_id,
-        session.clock().now()
+        session.clock().now(),
+        origin.impersonator
     )
     .execute(tx.conn())
     .await?;

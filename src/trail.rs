@@ -42,6 +42,8 @@ pub struct Origin<'a> {
     pub request_id: &'a str,
     /// The address of the client.
     pub ip: Option<IpAddr>,
+    /// Who acted in the place of the user.
+    pub impersonator: Option<&'a str>,
 }
 
 /// Writes the row of a member's change, in the change's transaction.
@@ -51,8 +53,8 @@ pub struct Origin<'a> {
 pub async fn record(tx: &mut TenantTx, clock: &Clock, origin: Origin<'_>, entry: &AuditEntry) -> Result<()> {
     let tenant = tx.tenant();
     sqlx::query!(
-        "insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9, $10)",
+        "insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at, impersonator)
+         values ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9, $10, $11)",
         tenant.organization_id as _,
         AuditLogId::new(clock) as _,
         tenant.user_id as _,
@@ -62,7 +64,8 @@ pub async fn record(tx: &mut TenantTx, clock: &Clock, origin: Origin<'_>, entry:
         entry.metadata,
         origin.ip.map(|ip| ip.to_string()),
         origin.request_id,
-        clock.now()
+        clock.now(),
+        origin.impersonator
     )
     .execute(tx.conn())
     .await?;

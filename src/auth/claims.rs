@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::identity::{Identity, TokenOrganization};
+use crate::access::Impersonation;
 
 /// How far our clock and the issuer's may be apart (RFC 7519, section 4.1.4: "some small leeway").
 pub(super) const LEEWAY: TimeDelta = TimeDelta::seconds(5);
@@ -32,8 +33,8 @@ pub(super) struct Rules {
     pub(super) authorized_parties: Vec<String>,
     /// The OAuth clients whose access tokens count as the user's sessions.
     pub(super) oauth_clients: Vec<String>,
-    /// Whether a token may say that somebody acts in the place of its subject.
-    pub(super) impersonation: bool,
+    /// What somebody may do who acts in the place of the subject.
+    pub(super) impersonation: Impersonation,
     /// Whether a token counts that neither belongs to a session nor names an audience of ours: only where the issuer makes
     /// no other tokens.
     pub(super) sessionless: bool,
@@ -202,10 +203,11 @@ impl Rules {
         let act = act.as_object().ok_or("its act claim is not an object")?;
         let actor = text(act.get("sub"), "act.sub")?.ok_or("its act claim has no sub")?;
         check_name(actor, "act.sub")?;
-        if self.impersonation {
-            Ok(Some(actor.to_owned()))
-        } else {
-            Err("somebody acts in the place of its subject (act), which is not allowed here".into())
+        match self.impersonation {
+            Impersonation::Restricted | Impersonation::Full => Ok(Some(actor.to_owned())),
+            Impersonation::Off => {
+                Err("somebody acts in the place of its subject (act), which is not allowed here".into())
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use super::claims::check_name;
 use super::identity::TokenOrganization;
 use super::jwks::KeySource;
 use super::verify::AuthSettings;
+use crate::access::Impersonation;
 
 /// The `iss` of development tokens.
 pub const DEV_ISSUER: &str = "tenantry-development";
@@ -92,6 +93,8 @@ pub struct Persona {
 pub struct IssueRequest {
     /// `sub`: the user's id at the identity provider (`users.clerk_id`).
     pub subject: String,
+    /// Who acts in the place of the subject.
+    pub impersonator: Option<String>,
     /// The active organization.
     pub organization: Option<TokenOrganization>,
     /// How long the token is valid: [`DEFAULT_TTL`] unless given, at least a second, at most [`MAX_TTL`].
@@ -134,7 +137,7 @@ impl DevIssuer {
             audience: Vec::new(),
             authorized_parties: Vec::new(),
             oauth_clients: Vec::new(),
-            impersonation: false,
+            impersonation: Impersonation::default(),
         }
     }
 
@@ -142,15 +145,19 @@ impl DevIssuer {
     ///
     /// It carries no role (`o.rol`): roles come from the database, in development as well.
     pub fn issue(&self, request: &IssueRequest) -> Result<String, DevIssuerError> {
-        let IssueRequest { subject, organization, ttl, now } = request;
+        let IssueRequest { subject, impersonator, organization, ttl, now } = request;
         let ttl = ttl.unwrap_or(DEFAULT_TTL);
         if ttl < TimeDelta::seconds(1) || ttl > MAX_TTL {
             let limit = MAX_TTL.num_hours();
             return Err(DevIssuerError::Invalid(format!("the token's life must be from 1 second to {limit} hours")));
         }
-        let names =
-            [Some(subject), organization.as_ref().map(|o| &o.id), organization.as_ref().and_then(|o| o.slug.as_ref())];
-        for (name, claim) in names.into_iter().zip(["sub", "o.id", "o.slg"]) {
+        let names = [
+            Some(subject),
+            impersonator.as_ref(),
+            organization.as_ref().map(|o| &o.id),
+            organization.as_ref().and_then(|o| o.slug.as_ref()),
+        ];
+        for (name, claim) in names.into_iter().zip(["sub", "act.sub", "o.id", "o.slg"]) {
             let Some(name) = name else { continue };
             check_name(name, claim)
                 .map_err(|reason| DevIssuerError::Invalid(format!("the token is not issued: {reason}")))?;
@@ -167,6 +174,9 @@ impl DevIssuer {
             "sts": "active",
             "v": 2,
         });
+        if let Some(impersonator) = impersonator {
+            claims["act"] = json!({ "sub": impersonator });
+        }
         if let Some(TokenOrganization { id, slug }) = organization {
             claims["o"] = match slug {
                 Some(slug) => json!({ "id": id, "slg": slug }),
@@ -255,7 +265,13 @@ mod tests {
 
     fn request() -> IssueRequest {
         let organization = TokenOrganization { id: "org_acme".into(), slug: Some("acme-corp".into()) };
-        IssueRequest { subject: "user_alice".into(), organization: Some(organization), ttl: None, now: now() }
+        IssueRequest {
+            subject: "user_alice".into(),
+            impersonator: None,
+            organization: Some(organization),
+            ttl: None,
+            now: now(),
+        }
     }
 
     #[tokio::test]
@@ -291,8 +307,8 @@ mod tests {
             with_ttl(TimeDelta::seconds(-1)),
             with_ttl(TimeDelta::MAX),
             with_ttl(MAX_TTL + TimeDelta::seconds(1)),
-            IssueRequest { subject: String::new(), ..request() },
-            IssueRequest { subject: "a\u{0}".into(), ..request() },
+            IssueRequest { subject: String::new(), impersonator: None, ..request() },
+            IssueRequest { subject: "a\u{0}".into(), impersonator: None, ..request() },
         ];
         for request in refused {
             assert!(matches!(issuer.issue(&request), Err(DevIssuerError::Invalid(_))), "{request:?}");

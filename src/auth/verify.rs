@@ -17,6 +17,7 @@ use super::dev::DEV_ISSUER;
 use super::identity::Identity;
 use super::jwks::{Jwks, KeySource, Pace};
 use super::keys::{KeySet, Miss};
+use crate::access::Impersonation;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 
@@ -42,8 +43,8 @@ pub struct AuthSettings {
     /// The OAuth clients (`client_id`) whose access tokens count as their users' sessions, if they are for our audience.
     /// Empty: an OAuth access token is never a session.
     pub oauth_clients: Vec<String>,
-    /// Whether tokens of impersonated users (`act`) are accepted.
-    pub impersonation: bool,
+    /// What somebody may do whose token says that they act in the place of its subject (`act`).
+    pub impersonation: Impersonation,
 }
 
 /// Why a [`Verifier`] cannot be set up.
@@ -122,6 +123,12 @@ impl Verifier {
             clock,
             verified: Cache::new(CACHED_TOKENS),
         })
+    }
+
+    /// What somebody may do in the place of a user.
+    #[must_use]
+    pub fn impersonation(&self) -> Impersonation {
+        self.rules.impersonation
     }
 
     /// Whether there are keys to verify with; for the readiness check.

@@ -182,7 +182,7 @@ fn verifier(config: &Config, dev: Option<&DevIssuer>) -> Result<Verifier, Comman
         audience: config.audience.clone(),
         authorized_parties: config.authorized_parties.clone(),
         oauth_clients: config.oauth_clients.clone(),
-        impersonation: false,
+        impersonation: config.impersonation,
     };
     Verifier::new(settings, Clock::System).map_err(CommandError::usage)
 }

@@ -19,6 +19,9 @@ pub(super) struct Token {
     /// Slug of the organization that the token is for. Without it, the token names none.
     #[arg(long)]
     org: Option<String>,
+    /// Whoever acts in the place of the user, as the identity provider names them: `user_x`.
+    #[arg(long, value_name = "ID")]
+    impersonator: Option<String>,
     /// How long the token is valid: 30s, 15m, 1h, at most 24h.
     #[arg(long, default_value = "1h", value_parser = parse_ttl)]
     ttl: Duration,
@@ -48,7 +51,13 @@ impl Token {
                 Some(membership.organization.token_claim())
             }
         };
-        let request = IssueRequest { subject, organization, ttl: Some(self.ttl), now: Clock::System.now() };
+        let request = IssueRequest {
+            subject,
+            impersonator: self.impersonator,
+            organization,
+            ttl: Some(self.ttl),
+            now: Clock::System.now(),
+        };
         output.line(&issuer.issue(&request).map_err(CommandError::usage)?)?;
         db.close().await;
         Ok(Exit::Success)

@@ -68,6 +68,9 @@ codes! {
     Forbidden "FORBIDDEN"
         "The viewer's role does not allow the action."
         "Ask an administrator; `viewer.permissions` lists what is allowed.";
+    ImpersonationRestricted "IMPERSONATION_RESTRICTED"
+        "The action is the user's alone, and somebody acts in their place."
+        "The user signs in and does it, or the operator sets `AUTH_IMPERSONATION=full`.";
     // What the document says.
     GraphqlParseFailed "GRAPHQL_PARSE_FAILED"
         "The document is not GraphQL."

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{MappedMutexGuard, MutexGuard};
 use uuid::Uuid;
 
-use crate::access::{Action, OrganizationRef, Tenant};
+use crate::access::{Action, Impersonation, MemberRole, OrganizationRef, Tenant};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
 use crate::db::{Access, Db, TenantTx};
@@ -137,7 +137,24 @@ impl Session {
     /// Where the request came from, for its audit rows.
     #[must_use]
     pub fn origin(&self) -> Origin<'_> {
-        Origin { request_id: &self.request_id, ip: self.ip }
+        let impersonator = self.identity.as_ref().and_then(|identity| identity.impersonator.as_deref());
+        Origin { request_id: &self.request_id, ip: self.ip, impersonator }
+    }
+
+    /// Whether somebody acts in the place of the user and may not do what is the user's alone.
+    #[must_use]
+    pub fn is_restricted(&self) -> bool {
+        self.services.verifier.impersonation() != Impersonation::Full
+            && self.identity.as_ref().is_some_and(|identity| identity.impersonator.is_some())
+    }
+
+    /// Refuses an action that the role does not allow, or that is guarded from whoever acts in the user's place.
+    fn permit(&self, action: Action, role: MemberRole) -> Result<()> {
+        action.check(role)?;
+        if action.is_guarded() && self.is_restricted() {
+            return Err(Error::ImpersonationRestricted { action: action.label() });
+        }
+        Ok(())
     }
 
     /// The verified identity.
@@ -157,7 +174,7 @@ impl Session {
     /// Refuses unless the viewer's role allows the action.
     pub async fn require(&self, action: Action) -> Result<Tenant> {
         let tenant = self.tenant().await?;
-        action.check(tenant.role)?;
+        self.permit(action, tenant.role)?;
         Ok(tenant)
     }
 
@@ -177,7 +194,7 @@ impl Session {
         // What was read before is not what the payload is to show.
         self.close().await;
         let tx = self.begin(Access::Write).await?;
-        action.check(tx.tenant().role)?;
+        self.permit(action, tx.tenant().role)?;
         Ok(tx)
     }
 

@@ -105,8 +105,13 @@ async fn token(State(edge): State<Arc<Edge>>, headers: HeaderMap, Query(query): 
     };
     let now = edge.services.clock.now();
     let ttl = Duration::hours(1);
-    let token =
-        dev.issuer.issue(&IssueRequest { subject: persona.subject.to_owned(), organization, ttl: Some(ttl), now });
+    let token = dev.issuer.issue(&IssueRequest {
+        subject: persona.subject.to_owned(),
+        impersonator: None,
+        organization,
+        ttl: Some(ttl),
+        now,
+    });
     match token {
         Ok(token) => {
             let expires_at = (now + ttl).to_rfc3339_opts(SecondsFormat::Secs, true);

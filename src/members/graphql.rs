@@ -18,9 +18,10 @@ impl MembersQuery {
     /// The user behind the token. Works before an organization is chosen.
     async fn viewer(&self, ctx: &Context<'_>) -> Result<Viewer> {
         let session = Session::of(ctx)?;
-        let row = viewer(&session.services().db, &session.identity()?.subject).await?;
+        let identity = session.identity()?;
+        let row = viewer(&session.services().db, &identity.subject).await?;
         // A verified token of a user we have not heard of: the identity provider's webhook is not here yet.
-        row.map(Viewer).ok_or_else(|| {
+        row.map(|row| Viewer { row, impersonator: identity.impersonator.clone() }).ok_or_else(|| {
             Error::InvalidToken(
                 "its user is not known here yet; try again when the account has been synchronized".into(),
             )
@@ -30,14 +31,17 @@ impl MembersQuery {
 
 /// The user behind the token.
 #[derive(Debug)]
-pub struct Viewer(ViewerRow);
+pub struct Viewer {
+    row: ViewerRow,
+    impersonator: Option<String>,
+}
 
 /// The user behind the token.
 #[Object]
 impl Viewer {
     /// The user.
     async fn user(&self) -> &User {
-        &self.0.user
+        &self.row.user
     }
 
     /// The viewer's role in the organization of the request; null before one is chosen.
@@ -49,20 +53,29 @@ impl Viewer {
         }
     }
 
-    /// What the viewer may do in the organization of the request; empty before one is chosen.
+    /// The identity provider's id of whoever acts in the place of the user; null when the user acts themselves.
+    async fn impersonator(&self) -> Option<&str> {
+        self.impersonator.as_deref()
+    }
+
+    /// What the viewer may do in the organization of the request; empty before one is chosen. An impersonator may not do
+    /// what is guarded.
     async fn permissions(&self, ctx: &Context<'_>) -> Result<Vec<Action>> {
         let role = self.role(ctx).await?;
-        Ok(Action::ALL.iter().copied().filter(|action| role.is_some_and(|role| action.allows(role))).collect())
+        let restricted = Session::of(ctx)?.is_restricted();
+        let may =
+            |action: &Action| role.is_some_and(|role| action.allows(role)) && !(restricted && action.is_guarded());
+        Ok(Action::ALL.iter().copied().filter(may).collect())
     }
 
     /// Whether the viewer is a superadmin of the platform.
     async fn is_superadmin(&self) -> bool {
-        self.0.is_superadmin
+        self.row.is_superadmin
     }
 
     /// The organizations the viewer is a member of: what `X-Organization-Id` may name.
     async fn memberships(&self) -> &[ViewerMembership] {
-        &self.0.memberships
+        &self.row.memberships
     }
 }
 

@@ -226,7 +226,7 @@ impl TestApp {
             audience: config.audience.clone(),
             authorized_parties: config.authorized_parties.clone(),
             oauth_clients: config.oauth_clients.clone(),
-            impersonation: false,
+            impersonation: config.impersonation,
         };
         let verifier = Verifier::new(settings, setup.clock.clone()).expect("a verifier");
         let (stop, stopping) = watch::channel(false);
@@ -281,6 +281,19 @@ impl TestApp {
             }
         };
         issue(subject, organization, ttl, &self.clock)
+    }
+
+    /// The token of somebody who acts in the place of a user.
+    pub async fn impersonated(&self, email: &str, organization: Option<&str>, impersonator: &str) -> String {
+        let subject = members::subject_of(&self.app.services.db, email).await.expect("a look").expect("a known user");
+        let mut claims =
+            json!({ "iss": DEV_ISSUER, "sub": subject, "sid": "sess_1", "v": 2, "act": { "sub": impersonator } });
+        if let Some(slug) = organization {
+            let row = members::viewer(&self.app.services.db, &subject).await.expect("a look").expect("a known user");
+            let membership = row.memberships.iter().find(|m| m.organization.slug == slug).expect("a membership");
+            claims["o"] = json!({ "id": membership.organization.token_claim().id, "slg": slug });
+        }
+        sign(&json!({ "alg": "EdDSA", "typ": "JWT" }), &claims, &self.clock)
     }
 
     /// Runs a document and returns the whole response.
@@ -359,7 +372,7 @@ fn cluster_log() -> PathBuf {
 pub fn issue(subject: String, organization: Option<TokenOrganization>, ttl: chrono::Duration, clock: &Clock) -> String {
     DevIssuer::open(&keys_dir())
         .expect("the development issuer")
-        .issue(&IssueRequest { subject, organization, ttl: Some(ttl), now: clock.now() })
+        .issue(&IssueRequest { subject, impersonator: None, organization, ttl: Some(ttl), now: clock.now() })
         .expect("a token")
 }
 

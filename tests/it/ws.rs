@@ -189,6 +189,14 @@ async fn credentials_come_in_the_payload_or_in_the_headers() {
     let mut socket = Socket::open(&app).await;
     socket.send(&json!({ "type": "connection_init", "payload": { "authorization": "Bearer nonsense" } })).await;
     assert_eq!(socket.closed_with(4403).await, "Forbidden");
+    let impersonated = app.impersonated("alice@example.com", Some("acme-corp"), "user_support").await;
+    let mut socket = Socket::open(&app).await;
+    let payload = json!({ "authorization": format!("Bearer {impersonated}") });
+    socket.send(&json!({ "type": "connection_init", "payload": payload })).await;
+    socket.expect(json!({ "type": "connection_ack" })).await;
+    socket.subscribe("1", "{ viewer { impersonator } }").await;
+    let data = json!({ "viewer": { "impersonator": "user_support" } });
+    socket.expect(json!({ "id": "1", "type": "next", "payload": { "data": data } })).await;
     for token in third_party_tokens(&app.clock) {
         let mut socket = Socket::open(&app).await;
         socket

@@ -15,7 +15,7 @@ fn verifier(source: KeySource, pace: Pace) -> Verifier {
         audience: Vec::new(),
         authorized_parties: Vec::new(),
         oauth_clients: Vec::new(),
-        impersonation: false,
+        impersonation: crate::access::Impersonation::Off,
     };
     Verifier::with_pace(settings, Clock::System, pace).expect("a verifier")
 }

@@ -20,7 +20,7 @@ fn settings(keys: &[&TestKey]) -> AuthSettings {
         audience: Vec::new(),
         authorized_parties: Vec::new(),
         oauth_clients: Vec::new(),
-        impersonation: false,
+        impersonation: Impersonation::Off,
     }
 }
 

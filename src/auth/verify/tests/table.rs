@@ -220,7 +220,7 @@ async fn a_session_token_and_nothing_else_is_accepted() {
             }
             Setup::Parties => settings.authorized_parties = vec!["https://app.example".into()],
             Setup::Development => settings.issuer = Some(DEV_ISSUER.into()),
-            Setup::Impersonation => settings.impersonation = true,
+            Setup::Impersonation => settings.impersonation = Impersonation::Restricted,
         }
         let mut claims = claims();
         claims["iss"] = json!(settings.issuer);

@@ -106,6 +106,8 @@ pub struct EntityInfo {
     pub fields: &'static [&'static str],
     /// Whether the rows belong to an organization.
     pub tenant: bool,
+    /// The condition of rows that lists show.
+    pub listed_when: &'static str,
     /// What a role must be allowed to see such rows.
     pub read: Action,
     /// Rows that are hidden unless the role is allowed more.
@@ -133,6 +135,7 @@ const fn entity<E: Entity>(listing: Option<ListingInfo>) -> EntityInfo {
         platform_columns: E::PLATFORM_COLUMNS,
         fields: E::FIELDS,
         tenant: E::TENANT,
+        listed_when: E::LISTED_WHEN,
         read: E::READ,
         hidden: E::HIDDEN,
         listing,

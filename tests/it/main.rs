@@ -7,6 +7,7 @@ mod coverage;
 mod engine;
 mod errors;
 mod floors;
+mod gates;
 mod http_layer;
 mod impersonation;
 mod listing;

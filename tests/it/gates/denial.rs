@@ -1,0 +1,316 @@
+//! Denial as data: every root field and every place for an id, asked by every role, a stranger and a foreign owner.
+//!
+//! What is expected follows from the registry: the action of a mutation, the read action of an entity. Only the requests are
+//! written down, and one that is missing fails the gate.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use tenantry::access::{Action, MemberRole};
+use tenantry::schema::{ENTITIES, mutations};
+use uuid::Uuid;
+
+use super::sdl::Sdl;
+use super::{FOREIGN, OWN, codes, entity, global_id, ids, member};
+use crate::support::TestApp;
+
+/// Who may ask for a root field.
+#[derive(Clone, Copy, Debug)]
+enum Allowed {
+    /// Everybody with a token.
+    Anybody,
+    /// Members whose role allows the action.
+    Roles(Action),
+    /// Superadmins.
+    Platform,
+}
+
+/// A request of a root field. `$Ticket` in its variables stands for the id of a ticket.
+struct Request {
+    root: &'static str,
+    allowed: Allowed,
+    document: &'static str,
+    variables: &'static str,
+    /// Where ids stand in the variables (JSON pointer), and which place of the schema that is.
+    ids: &'static [(&'static str, &'static str)],
+}
+
+const REQUESTS: &[Request] = &[
+    Request {
+        root: "viewer",
+        allowed: Allowed::Anybody,
+        document: "{ viewer { user { id } role permissions memberships { role } } }",
+        variables: "{}",
+        ids: &[],
+    },
+    Request {
+        root: "organization",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "{ organization { id } }",
+        variables: "{}",
+        ids: &[],
+    },
+    Request {
+        root: "node",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "query($id: ID!) { node(id: $id) { id } }",
+        variables: r#"{ "id": "$Ticket" }"#,
+        ids: &[("/id", "Query.node(id)")],
+    },
+    Request {
+        root: "nodes",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "query($ids: [ID!]!) { nodes(ids: $ids) { id } }",
+        variables: r#"{ "ids": ["$Ticket"] }"#,
+        ids: &[("/ids/0", "Query.nodes(ids)")],
+    },
+    Request {
+        root: "platform",
+        allowed: Allowed::Platform,
+        document: "{ platform { webhookEvents(first: 1) { totalCount } } }",
+        variables: "{}",
+        ids: &[],
+    },
+    Request {
+        root: "organizationUpdate",
+        allowed: Allowed::Roles(Action::OrganizationUpdate),
+        document: "mutation($input: OrganizationUpdateInput!) { organizationUpdate(input: $input) { organization { id } userErrors { code field } } }",
+        variables: r#"{ "input": { "industry": "Gates" } }"#,
+        ids: &[],
+    },
+    Request {
+        root: "ticketCreate",
+        allowed: Allowed::Roles(Action::TicketCreate),
+        document: "mutation($input: TicketCreateInput!) { ticketCreate(input: $input) { ticket { subject } userErrors { code field } } }",
+        variables: r#"{ "input": { "subject": "x", "customerId": "$Customer", "assigneeId": "$Representative" } }"#,
+        ids: &[
+            ("/input/customerId", "TicketCreateInput.customerId"),
+            ("/input/assigneeId", "TicketCreateInput.assigneeId"),
+        ],
+    },
+    Request {
+        root: "ticketUpdate",
+        allowed: Allowed::Roles(Action::TicketUpdate),
+        document: "mutation($input: TicketUpdateInput!) { ticketUpdate(input: $input) { ticket { subject } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Ticket", "subject": "x", "customerId": "$Customer", "assigneeId": "$Representative" } }"#,
+        ids: &[
+            ("/input/id", "TicketUpdateInput.id"),
+            ("/input/customerId", "TicketUpdateInput.customerId"),
+            ("/input/assigneeId", "TicketUpdateInput.assigneeId"),
+        ],
+    },
+    Request {
+        root: "ticketMessageAdd",
+        allowed: Allowed::Roles(Action::TicketMessageAdd),
+        document: "mutation($input: TicketMessageAddInput!) { ticketMessageAdd(input: $input) { message { body } userErrors { code field } } }",
+        variables: r#"{ "input": { "ticketId": "$Ticket", "body": "x" } }"#,
+        ids: &[("/input/ticketId", "TicketMessageAddInput.ticketId")],
+    },
+    Request {
+        root: "webhookEventReplay",
+        allowed: Allowed::Roles(Action::WebhookReplay),
+        document: "mutation($input: WebhookEventReplayInput!) { webhookEventReplay(input: $input) { webhookEvent { eventId } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$WebhookEvent" } }"#,
+        ids: &[("/input/id", "WebhookEventReplayInput.id")],
+    },
+    Request {
+        root: "ticketChanged",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "subscription($id: ID) { ticketChanged(id: $id) { ticket { id } } }",
+        variables: r#"{ "id": "$Ticket" }"#,
+        ids: &[("/id", "SubscriptionRoot.ticketChanged(id)")],
+    },
+    Request {
+        root: "webhookDelivery",
+        allowed: Allowed::Roles(Action::WebhookRead),
+        document: "subscription { webhookDelivery { webhookEvent { id } } }",
+        variables: "{}",
+        ids: &[],
+    },
+];
+
+impl Request {
+    fn is_subscription(&self) -> bool {
+        self.document.starts_with("subscription")
+    }
+
+    /// The variables with ids of this organization.
+    async fn variables(&self, app: &TestApp, slug: &str) -> Value {
+        let mut text = self.variables.to_owned();
+        for info in ENTITIES {
+            let place = format!("\"${}\"", info.name);
+            if text.contains(&place) {
+                let id = global_id(info.name, ids(app, info, slug, "true").await[0]);
+                text = text.replace(&place, &format!("\"{id}\""));
+            }
+        }
+        serde_json::from_str(&text).expect("JSON")
+    }
+}
+
+/// What the server says at once: to a subscription the first event, or nothing within the time given.
+async fn ask(app: &TestApp, token: Option<&str>, header: Option<&str>, request: &Request, variables: &Value) -> Value {
+    let body = json!({ "query": request.document, "variables": variables });
+    let mut http = app.client().post(format!("{}/graphql", app.base_url())).json(&body);
+    if let Some(token) = token {
+        http = http.bearer_auth(token);
+    }
+    if let Some(organization) = header {
+        http = http.header("X-Organization-Id", organization);
+    }
+    if !request.is_subscription() {
+        return http.send().await.expect("an answer").json().await.expect("JSON");
+    }
+    let mut response = http.header("Accept", "text/event-stream").send().await.expect("an answer");
+    if response.status() != 200 {
+        return response.json().await.expect("JSON");
+    }
+    // An error comes at once. Silence is what a subscriber who may listen hears.
+    let silence = std::time::Duration::from_millis(1500);
+    let Ok(Ok(Some(chunk))) = tokio::time::timeout(silence, response.chunk()).await else { return json!({}) };
+    let text = String::from_utf8_lossy(&chunk).into_owned();
+    let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or("{}");
+    serde_json::from_str(data).unwrap_or_default()
+}
+
+#[test]
+fn denial_knows_every_root_field_and_every_place_for_an_id() {
+    let sdl = Sdl::read();
+    let asked: BTreeSet<&str> = REQUESTS.iter().map(|request| request.root).collect();
+    let mut places = BTreeSet::new();
+    for root in ["Query", "Mutation", "SubscriptionRoot"] {
+        for field in sdl.root(root) {
+            assert!(
+                asked.contains(field.name.as_str()),
+                "{root}.{} has no request: add one to REQUESTS in tests/it/gates/denial.rs",
+                field.name
+            );
+        }
+    }
+    for (name, fields) in &sdl.objects {
+        for field in fields {
+            for argument in field.arguments.iter().filter(|argument| argument.base == "ID") {
+                places.insert(format!("{name}.{}({})", field.name, argument.name));
+            }
+        }
+    }
+    // `IdFilter` is asked in every list, in `listings.rs`.
+    for (name, fields) in sdl.inputs.iter().filter(|(name, _)| *name != "IdFilter") {
+        places.extend(fields.iter().filter(|field| field.base == "ID").map(|field| format!("{name}.{}", field.name)));
+    }
+    let tried: BTreeSet<String> =
+        REQUESTS.iter().flat_map(|request| request.ids).map(|(_, place)| (*place).to_owned()).collect();
+    let missing: Vec<&String> = places.difference(&tried).collect();
+    assert!(missing.is_empty(), "{missing:?} take ids and are not in `ids` of a request in tests/it/gates/denial.rs");
+    assert_eq!(tried, places, "places that are gone");
+    let registered: BTreeSet<&str> = mutations().iter().map(|mutation| mutation.field).collect();
+    let fields: BTreeSet<&str> = sdl.root("Mutation").iter().map(|field| field.name.as_str()).collect();
+    assert_eq!(registered, fields, "MUTATIONS of the slices and the fields of Mutation");
+    for mutation in mutations() {
+        let request = REQUESTS.iter().find(|request| request.root == mutation.field).expect("a request");
+        assert!(matches!(request.allowed, Allowed::Roles(action) if action == mutation.action), "{}", mutation.field);
+    }
+}
+
+#[tokio::test]
+async fn denial_follows_the_role_in_every_root_field() {
+    let app = TestApp::start().await;
+    let bob = app.token("bob@example.com", Some(FOREIGN)).await;
+    let stranger = app.token("admin@example.com", None).await;
+    sqlx::query("update tenantry.users set is_superadmin = false where email = 'admin@example.com'")
+        .execute(&mut app.database.system().await)
+        .await
+        .expect("a user of no organization");
+    for role in MemberRole::ALL {
+        let token = member(&app, *role).await;
+        for request in REQUESTS {
+            let variables = request.variables(&app, OWN).await;
+            let answer = ask(&app, Some(&token), None, request, &variables).await;
+            let allowed = match request.allowed {
+                Allowed::Anybody => true,
+                Allowed::Roles(action) => action.allows(*role),
+                Allowed::Platform => false,
+            };
+            let denied = codes(&answer).iter().any(|code| code == "FORBIDDEN");
+            assert_eq!(denied, !allowed, "{} as {role:?}: {answer}", request.root);
+        }
+    }
+    for request in REQUESTS {
+        let variables = request.variables(&app, OWN).await;
+        let answer = ask(&app, None, None, request, &variables).await;
+        assert_eq!(codes(&answer).first().map(String::as_str), Some("UNAUTHENTICATED"), "{}: {answer}", request.root);
+        // Who is a member of nothing, and who is an owner elsewhere and asks for this organization.
+        let expected: &[&str] = match request.allowed {
+            Allowed::Anybody => continue,
+            Allowed::Platform => &["FORBIDDEN", "ORGANIZATION_MISMATCH"],
+            Allowed::Roles(_) => &["ORGANIZATION_NOT_FOUND", "ORGANIZATION_MISMATCH"],
+        };
+        for token in [&stranger, &bob] {
+            let answer = ask(&app, Some(token), Some(OWN), request, &variables).await;
+            let got = codes(&answer);
+            assert!(got.iter().any(|code| expected.contains(&code.as_str())), "{}: {answer}", request.root);
+        }
+    }
+}
+
+#[tokio::test]
+async fn denial_makes_a_foreign_id_like_one_that_does_not_exist() {
+    let app = TestApp::start().await;
+    let owner = member(&app, MemberRole::Owner).await;
+    let nothing = Uuid::from_u128(0x0199_c0ff_ee00_7000_8000_0000_0000_0001);
+    for request in REQUESTS.iter().filter(|request| !request.is_subscription()) {
+        let own = request.variables(&app, OWN).await;
+        let foreign = request.variables(&app, FOREIGN).await;
+        for (pointer, place) in request.ids {
+            let with = |id: &Value| {
+                let mut variables = own.clone();
+                *variables.pointer_mut(pointer).expect("the place") = id.clone();
+                variables
+            };
+            let id = foreign.pointer(pointer).expect("the place").clone();
+            let (prefix, _) = id.as_str().and_then(|id| id.split_once('_')).expect("an id");
+            let missing = json!(format!("{prefix}_{}", nothing.simple()));
+            let stolen = ask(&app, Some(&owner), None, request, &with(&id)).await;
+            let absent = ask(&app, Some(&owner), None, request, &with(&missing)).await;
+            assert_eq!(stolen, absent, "{place}: a foreign id tells more than one that does not exist");
+            let nothing_there = stolen["data"][request.root].is_null()
+                || stolen["data"][request.root] == json!([null])
+                || codes(&stolen).iter().any(|code| code == "NOT_FOUND");
+            assert!(nothing_there, "{place}: {stolen}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn denial_follows_the_role_in_every_entity_and_list() {
+    let app = TestApp::start().await;
+    let sdl = Sdl::read();
+    let mut asked = 0;
+    for role in MemberRole::ALL {
+        let token = member(&app, *role).await;
+        for info in ENTITIES {
+            let id = global_id(info.name, ids(&app, info, OWN, "true").await[0]);
+            let answer = app.run(&token, "query($id: ID!) { node(id: $id) { id } }", json!({ "id": id })).await;
+            let denied = codes(&answer).iter().any(|code| code == "FORBIDDEN");
+            assert_eq!(denied, !info.read.allows(*role), "{} as {role:?}: {answer}", info.name);
+            asked += 1;
+            if let Some((hidden, unless)) = info.hidden {
+                let rows = ids(&app, info, OWN, hidden).await;
+                assert!(!rows.is_empty(), "{}: the sample data has something to hide", info.name);
+                for uuid in rows {
+                    let id = json!({ "id": global_id(info.name, uuid) });
+                    let answer = app.run(&token, "query($id: ID!) { node(id: $id) { id } }", id).await;
+                    assert_eq!(answer["data"]["node"].is_object(), unless.allows(*role), "{} as {role:?}", info.name);
+                }
+            }
+        }
+        for list in sdl.lists().iter().filter(|list| list.path[0] == "organization") {
+            let answer = app.run(&token, &list.document("{ totalCount nodes { id } }"), json!({})).await;
+            let allowed = list.entities.iter().all(|name| entity(name).read.allows(*role));
+            let denied = codes(&answer).iter().any(|code| code == "FORBIDDEN");
+            assert_eq!(denied, !allowed, "{} as {role:?}: {answer}", list.name());
+            asked += 1;
+        }
+    }
+    println!("{asked} combinations of field and role were asked");
+}

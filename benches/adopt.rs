@@ -16,8 +16,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use tenantry::adopt::{self, FinalizeOptions, OwnerConnection, Plan, RunOptions};
 use tenantry::clock::Clock;
-use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::migrations;
+use tenantry::local_postgres::{self, LocalPostgres};
 
 const DATABASE: &str = "bench_adopt";
 /// Each user has so many rows.
@@ -57,14 +57,14 @@ async fn execute(connection: &mut PgConnection, sql: &str) -> Anything<()> {
 }
 
 async fn bench(options: &Options) -> Anything<()> {
-    let data_dir = local::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench"));
-    let postgres = LocalPostgres::start(local::Options { data_dir, durable: true }).await?;
-    let mut admin = postgres.connect_options(local::SUPERUSER, "postgres").connect().await?;
+    let data_dir = local_postgres::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench"));
+    let postgres = LocalPostgres::start(local_postgres::Options { data_dir, durable: true }).await?;
+    let mut admin = postgres.connect_options(local_postgres::SUPERUSER, "postgres").connect().await?;
     execute(&mut admin, &format!("drop database if exists {DATABASE} with (force)")).await?;
     postgres.ensure_database(DATABASE).await?;
-    let owner = postgres.connect_options(local::OWNER_ROLE, DATABASE);
+    let owner = postgres.connect_options(local_postgres::OWNER_ROLE, DATABASE);
     migrations::up(&owner).await?;
-    let mut superuser = postgres.connect_options(local::SUPERUSER, DATABASE).connect().await?;
+    let mut superuser = postgres.connect_options(local_postgres::SUPERUSER, DATABASE).connect().await?;
     fill(&mut superuser, options.rows).await?;
     println!("{} rows, batches of {}; PostgreSQL {}", options.rows, options.batch_size, postgres.version());
 
@@ -105,7 +105,7 @@ async fn fill(superuser: &mut PgConnection, rows: i64) -> Anything<()> {
         "set role {}; create schema legacy;
          create table legacy.users (id integer primary key, email text, name text);
          insert into legacy.users select n, 'user' || n || '@example.org', 'User' || n || ' Name' from generate_series(1, {users}) n;",
-        local::OWNER_ROLE
+        local_postgres::OWNER_ROLE
     );
     for (table, rows) in [("small", 1), ("items", rows), ("bare_a", rows), ("bare_b", rows), ("live", rows)] {
         sql += &format!(

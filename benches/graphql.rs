@@ -21,9 +21,9 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use tenantry::auth::dev::{DevIssuer, IssueRequest};
 use tenantry::clock::Clock;
-use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::{Db, PoolLimits, migrations};
 use tenantry::id::TicketId;
+use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
 
 use support::{Anything, DATABASE, Server, cpu_seconds, exchange};
@@ -111,15 +111,15 @@ struct Request {
 }
 
 async fn prepare(options: &Options) -> Anything<Bench> {
-    let data_dir = local::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench"));
-    let postgres = LocalPostgres::start(local::Options { data_dir: data_dir.clone(), durable: true }).await?;
+    let data_dir = local_postgres::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench"));
+    let postgres = LocalPostgres::start(local_postgres::Options { data_dir: data_dir.clone(), durable: true }).await?;
     postgres.ensure_database(DATABASE).await?;
-    migrations::up(&postgres.connect_options(local::OWNER_ROLE, DATABASE)).await?;
-    let app = postgres.connect_options(local::APP_ROLE, DATABASE);
-    let superadmin = postgres.connect_options(local::SUPERADMIN_ROLE, DATABASE);
+    migrations::up(&postgres.connect_options(local_postgres::OWNER_ROLE, DATABASE)).await?;
+    let app = postgres.connect_options(local_postgres::APP_ROLE, DATABASE);
+    let superadmin = postgres.connect_options(local_postgres::SUPERADMIN_ROLE, DATABASE);
     let db = Db::new(app, superadmin, PoolLimits::default());
     seed::sample_data(&db, &Clock::System).await?;
-    let mut admin = postgres.connect_options(local::SUPERUSER, DATABASE).connect().await?;
+    let mut admin = postgres.connect_options(local_postgres::SUPERUSER, DATABASE).connect().await?;
     let known: i64 = sqlx::query_scalar("select count(*) from tenantry.organizations where slug like 'scale-%'")
         .fetch_one(&mut admin)
         .await?;
@@ -187,11 +187,14 @@ struct Script {
 
 /// Runs each request once and turns what `PostgreSQL` logged meanwhile into a script.
 async fn capture(bench: &Bench, requests: &[Request]) -> Anything<Vec<Script>> {
-    let mut admin = bench.postgres.connect_options(local::SUPERUSER, DATABASE).connect().await?;
-    let logging =
-        |value: &str| format!("alter role {} in database {DATABASE} set log_statement = '{value}'", local::APP_ROLE);
-    let reconnect =
-        format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'", local::APP_ROLE);
+    let mut admin = bench.postgres.connect_options(local_postgres::SUPERUSER, DATABASE).connect().await?;
+    let logging = |value: &str| {
+        format!("alter role {} in database {DATABASE} set log_statement = '{value}'", local_postgres::APP_ROLE)
+    };
+    let reconnect = format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'",
+        local_postgres::APP_ROLE
+    );
     sqlx::raw_sql(AssertSqlSafe(logging("all"))).execute(&mut admin).await?;
     sqlx::raw_sql(AssertSqlSafe(reconnect.as_str())).execute(&mut admin).await?;
     let log = bench.data_dir.join("postgres.log");
@@ -282,7 +285,14 @@ fn pgbench(bench: &Bench, scripts: &[Script], options: &Options) -> Anything<f64
         files.push(file);
     }
     let plan = "-c plan_cache_mode=force_generic_plan -c jit=off -c timezone=UTC";
-    let rate = support::pgbench(&bench.postgres, local::APP_ROLE, &files, options.connections, options.seconds, plan)?;
+    let rate = support::pgbench(
+        &bench.postgres,
+        local_postgres::APP_ROLE,
+        &files,
+        options.connections,
+        options.seconds,
+        plan,
+    )?;
     std::fs::remove_dir_all(&dir)?;
     Ok(rate)
 }

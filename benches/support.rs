@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tenantry::db::local::{self, LocalPostgres};
+use tenantry::local_postgres::{self, LocalPostgres};
 
 pub const DATABASE: &str = "bench";
 
@@ -31,8 +31,8 @@ impl Server {
             .arg("serve")
             .args(arguments)
             .env("PORT", port.to_string())
-            .env("DATABASE_URL", postgres.url(local::APP_ROLE, DATABASE))
-            .env("SUPERADMIN_DATABASE_URL", postgres.url(local::SUPERADMIN_ROLE, DATABASE))
+            .env("DATABASE_URL", postgres.url(local_postgres::APP_ROLE, DATABASE))
+            .env("SUPERADMIN_DATABASE_URL", postgres.url(local_postgres::SUPERADMIN_ROLE, DATABASE))
             .env("TENANTRY_DATA_DIR", data_dir)
             .env("DATABASE_MAX_CONNECTIONS", "20")
             .env("RUST_LOG", "warn")

@@ -25,8 +25,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use tenantry::auth::dev::{DevIssuer, IssueRequest};
 use tenantry::clock::Clock;
-use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::{Db, PoolLimits, migrations};
+use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::webhook_events::WebhookSource;
 use tenantry::webhooks::signature::{Secret, sign};
 use tenantry::{members, seed};
@@ -147,7 +147,7 @@ impl Bench {
     }
 
     async fn admin(&self) -> Anything<PgConnection> {
-        Ok(self.postgres.connect_options(local::SUPERUSER, DATABASE).connect().await?)
+        Ok(self.postgres.connect_options(local_postgres::SUPERUSER, DATABASE).connect().await?)
     }
 
     /// A delivery as bytes, signed now.
@@ -166,19 +166,20 @@ impl Bench {
 }
 
 async fn prepare(options: Options) -> Anything<Bench> {
-    let data_dir = local::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench-webhooks"));
-    let postgres = LocalPostgres::start(local::Options { data_dir: data_dir.clone(), durable: true }).await?;
-    let mut maintenance = postgres.connect_options(local::SUPERUSER, "postgres").connect().await?;
+    let data_dir =
+        local_postgres::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench-webhooks"));
+    let postgres = LocalPostgres::start(local_postgres::Options { data_dir: data_dir.clone(), durable: true }).await?;
+    let mut maintenance = postgres.connect_options(local_postgres::SUPERUSER, "postgres").connect().await?;
     // What an earlier run made newer than now would leave nothing to be done.
     let drop = format!("drop database if exists {DATABASE} with (force)");
     sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut maintenance).await?;
     postgres.ensure_database(DATABASE).await?;
-    migrations::up(&postgres.connect_options(local::OWNER_ROLE, DATABASE)).await?;
-    let app = postgres.connect_options(local::APP_ROLE, DATABASE);
-    let superadmin = postgres.connect_options(local::SUPERADMIN_ROLE, DATABASE);
+    migrations::up(&postgres.connect_options(local_postgres::OWNER_ROLE, DATABASE)).await?;
+    let app = postgres.connect_options(local_postgres::APP_ROLE, DATABASE);
+    let superadmin = postgres.connect_options(local_postgres::SUPERADMIN_ROLE, DATABASE);
     let db = Db::new(app, superadmin, PoolLimits::default());
     seed::sample_data(&db, &Clock::System).await?;
-    let mut admin = postgres.connect_options(local::SUPERUSER, DATABASE).connect().await?;
+    let mut admin = postgres.connect_options(local_postgres::SUPERUSER, DATABASE).connect().await?;
     let scale = seed::Scale { organizations: options.organizations, tickets: 10 };
     seed::scale(&db, &Clock::System, scale, |_| ()).await?;
     sqlx::raw_sql("vacuum analyze").execute(&mut admin).await?;
@@ -287,7 +288,7 @@ body.bytes().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     let file = bench.data_dir.join("insert.sql");
     std::fs::write(&file, script.replace('\n', " "))?;
     let Options { senders, seconds, .. } = bench.options;
-    pgbench(&bench.postgres, local::SUPERADMIN_ROLE, &[file], senders, seconds, "-c jit=off")
+    pgbench(&bench.postgres, local_postgres::SUPERADMIN_ROLE, &[file], senders, seconds, "-c jit=off")
 }
 
 struct Flood {

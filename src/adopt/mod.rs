@@ -141,7 +141,7 @@ fn explain(error: &sqlx::Error) -> (Code, String) {
         Some("55P03") => (
             Code::Locked,
             format!(
-                "a lock was not granted in time, repeatedly ({database}): look into pg_stat_activity for the long transaction that holds it. {RESUME}"
+                "a lock was not granted in time, repeatedly, for as long as `--retry-for` says ({database}): look into pg_stat_activity for the long transaction that holds it. {RESUME}"
             ),
         ),
         Some("40P01" | "40001") => {

@@ -1,7 +1,7 @@
 //! A connection as the owner of the tables. It retries after deadlocks and lock timeouts, and reconnects when the
 //! server restarts.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
@@ -10,7 +10,10 @@ use super::progress::ProgressListener;
 use super::{AdoptError, Result, doing};
 use crate::error::Code;
 
-/// Attempts after a deadlock or a lock timeout, with growing pauses: about 20 s in all.
+/// How long a step is repeated after deadlocks and lock timeouts, unless a command says otherwise. The budget is time
+/// and not a number of attempts: on a busy machine the transactions that hold the locks take longer, too.
+pub const RETRY_FOR: Duration = Duration::from_secs(120);
+/// Attempts to connect again, with growing pauses: about half a minute in all.
 const ATTEMPTS: u32 = 12;
 /// Attempts to get the lock of an adoption. The server notices a killed client only when it next writes to it.
 const LOCK_ATTEMPTS: u32 = 150;
@@ -26,6 +29,8 @@ pub struct OwnerConnection {
     pub progress: ProgressListener,
     /// How often a step was repeated.
     pub retries: u64,
+    /// How long a step is repeated.
+    pub retry_for: Duration,
 }
 
 /// How to go on after an error.
@@ -82,6 +87,7 @@ impl OwnerConnection {
             durability_relaxed: false,
             progress: ProgressListener::default(),
             retries: 0,
+            retry_for: RETRY_FOR,
         })
     }
 
@@ -150,14 +156,17 @@ impl OwnerConnection {
         what: &str,
         mut work: impl AsyncFnMut(&mut PgConnection) -> sqlx::Result<T>,
     ) -> Result<T> {
-        let mut attempt = 0;
+        let began = Instant::now();
+        let mut attempt: u32 = 0;
         loop {
             let error = match work(&mut self.connection).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             attempt += 1;
-            if attempt >= ATTEMPTS {
+            if began.elapsed() >= self.retry_for {
+                // A failed transaction must not stay open.
+                self.connection.execute("rollback").await.ok();
                 return Err(doing(what)(error));
             }
             let pause = Duration::from_millis(20 << attempt.min(7));

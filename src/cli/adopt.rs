@@ -152,6 +152,9 @@ struct LockArgs {
     /// Wait this long for a lock at a time. Others queue behind the wait.
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
     lock_timeout: Duration,
+    /// Repeat a step for this long when locks are not granted or transactions deadlock.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    retry_for: Duration,
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -208,6 +211,7 @@ impl RunPlan {
         let plan = self.plan.read()?;
         check_report(self.report.as_deref())?;
         let mut session = open_session(owner).await?;
+        session.retry_for = self.locks.retry_for;
         let options = RunOptions {
             batch_size: self.batch_size,
             sleep: self.sleep,
@@ -253,6 +257,7 @@ impl Finalize {
         let plan = self.plan.read()?;
         confirm_backup("finalize changes constraints and who sees which rows", self.yes)?;
         let mut session = open_session(owner).await?;
+        session.retry_for = self.locks.retry_for;
         let options = FinalizeOptions { lock_timeout: self.locks.lock_timeout, cut_over: self.cut_over };
         let done = finalize(&mut session, plan, &options).await?;
         session.close().await;
@@ -275,6 +280,7 @@ impl Rollback {
             self.yes,
         )?;
         let mut session = open_session(owner).await?;
+        session.retry_for = self.locks.retry_for;
         let done = rollback(&mut session, plan, self.locks.lock_timeout).await?;
         session.close().await;
         output.result(&done, |done| {

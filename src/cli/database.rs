@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnectOptions;
 use super::output::CommandError;
 use crate::config::{Config, DatabaseConfig};
 use crate::db::Db;
-use crate::db::local::{self, LocalPostgres};
+use crate::local_postgres::{self, LocalPostgres};
 
 /// The name of the database on the local server.
 const LOCAL_DATABASE: &str = "tenantry";
@@ -32,13 +32,13 @@ impl Database {
                 local: None,
             }),
             DatabaseConfig::Local => {
-                let options = local::Options { data_dir: data_dir(config), durable: true };
+                let options = local_postgres::Options { data_dir: data_dir(config), durable: true };
                 let server = LocalPostgres::start(options).await.map_err(CommandError::usage)?;
                 server.ensure_database(LOCAL_DATABASE).await.map_err(CommandError::usage)?;
                 Ok(Self {
-                    app: server.connect_options(local::APP_ROLE, LOCAL_DATABASE),
-                    superadmin: Some(server.connect_options(local::SUPERADMIN_ROLE, LOCAL_DATABASE)),
-                    migration: Some(server.connect_options(local::OWNER_ROLE, LOCAL_DATABASE)),
+                    app: server.connect_options(local_postgres::APP_ROLE, LOCAL_DATABASE),
+                    superadmin: Some(server.connect_options(local_postgres::SUPERADMIN_ROLE, LOCAL_DATABASE)),
+                    migration: Some(server.connect_options(local_postgres::OWNER_ROLE, LOCAL_DATABASE)),
                     local: Some(server),
                 })
             }
@@ -71,11 +71,11 @@ impl Database {
 
     /// The URL of the local server as the owner of the tables, for `psql`.
     pub(super) fn local_url(&self) -> Option<String> {
-        self.local.as_ref().map(|server| server.url(local::OWNER_ROLE, LOCAL_DATABASE))
+        self.local.as_ref().map(|server| server.url(local_postgres::OWNER_ROLE, LOCAL_DATABASE))
     }
 }
 
 /// The folder of the local server and of the development keys.
 pub(super) fn data_dir(config: &Config) -> PathBuf {
-    local::default_data_dir(config.data_dir.clone())
+    local_postgres::default_data_dir(config.data_dir.clone())
 }

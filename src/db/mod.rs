@@ -1,9 +1,8 @@
-//! The database: pools, the two kinds of transaction, migrations and the local server of development.
+//! The database: pools, the two kinds of transaction, migrations.
 //!
 //! API code sees [`TenantTx`] only, webhooks, workers and commands [`SystemTx`] only. Neither can be turned into the
 //! other, and neither can be made without saying for whom.
 
-pub mod local;
 pub mod migrations;
 mod roles;
 mod system_tx;

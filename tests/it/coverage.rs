@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use async_graphql::parser::types::{TypeKind, TypeSystemDefinition};
 use sqlx::Row as _;
 use tenantry::config::VARIABLES;
-use tenantry::db::{check_roles, local, migrations};
+use tenantry::db::{check_roles, migrations};
+use tenantry::local_postgres;
 use tenantry::schema::Schemas;
 use tenantry::verify::{self, CATALOGUE_CHECKS};
 
@@ -57,15 +58,20 @@ async fn the_server_refuses_roles_that_see_around_isolation() {
     let database = TestDb::seeded().await;
     let limits = tenantry::db::PoolLimits { max_connections: 2, ..Default::default() };
     for (role, word) in [
-        (local::SUPERUSER, "superuser"),
-        (local::OWNER_ROLE, "owns tables"),
-        (local::SUPERADMIN_ROLE, "member of tenantry_superadmin"),
+        (local_postgres::SUPERUSER, "superuser"),
+        (local_postgres::OWNER_ROLE, "owns tables"),
+        (local_postgres::SUPERADMIN_ROLE, "member of tenantry_superadmin"),
     ] {
-        let db = tenantry::db::Db::new(database.options(role), database.options(local::SUPERADMIN_ROLE), limits);
+        let db =
+            tenantry::db::Db::new(database.options(role), database.options(local_postgres::SUPERADMIN_ROLE), limits);
         let findings = check_roles(&db).await.expect("a check");
         assert!(findings.iter().any(|finding| finding.problem.contains(word)), "{role}: {findings:?}");
     }
-    let swapped = tenantry::db::Db::new(database.options(local::APP_ROLE), database.options(local::APP_ROLE), limits);
+    let swapped = tenantry::db::Db::new(
+        database.options(local_postgres::APP_ROLE),
+        database.options(local_postgres::APP_ROLE),
+        limits,
+    );
     assert_eq!(check_roles(&swapped).await.expect("a check").len(), 1, "the system needs the superadmin role");
 }
 
@@ -305,7 +311,7 @@ fn readme_lists_every_variable() {
 #[tokio::test]
 async fn migrations_go_up_and_down_and_up_again() {
     let database = TestDb::empty().await;
-    let owner = database.options(local::OWNER_ROLE);
+    let owner = database.options(local_postgres::OWNER_ROLE);
     let catalogue = || async {
         let mut connection = database.system().await;
         let rows: Vec<(String,)> = sqlx::query_as(

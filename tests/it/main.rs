@@ -11,6 +11,7 @@ mod gates;
 mod http_layer;
 mod impersonation;
 mod listing;
+mod local_postgres;
 mod migrations;
 mod process;
 mod search_path;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use sqlx::{AssertSqlSafe, PgConnection};
-use tenantry::db::{local, migrations};
+use tenantry::db::migrations;
+use tenantry::local_postgres;
 
 use crate::adopt::{assert_same, catalogue, count, ended, legacy, plan, run, run_sql, tenantry};
 use crate::support::TestDb;
@@ -86,7 +87,7 @@ async fn every_migration_goes_down_and_up_with_data_in_it() {
         assert_eq!(before, rows(&mut superuser).await, "{version} changed rows that it does not take away");
     }
     assert_eq!(rows(&mut superuser).await.len(), 0);
-    migrations::up(&full.options(local::OWNER_ROLE)).await.expect("up again");
+    migrations::up(&full.options(local_postgres::OWNER_ROLE)).await.expect("up again");
     assert_same(&whole, &catalogue(&mut superuser).await);
     let tables = |found: &BTreeMap<String, String>| found.keys().cloned().collect::<Vec<_>>();
     assert_eq!(tables(&rows(&mut superuser).await), tables(&with_rows));
@@ -107,11 +108,11 @@ async fn the_migration_of_adoptions_goes_down_under_adopted_tables() {
     let mut owner = database.owner().await;
     let organizations = count(&database, "select count(*) from tenantry.organizations").await;
     let made = versions().into_iter().rev().take_while(|version| *version >= 8).count();
-    migrations::down(&database.options(local::OWNER_ROLE), made).await.expect("down");
+    migrations::down(&database.options(local_postgres::OWNER_ROLE), made).await.expect("down");
     run_sql(&mut owner, "insert into legacy.users (email) values ('later@example.org'); insert into legacy.bots (user_id, name) values (1, 'later')").await;
     assert_eq!(count(&database, "select count(organization_id) from legacy.bots").await, 21);
     assert_eq!(count(&database, "select count(*) from tenantry.organizations").await, organizations);
-    migrations::up(&database.options(local::OWNER_ROLE)).await.expect("up again");
+    migrations::up(&database.options(local_postgres::OWNER_ROLE)).await.expect("up again");
     // The mapping is lost; people are found again by their ids, with the organizations they have.
     let summary = run(&database, plan("bots")).await;
     assert_eq!((summary.users.processed, summary.users.skipped), (1, 8), "{summary:?}");
@@ -122,7 +123,7 @@ async fn the_migration_of_adoptions_goes_down_under_adopted_tables() {
 #[tokio::test]
 async fn a_few_down_and_up_keep_everything_else() {
     let database = TestDb::seeded().await;
-    let owner = database.options(local::OWNER_ROLE);
+    let owner = database.options(local_postgres::OWNER_ROLE);
     let mut superuser = database.superuser().await;
     let (whole, before) = (catalogue(&mut superuser).await, rows(&mut superuser).await);
     for steps in [1, 2, 3] {

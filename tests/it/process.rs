@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tenantry::access::OrganizationRef;
-use tenantry::db::{Access, Db, PoolLimits, TenantTx, local};
+use tenantry::db::{Access, Db, PoolLimits, TenantTx};
+use tenantry::local_postgres;
 use tokio::process::{Child, Command};
 
 use crate::support::{TestDb, cluster};
@@ -70,7 +71,7 @@ async fn token(url: &str) -> String {
 /// One command on an empty folder: a server with sample data. Killed with -9, it comes back with its data.
 #[tokio::test]
 async fn it_starts_from_nothing_and_survives_kill_9() {
-    let data_dir = local::reachable_data_dir(
+    let data_dir = local_postgres::reachable_data_dir(
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kill-{}", std::process::id())),
     );
     let mut first = serve(&data_dir).await;
@@ -139,8 +140,10 @@ async fn a_configuration_that_is_not_safe_is_refused() {
     // The superuser as the API's role.
     let database = TestDb::seeded().await;
     let server = &cluster().await.server;
-    let (superuser, superadmin) =
-        (server.url(local::SUPERUSER, &database.name), server.url(local::SUPERADMIN_ROLE, &database.name));
+    let (superuser, superadmin) = (
+        server.url(local_postgres::SUPERUSER, &database.name),
+        server.url(local_postgres::SUPERADMIN_ROLE, &database.name),
+    );
     let text = refused(&[("DATABASE_URL", &superuser), ("SUPERADMIN_DATABASE_URL", &superadmin)]).await;
     assert!(text.contains("superuser"), "{text}");
 }
@@ -166,7 +169,8 @@ async fn tokens_are_not_made_in_production() {
 async fn a_cancelled_request_leaves_nothing_behind() {
     let database = TestDb::seeded().await;
     let limits = PoolLimits { max_connections: 2, ..PoolLimits::default() };
-    let db = Db::new(database.options(local::APP_ROLE), database.options(local::SUPERADMIN_ROLE), limits);
+    let db =
+        Db::new(database.options(local_postgres::APP_ROLE), database.options(local_postgres::SUPERADMIN_ROLE), limits);
     let organization = OrganizationRef::Slug("acme-corp".into());
     for round in 0..10 {
         let (db, organization) = (db.clone(), organization.clone());

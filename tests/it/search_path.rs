@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use tenantry::adopt::Plan;
 use tenantry::clock::Clock;
-use tenantry::db::{local, migrations};
+use tenantry::db::migrations;
+use tenantry::local_postgres;
 use tenantry::webhook_events::WebhookSource::{Clerk, Stripe};
 use tenantry::{seed, verify};
 
@@ -40,7 +41,7 @@ async fn decoys() -> String {
 async fn under(database: &TestDb, path: &str) {
     let mut superuser = database.superuser().await;
     run_sql(&mut superuser, &decoys().await).await;
-    for role in [local::OWNER_ROLE, local::APP_ROLE, local::SUPERADMIN_ROLE] {
+    for role in [local_postgres::OWNER_ROLE, local_postgres::APP_ROLE, local_postgres::SUPERADMIN_ROLE] {
         run_sql(&mut superuser, &format!("alter role {role} in database {} set search_path = {path}", database.name))
             .await;
     }
@@ -76,7 +77,7 @@ async fn the_search_path_decides_nothing_when_the_database_is_made() {
     for path in PATHS {
         let database = TestDb::empty().await;
         under(&database, path).await;
-        let owner = database.options(local::OWNER_ROLE);
+        let owner = database.options(local_postgres::OWNER_ROLE);
         let made = migrations::up(&owner).await.unwrap_or_else(|error| panic!("{path}: up: {error}"));
         let db = database.db();
         seed::sample_data(&db, &Clock::System).await.unwrap_or_else(|error| panic!("{path}: seed: {error:?}"));

@@ -12,8 +12,8 @@ use tenantry::auth::dev::{DEV_ISSUER, DevIssuer, IssueRequest};
 use tenantry::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
 use tenantry::clock::Clock;
 use tenantry::config::{Config, Needs};
-use tenantry::db::local::{self, LocalPostgres};
 use tenantry::db::{Db, PoolLimits, migrations};
+use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, watch};
@@ -32,14 +32,14 @@ static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 
 /// Where the tests' server lives; the tests of two checkouts never share one.
 fn data_dir() -> PathBuf {
-    local::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pg"))
+    local_postgres::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pg"))
 }
 
 pub async fn cluster() -> &'static Cluster {
     CLUSTER
         .get_or_init(|| async {
             let data_dir = data_dir();
-            let server = LocalPostgres::start(local::Options { data_dir: data_dir.clone(), durable: false })
+            let server = LocalPostgres::start(local_postgres::Options { data_dir: data_dir.clone(), durable: false })
                 .await
                 .expect("a PostgreSQL for the tests");
             let template = template(&server).await;
@@ -84,7 +84,7 @@ async fn template(server: &LocalPostgres) -> String {
             .await
             .expect("drop");
         server.ensure_database(&making).await.expect("a database");
-        migrations::up(&server.connect_options(local::OWNER_ROLE, &making)).await.expect("the migrations");
+        migrations::up(&server.connect_options(local_postgres::OWNER_ROLE, &making)).await.expect("the migrations");
         let db = db(server, &making);
         seed::sample_data(&db, &Clock::System).await.expect("the sample data");
         db.close().await;
@@ -99,8 +99,8 @@ async fn template(server: &LocalPostgres) -> String {
 
 fn db(server: &LocalPostgres, name: &str) -> Db {
     Db::new(
-        server.connect_options(local::APP_ROLE, name),
-        server.connect_options(local::SUPERADMIN_ROLE, name),
+        server.connect_options(local_postgres::APP_ROLE, name),
+        server.connect_options(local_postgres::SUPERADMIN_ROLE, name),
         PoolLimits { max_connections: 8, ..PoolLimits::default() },
     )
 }
@@ -126,7 +126,7 @@ impl TestDb {
         let create = format!(
             "create database {name} template {} owner {} strategy file_copy",
             cluster.template,
-            local::OWNER_ROLE
+            local_postgres::OWNER_ROLE
         );
         sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut admin).await.expect("a copy of the template");
         Self { name, server: &cluster.server }
@@ -150,17 +150,17 @@ impl TestDb {
 
     /// A connection as the role that row-level security binds.
     pub async fn app(&self) -> PgConnection {
-        self.options(local::APP_ROLE).connect().await.expect("the app role")
+        self.options(local_postgres::APP_ROLE).connect().await.expect("the app role")
     }
 
     /// A connection as the superadmin role, to prepare and to look.
     pub async fn system(&self) -> PgConnection {
-        self.options(local::SUPERADMIN_ROLE).connect().await.expect("the superadmin role")
+        self.options(local_postgres::SUPERADMIN_ROLE).connect().await.expect("the superadmin role")
     }
 
     /// A connection as the owner of the tables.
     pub async fn owner(&self) -> PgConnection {
-        self.options(local::OWNER_ROLE).connect().await.expect("the owner")
+        self.options(local_postgres::OWNER_ROLE).connect().await.expect("the owner")
     }
 
     /// A connection as the superuser, for what only it may: settings of the server.
@@ -242,7 +242,7 @@ impl TestApp {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(app.services.events.clone().listen(database.options(local::APP_ROLE), stopping.clone()));
+        tokio::spawn(app.services.events.clone().listen(database.options(local_postgres::APP_ROLE), stopping.clone()));
         tokio::spawn(tenantry::http::serve(listener, tenantry::http::router(&app.edge), stopping));
         Self { app, database, clock: setup.clock, address, client: reqwest::Client::new(), stop }
     }

@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 use tenantry::app::App;
 use tenantry::clock::Clock;
-use tenantry::db::local;
+use tenantry::local_postgres;
 use tenantry::webhook_events::WebhookSource::{self, Clerk, Stripe};
 use tenantry::webhooks::signature::{Secret, sign};
 use tenantry::webhooks::worker::Worker;
@@ -120,7 +120,13 @@ pub const PENDING: &str = "status in ('RECEIVED', 'FAILED')";
 
 /// A superuser's connection to another database of the same server.
 async fn maintenance() -> PgConnection {
-    cluster().await.server.connect_options(local::SUPERUSER, "postgres").connect().await.expect("the superuser")
+    cluster()
+        .await
+        .server
+        .connect_options(local_postgres::SUPERUSER, "postgres")
+        .connect()
+        .await
+        .expect("the superuser")
 }
 
 async fn metrics(app: &TestApp) -> String {

@@ -2,7 +2,7 @@
 
 use tenantry::adopt::{self, AdoptError, FinalizeOptions, OwnerConnection, Plan};
 use tenantry::clock::Clock;
-use tenantry::db::local;
+use tenantry::local_postgres;
 
 use super::{
     OLD_APP, assert_same, catalogue, count, counts, ended, finalize, fingerprint, fixture, keeping_access, legacy, map,
@@ -259,7 +259,7 @@ async fn logins_that_may_not_are_told_which_may() {
         assert!(error.contains("NOT_OWNER") && error.contains("MIGRATION_DATABASE_URL"), "{command:?}: {error}");
     }
     // The owner on a standby, or with this setting, which is the same to it.
-    let options = database.options(local::OWNER_ROLE).options([("default_transaction_read_only", "on")]);
+    let options = database.options(local_postgres::OWNER_ROLE).options([("default_transaction_read_only", "on")]);
     let mut session = OwnerConnection::open(&options).await.expect("a session");
     let error = adopt::run(&mut session, plan("bots"), &small(), &Clock::System).await.expect_err("read-only");
     assert!(error.code() == "READ_ONLY" && error.to_string().contains("primary"), "{error}");
@@ -296,7 +296,7 @@ async fn a_database_that_is_not_ready_is_told_what_comes_first() {
     let (code, plan, error) = ended(tenantry(&database, &["adopt", "plan"]).await).await;
     assert!(code == 0 && plan.contains("public.bots"), "{plan}{error}");
     assert_same(&before, &fingerprint(&database).await);
-    tenantry::db::migrations::up(&database.options(local::OWNER_ROLE)).await.expect("up");
+    tenantry::db::migrations::up(&database.options(local_postgres::OWNER_ROLE)).await.expect("up");
     run(&database, Plan::parse(text).expect("a plan")).await;
 }
 
@@ -307,7 +307,7 @@ async fn names_of_the_team_are_not_in_the_way() {
     let mut owner = database.owner().await;
     let team = include_str!("../../fixtures/adopt/names.sql");
     run_sql(&mut owner, team).await;
-    let options = database.options(local::OWNER_ROLE);
+    let options = database.options(local_postgres::OWNER_ROLE);
     let theirs = async || {
         let mut found = fingerprint(&database).await;
         found.retain(|key, _| !key.contains("tenantry") && !key.contains("public") && !key.contains("tickets"));
@@ -347,7 +347,7 @@ async fn a_schema_of_somebody_else_under_our_name_is_refused() {
     assert_same(&before, &fingerprint(&database).await);
     // An empty one was made for us.
     run_sql(&mut database.owner().await, "drop table tenantry.users").await;
-    tenantry::db::migrations::up(&database.options(local::OWNER_ROLE)).await.expect("up");
+    tenantry::db::migrations::up(&database.options(local_postgres::OWNER_ROLE)).await.expect("up");
 }
 
 /// Two at once: one waits, and then there is nothing left to do.

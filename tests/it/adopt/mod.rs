@@ -15,7 +15,8 @@ use sqlx::postgres::PgConnection;
 use tenantry::access::OrganizationRef;
 use tenantry::adopt::{self, AdoptError, AdoptionFinding, FinalizeOptions, OwnerConnection, Plan, RunOptions};
 use tenantry::clock::Clock;
-use tenantry::db::{Access, TenantTx, local};
+use tenantry::db::{Access, TenantTx};
+use tenantry::local_postgres;
 use tokio::process::Command;
 
 use crate::support::{TestDb, cluster};
@@ -51,7 +52,7 @@ pub async fn run_sql(connection: &mut PgConnection, sql: &str) {
 }
 
 pub async fn session(database: &TestDb) -> OwnerConnection {
-    OwnerConnection::open(&database.options(local::OWNER_ROLE)).await.expect("a session")
+    OwnerConnection::open(&database.options(local_postgres::OWNER_ROLE)).await.expect("a session")
 }
 
 /// Small batches, so that there are many.
@@ -201,7 +202,7 @@ pub async fn enter(database: &TestDb, subject: &str, organization: &str) -> tena
 
 /// The binary, as the owner of the tables.
 pub async fn tenantry(database: &TestDb, arguments: &[&str]) -> Command {
-    tenantry_as(database, local::OWNER_ROLE, arguments).await
+    tenantry_as(database, local_postgres::OWNER_ROLE, arguments).await
 }
 
 pub async fn tenantry_as(database: &TestDb, role: &str, arguments: &[&str]) -> Command {

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use serde_json::Value;
 use sqlx::Row as _;
 use tenantry::clock::Clock;
-use tenantry::db::{Db, PoolLimits, SystemTx, local};
+use tenantry::db::{Db, PoolLimits, SystemTx};
 use tenantry::id::Id;
+use tenantry::local_postgres;
 use tenantry::organizations::OrganizationPlan;
 use tenantry::sync::apply::{ApplyContext, EventOutcome, InboxEvent, SyncSettings, apply};
 
@@ -45,7 +46,11 @@ impl Sync {
     pub async fn start() -> Self {
         let database = TestDb::seeded().await;
         let limits = PoolLimits { max_connections: 40, ..PoolLimits::default() };
-        let db = Db::new(database.options(local::APP_ROLE), database.options(local::SUPERADMIN_ROLE), limits);
+        let db = Db::new(
+            database.options(local_postgres::APP_ROLE),
+            database.options(local_postgres::SUPERADMIN_ROLE),
+            limits,
+        );
         let settings = SyncSettings {
             price_plans: BTreeMap::from([("price_mapped".to_owned(), OrganizationPlan::Enterprise)]),
             personal_workspaces: true,

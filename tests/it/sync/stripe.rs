@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use sqlx::Row as _;
 use tenantry::clock::Clock;
-use tenantry::db::local;
+use tenantry::local_postgres;
 use tenantry::sync::samples;
 use tenantry::sync::stripe::client::StripeClient;
 use tenantry::webhooks::worker::Worker;
@@ -46,8 +46,8 @@ async fn tenantry(database: &TestDb, stripe: Option<&FakeStripe>, arguments: &[&
         .env_clear()
         .env("CLERK_WEBHOOK_SECRETS", SECRET)
         .env("STRIPE_WEBHOOK_SECRETS", SECRET)
-        .env("DATABASE_URL", server.url(local::APP_ROLE, &database.name))
-        .env("SUPERADMIN_DATABASE_URL", server.url(local::SUPERADMIN_ROLE, &database.name))
+        .env("DATABASE_URL", server.url(local_postgres::APP_ROLE, &database.name))
+        .env("SUPERADMIN_DATABASE_URL", server.url(local_postgres::SUPERADMIN_ROLE, &database.name))
         .args(arguments)
         .kill_on_drop(true);
     if let Some(stripe) = stripe {

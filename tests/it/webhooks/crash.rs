@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tenantry::clock::Clock;
-use tenantry::db::local;
+use tenantry::local_postgres;
 use tenantry::webhook_events::WebhookSource::Clerk;
 use tokio::process::{Child, Command};
 
@@ -20,8 +20,8 @@ pub(super) async fn tenantry(database: &TestDb) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
     command
         .env_clear()
-        .env("DATABASE_URL", server.url(local::APP_ROLE, &database.name))
-        .env("SUPERADMIN_DATABASE_URL", server.url(local::SUPERADMIN_ROLE, &database.name))
+        .env("DATABASE_URL", server.url(local_postgres::APP_ROLE, &database.name))
+        .env("SUPERADMIN_DATABASE_URL", server.url(local_postgres::SUPERADMIN_ROLE, &database.name))
         .env("TENANTRY_DATA_DIR", env!("CARGO_TARGET_TMPDIR"))
         .env("CLERK_WEBHOOK_SECRETS", secret_text("old"))
         .env("RUST_LOG", "warn")

@@ -27,17 +27,23 @@ pub(super) struct Installation {
     pub major: u32,
 }
 
-/// The installation to use; `files` is the major version of the database files, where there are some.
-pub(super) fn find(account: &Account, files: Option<u32>) -> Result<Installation, Error> {
+/// The installation to use; `files` is the major version of the database files in `pgdata`, where there are some. `PG_BIN`
+/// names its folder, or says `npm` for the pinned package.
+pub(super) fn find(account: &Account, pgdata: &Path, files: Option<u32>) -> Result<Installation, Error> {
     if let Some(bin) = env::var_os("PG_BIN").filter(|value| !value.is_empty()) {
+        if bin == "npm" {
+            let bin = npm::installed(account).ok_or_else(|| Error::PgBin("npm is not on PATH".to_owned()))??;
+            let found = inspect(account, &bin).map_err(Error::PgBin)?;
+            return suits(&found, pgdata, files).map(|()| found);
+        }
         let found = inspect(account, &real(Path::new(&bin))).map_err(Error::PgBin)?;
-        return suits(&found, files).map(|()| found);
+        return suits(&found, pgdata, files).map(|()| found);
     }
     let mut misfit = None;
     let mut reasons = Vec::new();
     for bin in on_path().chain(in_folders()) {
         match inspect(account, &bin) {
-            Ok(found) => match suits(&found, files) {
+            Ok(found) => match suits(&found, pgdata, files) {
                 Ok(()) => return Ok(found),
                 Err(error) => misfit = misfit.or(Some(error)),
             },
@@ -52,18 +58,22 @@ pub(super) fn find(account: &Account, files: Option<u32>) -> Result<Installation
     }
     Err(match misfit {
         Some(error) => error,
-        None if files.is_some() => Error::OtherVersion { files: files.unwrap_or_default(), found: "none".to_owned() },
+        None if files.is_some() => {
+            Error::OtherVersion { path: pgdata.to_owned(), files: files.unwrap_or_default(), found: "none".to_owned() }
+        }
         None => Error::NotFound { reason: reasons.join("; "), hint: hint() },
     })
 }
 
-fn suits(found: &Installation, files: Option<u32>) -> Result<(), Error> {
+fn suits(found: &Installation, pgdata: &Path, files: Option<u32>) -> Result<(), Error> {
     let Installation { bin, version, major } = found;
     match files {
         _ if *major < MIN_MAJOR => Err(Error::TooOld { bin: bin.clone(), version: version.clone() }),
-        Some(files) if files != *major => {
-            Err(Error::OtherVersion { files, found: format!("{version} in {}", bin.display()) })
-        }
+        Some(files) if files != *major => Err(Error::OtherVersion {
+            path: pgdata.to_owned(),
+            files,
+            found: format!("{version} in {}", bin.display()),
+        }),
         _ => Ok(()),
     }
 }
@@ -153,7 +163,7 @@ pub(super) fn version_of_files(pgdata: &Path) -> Result<Option<u32>, Error> {
 /// The command that installs the package on this platform.
 fn hint() -> &'static str {
     if cfg!(target_os = "macos") {
-        return "brew install postgresql@17";
+        return "brew install postgresql@18";
     }
     let commands = [
         ("apt-get", "apt install postgresql"),
@@ -190,9 +200,9 @@ mod tests {
     #[test]
     fn old_versions_and_foreign_files_are_refused() {
         let of = |major: u32| Installation { bin: PathBuf::from("/b"), version: major.to_string(), major };
-        assert!(suits(&of(15), None).is_ok());
-        assert!(matches!(suits(&of(14), None), Err(Error::TooOld { .. })));
-        assert!(suits(&of(16), Some(16)).is_ok());
-        assert!(matches!(suits(&of(17), Some(16)), Err(Error::OtherVersion { files: 16, .. })));
+        assert!(suits(&of(15), Path::new("/data"), None).is_ok());
+        assert!(matches!(suits(&of(14), Path::new("/data"), None), Err(Error::TooOld { .. })));
+        assert!(suits(&of(16), Path::new("/data"), Some(16)).is_ok());
+        assert!(matches!(suits(&of(17), Path::new("/data"), Some(16)), Err(Error::OtherVersion { files: 16, .. })));
     }
 }

@@ -236,8 +236,17 @@ impl Site {
     }
 
     fn start(&self) -> Result<Hold, Error> {
-        let files = find::version_of_files(&self.pgdata)?;
-        let installation = find::find(&self.account, files)?;
+        let mut files = find::version_of_files(&self.pgdata)?;
+        let installation = match find::find(&self.account, &self.pgdata, files) {
+            // What must not survive a crash of the machine need not survive an upgrade of PostgreSQL.
+            Err(Error::OtherVersion { files: old, found, .. }) if !self.durable => {
+                tracing::info!(old, found, data = %self.data_dir.display(), "throwing away database files of another version");
+                fs::remove_dir_all(&self.pgdata).map_err(io_error("remove", &self.pgdata))?;
+                files = None;
+                find::find(&self.account, &self.pgdata, files)?
+            }
+            found => found?,
+        };
         let Installation { bin, version, .. } = &installation;
         self.account.claim_dir(&self.socket_dir, 0o700)?;
         self.clear();

@@ -35,10 +35,21 @@ pub enum LocalPostgresError {
     },
     /// The database files are another version's.
     #[error(
-        "the database files were made by PostgreSQL {files}, found: {found}; install version {files}, set PG_BIN \
-         to it, or remove the data directory to begin anew"
+        "the database files in {path} were made by PostgreSQL {files}; found: {found}.\n\
+         To keep the data, install PostgreSQL {files} beside it (Debian: apt-get install postgresql-{files}) and either\n  \
+         stay with it: set PG_BIN to its bin folder; or bring the data along, as the user who owns the files:\n    \
+         mv {path} {path}-{files}\n    \
+         NEW/initdb -D {path} -U postgres -A trust -E UTF8\n    \
+         NEW/pg_upgrade -b OLD -B NEW -d {path}-{files} -D {path} -U postgres\n  \
+         where OLD and NEW are the bin folders of version {files} and of the new one. (initdb must be given the locale of \
+         the old files; pg_upgrade says if it differs. Without pg_upgrade: start the old version with PG_BIN, pg_dumpall, \
+         and load the file with psql into a new folder.)\n\
+         To begin anew with sample data: rm -r {path}",
+        path = path.display()
     )]
     OtherVersion {
+        /// Where the files are.
+        path: PathBuf,
         /// The version of the files.
         files: u32,
         /// What is installed.

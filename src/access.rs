@@ -61,7 +61,7 @@ pub struct Tenant {
 
 macro_rules! matrix {
     ($( $(#[$meta:meta])* $action:ident, $label:literal $(, $guarded:ident)?: $($role:ident)+ ;)+) => {
-        /// Something a member may be allowed to do.
+        /// An action that a role may allow.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enum)]
         pub enum Action { $( $(#[$meta])* #[graphql(name = $label)] $action, )+ }
 
@@ -94,35 +94,35 @@ macro_rules! matrix {
 }
 
 matrix! {
-    /// See the organization, its members, representatives, customers and tickets.
+    /// Read the organization, its members, representatives, customers and tickets.
     OrganizationRead, "ORGANIZATION_READ": Owner Admin Member Viewer;
     /// Change the organization's name, contact and settings.
     OrganizationUpdate, "ORGANIZATION_UPDATE": Owner Admin;
-    /// Open tickets.
+    /// Create tickets.
     TicketCreate, "TICKET_CREATE": Owner Admin Member;
-    /// Change, assign and close tickets.
+    /// Update, assign and close tickets.
     TicketUpdate, "TICKET_UPDATE": Owner Admin Member;
-    /// Write messages and internal notes on tickets.
+    /// Add messages and internal notes to tickets.
     TicketMessageAdd, "TICKET_MESSAGE_ADD": Owner Admin Member;
-    /// See internal notes on tickets.
+    /// Read internal notes on tickets.
     TicketNoteRead, "TICKET_NOTE_READ": Owner Admin Member;
-    /// See budgets, their usage and refunds.
+    /// Read budgets, their usage and refunds.
     BudgetRead, "BUDGET_READ": Owner Admin Member;
-    /// See the subscription.
+    /// Read the subscription.
     BillingRead, "BILLING_READ": Owner Admin Member Viewer;
-    /// See agent configurations and decision rules.
+    /// Read agent configurations and decision rules.
     AgentRead, "AGENT_READ": Owner Admin Member;
-    /// See performance figures.
+    /// Read performance metrics.
     MetricsRead, "METRICS_READ": Owner Admin Member;
-    /// See invitations.
+    /// Read invitations.
     InvitationRead, "INVITATION_READ": Owner Admin;
-    /// See API keys (never their secrets).
+    /// Read API keys, never their secrets.
     ApiKeyRead, "API_KEY_READ": Owner Admin;
-    /// See the audit log.
+    /// Read the audit log.
     AuditRead, "AUDIT_READ": Owner Admin;
-    /// See the webhook events that concern the organization.
+    /// Read the webhook events of the organization.
     WebhookRead, "WEBHOOK_READ": Owner Admin;
-    /// Have webhook events that concern the organization worked on again.
+    /// Replay webhook events of the organization.
     WebhookReplay, "WEBHOOK_REPLAY", guarded: Owner Admin;
 }
 

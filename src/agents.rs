@@ -12,73 +12,73 @@ use crate::id::{AgentConfigurationId, DecisionRuleId};
 use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
-    /// What an agent does.
+    /// The task of an agent.
     pub enum AgentType("tenantry.agent_type", AgentTypeFilter) {
-        /// Sorts tickets.
+        /// Classifies tickets.
         Triage = "TRIAGE",
-        /// Answers them.
+        /// Answers tickets.
         Support = "SUPPORT",
         /// Decides about refunds.
         Refund = "REFUND",
-        /// Looks at answers.
+        /// Reviews answers.
         Quality = "QUALITY",
     }
 }
 
 pg_enum! {
-    /// The state of an agent.
+    /// The status of an agent.
     pub enum AgentStatus("tenantry.agent_status", AgentStatusFilter) {
-        /// Being written.
+        /// Not in use yet.
         Draft = "DRAFT",
-        /// At work.
+        /// In use.
         Active = "ACTIVE",
-        /// Stopped for now.
+        /// Stopped temporarily.
         Paused = "PAUSED",
-        /// Stopped for good.
+        /// Stopped permanently.
         Retired = "RETIRED",
     }
 }
 
 pg_enum! {
-    /// What a rule decides.
+    /// The decision of a rule.
     pub enum DecisionAction("tenantry.decision_action", DecisionActionFilter) {
-        /// Granted without a person.
+        /// Approves without review.
         AutoApprove = "AUTO_APPROVE",
-        /// A person must decide.
+        /// Requires approval by a person.
         RequireApproval = "REQUIRE_APPROVAL",
-        /// Someone of higher rank must decide.
+        /// Escalates to a person of higher rank.
         Escalate = "ESCALATE",
-        /// Not granted.
+        /// Denies.
         Deny = "DENY",
     }
 }
 
 entity! {
-    /// How an AI agent works.
+    /// The configuration of an AI agent.
     #[graphql(complex)]
     pub struct AgentConfiguration("agent_configurations", read by AgentRead) {
-        /// The id.
+        /// Unique id.
         pub id: AgentConfigurationId,
-        /// The name.
+        /// Name.
         pub name: String,
-        /// What it is for.
+        /// Purpose.
         pub description: Option<String>,
-        /// What it does.
+        /// Task of the agent.
         #[graphql(name = "type")]
         pub kind: AgentType = "type",
-        /// The state.
+        /// Status.
         pub status: AgentStatus,
-        /// The model and its settings.
+        /// Model and its settings.
         pub model_settings: serde_json::Value,
-        /// From which values on it acts.
+        /// Thresholds above which the agent acts.
         pub thresholds: serde_json::Value,
-        /// What it may read.
+        /// Data that the agent may read.
         pub data_sources: serde_json::Value,
-        /// Grows by one with every change.
+        /// Version; incremented by every change.
         pub version: i32,
-        /// When it was made.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
-        /// When it last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }
@@ -86,57 +86,57 @@ entity! {
 listing! {
     AgentConfiguration: AgentConfigurationFilter, AgentConfigurationOrder by AgentConfigurationOrderField,
         default CreatedAt Asc;
-    /// What it does.
+    /// Task of the agent.
     #[graphql(name = "type")]
     kind: AgentTypeFilter = "type";
-    /// State.
+    /// Status.
     status: AgentStatusFilter;
-    /// Moment it was made.
+    /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
 }
 
 connections! {
     AgentConfiguration {
-        /// The rules by which it decides, in the order in which they are tried.
+        /// The agent's decision rules, in the order of evaluation.
         decision_rules -> DecisionRule by "t.agent_id";
     }
 }
 
 entity! {
-    /// A rule by which an agent decides; the first that holds, in order of rank, decides.
+    /// A decision rule of an agent. The first rule that matches, in order of rank, decides.
     #[graphql(complex)]
     pub struct DecisionRule("decision_rules", read by AgentRead) {
-        /// The id.
+        /// Unique id.
         pub id: DecisionRuleId,
         /// The agent.
         #[graphql(skip)]
         pub agent_id: AgentConfigurationId,
-        /// The name.
+        /// Name.
         pub name: String,
-        /// Its place in the order; smaller is tried first.
+        /// Rank; the lowest is evaluated first.
         pub rank: i32,
-        /// When it holds: a rule of `JsonLogic`.
+        /// Condition of the rule (`JsonLogic`).
         pub conditions: serde_json::Value,
-        /// What it decides.
+        /// Decision.
         pub action: DecisionAction,
-        /// Whether it is tried at all.
+        /// Whether the rule is evaluated.
         pub enabled: bool,
-        /// Grows by one with every change.
+        /// Version; incremented by every change.
         pub version: i32,
-        /// When it was made.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
-        /// When it last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }
 
 listing! {
     DecisionRule: DecisionRuleFilter, DecisionRuleOrder by DecisionRuleOrderField, default Rank Asc;
-    /// What it decides.
+    /// Decision.
     action: DecisionActionFilter;
-    /// Whether it is tried.
+    /// Whether the rule is evaluated.
     enabled: BooleanFilter;
-    /// Place in the order.
+    /// Rank.
     rank: IntFilter, Rank;
     /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;

@@ -13,27 +13,27 @@ use crate::members::User;
 use crate::{entity, listing};
 
 entity! {
-    /// A key that a program signs in with.
+    /// A credential of a program.
     #[graphql(complex)]
     pub struct ApiKey("api_keys", read by ApiKeyRead) {
-        /// The id.
+        /// Unique id.
         pub id: ApiKeyId,
-        /// What it is for.
+        /// Purpose.
         pub name: String,
-        /// Its beginning, to know it by.
+        /// The first characters of the key, to recognize it by.
         pub prefix: String,
-        /// What it may do.
+        /// Scopes: the actions that the key may take.
         pub scopes: Vec<String>,
-        /// When it ends; null when never.
+        /// Expiry; null means never.
         pub expires_at: Option<DateTime<Utc>>,
-        /// When it was last used.
+        /// Time of the last use; null means never used.
         pub last_used_at: Option<DateTime<Utc>>,
-        /// When it was withdrawn.
+        /// Time of revocation; null while in force.
         pub revoked_at: Option<DateTime<Utc>>,
-        /// Who made it.
+        /// The user who created it.
         #[graphql(skip)]
         pub created_by: Option<UserId>,
-        /// When it was made.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
     }
 }
@@ -42,17 +42,17 @@ listing! {
     ApiKey: ApiKeyFilter, ApiKeyOrder by ApiKeyOrderField, default CreatedAt Desc;
     /// Name.
     name: StringFilter;
-    /// Moment it ends.
+    /// Expiry.
     expires_at: DateTimeFilter;
-    /// Moment it was withdrawn; `isNull: true` finds those that are good.
+    /// Time of revocation; `isNull: true` finds the keys in force.
     revoked_at: DateTimeFilter;
-    /// Moment it was made.
+    /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
 }
 
 #[ComplexObject]
 impl ApiKey {
-    /// Who made it.
+    /// The user who created it.
     async fn created_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
         Session::of(ctx)?.load_opt(self.created_by).await
     }

@@ -15,56 +15,56 @@ use crate::members::User;
 use crate::{entity, listing};
 
 entity! {
-    /// Something that was done in the organization.
+    /// A record of a change in the organization.
     #[graphql(complex)]
     pub struct AuditLog("audit_logs", read by AuditRead) {
-        /// The id.
+        /// Unique id.
         pub id: AuditLogId,
-        /// Who did it.
+        /// The user who made the change.
         #[graphql(skip)]
         pub user_id: Option<UserId>,
-        /// The identity provider's id of whoever acted in the place of the user; null when the user acted themselves.
+        /// The identity provider's id of the impersonator; null when the user acted in person.
         pub impersonator: Option<String>,
-        /// What was done: `ticket.update`.
+        /// The action: `ticket.update`.
         pub action: String,
-        /// The type of what it was done to.
+        /// The type of the changed object.
         pub resource_type: String,
-        /// The id of what it was done to, without its type.
+        /// The id of the changed object, without its type.
         #[graphql(skip)]
         pub resource_id: Option<Uuid>,
-        /// What else there is to know: states before and after.
+        /// Details of the change: states before and after.
         pub metadata: serde_json::Value,
-        /// The id of the request, as in its response and in the log of the server.
+        /// The id of the request, as in its response and in the server's log.
         pub request_id: Option<String>,
-        /// When it was done.
+        /// Time of the change.
         pub created_at: DateTime<Utc>,
     }
 }
 
 listing! {
     AuditLog: AuditLogFilter, AuditLogOrder by AuditLogOrderField, default CreatedAt Desc;
-    /// Who did it.
+    /// The user who made the change.
     user_id: IdFilter;
-    /// What was done.
+    /// The action.
     action: StringFilter;
-    /// Whoever acted in the place of the user.
+    /// The impersonator.
     impersonator: StringFilter;
-    /// Type of what it was done to.
+    /// The type of the changed object.
     resource_type: StringFilter;
-    /// What it was done to.
+    /// The changed object.
     resource_id: IdFilter;
-    /// Moment.
+    /// Time of the change.
     created_at: DateTimeFilter, CreatedAt;
 }
 
 #[ComplexObject]
 impl AuditLog {
-    /// The user who did it; null when a program or the system did.
+    /// The user who made the change; null for programs and the system.
     async fn user(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
         Session::of(ctx)?.load_opt(self.user_id).await
     }
 
-    /// The row it was done to, if it is still there.
+    /// The changed object; null when it no longer exists.
     async fn resource(&self, ctx: &Context<'_>) -> Result<Option<AnyNode>> {
         match self.resource_id {
             Some(id) => Session::of(ctx)?.node(&self.resource_type, id).await,

@@ -11,49 +11,49 @@ use crate::organizations::OrganizationPlan;
 use crate::{entity, pg_enum};
 
 pg_enum! {
-    /// The state of a subscription: Stripe's eight (Stripe API reference, `Subscription.status`).
+    /// The status of a subscription, as in Stripe (Stripe API reference, `Subscription.status`).
     pub enum SubscriptionStatus("tenantry.subscription_status", SubscriptionStatusFilter) {
-        /// The first payment is still to come.
+        /// The first payment is pending.
         Incomplete = "INCOMPLETE",
-        /// The first payment never came.
+        /// The first payment was not made in time.
         IncompleteExpired = "INCOMPLETE_EXPIRED",
-        /// In its trial.
+        /// In a trial period.
         Trialing = "TRIALING",
         /// Paid.
         Active = "ACTIVE",
         /// A payment is overdue.
         PastDue = "PAST_DUE",
-        /// Over.
+        /// Ended.
         Canceled = "CANCELED",
-        /// Payments failed for good; invoices stay open.
+        /// Payments failed finally; invoices stay open.
         Unpaid = "UNPAID",
-        /// The trial ended without a way to pay.
+        /// The trial ended without a payment method.
         Paused = "PAUSED",
     }
 }
 
 entity! {
-    /// What the organization pays for.
+    /// The subscription of the organization.
     pub struct Subscription("subscriptions", read by BillingRead) {
-        /// The id.
+        /// Unique id.
         pub id: SubscriptionId,
-        /// The state.
+        /// Status.
         pub status: SubscriptionStatus,
-        /// The plan.
+        /// Plan.
         pub plan: OrganizationPlan,
-        /// How many seats are paid for.
+        /// Number of seats.
         pub seat_count: i32,
-        /// The beginning of the period that is paid for.
+        /// Start of the current billing period.
         pub current_period_start: Option<DateTime<Utc>>,
-        /// The end of the period that is paid for.
+        /// End of the current billing period.
         pub current_period_end: Option<DateTime<Utc>>,
-        /// Whether it ends with the period.
+        /// Whether the subscription ends with the current period.
         pub cancel_at_period_end: bool,
-        /// When the trial ends or ended.
+        /// End of the trial.
         pub trial_end: Option<DateTime<Utc>>,
-        /// Whether no money is being collected.
+        /// Whether collection of payments is paused.
         pub collection_paused: bool,
-        /// When it last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }

@@ -16,11 +16,11 @@ use crate::id::{BudgetId, BudgetUsageRecordId};
 use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
-    /// What a budget pays for.
+    /// The purpose of a budget.
     pub enum BudgetType("tenantry.budget_type", BudgetTypeFilter) {
         /// Refunds to customers.
         Refund = "REFUND",
-        /// AI models.
+        /// Usage of AI models.
         AiUsage = "AI_USAGE",
         /// Credits given to customers.
         Credit = "CREDIT",
@@ -46,43 +46,43 @@ pg_enum! {
 }
 
 pg_enum! {
-    /// What a usage record did to its budget.
+    /// The effect of a usage record on its budget.
     pub enum BudgetUsageKind("tenantry.budget_usage_kind", BudgetUsageKindFilter) {
-        /// Took at once.
+        /// Spends an amount at once.
         Spend = "SPEND",
-        /// Set aside.
+        /// Reserves an amount.
         Reserve = "RESERVE",
-        /// Turned what was set aside into spending.
+        /// Turns a reservation into spending.
         Settle = "SETTLE",
-        /// Gave back what was set aside.
+        /// Releases a reservation.
         Release = "RELEASE",
     }
 }
 
 entity! {
-    /// Money for a purpose and a time.
+    /// An amount of money for a purpose and a period.
     #[graphql(complex)]
     pub struct Budget("budgets", read by BudgetRead) {
-        /// The id.
+        /// Unique id.
         pub id: BudgetId,
-        /// What it pays for.
+        /// Purpose.
         #[graphql(name = "type")]
         pub kind: BudgetType = "type",
-        /// The name.
+        /// Name.
         pub name: String,
-        /// The length of the period.
+        /// Length of the period.
         pub period: BudgetPeriod,
-        /// The beginning of the period.
+        /// Start of the period (inclusive).
         pub starts_at: DateTime<Utc>,
-        /// The end of the period; that moment is no longer in it.
+        /// End of the period (exclusive).
         pub ends_at: DateTime<Utc>,
-        /// Minor units.
+        /// In minor units.
         #[graphql(skip)]
         pub limit_minor: i64,
-        /// Minor units.
+        /// In minor units.
         #[graphql(skip)]
         pub spent_minor: i64,
-        /// Minor units.
+        /// In minor units.
         #[graphql(skip)]
         pub reserved_minor: i64,
         /// The currency.
@@ -90,58 +90,58 @@ entity! {
         pub currency: String,
         /// Whether spending stops at the limit.
         pub is_hard_limit: bool,
-        /// At which percentages of the limit to raise an alert.
+        /// Percentages of the limit that raise an alert.
         pub alert_thresholds: serde_json::Value,
-        /// Whether what is left goes over to the next period.
+        /// Whether the remainder is carried over to the next period.
         pub rollover: bool,
-        /// Grows by one with every change.
+        /// Version; incremented by every change.
         pub version: i32,
-        /// When it was made.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
-        /// When it last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }
 
 listing! {
     Budget: BudgetFilter, BudgetOrder by BudgetOrderField, default CreatedAt Desc;
-    /// What it pays for.
+    /// Purpose.
     #[graphql(name = "type")]
     kind: BudgetTypeFilter = "type";
     /// Length of the period.
     period: BudgetPeriodFilter;
     /// Whether spending stops at the limit.
     is_hard_limit: BooleanFilter;
-    /// Beginning of the period.
+    /// Start of the period (inclusive).
     starts_at: DateTimeFilter, StartsAt;
-    /// End of the period.
+    /// End of the period (exclusive).
     ends_at: DateTimeFilter;
-    /// Moment it was made.
+    /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
 }
 
 connections! {
     Budget {
-        /// What was taken, newest first.
+        /// The usage records, newest first.
         usage_records -> BudgetUsageRecord by "t.budget_id";
     }
 
-    /// How much there is in the period.
+    /// Limit of the period.
     async fn limit(&self) -> Money {
         Money::from_minor(self.limit_minor, &self.currency)
     }
 
-    /// How much is spent.
+    /// Amount spent.
     async fn spent(&self) -> Money {
         Money::from_minor(self.spent_minor, &self.currency)
     }
 
-    /// How much is set aside.
+    /// Amount reserved.
     async fn reserved(&self) -> Money {
         Money::from_minor(self.reserved_minor, &self.currency)
     }
 
-    /// How much is left; negative when a soft limit was exceeded.
+    /// Amount left; negative when a soft limit is exceeded.
     async fn available(&self) -> Money {
         let taken = self.spent_minor.saturating_add(self.reserved_minor);
         Money::from_minor(self.limit_minor.saturating_sub(taken), &self.currency)
@@ -149,28 +149,28 @@ connections! {
 }
 
 entity! {
-    /// Something that was taken from a budget, set aside or given back.
+    /// An amount spent, reserved, settled or released.
     #[graphql(complex)]
     pub struct BudgetUsageRecord("budget_usage_records", read by BudgetRead) {
-        /// The id.
+        /// Unique id.
         pub id: BudgetUsageRecordId,
         /// The budget.
         #[graphql(skip)]
         pub budget_id: BudgetId,
-        /// Minor units.
+        /// In minor units.
         #[graphql(skip)]
         pub amount_minor: i64,
         /// The currency.
         #[graphql(skip)]
         pub currency: String,
-        /// What it did to the budget.
+        /// Effect on the budget.
         pub kind: BudgetUsageKind,
-        /// What took it.
+        /// Source of the usage.
         pub source: String,
         /// What it was taken for.
         #[graphql(skip)]
         pub resource_id: Option<Uuid>,
-        /// When.
+        /// Time of the usage.
         pub created_at: DateTime<Utc>,
     }
 }
@@ -178,13 +178,13 @@ entity! {
 listing! {
     BudgetUsageRecord: BudgetUsageRecordFilter, BudgetUsageRecordOrder by BudgetUsageRecordOrderField,
         default CreatedAt Desc;
-    /// What it did to the budget.
+    /// Effect on the budget.
     kind: BudgetUsageKindFilter;
-    /// What took it.
+    /// Source of the usage.
     source: StringFilter;
     /// Amount in minor units (cents).
     amount_minor: IntFilter;
-    /// Moment.
+    /// Time of the usage.
     created_at: DateTimeFilter, CreatedAt;
 }
 
@@ -198,7 +198,7 @@ impl BudgetUsageRecord {
             .ok_or_else(|| Error::internal("a usage record without its budget"))
     }
 
-    /// How much.
+    /// Amount.
     async fn amount(&self) -> Money {
         Money::from_minor(self.amount_minor, &self.currency)
     }

@@ -19,7 +19,6 @@ use crate::webhooks::signature::Secret;
 
 /// A variable: its name, its default and what it means.
 pub struct Variable {
-    /// The name.
     pub name: &'static str,
     /// The default, for people.
     pub default: &'static str,
@@ -154,7 +153,6 @@ pub enum Needs {
 /// The configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The environment.
     pub environment: Environment,
     /// Address to listen on.
     pub host: String,
@@ -162,9 +160,7 @@ pub struct Config {
     pub port: u16,
     /// Port of `/metrics`, if it has one of its own.
     pub metrics_port: Option<u16>,
-    /// The database.
     pub database: DatabaseConfig,
-    /// Limits of the pools.
     pub pool: PoolLimits,
     /// The signing keys.
     pub keys: KeysConfig,
@@ -180,7 +176,6 @@ pub struct Config {
     pub oauth_clients: Vec<String>,
     /// The data folder, when one is named.
     pub data_dir: Option<PathBuf>,
-    /// Webhooks.
     pub webhooks: WebhooksConfig,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,

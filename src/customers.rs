@@ -18,9 +18,9 @@ use crate::{connections, entity, listing, pg_enum};
 pg_enum! {
     /// The tier of a customer.
     pub enum AccountTier("tenantry.account_tier", AccountTierFilter) {
-        /// As everybody.
+        /// The default tier.
         Standard = "STANDARD",
-        /// Pays for more.
+        /// Pays for a higher level of service.
         Premium = "PREMIUM",
         /// Is served first.
         Vip = "VIP",
@@ -28,15 +28,15 @@ pg_enum! {
 }
 
 pg_enum! {
-    /// How a customer stands with the organization.
+    /// The standing of a customer.
     pub enum AccountStanding("tenantry.account_standing", AccountStandingFilter) {
-        /// Nothing to note.
+        /// No restrictions.
         Good = "GOOD",
-        /// To be looked at twice.
+        /// Requests need a second look.
         Watch = "WATCH",
-        /// Some things are not granted.
+        /// Some requests are refused.
         Restricted = "RESTRICTED",
-        /// Nothing is granted.
+        /// Every request is refused.
         Blocked = "BLOCKED",
     }
 }
@@ -45,22 +45,22 @@ entity! {
     /// A customer of the organization.
     #[graphql(complex)]
     pub struct Customer("customer_profiles", read by OrganizationRead, listed when "t.deleted_at is null") {
-        /// The id.
+        /// Unique id.
         pub id: CustomerId,
-        /// The user, where the customer has an account.
+        /// The user account; null when the customer has none.
         #[graphql(skip)]
         pub user_id: Option<UserId>,
-        /// The e-mail address.
+        /// E-mail address.
         pub email: String,
-        /// The full name.
+        /// Full name.
         pub name: String,
-        /// The telephone number.
+        /// Telephone number.
         pub phone: Option<String>,
-        /// Where the customer works.
+        /// Employer.
         pub company: Option<String>,
-        /// The tier.
+        /// Tier.
         pub tier: AccountTier,
-        /// The standing.
+        /// Standing.
         pub standing: AccountStanding,
         /// All the customer ever paid, in minor units.
         #[graphql(skip)]
@@ -68,15 +68,15 @@ entity! {
         /// The currency.
         #[graphql(skip)]
         pub currency: String,
-        /// What the customer prefers: language, channel and the like.
+        /// Preferences such as language and channel.
         pub preferences: serde_json::Value,
-        /// What helps to help: recent orders, notes and the like.
+        /// Context for support, such as recent orders and notes.
         pub context: serde_json::Value,
-        /// Grows by one with every change.
+        /// Version; incremented by every change.
         pub version: i32,
-        /// When the profile was made.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
-        /// When it last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }
@@ -91,9 +91,9 @@ listing! {
     tier: AccountTierFilter;
     /// Standing.
     standing: AccountStandingFilter;
-    /// User; `isNull: true` finds those without an account.
+    /// User account; `isNull: true` finds customers without one.
     user_id: IdFilter;
-    /// Moment the profile was made.
+    /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
 }
 
@@ -105,12 +105,12 @@ connections! {
         refunds -> Refund by "t.customer_id";
     }
 
-    /// The user, where the customer has an account.
+    /// The user account; null when the customer has none.
     async fn user(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
         Session::of(ctx)?.load_opt(self.user_id).await
     }
 
-    /// All the customer ever paid.
+    /// Total amount paid by the customer.
     async fn lifetime_value(&self) -> Money {
         Money::from_minor(self.lifetime_value_minor, &self.currency)
     }

@@ -15,85 +15,85 @@ use crate::tickets::Ticket;
 use crate::{entity, listing, pg_enum};
 
 pg_enum! {
-    /// How urgent an escalation is.
+    /// The priority of an escalation.
     pub enum EscalationPriority("tenantry.escalation_priority", EscalationPriorityFilter) {
-        /// Whenever there is time.
+        /// Can wait.
         Low = "LOW",
-        /// In its turn.
+        /// Handled in order.
         Normal = "NORMAL",
-        /// Before others.
+        /// Handled before others.
         High = "HIGH",
-        /// At once.
+        /// Handled at once.
         Urgent = "URGENT",
     }
 }
 
 pg_enum! {
-    /// The state of an escalation.
+    /// The status of an escalation.
     pub enum EscalationStatus("tenantry.escalation_status", EscalationStatusFilter) {
-        /// Nobody has it yet.
+        /// Not assigned yet.
         Open = "OPEN",
-        /// Somebody has it.
+        /// Assigned.
         Assigned = "ASSIGNED",
-        /// Being worked on.
+        /// In progress.
         InProgress = "IN_PROGRESS",
-        /// Settled.
+        /// Resolved.
         Resolved = "RESOLVED",
-        /// No longer needed.
+        /// Canceled.
         Cancelled = "CANCELLED",
     }
 }
 
 pg_enum! {
-    /// Why a ticket was escalated.
+    /// The reason of an escalation.
     pub enum EscalationReason("tenantry.escalation_reason", EscalationReasonFilter) {
-        /// An answer or solution is overdue.
+        /// A response or resolution is overdue.
         SlaBreach = "SLA_BREACH",
         /// The customer asked for it.
         CustomerRequest = "CUSTOMER_REQUEST",
-        /// It takes an expert.
+        /// The case needs an expert.
         TechnicalComplexity = "TECHNICAL_COMPLEXITY",
-        /// It takes an exception from the rules.
+        /// The case needs an exception from the rules.
         PolicyException = "POLICY_EXCEPTION",
-        /// The customer is important.
+        /// The customer is a VIP.
         HighValueCustomer = "HIGH_VALUE_CUSTOMER",
-        /// Anything else.
+        /// Any other case.
         Other = "OTHER",
     }
 }
 
 entity! {
-    /// A ticket that needs someone else.
+    /// The escalation of a ticket to somebody else.
     #[graphql(complex)]
     pub struct Escalation("escalations", read by OrganizationRead) {
-        /// The id.
+        /// Unique id.
         pub id: EscalationId,
         /// The ticket.
         #[graphql(skip)]
         pub ticket_id: TicketId,
-        /// Why.
+        /// Reason.
         pub reason: EscalationReason,
-        /// Why, in words.
+        /// Explanation of the reason.
         pub note: Option<String>,
-        /// How urgent it is.
+        /// Priority.
         pub priority: EscalationPriority,
-        /// The state.
+        /// Status.
         pub status: EscalationStatus,
         /// Who escalated.
         #[graphql(skip)]
         pub escalated_by: Option<UserId>,
-        /// Who has it.
+        /// The assigned representative.
         #[graphql(skip)]
         pub assigned_to: Option<RepresentativeId>,
-        /// How it was settled.
+        /// Resolution.
         pub resolution: Option<String>,
-        /// When it was settled.
+        /// Time of the resolution.
         pub resolved_at: Option<DateTime<Utc>>,
-        /// Grows by one with every change.
+        /// Version; incremented by every change.
         pub version: i32,
-        /// When it was escalated.
+        /// Time of the escalation.
         pub created_at: DateTime<Utc>,
-        /// When it last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }
@@ -102,13 +102,13 @@ listing! {
     Escalation: EscalationFilter, EscalationOrder by EscalationOrderField, default CreatedAt Desc;
     /// Reason.
     reason: EscalationReasonFilter;
-    /// Urgency.
+    /// Priority.
     priority: EscalationPriorityFilter;
-    /// State.
+    /// Status.
     status: EscalationStatusFilter;
-    /// Who has it; `isNull: true` finds what nobody has.
+    /// Assigned representative; `isNull: true` finds unassigned escalations.
     assigned_to_id: IdFilter = "assigned_to";
-    /// Moment of the escalation.
+    /// Time of the escalation.
     created_at: DateTimeFilter, CreatedAt;
 }
 
@@ -119,12 +119,12 @@ impl Escalation {
         Session::of(ctx)?.load(self.ticket_id).await?.ok_or_else(|| Error::internal("an escalation without its ticket"))
     }
 
-    /// Who escalated; null for the system.
+    /// The user who escalated; null for the system.
     async fn escalated_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
         Session::of(ctx)?.load_opt(self.escalated_by).await
     }
 
-    /// Who has it.
+    /// The assigned representative.
     async fn assigned_to(&self, ctx: &Context<'_>) -> Result<Option<Arc<Representative>>> {
         Session::of(ctx)?.load_opt(self.assigned_to).await
     }

@@ -14,7 +14,7 @@ use crate::representatives::Representative;
 use crate::{entity, listing, pg_enum};
 
 pg_enum! {
-    /// The length of a period of figures.
+    /// The length of a period of metrics.
     pub enum MetricPeriod("tenantry.metric_period", MetricPeriodFilter) {
         /// An hour.
         Hour = "HOUR",
@@ -28,52 +28,52 @@ pg_enum! {
 }
 
 pg_enum! {
-    /// Where figures go, against the period before.
+    /// The trend of a metric, compared with the previous period.
     pub enum PerformanceTrend("tenantry.performance_trend", PerformanceTrendFilter) {
-        /// Better.
+        /// Improving.
         Up = "UP",
-        /// Worse.
+        /// Declining.
         Down = "DOWN",
-        /// The same.
+        /// Stable.
         Flat = "FLAT",
     }
 }
 
 entity! {
-    /// What happened in the organization in a period.
+    /// Performance metrics of the organization in a period.
     #[graphql(complex)]
     pub struct PerformanceMetric("performance_metrics", read by MetricsRead) {
-        /// The id.
+        /// Unique id.
         pub id: PerformanceMetricId,
-        /// The length of the period.
+        /// Length of the period.
         pub period: MetricPeriod,
-        /// The beginning of the period, UTC.
+        /// Start of the period in UTC (inclusive).
         pub period_start: DateTime<Utc>,
-        /// How many tickets were opened.
+        /// Number of tickets created.
         pub tickets_opened: i32,
-        /// How many tickets were resolved.
+        /// Number of tickets resolved.
         pub tickets_resolved: i32,
-        /// How many tickets were escalated.
+        /// Number of tickets escalated.
         pub tickets_escalated: i32,
-        /// How many refunds were asked for.
+        /// Number of refunds requested.
         pub refunds_requested: i32,
-        /// How many refunds were paid.
+        /// Number of refunds paid.
         pub refunds_settled: i32,
-        /// Minor units.
+        /// In minor units.
         #[graphql(skip)]
         pub refund_total_minor: i64,
         /// The currency.
         #[graphql(skip)]
         pub currency: String,
-        /// How many messages were sent to customers.
+        /// Number of messages sent to customers.
         pub messages_sent: i32,
-        /// Time to the first answer, in seconds, on average.
+        /// Average time to the first response, in seconds.
         pub first_response_seconds_avg: Option<f64>,
-        /// Time to the solution, in seconds, on average.
+        /// Average time to the resolution, in seconds.
         pub resolution_seconds_avg: Option<f64>,
-        /// The same figures by category of ticket.
+        /// The metrics by category of ticket.
         pub by_category: serde_json::Value,
-        /// Against the period before.
+        /// Trend compared with the previous period.
         pub trend: PerformanceTrend,
     }
 }
@@ -83,38 +83,38 @@ listing! {
         default PeriodStart Desc;
     /// Length of the period.
     period: MetricPeriodFilter;
-    /// Beginning of the period.
+    /// Start of the period (inclusive).
     period_start: DateTimeFilter, PeriodStart;
 }
 
 #[ComplexObject]
 impl PerformanceMetric {
-    /// How much was paid back.
+    /// Amount refunded.
     async fn refund_total(&self) -> Money {
         Money::from_minor(self.refund_total_minor, &self.currency)
     }
 }
 
 entity! {
-    /// What a representative did in a period.
+    /// Performance metrics of a representative in a period.
     #[graphql(complex)]
     pub struct TeamPerformance("team_performance", read by MetricsRead) {
-        /// The id.
+        /// Unique id.
         pub id: TeamPerformanceId,
-        /// Whose figures.
+        /// The representative.
         #[graphql(skip)]
         pub representative_id: RepresentativeId,
-        /// The length of the period.
+        /// Length of the period.
         pub period: MetricPeriod,
-        /// The beginning of the period, UTC.
+        /// Start of the period in UTC (inclusive).
         pub period_start: DateTime<Utc>,
-        /// How many tickets they handled.
+        /// Number of tickets handled.
         pub tickets_handled: i32,
-        /// Time to the solution, in seconds, on average.
+        /// Average time to the resolution, in seconds.
         pub resolution_seconds_avg: Option<f64>,
-        /// How satisfied the customers were: 0 to 5, on average.
+        /// Average customer satisfaction, 0 to 5.
         pub satisfaction_score: Option<f64>,
-        /// Against the period before.
+        /// Trend compared with the previous period.
         pub trend: PerformanceTrend,
     }
 }
@@ -123,7 +123,7 @@ listing! {
     TeamPerformance: TeamPerformanceFilter, TeamPerformanceOrder by TeamPerformanceOrderField, default PeriodStart Desc;
     /// Length of the period.
     period: MetricPeriodFilter;
-    /// Beginning of the period.
+    /// Start of the period (inclusive).
     period_start: DateTimeFilter, PeriodStart;
     /// Representative.
     representative_id: IdFilter;
@@ -131,7 +131,7 @@ listing! {
 
 #[ComplexObject]
 impl TeamPerformance {
-    /// Whose figures.
+    /// The representative.
     async fn representative(&self, ctx: &Context<'_>) -> Result<Arc<Representative>> {
         Session::of(ctx)?
             .load(self.representative_id)

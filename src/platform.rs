@@ -57,20 +57,20 @@ pub struct PlatformQuery;
 
 #[Object]
 impl PlatformQuery {
-    /// What spans organizations. For superadmins; every use is recorded.
+    /// Data of all organizations. For superadmins; every access is recorded.
     async fn platform(&self) -> Platform {
         Platform
     }
 }
 
-/// What spans organizations.
+/// Data of all organizations.
 #[derive(Debug)]
 pub struct Platform;
 
 connections! {
-    /// What spans organizations. For superadmins; every use is recorded.
+    /// Data of all organizations. For superadmins; every access is recorded.
     Platform over read {
-        /// The webhook events of all organizations, and those of none.
+        /// The webhook events of all organizations, and those that belong to none.
         webhook_events -> WebhookEvent;
     }
 }

@@ -18,52 +18,52 @@ use crate::tickets::Ticket;
 use crate::{entity, listing, pg_enum};
 
 pg_enum! {
-    /// Why money goes back.
+    /// The reason of a refund.
     pub enum RefundReason("tenantry.refund_reason", RefundReasonFilter) {
-        /// The product does not work.
+        /// The product is defective.
         DefectiveProduct = "DEFECTIVE_PRODUCT",
-        /// The product is not what was promised.
+        /// The product is not as described.
         NotAsDescribed = "NOT_AS_DESCRIBED",
-        /// It came too late.
+        /// The delivery was late.
         LateDelivery = "LATE_DELIVERY",
-        /// It was paid twice.
+        /// The charge was a duplicate.
         DuplicateCharge = "DUPLICATE_CHARGE",
-        /// The service was bad.
+        /// The service was unsatisfactory.
         ServiceIssue = "SERVICE_ISSUE",
-        /// Out of kindness.
+        /// Goodwill.
         Goodwill = "GOODWILL",
-        /// Anything else.
+        /// Any other case.
         Other = "OTHER",
     }
 }
 
 pg_enum! {
-    /// The state of a refund.
+    /// The status of a refund.
     pub enum RefundStatus("tenantry.refund_status", RefundStatusFilter) {
-        /// Asked for.
+        /// Requested.
         Requested = "REQUESTED",
-        /// A person must decide.
+        /// Requires approval by a person.
         PendingApproval = "PENDING_APPROVAL",
-        /// Granted.
+        /// Approved.
         Approved = "APPROVED",
-        /// Not granted.
+        /// Denies.
         Denied = "DENIED",
-        /// Being paid.
+        /// Payment in progress.
         Processing = "PROCESSING",
         /// Paid.
         Settled = "SETTLED",
-        /// Could not be paid.
+        /// The payment failed.
         Failed = "FAILED",
-        /// Withdrawn.
+        /// Canceled.
         Cancelled = "CANCELLED",
     }
 }
 
 entity! {
-    /// Money that goes back to a customer.
+    /// A refund to a customer.
     #[graphql(complex)]
     pub struct Refund("refunds", read by BudgetRead) {
-        /// The id.
+        /// Unique id.
         pub id: RefundId,
         /// The ticket.
         #[graphql(skip)]
@@ -71,22 +71,22 @@ entity! {
         /// The customer.
         #[graphql(skip)]
         pub customer_id: CustomerId,
-        /// Minor units.
+        /// In minor units.
         #[graphql(skip)]
         pub amount_minor: i64,
         /// The currency.
         #[graphql(skip)]
         pub currency: String,
-        /// Why.
+        /// Reason.
         pub reason: RefundReason,
-        /// Why, in words.
+        /// Explanation of the reason.
         pub note: Option<String>,
-        /// The state.
+        /// Status.
         pub status: RefundStatus,
         /// Who asked for it.
         #[graphql(skip)]
         pub requested_by: Option<UserId>,
-        /// What was decided.
+        /// Status.
         pub decision: Option<DecisionAction>,
         /// The rule that decided.
         #[graphql(skip)]
@@ -94,24 +94,24 @@ entity! {
         /// The person who decided.
         #[graphql(skip)]
         pub decided_by: Option<UserId>,
-        /// How the decision came about.
+        /// Explanation of the decision.
         pub decision_explanation: Option<serde_json::Value>,
-        /// When it was decided.
+        /// Time of the decision.
         pub decided_at: Option<DateTime<Utc>>,
-        /// The budget it is paid from.
+        /// The budget that pays it.
         #[graphql(skip)]
         pub budget_id: Option<BudgetId>,
         /// Stripe's id of the refund.
         pub stripe_refund_id: Option<String>,
-        /// Why it could not be paid.
+        /// Reason of the failure.
         pub failure_reason: Option<String>,
-        /// When it was paid.
+        /// Time of payment.
         pub settled_at: Option<DateTime<Utc>>,
-        /// Grows by one with every change.
+        /// Version; incremented by every change.
         pub version: i32,
-        /// When it was asked for.
+        /// Time of the request.
         pub created_at: DateTime<Utc>,
-        /// When it last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }
@@ -120,7 +120,7 @@ listing! {
     Refund: RefundFilter, RefundOrder by RefundOrderField, default CreatedAt Desc;
     /// Reason.
     reason: RefundReasonFilter;
-    /// State.
+    /// Status.
     status: RefundStatusFilter;
     /// Customer.
     customer_id: IdFilter;
@@ -128,13 +128,13 @@ listing! {
     ticket_id: IdFilter;
     /// Amount in minor units (cents).
     amount_minor: IntFilter;
-    /// Moment it was asked for.
+    /// Time of the request.
     created_at: DateTimeFilter, CreatedAt;
 }
 
 #[ComplexObject]
 impl Refund {
-    /// How much.
+    /// Amount.
     async fn amount(&self) -> Money {
         Money::from_minor(self.amount_minor, &self.currency)
     }
@@ -149,22 +149,22 @@ impl Refund {
         Session::of(ctx)?.load(self.customer_id).await?.ok_or_else(|| Error::internal("a refund without its customer"))
     }
 
-    /// Who asked for it; null for the system.
+    /// The user who requested it; null for the system.
     async fn requested_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
         Session::of(ctx)?.load_opt(self.requested_by).await
     }
 
-    /// The rule that decided; null when a person did.
+    /// The deciding rule; null when a person decided.
     async fn decision_rule(&self, ctx: &Context<'_>) -> Result<Option<Arc<DecisionRule>>> {
         Session::of(ctx)?.load_opt(self.decision_rule_id).await
     }
 
-    /// The person who decided; null when a rule did.
+    /// The deciding user; null when a rule decided.
     async fn decided_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
         Session::of(ctx)?.load_opt(self.decided_by).await
     }
 
-    /// The budget it is paid from.
+    /// The budget that pays it.
     async fn budget(&self, ctx: &Context<'_>) -> Result<Option<Arc<Budget>>> {
         Session::of(ctx)?.load_opt(self.budget_id).await
     }

@@ -15,76 +15,76 @@ use crate::tickets::Ticket;
 use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
-    /// The rank of a representative.
+    /// The role of a representative.
     pub enum RepresentativeRole("tenantry.representative_role", RepresentativeRoleFilter) {
         /// Answers tickets.
         Agent = "AGENT",
-        /// Answers difficult ones.
+        /// Answers difficult tickets.
         SeniorAgent = "SENIOR_AGENT",
         /// Leads a team.
         TeamLead = "TEAM_LEAD",
-        /// Leads the leads.
+        /// Leads several teams.
         Supervisor = "SUPERVISOR",
     }
 }
 
 pg_enum! {
-    /// Whether a representative can take a ticket now.
+    /// The availability of a representative.
     pub enum RepresentativeStatus("tenantry.representative_status", RepresentativeStatusFilter) {
-        /// Can.
+        /// Available.
         Online = "ONLINE",
-        /// Soon again.
+        /// Away for a short time.
         Away = "AWAY",
-        /// Has enough to do.
+        /// At full capacity.
         Busy = "BUSY",
-        /// Cannot.
+        /// Unavailable.
         Offline = "OFFLINE",
     }
 }
 
 entity! {
-    /// Someone who works on tickets.
+    /// A person who works on tickets.
     #[graphql(complex)]
     pub struct Representative("representatives", read by OrganizationRead, listed when "t.deleted_at is null") {
-        /// The id.
+        /// Unique id.
         pub id: RepresentativeId,
         /// The user.
         #[graphql(skip)]
         pub user_id: UserId,
-        /// The rank.
+        /// Role.
         pub role: RepresentativeRole,
-        /// Whether they can take a ticket now.
+        /// Availability.
         pub status: RepresentativeStatus,
-        /// What they know.
+        /// Skills.
         pub skills: Vec<String>,
-        /// How many open tickets they take at once.
+        /// Maximum number of open tickets.
         pub capacity: i32,
-        /// Grows by one with every change.
+        /// Version; incremented by every change.
         pub version: i32,
-        /// Since when they work on tickets.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
-        /// When the row last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }
 
 listing! {
     Representative: RepresentativeFilter, RepresentativeOrder by RepresentativeOrderField, default CreatedAt Asc;
-    /// Rank.
+    /// Role.
     role: RepresentativeRoleFilter;
-    /// Whether they can take a ticket now.
+    /// Availability.
     status: RepresentativeStatusFilter;
     /// User.
     user_id: IdFilter;
-    /// Moment they began.
+    /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
 }
 
 connections! {
     Representative {
-        /// The tickets they work on.
+        /// The assigned tickets.
         tickets -> Ticket by "t.assignee_id";
-        /// Their performance by period. For members and above.
+        /// The performance metrics by period. For members and above.
         performance -> TeamPerformance by "t.representative_id";
     }
 

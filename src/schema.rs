@@ -45,7 +45,7 @@ pub struct Query(MembersQuery, OrganizationQuery, NodeQuery, PlatformQuery);
 #[derive(Debug, Default, MergedObject)]
 pub struct Mutation(OrganizationMutation, TicketMutation, WebhookMutation);
 
-/// The subscriptions of the API. (The type `Subscription` is what an organization pays for.)
+/// The subscriptions of the API. (The type `Subscription` is the paid plan of an organization.)
 #[derive(Default, MergedSubscription)]
 #[graphql(name = "SubscriptionRoot")]
 pub struct SubscriptionRoot(TicketSubscription, WebhookSubscription);

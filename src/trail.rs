@@ -17,7 +17,7 @@ use crate::id::{AuditLogId, Id, Identified, OrganizationId};
 /// What was done to what.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuditEntry {
-    /// What was done: `ticket.update`.
+    /// The action: `ticket.update`.
     pub action: Cow<'static, str>,
     /// The GraphQL type of the row it was done to.
     pub resource_type: &'static str,
@@ -38,7 +38,6 @@ impl AuditEntry {
 /// Where a request came from. Who made it, the transaction knows.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
-    /// The id of the request.
     pub request_id: &'a str,
     /// The address of the client.
     pub ip: Option<IpAddr>,

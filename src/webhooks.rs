@@ -27,7 +27,6 @@ pub struct Webhooks {
     pub db: Db,
     /// The time.
     pub clock: Clock,
-    /// The settings.
     pub settings: WebhooksConfig,
     /// The way into the inbox.
     pub inbox: inbox::Inbox,

@@ -16,7 +16,6 @@ pub struct TableInfo {
     name: String,
     /// `r` for an ordinary table, `p` for a partitioned one, `v` for a view and so on.
     pub kind: String,
-    /// The owner.
     pub owner: String,
     /// Whether this login may change it: it is the owner or a member of the owner.
     pub owned: bool,
@@ -47,7 +46,6 @@ pub struct TableInfo {
 /// A column.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Column {
-    /// Its name.
     pub name: String,
     /// Its type in SQL.
     pub data_type: String,
@@ -67,7 +65,6 @@ pub struct Key {
 /// A foreign key.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ForeignKey {
-    /// Its name.
     pub name: String,
     /// Columns of this table.
     pub columns: Vec<String>,

@@ -12,7 +12,6 @@ use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
 /// A plan that fits the database.
 #[derive(Clone, Debug)]
 pub struct Checked {
-    /// The plan.
     pub plan: Plan,
     /// The database.
     pub catalogue: Catalogue,

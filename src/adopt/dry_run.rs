@@ -26,7 +26,6 @@ pub struct DryRun {
     pub users: Vec<(String, i64)>,
     /// Some users whose organization is not known, with the reason.
     pub user_samples: Vec<Sample>,
-    /// The tables.
     pub tables: Vec<TableForecast>,
     /// Estimated seconds.
     pub seconds: f64,
@@ -37,7 +36,6 @@ pub struct DryRun {
 /// The forecast for a table.
 #[derive(Clone, Debug, Serialize)]
 pub struct TableForecast {
-    /// The table.
     pub table: String,
     /// All rows.
     pub rows: i64,
@@ -56,7 +54,6 @@ pub struct TableForecast {
 /// A row and why it would be reported.
 #[derive(Clone, Debug, Serialize, serde::Deserialize)]
 pub struct Sample {
-    /// Its key.
     pub key: String,
     /// Why it would be reported.
     pub reason: String,

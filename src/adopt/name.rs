@@ -8,9 +8,7 @@ use sha2::{Digest as _, Sha256};
 /// The schema and the name of a table, as in the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Relation {
-    /// The schema.
     pub schema: String,
-    /// The name.
     pub name: String,
 }
 

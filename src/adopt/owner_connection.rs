@@ -12,7 +12,7 @@ use crate::error::Code;
 
 /// How long a step is repeated after deadlocks and lock timeouts, unless a command says otherwise. The budget is time
 /// and not a number of attempts: on a busy machine the transactions that hold the locks take longer, too.
-pub const RETRY_FOR: Duration = Duration::from_secs(120);
+pub const RETRY_FOR: Duration = Duration::from_mins(2);
 /// Attempts to connect again, with growing pauses: about half a minute in all.
 const ATTEMPTS: u32 = 12;
 /// Attempts to get the lock of an adoption. The server notices a killed client only when it next writes to it.

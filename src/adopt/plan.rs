@@ -17,7 +17,6 @@ use super::{AdoptError, Result};
 pub struct Plan {
     /// The name of the adoption. Its state is recorded under it.
     pub name: String,
-    /// The users.
     pub users: Users,
     /// The organizations of the legacy database.
     pub organizations: Option<Organizations>,
@@ -70,14 +69,12 @@ impl Grant {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Users {
-    /// The table.
     pub table: Relation,
     /// Its key, one column.
     #[serde(default = "id")]
     pub id: String,
     /// The e-mail address.
     pub email: Option<String>,
-    /// The name.
     pub name: Option<String>,
     /// The id at the identity provider, if there is one.
     pub clerk_id: Option<String>,
@@ -105,7 +102,6 @@ fn id() -> String {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Organizations {
-    /// The table.
     pub table: Relation,
     /// Its key, one column.
     #[serde(default = "id")]
@@ -128,7 +124,6 @@ fn name() -> String {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memberships {
-    /// The table.
     pub table: Relation,
     /// The column with the user's key.
     pub user: String,
@@ -249,7 +244,6 @@ impl Workspaces {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
-    /// The table.
     pub table: Relation,
     /// The sources of the organization of a row. All sources with an answer must agree, else the row is reported.
     pub organization: Vec<Source>,

@@ -16,7 +16,6 @@ const API: &str = "(select r.oid from pg_roles r
 /// A policy that applies to the API's roles: for PUBLIC, or for a role whose rights they inherit.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct OpenPolicy {
-    /// Its name.
     pub name: String,
     /// The role of the API that it applies to.
     pub for_whom: String,

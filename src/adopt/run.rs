@@ -44,7 +44,6 @@ pub struct Summary {
     pub name: String,
     /// Organizations of the legacy database that were made.
     pub organizations: u64,
-    /// The users.
     pub users: UserCounts,
     /// The tables, in the order they were filled.
     pub tables: Vec<TableCounts>,
@@ -78,7 +77,6 @@ impl UserCounts {
 /// Rows of one table.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct TableCounts {
-    /// The table.
     pub table: String,
     /// Rows that this run gave an organization.
     pub assigned: u64,

@@ -123,4 +123,21 @@ mod tests {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn every_command_and_option_has_its_help() {
+        use clap::CommandFactory as _;
+        let mut open = vec![Cli::command()];
+        let mut missing = Vec::new();
+        while let Some(command) = open.pop() {
+            let name = command.get_name().to_owned();
+            if command.get_about().is_none() {
+                missing.push(name.clone());
+            }
+            let bare = command.get_arguments().filter(|argument| argument.get_help().is_none());
+            missing.extend(bare.map(|argument| format!("{name} {}", argument.get_id())));
+            open.extend(command.get_subcommands().cloned());
+        }
+        assert!(missing.is_empty(), "without help: {missing:?}");
+    }
 }

@@ -8,7 +8,6 @@ use crate::error::Result;
 /// Why a role must not be used for the API, or cannot be used for the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleFinding {
-    /// The role.
     pub role: String,
     /// What is wrong with it and what to do.
     pub problem: String,

@@ -8,13 +8,13 @@ use crate::organizations::OrganizationPlan;
 use crate::pg_enum;
 
 pg_enum! {
-    /// What a flag is for.
+    /// The kind of a feature flag.
     pub enum FlagKind("tenantry.flag_kind", FlagKindFilter) {
-        /// Brings something new to some, then to all.
+        /// Rolls out a feature step by step.
         Release = "RELEASE",
-        /// Gives what a plan pays for.
+        /// Grants a feature of a plan.
         Entitlement = "ENTITLEMENT",
-        /// Switches something off in an emergency: off here is off for everybody.
+        /// Switches a feature off in an emergency, for everybody.
         KillSwitch = "KILL_SWITCH",
     }
 }
@@ -34,7 +34,7 @@ pg_enum! {
 pub struct Definition {
     /// The key.
     pub key: String,
-    /// What it is for.
+    /// Purpose.
     pub kind: FlagKind,
     /// The value when nothing else decides.
     pub default_enabled: bool,
@@ -53,9 +53,9 @@ pub struct Definition {
 /// What the organization said.
 #[derive(Clone, Copy, Debug)]
 pub struct Override {
-    /// The value.
+    /// Value.
     pub enabled: bool,
-    /// Whether it holds although the plan does not have the flag.
+    /// Whether the override applies although the plan does not include the flag.
     pub exceeds_plan: bool,
     /// Until when it holds.
     pub expires_at: Option<DateTime<Utc>>,
@@ -72,20 +72,20 @@ pub struct Subject<'a> {
     pub plan: OrganizationPlan,
 }
 
-/// What decided.
+/// Reason of the evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, async_graphql::Enum)]
 pub enum FlagReason {
-    /// The kill switch is off for everybody.
+    /// The kill switch is off.
     KillSwitch,
-    /// It is too early or too late.
+    /// The time is outside of the flag's schedule.
     Schedule,
-    /// The plan does not have it.
+    /// The plan does not include the flag.
     Plan,
-    /// The organization said so.
+    /// The organization's override decides.
     Override,
-    /// The share of the rollout.
+    /// The rollout percentage decides.
     Rollout,
-    /// Nothing else decided.
+    /// The default applies.
     Default,
 }
 

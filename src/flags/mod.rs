@@ -15,35 +15,35 @@ use crate::error::Result;
 use crate::graphql::session::Session;
 use crate::organizations::OrganizationPlan;
 
-/// A feature flag as it is decided for an organization now.
+/// The evaluation of a feature flag for the organization at this moment.
 #[derive(Clone, Debug, SimpleObject)]
 pub struct FeatureFlag {
-    /// The key that programs ask for.
+    /// Key, for programs.
     pub key: String,
-    /// The name that people read.
+    /// Name, for people.
     pub name: String,
-    /// What it switches.
+    /// Description of what the flag controls.
     pub description: Option<String>,
-    /// What it is for.
+    /// Purpose.
     pub kind: FlagKind,
-    /// Whether it is on.
+    /// Whether the flag is on.
     pub enabled: bool,
-    /// What decided.
+    /// Reason of the evaluation.
     pub reason: FlagReason,
-    /// The organization's override, if it has one.
+    /// The organization's override; null when it has none.
     pub r#override: Option<FeatureFlagOverride>,
 }
 
-/// What an organization said about a flag.
+/// The override of a feature flag by an organization.
 #[derive(Clone, Debug, SimpleObject)]
 pub struct FeatureFlagOverride {
-    /// The value.
+    /// Value.
     pub enabled: bool,
-    /// Whether it holds although the plan does not have the flag.
+    /// Whether the override applies although the plan does not include the flag.
     pub exceeds_plan: bool,
-    /// Until when it holds; null for ever.
+    /// Expiry; null means never.
     pub expires_at: Option<DateTime<Utc>>,
-    /// Why.
+    /// Reason.
     pub reason: Option<String>,
 }
 

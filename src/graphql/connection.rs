@@ -92,7 +92,7 @@ impl<E: Listed + ObjectType> Connection<E> {
         &self.page.rows
     }
 
-    /// Where this page lies in the list.
+    /// The position of this page in the list.
     async fn page_info(&self) -> PageInfo {
         // Looking in the other direction would cost a statement; a page that was reached by a cursor has one.
         let has_cursor = self.plan.keyset.is_some();
@@ -135,7 +135,7 @@ impl<E: Listed> TypeName for Edge<E> {
 /// A row and its cursor.
 #[Object(name_type)]
 impl<E: Listed + OutputType> Edge<E> {
-    /// For `after` and `before`.
+    /// Cursor for `after` and `before`.
     async fn cursor(&self) -> &str {
         &self.cursor
     }
@@ -146,7 +146,7 @@ impl<E: Listed + OutputType> Edge<E> {
     }
 }
 
-/// Where a page lies in its list.
+/// The position of a page in its list.
 #[derive(Clone, Debug, SimpleObject)]
 pub struct PageInfo {
     /// Whether rows follow this page.

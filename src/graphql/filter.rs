@@ -383,7 +383,7 @@ impl Comparator for IdFilter {
 #[macro_export]
 macro_rules! enum_filter {
     ($name:ident, $filter:ident) => {
-        #[doc = concat!("Conditions on a `", stringify!($name), "`; all given conditions must hold.")]
+        #[doc = concat!("Conditions on `", stringify!($name), "` values; all given conditions must hold.")]
         #[derive(Clone, Debug, Default, async_graphql::InputObject)]
         pub struct $filter {
             /// Equals this value.

@@ -42,7 +42,7 @@ macro_rules! listing {
             $field:ident : $comparator:ty $(= $column:literal)? $(, $variant:ident)? ;
         )+
     ) => {
-        #[doc = concat!("Conditions on a `", stringify!($entity), "`; all given conditions must hold.")]
+        #[doc = concat!("Conditions on `", stringify!($entity), "` rows; all given conditions must hold.")]
         #[derive(Clone, Debug, Default, async_graphql::InputObject)]
         pub struct $filter {
             $( $(#[doc = $doc])* $(#[graphql($($graphql)*)])? pub $field: Option<$comparator>, )+
@@ -89,7 +89,7 @@ macro_rules! listing {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, async_graphql::Enum)]
         pub enum $order_field { $( $($doc)* $variant, )+ }
 
-        #[doc = concat!("One step of the order of a `", stringify!($entity), "` list.")]
+        #[doc = concat!("One step of the order of a list of `", stringify!($entity), "`.")]
         #[derive(Clone, Copy, Debug, async_graphql::InputObject)]
         pub struct $order {
             /// The field to order by.

@@ -100,7 +100,7 @@ impl MutationInfo {
 pub struct Ran<T> {
     /// The row that was made or changed, now or when the same request was first made.
     pub id: Option<Id<T>>,
-    /// Why nothing was done.
+    /// Errors of the input; empty on success.
     pub user_errors: Vec<UserError>,
 }
 

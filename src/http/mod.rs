@@ -32,7 +32,6 @@ const GRACE: Duration = Duration::from_secs(20);
 pub struct Edge {
     /// What sessions are made of.
     pub services: Arc<Services>,
-    /// The schema.
     pub schemas: Schemas,
     /// Parsed and checked documents.
     pub documents: Documents,
@@ -51,11 +50,8 @@ pub struct Edge {
 pub struct EdgeSettings {
     /// Whether this is a development server, whose errors say more.
     pub development: bool,
-    /// `INTROSPECTION`.
     pub introspection: bool,
-    /// `GRAPHIQL`.
     pub graphiql: bool,
-    /// `CORS_ORIGINS`.
     pub cors_origins: Vec<String>,
     /// Which of the process's ports serve `/metrics`.
     pub metrics: MetricsRoute,

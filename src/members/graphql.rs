@@ -15,7 +15,7 @@ pub struct MembersQuery;
 
 #[Object]
 impl MembersQuery {
-    /// The user behind the token. Works before an organization is chosen.
+    /// The user of the token. Available before an organization is chosen.
     async fn viewer(&self, ctx: &Context<'_>) -> Result<Viewer> {
         let session = Session::of(ctx)?;
         let identity = session.identity()?;
@@ -29,14 +29,14 @@ impl MembersQuery {
     }
 }
 
-/// The user behind the token.
+/// The user of the token.
 #[derive(Debug)]
 pub struct Viewer {
     row: ViewerRow,
     impersonator: Option<String>,
 }
 
-/// The user behind the token.
+/// The user of the token.
 #[Object]
 impl Viewer {
     /// The user.
@@ -53,13 +53,13 @@ impl Viewer {
         }
     }
 
-    /// The identity provider's id of whoever acts in the place of the user; null when the user acts themselves.
+    /// The identity provider's id of the impersonator; null when the user acts in person.
     async fn impersonator(&self) -> Option<&str> {
         self.impersonator.as_deref()
     }
 
-    /// What the viewer may do in the organization of the request; empty before one is chosen. An impersonator may not do
-    /// what is guarded.
+    /// The actions that the viewer may take in the organization of the request; empty before one is chosen. Guarded
+    /// actions are left out while somebody impersonates the user.
     async fn permissions(&self, ctx: &Context<'_>) -> Result<Vec<Action>> {
         let role = self.role(ctx).await?;
         let restricted = Session::of(ctx)?.is_restricted();
@@ -73,7 +73,7 @@ impl Viewer {
         self.row.is_superadmin
     }
 
-    /// The organizations the viewer is a member of: what `X-Organization-Id` may name.
+    /// The viewer's memberships, whose organizations `X-Organization-Id` may name.
     async fn memberships(&self) -> &[ViewerMembership] {
         &self.row.memberships
     }
@@ -81,7 +81,7 @@ impl Viewer {
 
 #[ComplexObject]
 impl User {
-    /// What the user is in the organization of the request; null when nothing any more.
+    /// The user's role in the organization of the request; null when the user has none.
     async fn role(&self, ctx: &Context<'_>) -> Result<Option<crate::members::UserRole>> {
         Session::of(ctx)?.loader(super::roles::UserRoles::new).try_load(self.id).await.map_err(Error::internal)?
     }
@@ -89,7 +89,7 @@ impl User {
 
 #[ComplexObject]
 impl OrganizationMember {
-    /// Whose membership this is.
+    /// The member's user.
     async fn user(&self, ctx: &Context<'_>) -> Result<Arc<User>> {
         Session::of(ctx)?.load(self.user_id).await?.ok_or_else(|| Error::internal("a member without a visible user"))
     }
@@ -97,7 +97,7 @@ impl OrganizationMember {
 
 #[ComplexObject]
 impl Invitation {
-    /// Who sent it.
+    /// The user who sent it.
     async fn invited_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
         Session::of(ctx)?.load_opt(self.invited_by).await
     }

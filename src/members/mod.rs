@@ -21,51 +21,51 @@ pub use graphql::MembersQuery;
 enum_filter!(MemberRole, MemberRoleFilter);
 
 pg_enum! {
-    /// What a user is in an organization, derived from their profile, representative and member rows.
+    /// The kind of a user in an organization, derived from the customer profile, representative and membership.
     pub enum UserRole("tenantry.user_role", UserRoleFilter) {
-        /// Has a customer profile only.
+        /// A customer.
         Customer = "CUSTOMER",
-        /// Works on tickets.
+        /// A representative.
         Representative = "REPRESENTATIVE",
-        /// Administers the organization.
+        /// An administrator.
         Admin = "ADMIN",
     }
 }
 
 entity! {
-    /// A person, known by their account with the identity provider. Visible to those who share an organization.
+    /// A person with an account at the identity provider. Visible to those who share an organization.
     #[graphql(complex)]
     pub struct User(global "users", read by OrganizationRead, listed when "t.deleted_at is null") {
-        /// The id.
+        /// Unique id.
         pub id: UserId,
         /// The identity provider's id of the user.
         #[graphql(skip)]
         pub clerk_id: String,
-        /// The primary e-mail address; null where the identity provider has none.
+        /// Primary e-mail address; null when the identity provider has none.
         pub email: Option<String>,
-        /// The full name.
+        /// Full name.
         pub name: String,
-        /// Where the picture is.
+        /// URL of the picture.
         pub avatar_url: Option<String>,
     }
 }
 
 entity! {
-    /// A user's membership in this organization.
+    /// The membership of a user in the organization.
     #[graphql(complex)]
     pub struct OrganizationMember(
         "organization_members", read by OrganizationRead, listed when "t.deleted_at is null"
     ) {
-        /// The id.
+        /// Unique id.
         pub id: OrganizationMemberId,
-        /// Whose membership.
+        /// The member's user.
         #[graphql(skip)]
         pub user_id: UserId,
-        /// What they may do.
+        /// Role.
         pub role: MemberRole,
-        /// When they joined.
+        /// Time of joining.
         pub created_at: DateTime<Utc>,
-        /// When the membership last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }
@@ -77,49 +77,50 @@ listing! {
     role: MemberRoleFilter;
     /// User.
     user_id: IdFilter;
-    /// Moment they joined.
+    /// Time of joining.
     created_at: DateTimeFilter, CreatedAt;
 }
 
 entity! {
-    /// An invitation to join the organization: good once, until it ends or is withdrawn. Its secret is never shown.
+    /// An invitation to join the organization. It can be accepted once, until it expires or is revoked. Its secret is
+    /// never shown.
     #[graphql(complex)]
     pub struct Invitation("invitations", read by InvitationRead) {
-        /// The id.
+        /// Unique id.
         pub id: InvitationId,
-        /// The address it was sent to.
+        /// E-mail address of the invited person.
         pub email: String,
-        /// The role it gives.
+        /// Role that the invitation grants.
         pub role: MemberRole,
-        /// Who sent it.
+        /// The user who sent it.
         #[graphql(skip)]
         pub invited_by: Option<UserId>,
-        /// When it ends.
+        /// Expiry.
         pub expires_at: DateTime<Utc>,
-        /// When it was used.
+        /// Time of acceptance.
         pub accepted_at: Option<DateTime<Utc>>,
-        /// When it was withdrawn.
+        /// Time of revocation; null while in force.
         pub revoked_at: Option<DateTime<Utc>>,
-        /// When it was sent.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
     }
 }
 
 listing! {
     Invitation: InvitationFilter, InvitationOrder by InvitationOrderField, default CreatedAt Desc;
-    /// Address.
+    /// E-mail address.
     email: StringFilter;
     /// Role.
     role: MemberRoleFilter;
-    /// Moment it ends.
+    /// Expiry.
     expires_at: DateTimeFilter;
-    /// Moment it was used.
+    /// Time of acceptance.
     accepted_at: DateTimeFilter;
-    /// Moment it was sent.
+    /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
 }
 
-/// An organization among the viewer's memberships, before one was chosen.
+/// A membership of the viewer.
 #[derive(Clone, Debug, SimpleObject)]
 pub struct ViewerMembership {
     /// The organization.
@@ -128,14 +129,14 @@ pub struct ViewerMembership {
     pub role: MemberRole,
 }
 
-/// Enough of an organization to choose it by.
+/// The essentials of an organization, to choose it by.
 #[derive(Clone, Debug, SimpleObject)]
 pub struct OrganizationSummary {
-    /// The id, for `X-Organization-Id`.
+    /// Id, for `X-Organization-Id`.
     pub id: OrganizationId,
-    /// The name.
+    /// Name.
     pub name: String,
-    /// The slug, for `X-Organization-Id`.
+    /// Slug, for `X-Organization-Id`.
     pub slug: String,
     /// The identity provider's id, which development tokens carry.
     #[graphql(skip)]

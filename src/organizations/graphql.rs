@@ -44,13 +44,13 @@ connections! {
         members -> OrganizationMember;
         /// The invitations. For administrators.
         invitations -> Invitation;
-        /// Those who work on tickets.
+        /// The representatives, who work on tickets.
         representatives -> Representative;
         /// The customers.
         customers -> Customer;
-        /// The support tickets.
+        /// The tickets.
         tickets -> Ticket;
-        /// The escalations of tickets.
+        /// The escalations.
         escalations -> Escalation;
         /// The refunds. For members and above.
         refunds -> Refund;
@@ -58,50 +58,50 @@ connections! {
         budgets -> Budget;
         /// The AI agents. For members and above.
         agent_configurations -> AgentConfiguration;
-        /// Performance figures by period. For members and above.
+        /// The performance metrics by period. For members and above.
         performance_metrics -> PerformanceMetric;
-        /// Performance figures by representative and period. For members and above.
+        /// The performance metrics by representative and period. For members and above.
         team_performance -> TeamPerformance;
         /// The API keys, without their secrets. For administrators.
         api_keys -> ApiKey;
-        /// Who did what. For administrators.
+        /// The audit log. For administrators.
         audit_logs -> AuditLog;
-        /// The webhook events that concern this organization. For administrators.
+        /// The webhook events of the organization. For administrators.
         webhook_events -> WebhookEvent;
     }
 
-    /// Every feature flag as it is decided for this organization now.
+    /// Every feature flag, evaluated for the organization at this moment.
     async fn feature_flags(&self, ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
         flags::feature_flags(ctx).await
     }
 
-    /// The subscription; null for an organization that never had one.
+    /// The subscription; null when the organization never had one.
     async fn subscription(&self, ctx: &Context<'_>) -> Result<Option<Subscription>> {
         billing::subscription(Session::of(ctx)?).await
     }
 }
 
-/// What to change in the organization; what is left out stays.
+/// The changes of an organization. Omitted fields stay as they are.
 #[derive(Clone, Debug, InputObject)]
 pub struct OrganizationUpdateInput {
-    /// The name: 1 to 200 characters.
+    /// Name: 1 to 200 characters.
     pub name: Option<String>,
-    /// What the organization does: at most 100 characters; null or "" removes it.
+    /// Industry: at most 100 characters; null or "" removes it.
     pub industry: MaybeUndefined<String>,
-    /// Where its customers write to; null removes it.
+    /// E-mail address for customers; null removes it.
     pub support_email: MaybeUndefined<String>,
-    /// Settings of the clients, replaced as a whole: a JSON object of at most 64 KiB.
+    /// Settings of client applications, replaced as a whole: a JSON object of at most 64 KiB.
     pub settings: Option<serde_json::Value>,
-    /// Refuse with `VERSION_CONFLICT` unless the organization is at this version.
+    /// The version that the change is based on; another current version gives `VERSION_CONFLICT`.
     pub expected_version: Option<i32>,
 }
 
 /// The result of `organizationUpdate`.
 #[derive(Debug, SimpleObject)]
 pub struct OrganizationUpdatePayload {
-    /// The organization as it is now; null when it was not changed.
+    /// The updated organization; null when there are errors.
     pub organization: Option<Arc<Organization>>,
-    /// Why it was not changed.
+    /// Errors of the input; empty on success.
     pub user_errors: Vec<UserError>,
 }
 
@@ -111,7 +111,7 @@ pub struct OrganizationMutation;
 
 #[Object]
 impl OrganizationMutation {
-    /// Changes the organization of the request.
+    /// Updates the organization of the request.
     async fn organization_update(
         &self,
         ctx: &Context<'_>,

@@ -17,31 +17,31 @@ use crate::id::{OrganizationId, marker};
 use crate::{entity, pg_enum};
 
 pg_enum! {
-    /// What an organization may use.
+    /// The plan of an organization.
     pub enum OrganizationPlan("tenantry.organization_plan", OrganizationPlanFilter) {
-        /// Without a subscription.
+        /// No subscription.
         Free = "FREE",
         /// The smallest paid plan.
         Starter = "STARTER",
         /// For growing teams.
         Pro = "PRO",
-        /// Everything.
+        /// All features.
         Enterprise = "ENTERPRISE",
     }
 }
 
 pg_enum! {
-    /// The state of an organization.
+    /// The status of an organization.
     pub enum OrganizationStatus("tenantry.organization_status", OrganizationStatusFilter) {
-        /// In good order.
+        /// In good standing.
         Active = "ACTIVE",
-        /// In its trial.
+        /// In a trial period.
         Trialing = "TRIALING",
         /// A payment is overdue.
         PastDue = "PAST_DUE",
-        /// Stopped until the matter is settled.
+        /// Access is suspended.
         Suspended = "SUSPENDED",
-        /// Has left.
+        /// The organization has left.
         Churned = "CHURNED",
     }
 }
@@ -50,27 +50,27 @@ entity! {
     /// An organization: the tenant that everything else belongs to.
     #[graphql(complex)]
     pub struct Organization(global "organizations", read by OrganizationRead, listed when "t.deleted_at is null") {
-        /// The id.
+        /// Unique id.
         pub id: OrganizationId,
-        /// The name.
+        /// Name.
         pub name: String,
-        /// The name in addresses: lower case letters, digits and hyphens.
+        /// Name in URLs: lower case letters, digits and hyphens.
         pub slug: String,
-        /// The state.
+        /// Status.
         pub status: OrganizationStatus,
-        /// Whether this is one person's own workspace.
+        /// Whether the organization is a personal workspace.
         pub is_personal: bool,
-        /// What the organization does.
+        /// Industry.
         pub industry: Option<String>,
-        /// Where its customers write to.
+        /// E-mail address for customers.
         pub support_email: Option<String>,
-        /// Settings of the clients; their keys are the clients' own.
+        /// Settings of client applications, as a JSON object.
         pub settings: serde_json::Value,
-        /// Grows by one with every change: give it as `expectedVersion`.
+        /// Version; incremented by every change. Pass it as `expectedVersion`.
         pub version: i32,
-        /// When it was made.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
-        /// When it last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }

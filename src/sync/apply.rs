@@ -45,7 +45,6 @@ pub struct InboxEvent {
 pub struct ApplyContext<'a> {
     /// The time.
     pub clock: &'a Clock,
-    /// The settings.
     pub settings: &'a SyncSettings,
     /// The object as the provider has it now, after an [`EventOutcome::Refetch`].
     pub fetched: Option<&'a Fetched>,

@@ -20,7 +20,7 @@ use crate::tickets::{Ticket, TicketCategory, TicketMessage, TicketPriority, Tick
 
 connections! {
     Ticket {
-        /// The messages, oldest first. Viewers do not see notes.
+        /// The messages, oldest first. Viewers do not see internal notes.
         messages -> TicketMessage by "t.ticket_id";
         /// The escalations.
         escalations -> Escalation by "t.ticket_id";
@@ -28,22 +28,22 @@ connections! {
         refunds -> Refund by "t.ticket_id";
     }
 
-    /// Whose ticket this is.
+    /// The customer.
     async fn customer(&self, ctx: &Context<'_>) -> Result<Option<Arc<Customer>>> {
         Session::of(ctx)?.load_opt(self.customer_id).await
     }
 
-    /// Who works on it.
+    /// The assigned representative.
     async fn assignee(&self, ctx: &Context<'_>) -> Result<Option<Arc<Representative>>> {
         Session::of(ctx)?.load_opt(self.assignee_id).await
     }
 
-    /// The ticket this one was merged into.
+    /// The ticket that this one was merged into.
     async fn merged_into(&self, ctx: &Context<'_>) -> Result<Option<Arc<Ticket>>> {
         Session::of(ctx)?.load_opt(self.merged_into_id).await
     }
 
-    /// The states the ticket can go to from here.
+    /// The statuses that the ticket can change to.
     async fn next_statuses(&self) -> &'static [TicketStatus] {
         self.status.next()
     }
@@ -56,104 +56,106 @@ impl TicketMessage {
         Session::of(ctx)?.load(self.ticket_id).await?.ok_or_else(|| Error::internal("a message without its ticket"))
     }
 
-    /// The user who wrote it; null for customers and the system.
+    /// The author; null for customers and the system.
     async fn author(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
         Session::of(ctx)?.load_opt(self.author_user_id).await
     }
 
-    /// The customer who wrote it; null for users and the system.
+    /// The authoring customer; null for users and the system.
     async fn customer_author(&self, ctx: &Context<'_>) -> Result<Option<Arc<Customer>>> {
         Session::of(ctx)?.load_opt(self.author_customer_id).await
     }
 }
 
-/// A ticket to open.
+/// The fields of a new ticket.
 #[derive(Clone, Debug, InputObject)]
 pub struct TicketCreateInput {
-    /// What it is about, in one line: 1 to 300 characters.
+    /// Subject: 1 to 300 characters.
     pub subject: String,
-    /// What it is about, in full: at most 50,000 characters.
+    /// Description: at most 50,000 characters.
     pub description: Option<String>,
-    /// How urgent it is; NORMAL unless said otherwise.
+    /// Priority; NORMAL by default.
     pub priority: Option<TicketPriority>,
-    /// What kind of matter it is; OTHER unless said otherwise.
+    /// Category; OTHER by default.
     pub category: Option<TicketCategory>,
-    /// Labels: at most 50, each of 1 to 50 characters.
+    /// Tags: at most 50, each of 1 to 50 characters.
     pub tags: Option<Vec<String>>,
-    /// Whose ticket it is.
+    /// The customer.
     pub customer_id: Option<CustomerId>,
-    /// Who is to work on it.
+    /// The representative to assign.
     pub assignee_id: Option<RepresentativeId>,
-    /// Makes repeating this request harmless: the same key with the same input gives the ticket made the first time.
+    /// Idempotency key, 1 to 255 characters: a repeated request with the same key and input returns the ticket of the
+    /// first.
     pub idempotency_key: Option<String>,
 }
 
-/// What to change in a ticket; what is left out stays.
+/// The changes of a ticket. Omitted fields stay as they are.
 #[derive(Clone, Debug, InputObject)]
 pub struct TicketUpdateInput {
     /// The ticket.
     pub id: TicketId,
-    /// What it is about, in one line: 1 to 300 characters.
+    /// Subject: 1 to 300 characters.
     pub subject: Option<String>,
-    /// What it is about, in full: at most 50,000 characters.
+    /// Description: at most 50,000 characters.
     pub description: Option<String>,
-    /// The state to go to: one of `nextStatuses`.
+    /// The new status: one of `nextStatuses`.
     pub status: Option<TicketStatus>,
-    /// How urgent it is; due times are measured anew.
+    /// Priority; the due times are computed anew.
     pub priority: Option<TicketPriority>,
-    /// What kind of matter it is.
+    /// Category.
     pub category: Option<TicketCategory>,
-    /// Labels, replaced as a whole: at most 50, each of 1 to 50 characters.
+    /// Tags, replaced as a whole: at most 50, each of 1 to 50 characters.
     pub tags: Option<Vec<String>>,
-    /// Whose ticket it is; null takes the customer away.
+    /// The customer; null removes the customer.
     pub customer_id: MaybeUndefined<CustomerId>,
-    /// Who works on it; null takes it from everybody.
+    /// The representative to assign; null unassigns the ticket.
     pub assignee_id: MaybeUndefined<RepresentativeId>,
-    /// Refuse with `VERSION_CONFLICT` unless the ticket is at this version.
+    /// The version that the change is based on; another current version gives `VERSION_CONFLICT`.
     pub expected_version: Option<i32>,
-    /// Makes repeating this request harmless: the same key with the same input changes nothing again.
+    /// Idempotency key, 1 to 255 characters: a repeated request with the same key and input changes nothing.
     pub idempotency_key: Option<String>,
 }
 
-/// A message to write.
+/// The fields of a new message.
 #[derive(Clone, Debug, InputObject)]
 pub struct TicketMessageAddInput {
     /// The ticket.
     pub ticket_id: TicketId,
-    /// The text: 1 to 50,000 characters.
+    /// Text: 1 to 50,000 characters.
     pub body: String,
-    /// Whether it is a note that only the team sees; false unless said otherwise.
+    /// Whether the message is an internal note; false by default.
     pub is_internal: Option<bool>,
-    /// Makes repeating this request harmless: the same key with the same input gives the message made the first time.
+    /// Idempotency key, 1 to 255 characters: a repeated request with the same key and input returns the message of the
+    /// first.
     pub idempotency_key: Option<String>,
 }
 
 /// The result of `ticketCreate`.
 #[derive(Debug, SimpleObject)]
 pub struct TicketCreatePayload {
-    /// The new ticket; null when none was opened.
+    /// The new ticket; null when there are errors.
     pub ticket: Option<Arc<Ticket>>,
-    /// Why none was opened.
+    /// Errors of the input; empty on success.
     pub user_errors: Vec<UserError>,
 }
 
 /// The result of `ticketUpdate`.
 #[derive(Debug, SimpleObject)]
 pub struct TicketUpdatePayload {
-    /// The ticket as it is now; null when it was not changed.
+    /// The updated ticket; null when there are errors.
     pub ticket: Option<Arc<Ticket>>,
-    /// Why it was not changed.
+    /// Errors of the input; empty on success.
     pub user_errors: Vec<UserError>,
 }
 
 /// The result of `ticketMessageAdd`.
 #[derive(Debug, SimpleObject)]
 pub struct TicketMessageAddPayload {
-    /// The new message; null when none was written.
+    /// The new message; null when there are errors.
     pub message: Option<Arc<TicketMessage>>,
-    /// The ticket as it is now; null when no message was written.
+    /// The updated ticket; null when there are errors.
     pub ticket: Option<Arc<Ticket>>,
-    /// Why none was written.
+    /// Errors of the input; empty on success.
     pub user_errors: Vec<UserError>,
 }
 
@@ -163,19 +165,19 @@ pub struct TicketMutation;
 
 #[Object]
 impl TicketMutation {
-    /// Opens a ticket.
+    /// Creates a ticket.
     async fn ticket_create(&self, ctx: &Context<'_>, input: TicketCreateInput) -> Result<TicketCreatePayload> {
         let ran = mutation::run(ctx, input).await?;
         Ok(TicketCreatePayload { ticket: Session::of(ctx)?.load_opt(ran.id).await?, user_errors: ran.user_errors })
     }
 
-    /// Changes a ticket: its status, its priority, its assignee, its texts.
+    /// Updates a ticket.
     async fn ticket_update(&self, ctx: &Context<'_>, input: TicketUpdateInput) -> Result<TicketUpdatePayload> {
         let ran = mutation::run(ctx, input).await?;
         Ok(TicketUpdatePayload { ticket: Session::of(ctx)?.load_opt(ran.id).await?, user_errors: ran.user_errors })
     }
 
-    /// Adds a message to the customer, or an internal note.
+    /// Adds a message to the customer, or an internal note, to a ticket.
     async fn ticket_message_add(
         &self,
         ctx: &Context<'_>,
@@ -195,7 +197,7 @@ impl TicketMutation {
 /// A change of a ticket.
 #[derive(Debug, SimpleObject)]
 pub struct TicketChange {
-    /// The ticket as it is now.
+    /// The current ticket.
     pub ticket: Arc<Ticket>,
 }
 
@@ -205,10 +207,11 @@ pub struct TicketSubscription;
 
 #[Subscription]
 impl TicketSubscription {
-    /// Tells of every ticket of the organization that is opened or changed, by whichever instance of the server.
     ///
-    /// The ticket is read when the change is told, under the subscriber's own rights: several quick changes may arrive
-    /// as the same latest state.
+    /// Emits every ticket of the organization that is created or changed.
+    ///
+    /// The ticket is read when it is sent, under the subscriber's own permissions: several quick changes may arrive as
+    /// the same latest state.
     async fn ticket_changed(
         &self,
         ctx: &Context<'_>,

@@ -34,50 +34,50 @@ entity! {
     /// A support ticket.
     #[graphql(complex)]
     pub struct Ticket("tickets", read by OrganizationRead) {
-        /// The id.
+        /// Unique id.
         pub id: TicketId,
-        /// Counts from 1 in each organization: what people call the ticket by.
+        /// Number, counted from 1 in each organization.
         pub number: i64,
-        /// Whose ticket.
+        /// The customer.
         #[graphql(skip)]
         pub customer_id: Option<CustomerId>,
-        /// Who works on it.
+        /// The assigned representative.
         #[graphql(skip)]
         pub assignee_id: Option<RepresentativeId>,
-        /// What it is about, in one line.
+        /// Subject.
         pub subject: String,
-        /// What it is about, in full.
+        /// Description.
         pub description: String,
-        /// The state.
+        /// Status.
         pub status: TicketStatus,
-        /// How urgent it is.
+        /// Priority.
         pub priority: TicketPriority,
-        /// What kind of matter it is.
+        /// Category.
         pub category: TicketCategory,
-        /// Free labels.
+        /// Tags.
         pub tags: Vec<String>,
-        /// When the first answer is due.
+        /// Due time of the first response.
         pub first_response_due_at: Option<DateTime<Utc>>,
-        /// When the solution is due.
+        /// Due time of the resolution.
         pub resolution_due_at: Option<DateTime<Utc>>,
-        /// When the first answer was given.
+        /// Time of the first response.
         pub first_responded_at: Option<DateTime<Utc>>,
-        /// When it was solved.
+        /// Time of the resolution.
         pub resolved_at: Option<DateTime<Utc>>,
-        /// When it was closed.
+        /// Time of closing.
         pub closed_at: Option<DateTime<Utc>>,
-        /// Since when the clocks of the service level stand still; null while they run.
+        /// Start of the current pause of the service level; null while its clock runs.
         pub sla_paused_at: Option<DateTime<Utc>>,
-        /// How long the clocks have stood still before, in seconds.
+        /// Length of the past pauses of the service level, in seconds.
         pub sla_paused_seconds: i32,
-        /// The ticket this one was merged into.
+        /// The ticket that this one was merged into.
         #[graphql(skip)]
         pub merged_into_id: Option<TicketId>,
-        /// Grows by one with every change: give it as `expectedVersion`.
+        /// Version; incremented by every change. Pass it as `expectedVersion`.
         pub version: i32,
-        /// When it was opened.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
-        /// When it last changed.
+        /// Time of the last change.
         pub updated_at: DateTime<Utc>,
     }
 }
@@ -86,59 +86,59 @@ listing! {
     Ticket: TicketFilter, TicketOrder by TicketOrderField, default CreatedAt Desc;
     /// Number.
     number: IntFilter, Number;
-    /// State.
+    /// Status.
     status: TicketStatusFilter, Status;
-    /// Urgency.
+    /// Priority.
     priority: TicketPriorityFilter, Priority;
-    /// Kind of matter.
+    /// Category.
     category: TicketCategoryFilter;
-    /// Who works on it; `isNull: true` finds what nobody works on.
+    /// Assigned representative; `isNull: true` finds unassigned tickets.
     assignee_id: IdFilter;
     /// Customer.
     customer_id: IdFilter;
-    /// Line that says what it is about.
+    /// Subject.
     subject: StringFilter;
-    /// Moment it was opened.
+    /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
-    /// Moment it last changed.
+    /// Time of the last change.
     updated_at: DateTimeFilter, UpdatedAt;
-    /// Moment the solution is due.
+    /// Due time of the resolution.
     resolution_due_at: DateTimeFilter, ResolutionDueAt;
 }
 
 entity! {
-    /// A message on a ticket, or a note that only the team sees.
+    /// A message on a ticket, or an internal note.
     #[graphql(complex)]
     pub struct TicketMessage(
         "ticket_messages", read by OrganizationRead, hidden when "t.is_internal" unless TicketNoteRead
     ) {
-        /// The id.
+        /// Unique id.
         pub id: TicketMessageId,
         /// The ticket.
         #[graphql(skip)]
         pub ticket_id: TicketId,
-        /// The user who wrote it.
+        /// The author, when a user wrote it.
         #[graphql(skip)]
         pub author_user_id: Option<UserId>,
-        /// The customer who wrote it.
+        /// The author, when a customer wrote it.
         #[graphql(skip)]
         pub author_customer_id: Option<CustomerId>,
-        /// Whether it is a note that customers and viewers do not see.
+        /// Whether the message is an internal note, hidden from customers and viewers.
         pub is_internal: bool,
-        /// The text.
+        /// Text.
         pub body: String,
-        /// When it was written.
+        /// Time of creation.
         pub created_at: DateTime<Utc>,
     }
 }
 
 listing! {
     TicketMessage: TicketMessageFilter, TicketMessageOrder by TicketMessageOrderField, default CreatedAt Asc;
-    /// Whether it is a note of the team.
+    /// Whether the message is an internal note.
     is_internal: BooleanFilter;
-    /// User who wrote it.
+    /// The author.
     author_user_id: IdFilter;
-    /// Moment it was written.
+    /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
 }
 

@@ -5,51 +5,51 @@ use chrono::{DateTime, Duration, Utc};
 use crate::pg_enum;
 
 pg_enum! {
-    /// The state of a ticket.
+    /// The status of a ticket.
     pub enum TicketStatus("tenantry.ticket_status", TicketStatusFilter) {
-        /// Nobody has answered yet.
+        /// No response yet.
         New = "NEW",
-        /// Being worked on.
+        /// In progress.
         Open = "OPEN",
-        /// Waiting for the customer; the clocks of the service level stand still.
+        /// Waiting for the customer; the service level is paused.
         PendingCustomer = "PENDING_CUSTOMER",
-        /// Waiting for something else; the clocks of the service level stand still.
+        /// Waiting for something else; the service level is paused.
         OnHold = "ON_HOLD",
-        /// Solved, as far as the representative knows. A reply opens it again.
+        /// Resolved by the representative. A reply reopens the ticket.
         Resolved = "RESOLVED",
-        /// Done for good.
+        /// Closed; cannot be reopened.
         Closed = "CLOSED",
     }
 }
 
 pg_enum! {
-    /// How urgent a ticket is.
+    /// The priority of a ticket.
     pub enum TicketPriority("tenantry.ticket_priority", TicketPriorityFilter) {
-        /// Whenever there is time.
+        /// Can wait.
         Low = "LOW",
-        /// In its turn.
+        /// Handled in order.
         Normal = "NORMAL",
-        /// Before others.
+        /// Handled before others.
         High = "HIGH",
-        /// At once.
+        /// Handled at once.
         Urgent = "URGENT",
     }
 }
 
 pg_enum! {
-    /// What a ticket is about.
+    /// The category of a ticket.
     pub enum TicketCategory("tenantry.ticket_category", TicketCategoryFilter) {
         /// Invoices and payments.
         Billing = "BILLING",
-        /// Something does not work.
+        /// A malfunction.
         TechnicalIssue = "TECHNICAL_ISSUE",
         /// Access and profile.
         Account = "ACCOUNT",
-        /// An order or delivery.
+        /// Orders and deliveries.
         Order = "ORDER",
-        /// A wish.
+        /// A request for a new feature.
         FeatureRequest = "FEATURE_REQUEST",
-        /// Anything else.
+        /// Any other case.
         Other = "OTHER",
     }
 }
@@ -113,17 +113,17 @@ impl TicketPriority {
 /// The times of a ticket that follow from its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clocks {
-    /// When the first answer is due.
+    /// Due time of the first response.
     pub first_response_due_at: Option<DateTime<Utc>>,
-    /// When the solution is due.
+    /// Due time of the resolution.
     pub resolution_due_at: Option<DateTime<Utc>>,
     /// Since when the clocks stand still.
     pub sla_paused_at: Option<DateTime<Utc>>,
     /// How long they have stood still before, in seconds.
     pub sla_paused_seconds: i32,
-    /// When it was solved.
+    /// Time of the resolution.
     pub resolved_at: Option<DateTime<Utc>>,
-    /// When it was closed.
+    /// Time of closing.
     pub closed_at: Option<DateTime<Utc>>,
 }
 

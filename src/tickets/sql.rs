@@ -11,19 +11,17 @@ use crate::tickets::{Clocks, TicketCategory, TicketPriority, TicketStatus};
 /// A ticket to insert.
 #[derive(Clone, Debug)]
 pub struct TicketRow {
-    /// The id.
+    /// Unique id.
     pub id: TicketId,
     /// From [`next_number`].
     pub number: i64,
-    /// Whose ticket.
     pub customer_id: Option<CustomerId>,
-    /// Who works on it.
+    /// The assigned representative.
     pub assignee_id: Option<RepresentativeId>,
     /// 1 to 300 characters.
     pub subject: String,
     /// At most 50,000 characters.
     pub description: String,
-    /// The state.
     pub status: TicketStatus,
     /// The urgency.
     pub priority: TicketPriority,
@@ -81,15 +79,13 @@ pub async fn insert_ticket(tx: &mut TenantTx, row: &TicketRow, now: DateTime<Utc
 /// What deciding about a change needs to know.
 #[derive(Clone, Debug)]
 pub struct LockedTicket {
-    /// The state.
     pub status: TicketStatus,
     /// The urgency.
     pub priority: TicketPriority,
-    /// The version.
     pub version: i32,
     /// Set when the ticket was merged away.
     pub merged_into_id: Option<TicketId>,
-    /// When it was opened.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
     /// The times.
     pub clocks: Clocks,
@@ -128,11 +124,8 @@ pub async fn lock_ticket(tx: &mut TenantTx, id: TicketId) -> Result<Option<Locke
 /// What to write; `None` leaves a column as it is.
 #[derive(Clone, Debug)]
 pub struct TicketUpdate {
-    /// What it is about, in one line.
     pub subject: Option<String>,
-    /// What it is about, in full.
     pub description: Option<String>,
-    /// The state.
     pub status: TicketStatus,
     /// The urgency.
     pub priority: TicketPriority,

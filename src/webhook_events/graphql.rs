@@ -19,7 +19,7 @@ use crate::id::{WebhookEventId, marker};
 use crate::platform;
 use crate::webhook_events::{WebhookEvent, sql};
 
-/// An event to work on again.
+/// The webhook event to replay.
 #[derive(Clone, Debug, InputObject)]
 pub struct WebhookEventReplayInput {
     /// The event.
@@ -29,9 +29,9 @@ pub struct WebhookEventReplayInput {
 /// The result of `webhookEventReplay`.
 #[derive(Debug, SimpleObject)]
 pub struct WebhookEventReplayPayload {
-    /// The event as it is now; null when there is none such.
+    /// The replayed event; null when there are errors.
     pub webhook_event: Option<Arc<WebhookEvent>>,
-    /// Why nothing was done.
+    /// Errors of the input; empty on success.
     pub user_errors: Vec<UserError>,
 }
 
@@ -41,9 +41,8 @@ pub struct WebhookMutation;
 
 #[Object]
 impl WebhookMutation {
-    /// Has an event worked on again, whatever became of it. Its effect is that of the first time or none: an event that
-    /// is older than what is known changes nothing. Administrators replay the events of their organization, superadmins
-    /// all.
+    /// Replays a webhook event, whatever its status. Replaying is idempotent, and an event older than the current state
+    /// changes nothing. Administrators replay events of their organization, superadmins any.
     async fn webhook_event_replay(
         &self,
         ctx: &Context<'_>,
@@ -111,10 +110,10 @@ async fn replay_any(session: &Session, id: WebhookEventId) -> Result<Option<Webh
     Ok(event)
 }
 
-/// What became of a webhook event.
+/// The status of a webhook event.
 #[derive(Debug, SimpleObject)]
 pub struct WebhookDelivery {
-    /// The event as it is now.
+    /// The current event.
     pub webhook_event: Arc<WebhookEvent>,
 }
 
@@ -124,7 +123,8 @@ pub struct WebhookSubscription;
 
 #[Subscription]
 impl WebhookSubscription {
-    /// Tells of every webhook event of the organization when it was worked on, well or not. For administrators.
+    /// Emits every webhook event of the organization after an attempt to apply it, successful or not. For
+    /// administrators.
     async fn webhook_delivery(&self, ctx: &Context<'_>) -> Result<impl Stream<Item = Result<WebhookDelivery>>> {
         follow::<marker::WebhookEvent, _>(ctx, None, |webhook_event| WebhookDelivery { webhook_event }).await
     }

@@ -16,7 +16,7 @@ use crate::id::{OrganizationId, WebhookEventId};
 use crate::{entity, listing, pg_enum};
 
 pg_enum! {
-    /// Who sent a webhook.
+    /// The sender of a webhook.
     pub enum WebhookSource("tenantry.webhook_source", WebhookSourceFilter) {
         /// The identity provider.
         Clerk = "CLERK",
@@ -26,52 +26,52 @@ pg_enum! {
 }
 
 pg_enum! {
-    /// What became of a webhook event.
+    /// The status of a webhook event.
     pub enum WebhookStatus("tenantry.webhook_status", WebhookStatusFilter) {
-        /// Stored, not yet looked at.
+        /// Received, not yet applied.
         Received = "RECEIVED",
-        /// Its effect is in the database.
+        /// Applied.
         Applied = "APPLIED",
-        /// Nothing to do: an unknown type, or older than what is known.
+        /// Ignored: of an unknown type, or older than the current state.
         Ignored = "IGNORED",
-        /// Failed, and will be tried again.
+        /// Failed; will be retried.
         Failed = "FAILED",
-        /// Failed too often; waits for a person.
+        /// Failed too often; needs a manual replay.
         Dead = "DEAD",
     }
 }
 
 entity! {
-    /// An event that a provider told of.
+    /// A webhook event of a provider.
     pub struct WebhookEvent("webhook_events", read by WebhookRead) {
-        /// The id.
+        /// Unique id.
         pub id: WebhookEventId,
-        /// Who sent it.
+        /// The user who sent it.
         pub source: WebhookSource,
         /// The sender's id of the event.
         pub event_id: String,
         /// The sender's type of the event.
         #[graphql(name = "type")]
         pub event_type: String,
-        /// The sender's id of what the event is about.
+        /// The sender's id of the object that the event is about.
         #[graphql(name = "object")]
         pub object_id: Option<String>,
-        /// Whose event it is, when known.
+        /// The organization that the event belongs to; null when unknown.
         pub organization_id: Option<OrganizationId>,
-        /// What became of it.
+        /// Status.
         pub status: WebhookStatus,
-        /// How often it was tried.
+        /// Number of attempts.
         pub attempts: i32,
-        /// Why there was nothing to do, or that the last try failed; what failed in it is told to superadmins.
+        /// Why the event was ignored, or that the last attempt failed. Superadmins see the cause.
         #[graphql(name = "error")]
         pub last_error: Option<String> = "last_error" platform "coalesce(t.cause, t.last_error)",
-        /// When the sender made it.
+        /// Time of creation by the sender.
         pub event_created_at: Option<DateTime<Utc>>,
-        /// When it was received.
+        /// Time of receipt.
         pub received_at: DateTime<Utc>,
-        /// When it was applied, or found to need nothing.
+        /// Time when the event was applied or ignored.
         pub processed_at: Option<DateTime<Utc>>,
-        /// When it last failed.
+        /// Time of the last failed attempt.
         pub failed_at: Option<DateTime<Utc>>,
     }
 }
@@ -80,17 +80,17 @@ listing! {
     WebhookEvent: WebhookEventFilter, WebhookEventOrder by WebhookEventOrderField, default ReceivedAt Desc;
     /// Sender.
     source: WebhookSourceFilter;
-    /// Sender's type.
+    /// The sender's type of the event.
     #[graphql(name = "type")]
     event_type: StringFilter;
-    /// What became of it.
+    /// Status.
     status: WebhookStatusFilter;
-    /// Sender's id of what it is about.
+    /// The sender's id of the object.
     #[graphql(name = "object")]
     object_id: StringFilter;
-    /// Number of tries.
+    /// Number of attempts.
     attempts: IntFilter;
-    /// Moment it was received.
+    /// Time of receipt.
     received_at: DateTimeFilter, ReceivedAt;
 }
 

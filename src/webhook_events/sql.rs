@@ -22,7 +22,6 @@ pub struct Selection {
     pub statuses: Vec<WebhookStatus>,
     /// About this object of the sender.
     pub object: Option<String>,
-    /// Of this type.
     pub event_type: Option<String>,
     /// Received from here on.
     pub since: Option<DateTime<Utc>>,
@@ -34,35 +33,34 @@ pub struct Selection {
 #[derive(Clone, Debug, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListedEvent {
-    /// The id.
+    /// Unique id.
     #[serde(serialize_with = "as_text")]
     pub id: WebhookEventId,
-    /// Who sent it.
+    /// The user who sent it.
     pub source: WebhookSource,
     /// The sender's id of the event.
     pub event_id: String,
     /// The sender's type of the event.
     #[serde(rename = "type")]
     pub event_type: String,
-    /// The sender's id of what the event is about.
+    /// The sender's id of the object that the event is about.
     #[serde(rename = "object")]
     pub object_id: Option<String>,
-    /// What became of it.
     pub status: WebhookStatus,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: i32,
     /// Why the last try failed, or why there was nothing to do.
     #[serde(rename = "error")]
     pub last_error: Option<String>,
     /// The organization's slug, when known.
     pub organization: Option<String>,
-    /// When the sender made it.
+    /// Time of creation by the sender.
     pub event_created_at: Option<DateTime<Utc>>,
-    /// When it was received.
+    /// Time of receipt.
     pub received_at: DateTime<Utc>,
     /// When it was applied or ignored.
     pub processed_at: Option<DateTime<Utc>>,
-    /// When it last failed.
+    /// Time of the last failed attempt.
     pub failed_at: Option<DateTime<Utc>>,
     /// When it is tried next, if it waits.
     pub next_attempt_at: DateTime<Utc>,

@@ -84,7 +84,6 @@ pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>
 
 /// An event that was applied or ignored.
 pub(super) struct ProcessedEvent {
-    /// The event.
     pub id: WebhookEventId,
     /// APPLIED or IGNORED.
     pub status: WebhookStatus,
@@ -124,7 +123,6 @@ pub(super) async fn mark_processed(
 
 /// An attempt that failed.
 pub(super) struct FailedAttempt<'a> {
-    /// The event.
     pub id: WebhookEventId,
     /// FAILED or DEAD.
     pub status: WebhookStatus,

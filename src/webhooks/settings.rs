@@ -9,7 +9,6 @@ use crate::webhooks::signature::Secret;
 pub struct WebhooksConfig {
     clerk_secrets: Vec<Secret>,
     stripe_secrets: Vec<Secret>,
-    /// The settings of the sync.
     pub sync: SyncSettings,
 }
 

@@ -44,7 +44,6 @@ pub(super) struct Field {
     pub(super) type_name: String,
     /// Whether the type is a list.
     pub(super) list: bool,
-    /// The arguments' types.
     pub(super) arguments: HashMap<String, Type>,
 }
 
@@ -60,7 +59,6 @@ pub(super) struct Input {
 /// A field of an input object.
 #[derive(Debug)]
 pub(super) struct InputField {
-    /// The type.
     pub(super) ty: Type,
     /// Whether it must be given.
     pub(super) required: bool,

@@ -54,7 +54,6 @@ struct Document {
 /// One operation of a document, with the fragments it uses and nothing else.
 #[derive(Debug)]
 pub(super) struct Operation {
-    /// The name.
     pub(super) name: Option<Name>,
     /// Query, mutation or subscription.
     pub(super) ty: OperationType,

@@ -73,7 +73,6 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// An operation that may be executed.
 pub(super) struct Admitted {
-    /// The operation.
     pub(super) operation: Arc<Operation>,
     /// Whose it is.
     pub(super) session: Arc<Session>,

@@ -79,9 +79,7 @@ pub(super) struct Shape {
     pub(super) selections: u64,
     /// Fields on the level of the selection set itself.
     pub(super) fields_here: u64,
-    /// Aliases.
     pub(super) aliases: u64,
-    /// Directives.
     pub(super) directives: u64,
     /// Levels of fields.
     pub(super) depth: u64,

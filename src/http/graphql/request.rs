@@ -15,7 +15,6 @@ pub(super) struct Params {
     pub(super) query: String,
     /// Which of its operations.
     pub(super) operation_name: Option<String>,
-    /// Its variables.
     pub(super) variables: Variables,
 }
 

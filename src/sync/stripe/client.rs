@@ -45,7 +45,6 @@ pub struct StripeClient(Client);
 /// A page of a list.
 #[derive(Debug)]
 pub struct ObjectPage {
-    /// Its objects.
     pub objects: Vec<Value>,
     /// The id after which the next page begins, if there is one.
     pub next: Option<String>,

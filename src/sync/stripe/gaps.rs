@@ -58,7 +58,6 @@ pub struct MissingEvent {
 /// The missing events, and what is reported of them.
 #[derive(Debug)]
 pub struct Gaps {
-    /// The report.
     pub report: GapReport,
     /// The events that are not in the inbox, by Stripe's id, newest first.
     pub lost: Vec<(String, Value)>,

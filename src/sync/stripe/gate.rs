@@ -21,7 +21,6 @@ const CLOSED: Duration = Duration::from_secs(30);
 /// An object as the provider answered.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// The object.
     pub object: Value,
     /// When it was asked for. The object is at least as new.
     pub asked_at: DateTime<Utc>,

@@ -74,9 +74,7 @@ pub struct Difference {
 pub struct Stray {
     /// The subscription at Stripe.
     pub subscription: String,
-    /// Its customer.
     pub customer: Option<String>,
-    /// Its status.
     pub status: Option<String>,
     /// The organization's slug, when it has a row.
     pub organization: Option<String>,
@@ -89,9 +87,7 @@ pub struct Reconciliation<'a> {
     pub db: &'a Db,
     /// The time.
     pub clock: &'a Clock,
-    /// The settings.
     pub settings: &'a SyncSettings,
-    /// Stripe.
     pub stripe: &'a StripeClient,
     /// Whether nothing is repaired.
     pub dry_run: bool,

@@ -487,6 +487,7 @@ async fn a_lock_that_is_not_to_be_had_is_given_up() {
     let mut session = session(&database).await;
     session.retry_for = Duration::from_secs(2);
     let error = adopt::run(&mut session, plan("bots"), &options, &Clock::System).await.expect_err("locked");
+    session.close().await;
     assert!(error.code() == "LOCKED" && error.to_string().contains("pg_stat_activity"), "{error}");
     assert_same(&before, &catalogue(&mut database.superuser().await).await);
     holder.commit().await.expect("commit");

@@ -66,6 +66,8 @@ create index customer_profiles_created_at_idx on tenantry.customer_profiles (org
 create index customer_profiles_updated_at_idx on tenantry.customer_profiles (organization_id, updated_at, id);
 create index customer_profiles_name_idx on tenantry.customer_profiles (organization_id, name, id);
 create index customer_profiles_email_idx on tenantry.customer_profiles (organization_id, email, id);
+create index customer_profiles_email_order_idx on tenantry.customer_profiles
+    (organization_id, (email is null), (case when email is null then '' else email end), id);
 create index customer_profiles_tier_idx on tenantry.customer_profiles (organization_id, tier, created_at, id);
 create index customer_profiles_lifetime_value_idx on tenantry.customer_profiles (organization_id, lifetime_value_minor, id);
 create trigger touch_updated_at before update on tenantry.customer_profiles for each row execute function tenantry.touch_updated_at();
@@ -167,7 +169,9 @@ create index tickets_priority_idx on tenantry.tickets (organization_id, priority
 create index tickets_category_idx on tenantry.tickets (organization_id, category, created_at, id);
 create index tickets_assignee_id_idx on tenantry.tickets (organization_id, assignee_id, created_at, id);
 create index tickets_customer_id_idx on tenantry.tickets (organization_id, customer_id, created_at, id);
-create index tickets_resolution_due_at_idx on tenantry.tickets (organization_id, resolution_due_at, id);
+create index tickets_resolution_due_at_idx on tenantry.tickets
+    (organization_id, (resolution_due_at is null),
+     (case when resolution_due_at is null then '-infinity'::timestamptz else resolution_due_at end), id);
 create index tickets_merged_into_id_idx on tenantry.tickets (organization_id, merged_into_id) where merged_into_id is not null;
 create trigger touch_updated_at before update on tenantry.tickets for each row execute function tenantry.touch_updated_at();
 

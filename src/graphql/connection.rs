@@ -198,7 +198,7 @@ macro_rules! connections {
                     before: Option<String>,
                     #[graphql(name = "where", desc = "Only rows that meet these conditions.")]
                     filter: Option<Box<<$row as $crate::graphql::listing::Listed>::Filter>>,
-                    #[graphql(desc = "The order: at most 5 steps, the most important first. Ties are ordered by id.")]
+                    #[graphql(desc = "The order: at most 5 steps, the most important first. Ties are in a stable order.")]
                     order_by: Option<Vec<<$row as $crate::graphql::listing::Listed>::Order>>,
                 ) -> $crate::error::Result<$crate::graphql::connection::Connection<$row>> {
                     let args = $crate::graphql::plan::ListArgs { first, after, last, before, filter, order_by };

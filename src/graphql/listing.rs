@@ -16,6 +16,8 @@ pub trait Listed: Entity {
     const DEFAULT_ORDER: (Self::OrderField, Direction);
     /// The fields of `orderBy`, each with its column.
     const ORDERED: &'static [(&'static str, &'static str)];
+    /// The field that orders rows that are equal in this one, where an index has it so; otherwise the id does.
+    fn tie_breaker(field: Self::OrderField) -> Option<Self::OrderField>;
     /// The column behind a field.
     fn order_column(field: Self::OrderField) -> OrderColumn;
     /// The value of a field in this row.
@@ -23,7 +25,8 @@ pub trait Listed: Entity {
 }
 
 /// Declares how an entity is listed. Each line is a field of `where` and, after the comma, of `orderBy`; both take its
-/// description. A column with another name than the field is given behind `=`. Only indexed columns belong here.
+/// description. A column with another name than the field is given behind `=`. Only indexed columns belong here. `Status then
+/// CreatedAt` orders rows of one status by their creation, as the index does, before the id does.
 ///
 /// ```text
 /// listing! {
@@ -39,7 +42,7 @@ macro_rules! listing {
         $(
             $(#[doc = $doc:literal])*
             $(#[graphql($($graphql:tt)*)])?
-            $field:ident : $comparator:ty $(= $column:literal)? $(, $variant:ident)? ;
+            $field:ident : $comparator:ty $(= $column:literal)? $(, $variant:ident $(then $tie:ident)?)? ;
         )+
     ) => {
         #[doc = concat!("Conditions on `", stringify!($entity), "` rows; all given conditions must hold.")]
@@ -69,7 +72,7 @@ macro_rules! listing {
 
         $crate::listing! {
             @order [$entity $filter $order $order_field $default $direction] {}
-            $( [$($variant)?] $field [$($column)?] [$(#[doc = $doc])*] )+
+            $( [$($variant [$($tie)?])?] $field [$($column)?] [$(#[doc = $doc])*] )+
         }
     };
     (@column $field:ident []) => { concat!("t.", stringify!($field)) };
@@ -78,12 +81,12 @@ macro_rules! listing {
     (@order $names:tt { $($done:tt)* } [] $field:ident $column:tt $docs:tt $($rest:tt)*) => {
         $crate::listing! { @order $names { $($done)* } $($rest)* }
     };
-    (@order $names:tt { $($done:tt)* } [$variant:ident] $field:ident $column:tt $docs:tt $($rest:tt)*) => {
-        $crate::listing! { @order $names { $($done)* ($variant $field $column $docs) } $($rest)* }
+    (@order $names:tt { $($done:tt)* } [$variant:ident $tie:tt] $field:ident $column:tt $docs:tt $($rest:tt)*) => {
+        $crate::listing! { @order $names { $($done)* ($variant $tie $field $column $docs) } $($rest)* }
     };
     (
         @order [$entity:ident $filter:ident $order:ident $order_field:ident $default:ident $direction:ident]
-        { $( ($variant:ident $field:ident $column:tt [$($doc:tt)*]) )+ }
+        { $( ($variant:ident [$($tie:ident)?] $field:ident $column:tt [$($doc:tt)*]) )+ }
     ) => {
         #[doc = concat!("Fields that a list of `", stringify!($entity), "` can be ordered by.")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, async_graphql::Enum)]
@@ -113,6 +116,15 @@ macro_rules! listing {
                 ($order_field::$default, $crate::graphql::order::Direction::$direction);
             const ORDERED: &'static [(&'static str, &'static str)] =
                 &[$( (stringify!($variant), $crate::listing!(@column $field $column)), )+];
+
+            fn tie_breaker(field: $order_field) -> Option<$order_field> {
+                match field {
+                    $( $order_field::$variant => {
+                        let tie: &[$order_field] = &[$( $order_field::$tie )?];
+                        tie.first().copied()
+                    } )+
+                }
+            }
 
             fn order_column(field: $order_field) -> $crate::graphql::order::OrderColumn {
                 match field {

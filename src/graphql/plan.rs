@@ -104,12 +104,18 @@ impl<E: Listed> ListArgs<E> {
     /// # Errors
     /// [`Error::Invalid`] for sizes out of range, both directions at once and bad filters, [`Error::InvalidCursor`].
     pub fn plan(self, organization: Uuid, scope: Scope) -> Result<(Cursors<E>, ListPlan)> {
-        let order: Order<E> = match self.order_by {
+        let mut order: Order<E> = match self.order_by {
             Some(order) if !order.is_empty() => order.into_iter().map(Into::into).collect(),
             _ => vec![E::DEFAULT_ORDER],
         };
         if order.len() > MAX_ORDER {
             return Err(Error::invalid("orderBy", format!("An order has at most {MAX_ORDER} steps.")));
+        }
+        // Of more steps no index knows the order anyway.
+        if let [(field, direction)] = order[..]
+            && let Some(tie) = E::tie_breaker(field)
+        {
+            order.push((tie, direction));
         }
         let (limit, backward) = match (self.first, self.last) {
             (Some(_), Some(_)) => {

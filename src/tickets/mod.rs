@@ -87,9 +87,9 @@ listing! {
     /// Number.
     number: IntFilter, Number;
     /// Status.
-    status: TicketStatusFilter, Status;
+    status: TicketStatusFilter, Status then CreatedAt;
     /// Priority.
-    priority: TicketPriorityFilter, Priority;
+    priority: TicketPriorityFilter, Priority then CreatedAt;
     /// Category.
     category: TicketCategoryFilter;
     /// Assigned representative; `isNull: true` finds unassigned tickets.

@@ -5,6 +5,7 @@
 mod denial;
 mod isolation;
 mod listings;
+mod plans;
 mod sdl;
 
 use serde_json::Value;

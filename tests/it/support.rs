@@ -324,6 +324,28 @@ impl TestApp {
         error["extensions"]["code"].as_str().unwrap_or_else(|| panic!("an error with a code: {response:#}")).to_owned()
     }
 
+    /// Has `PostgreSQL` log the plans of all that this app's database runs from now on.
+    pub async fn explain(&self) -> Explained {
+        let mut superuser = self.database.superuser().await;
+        let name = self.database.name.clone();
+        for setting in [
+            "session_preload_libraries = 'auto_explain'",
+            "auto_explain.log_min_duration = 0",
+            "auto_explain.log_analyze = on",
+            "auto_explain.log_timing = off",
+        ] {
+            let statement = format!("alter database {name} set {setting}");
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut superuser).await.expect("a setting");
+        }
+        // The settings are read when a connection opens.
+        let end = format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}' and pid <> pg_backend_pid()"
+        );
+        sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut superuser).await.expect("the connections end");
+        let from = std::fs::metadata(cluster_log()).map_or(0, |log| log.len());
+        Explained { name, from }
+    }
+
     /// Statements that this app's database logged while `work` ran, from `PostgreSQL` itself.
     pub async fn statements<T>(&self, work: impl Future<Output = T>) -> (T, Vec<String>) {
         let mut superuser = self.database.superuser().await;
@@ -356,6 +378,38 @@ impl TestApp {
         let result = work.await;
         settle().await;
         (result, logged().split_off(before))
+    }
+}
+
+/// Plans in the server's log.
+pub struct Explained {
+    name: String,
+    from: u64,
+}
+
+impl Explained {
+    /// The entries of the log since then, each with its lines.
+    pub async fn entries(&self) -> Vec<String> {
+        settle().await;
+        let log = std::fs::read(cluster_log()).expect("the server's log");
+        let log =
+            String::from_utf8_lossy(&log[usize::try_from(self.from).expect("a length").min(log.len())..]).into_owned();
+        let prefix = format!("{}|", self.name);
+        let mut entries: Vec<String> = Vec::new();
+        let mut ours = false;
+        for line in log.lines() {
+            if line.starts_with('\t') {
+                if let Some(entry) = entries.last_mut().filter(|_| ours) {
+                    *entry = format!("{entry}\n{line}");
+                }
+                continue;
+            }
+            ours = line.starts_with(&prefix);
+            if ours {
+                entries.push(line.to_owned());
+            }
+        }
+        entries
     }
 }
 

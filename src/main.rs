@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-// PERFORMANCE.md: −20…35 % of the engine's CPU against glibc's allocator.
+// Measured: 20 to 35 % less CPU in the GraphQL engine than with glibc's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

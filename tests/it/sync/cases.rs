@@ -62,7 +62,7 @@ fn beginning() -> Vec<Event> {
         .collect()
 }
 
-/// Every type of DESIGN.md 8 is understood: it has its effect, or is recorded and has none.
+/// Every type of the enum is understood: it has its effect, or is recorded and has none.
 #[tokio::test]
 async fn every_known_type_is_applied_or_recorded() {
     let sync = Sync::start().await;
@@ -195,7 +195,7 @@ async fn ties_without_a_key_end_in_the_terminal_state() {
     }
 }
 
-/// DESIGN.md 8: what a status means for the plan and for the organization.
+/// What a status means for the plan and for the organization.
 #[tokio::test]
 async fn entitlements_follow_the_status() {
     let sync = Sync::start().await;

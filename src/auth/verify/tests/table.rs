@@ -169,6 +169,74 @@ fn sessions() -> Vec<Row> {
     ]
 }
 
+/// Payloads as vendors document them, signed by the issuer that the API trusts: what their users would send by mistake.
+fn documented_by_vendors() -> Vec<Row> {
+    use Setup::{Audience, Plain};
+    let none = || json!({});
+    vec![
+        // Okta, access token and ID token.
+        (
+            Plain,
+            none(),
+            json!({ "sid": "-", "ver": 1, "jti": "AT.x", "aud": "https://x.okta.com", "cid": "client_id", "uid": "y", "scp": ["openid", "profile"] }),
+            AUDIENCE,
+        ),
+        (
+            Audience,
+            none(),
+            json!({ "sid": "-", "ver": 1, "aud": "api", "cid": "client_id", "uid": "y", "scp": ["openid"] }),
+            OAUTH,
+        ),
+        (
+            Plain,
+            none(),
+            json!({ "sid": "-", "aud": "client_id", "jti": "ID.x", "amr": ["pwd"], "at_hash": "x" }),
+            AUDIENCE,
+        ),
+        // Amazon Cognito, access token.
+        (
+            Plain,
+            none(),
+            json!({ "sid": "-", "token_use": "access", "client_id": "1example", "scope": "aws.cognito.signin.user.admin", "username": "u" }),
+            OAUTH,
+        ),
+        // Kinde, machine to machine.
+        (
+            Plain,
+            none(),
+            json!({ "sid": "-", "azp": "d4d3c5b7", "gty": ["client_credentials"], "scope": "read:users", "scp": ["read:users"], "v": "2" }),
+            OAUTH,
+        ),
+        // WorkOS Connect: its `sid` is a consent, not a session.
+        (
+            Plain,
+            none(),
+            json!({ "client_id": "client_123", "org_id": "org_1", "sid": "app_consent_1", "scope": "openid" }),
+            OAUTH,
+        ),
+        // Supabase: `session_id` is not `sid`, so the audience must be named.
+        (
+            Plain,
+            none(),
+            json!({ "sid": "-", "session_id": "s", "role": "authenticated", "aal": "aal1", "is_anonymous": false }),
+            SESSIONLESS,
+        ),
+        (
+            Plain,
+            none(),
+            json!({ "sid": "-", "session_id": "s", "aud": "authenticated", "role": "authenticated" }),
+            AUDIENCE,
+        ),
+        // Keycloak, access token of a session of a browser.
+        (
+            Plain,
+            none(),
+            json!({ "typ": "Bearer", "azp": "web", "session_state": "s", "scope": "openid profile" }),
+            OAUTH,
+        ),
+    ]
+}
+
 /// Somebody in the place of the user.
 fn impersonation() -> Vec<Row> {
     use Setup::{Impersonation, Plain};
@@ -201,7 +269,8 @@ fn changed(mut value: Value, changes: &Value) -> Value {
 #[tokio::test]
 async fn a_session_token_and_nothing_else_is_accepted() {
     let key = TestKey::new(KeyKind::Ed, "k");
-    let rows: Vec<Row> = [third_party(), named_clients(), sessions(), impersonation()].concat();
+    let rows: Vec<Row> =
+        [third_party(), named_clients(), sessions(), impersonation(), documented_by_vendors()].concat();
     assert!(rows.len() >= 100, "{} tokens", rows.len());
     let mut wrong = Vec::new();
     for (setup, header, changes, expected) in rows {

@@ -212,7 +212,8 @@ fn the_committed_schema_is_that_of_the_code() {
     assert_eq!(Schemas::build(true).sdl, Schemas::build(false).sdl);
 }
 
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+/// The sources below a folder.
+pub fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {

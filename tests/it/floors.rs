@@ -1,7 +1,9 @@
 //! The house: which module may use which. The order is written here and in `docs/ARCHITECTURE.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::coverage::sources;
 
 /// The floors, from the top. A module uses what lies below it; only modules of one floor may use each other.
 const FLOORS: &[&[&str]] = &[
@@ -123,17 +125,6 @@ fn arrows_of(module: &str, file: &str, source: &str) -> Vec<Arrow> {
         n += 1;
     }
     arrows
-}
-
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
 }
 
 fn arrows() -> Vec<Arrow> {

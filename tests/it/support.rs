@@ -32,7 +32,9 @@ static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 
 /// Where the tests' server lives; the tests of two checkouts never share one.
 fn data_dir() -> PathBuf {
-    local_postgres::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pg"))
+    // A run on another PostgreSQL has files of its own, so that neither takes the other's version for its own.
+    let name = if std::env::var("PG_BIN").is_ok_and(|bin| bin == "npm") { "pg-npm" } else { "pg" };
+    local_postgres::reachable_data_dir(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name))
 }
 
 pub async fn cluster() -> &'static Cluster {

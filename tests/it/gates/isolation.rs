@@ -47,6 +47,26 @@ async fn isolation_covers_every_table_of_the_catalogue() {
         let seen: i64 = sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut app).await.expect(table);
         assert_eq!(seen, 0, "{table}");
     }
+    // Inside of a tenant it sees that tenant's rows, by the policies alone: nothing here names the organization.
+    let own: uuid::Uuid = sqlx::query_scalar("select id from tenantry.organizations where slug = $1")
+        .bind(OWN)
+        .fetch_one(&mut system)
+        .await
+        .expect("the organization");
+    sqlx::raw_sql("begin").execute(&mut app).await.expect("begin");
+    sqlx::query("select from tenantry.enter_tenant('user_alice', null, null, $1)")
+        .bind(OWN)
+        .fetch_one(&mut app)
+        .await
+        .expect("alice is a member");
+    for table in &tables {
+        let count = format!("select count(*) filter (where organization_id = $1), count(*) from tenantry.{table}");
+        let (ours, all): (i64, i64) =
+            sqlx::query_as(AssertSqlSafe(count)).bind(own).fetch_one(&mut app).await.expect(table);
+        let entity = !NO_ENTITIES.iter().any(|(other, _)| other == table);
+        assert!(ours > 0 || !entity, "{table}: the sample data has something to see");
+        assert_eq!(ours, all, "{table} shows rows of another organization");
+    }
 }
 
 #[tokio::test]

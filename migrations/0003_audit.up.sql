@@ -58,7 +58,7 @@ create index audit_logs_api_key_id_idx on tenantry.audit_logs (organization_id, 
 create index audit_logs_impersonator_idx on tenantry.audit_logs (organization_id, impersonator, created_at, id)
     where impersonator is not null;
 create index audit_logs_id_idx on tenantry.audit_logs (organization_id, id);
-create index audit_logs_resource_idx on tenantry.audit_logs (organization_id, resource_type, resource_id, created_at, id);
+create index audit_logs_resource_idx on tenantry.audit_logs (organization_id, resource_id, created_at, id);
 create index audit_logs_action_idx on tenantry.audit_logs (organization_id, action, created_at, id);
 
 create function tenantry.refuse_audit_change() returns trigger

@@ -39,6 +39,7 @@ create table tenantry.customer_profiles (
     currency        text not null default 'USD' check (currency ~ '^[A-Z]{3}$'),
     preferences     jsonb not null default '{}' check (jsonb_typeof(preferences) = 'object'),
     context         jsonb not null default '{}' check (jsonb_typeof(context) = 'object'),
+    tier_rank smallint generated always as (case tier when 'STANDARD' then 0 when 'PREMIUM' then 1 when 'VIP' then 2 end) stored,
     version         integer not null default 1 check (version > 0),
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
@@ -68,11 +69,12 @@ create index customer_profiles_name_idx on tenantry.customer_profiles (organizat
 create index customer_profiles_email_idx on tenantry.customer_profiles (organization_id, email, id);
 create index customer_profiles_email_order_idx on tenantry.customer_profiles
     (organization_id, (email is null), (case when email is null then '' else email end), id);
-create index customer_profiles_tier_idx on tenantry.customer_profiles (organization_id, tier, created_at, id);
+create index customer_profiles_tier_rank_idx on tenantry.customer_profiles (organization_id, tier_rank, created_at, id);
 create index customer_profiles_lifetime_value_idx on tenantry.customer_profiles (organization_id, lifetime_value_minor, id);
 create trigger touch_updated_at before update on tenantry.customer_profiles for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.customer_profiles is 'Customers of a tenant, with or without an account of their own.';
+comment on column tenantry.customer_profiles.tier_rank is 'Place of tier in its type: what lists filter and order by, because comparisons of enums are not leakproof and no index condition under row-level security.';
 comment on column tenantry.customer_profiles.user_id is 'The account of the customer; null: known by email only.';
 comment on column tenantry.customer_profiles.email is 'Unique per organization among the living, without regard to case.';
 comment on column tenantry.customer_profiles.lifetime_value_minor is 'Money in minor units of currency (cents).';
@@ -115,8 +117,6 @@ grant select, insert, update on tenantry.representatives to tenantry_app;
 grant all on tenantry.representatives to tenantry_superadmin;
 
 create index representatives_created_at_idx on tenantry.representatives (organization_id, created_at, id);
-create index representatives_role_idx on tenantry.representatives (organization_id, role, created_at, id);
-create index representatives_status_idx on tenantry.representatives (organization_id, status, created_at, id);
 create trigger touch_updated_at before update on tenantry.representatives for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.representatives is 'Members who work on tickets.';
@@ -144,6 +144,12 @@ create table tenantry.tickets (
     sla_paused_at         timestamptz,
     sla_paused_seconds    integer not null default 0 check (sla_paused_seconds >= 0),
     merged_into_id  uuid check (merged_into_id <> id),
+    status_rank smallint generated always as
+        (case status when 'NEW' then 0 when 'OPEN' then 1 when 'PENDING_CUSTOMER' then 2 when 'ON_HOLD' then 3 when 'RESOLVED' then 4 when 'CLOSED' then 5 end) stored,
+    priority_rank smallint generated always as
+        (case priority when 'LOW' then 0 when 'NORMAL' then 1 when 'HIGH' then 2 when 'URGENT' then 3 end) stored,
+    category_rank smallint generated always as
+        (case category when 'BILLING' then 0 when 'TECHNICAL_ISSUE' then 1 when 'ACCOUNT' then 2 when 'ORDER' then 3 when 'FEATURE_REQUEST' then 4 when 'OTHER' then 5 end) stored,
     version         integer not null default 1 check (version > 0),
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
@@ -164,9 +170,9 @@ grant all on tenantry.tickets to tenantry_superadmin;
 
 create index tickets_created_at_idx on tenantry.tickets (organization_id, created_at, id);
 create index tickets_updated_at_idx on tenantry.tickets (organization_id, updated_at, id);
-create index tickets_status_idx on tenantry.tickets (organization_id, status, created_at, id);
-create index tickets_priority_idx on tenantry.tickets (organization_id, priority, created_at, id);
-create index tickets_category_idx on tenantry.tickets (organization_id, category, created_at, id);
+create index tickets_status_rank_idx on tenantry.tickets (organization_id, status_rank, created_at, id);
+create index tickets_priority_rank_idx on tenantry.tickets (organization_id, priority_rank, created_at, id);
+create index tickets_category_rank_idx on tenantry.tickets (organization_id, category_rank, created_at, id);
 create index tickets_assignee_id_idx on tenantry.tickets (organization_id, assignee_id, created_at, id);
 create index tickets_customer_id_idx on tenantry.tickets (organization_id, customer_id, created_at, id);
 create index tickets_resolution_due_at_idx on tenantry.tickets
@@ -176,6 +182,9 @@ create index tickets_merged_into_id_idx on tenantry.tickets (organization_id, me
 create trigger touch_updated_at before update on tenantry.tickets for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.tickets is 'Requests of customers.';
+comment on column tenantry.tickets.category_rank is 'Place of category in its type: what lists filter and order by, because comparisons of enums are not leakproof and no index condition under row-level security.';
+comment on column tenantry.tickets.priority_rank is 'Place of priority in its type: what lists filter and order by, because comparisons of enums are not leakproof and no index condition under row-level security.';
+comment on column tenantry.tickets.status_rank is 'Place of status in its type: what lists filter and order by, because comparisons of enums are not leakproof and no index condition under row-level security.';
 comment on column tenantry.tickets.number is 'Counts from 1 within the organization, without gaps: from ticket_counters, in the transaction of the insert.';
 comment on column tenantry.tickets.customer_id is 'Customer profile; null: an internal ticket.';
 comment on column tenantry.tickets.assignee_id is 'Representative; null: nobody yet.';
@@ -252,6 +261,10 @@ create table tenantry.escalations (
     assigned_to     uuid,
     resolution      text check (char_length(resolution) <= 5000),
     resolved_at     timestamptz,
+    priority_rank smallint generated always as
+        (case priority when 'LOW' then 0 when 'NORMAL' then 1 when 'HIGH' then 2 when 'URGENT' then 3 end) stored,
+    status_rank smallint generated always as
+        (case status when 'OPEN' then 0 when 'ASSIGNED' then 1 when 'IN_PROGRESS' then 2 when 'RESOLVED' then 3 when 'CANCELLED' then 4 end) stored,
     version         integer not null default 1 check (version > 0),
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
@@ -270,14 +283,16 @@ grant all on tenantry.escalations to tenantry_superadmin;
 
 create index escalations_created_at_idx on tenantry.escalations (organization_id, created_at, id);
 create index escalations_updated_at_idx on tenantry.escalations (organization_id, updated_at, id);
-create index escalations_status_idx on tenantry.escalations (organization_id, status, created_at, id);
-create index escalations_priority_idx on tenantry.escalations (organization_id, priority, created_at, id);
+create index escalations_status_rank_idx on tenantry.escalations (organization_id, status_rank, created_at, id);
+create index escalations_priority_rank_idx on tenantry.escalations (organization_id, priority_rank, created_at, id);
 create index escalations_ticket_id_idx on tenantry.escalations (organization_id, ticket_id, created_at, id);
 create index escalations_assigned_to_idx on tenantry.escalations (organization_id, assigned_to, created_at, id);
 create index escalations_escalated_by_idx on tenantry.escalations (organization_id, escalated_by, created_at, id);
 create trigger touch_updated_at before update on tenantry.escalations for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.escalations is 'Tickets handed to someone with more say.';
+comment on column tenantry.escalations.priority_rank is 'Place of priority in its type: what lists filter and order by, because comparisons of enums are not leakproof and no index condition under row-level security.';
+comment on column tenantry.escalations.status_rank is 'Place of status in its type: what lists filter and order by, because comparisons of enums are not leakproof and no index condition under row-level security.';
 comment on column tenantry.escalations.note is 'The reason in words.';
 comment on column tenantry.escalations.escalated_by is 'User; null: the system or an agent.';
 comment on column tenantry.escalations.assigned_to is 'Representative; null: nobody yet.';
@@ -355,7 +370,7 @@ grant all on tenantry.team_performance to tenantry_superadmin;
 
 create index team_performance_created_at_idx on tenantry.team_performance (organization_id, created_at, id);
 create index team_performance_period_start_idx on tenantry.team_performance (organization_id, period_start, id);
-create index team_performance_representative_id_idx on tenantry.team_performance (organization_id, representative_id, created_at, id);
+create index team_performance_representative_id_idx on tenantry.team_performance (organization_id, representative_id, period_start, id);
 create trigger touch_updated_at before update on tenantry.team_performance for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.team_performance is 'Figures of a representative per period, computed by a job. Read only for the tenant.';

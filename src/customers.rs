@@ -17,7 +17,7 @@ use crate::{connections, entity, listing, pg_enum};
 
 pg_enum! {
     /// The tier of a customer.
-    pub enum AccountTier("tenantry.account_tier", AccountTierFilter) {
+    pub enum AccountTier("tenantry.account_tier", AccountTierFilter, ranked) {
         /// The default tier.
         Standard = "STANDARD",
         /// Pays for a higher level of service.

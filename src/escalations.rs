@@ -16,7 +16,7 @@ use crate::{entity, listing, pg_enum};
 
 pg_enum! {
     /// The priority of an escalation.
-    pub enum EscalationPriority("tenantry.escalation_priority", EscalationPriorityFilter) {
+    pub enum EscalationPriority("tenantry.escalation_priority", EscalationPriorityFilter, ranked) {
         /// Can wait.
         Low = "LOW",
         /// Handled in order.
@@ -30,7 +30,7 @@ pg_enum! {
 
 pg_enum! {
     /// The status of an escalation.
-    pub enum EscalationStatus("tenantry.escalation_status", EscalationStatusFilter) {
+    pub enum EscalationStatus("tenantry.escalation_status", EscalationStatusFilter, ranked) {
         /// Not assigned yet.
         Open = "OPEN",
         /// Assigned.

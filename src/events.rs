@@ -108,6 +108,12 @@ impl Events {
         })
     }
 
+    /// How many subscriptions listen at this instance.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        self.0.receiver_count()
+    }
+
     /// Listens until shutdown, on a connection of its own; comes back by itself when the database does.
     pub async fn listen(self, options: PgConnectOptions, mut shutdown: watch::Receiver<bool>) {
         let options = options.application_name("tenantry-events");

@@ -39,7 +39,7 @@ pg_enum! {
 
 pg_enum! {
     /// The status of a refund.
-    pub enum RefundStatus("tenantry.refund_status", RefundStatusFilter) {
+    pub enum RefundStatus("tenantry.refund_status", RefundStatusFilter, ranked) {
         /// Requested.
         Requested = "REQUESTED",
         /// Requires approval by a person.

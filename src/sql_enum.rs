@@ -6,8 +6,13 @@ use sqlx::postgres::PgTypeInfo;
 pub trait SqlEnum: Copy + Send + Sync + 'static {
     /// The name of the type in `PostgreSQL`.
     const SQL_TYPE: &'static str;
+    /// Whether tables hold the place of a value beside it, in a generated column `<column>_rank`. Lists filter and order by
+    /// that one: comparisons of enums are not leakproof, so under row-level security they are no index condition.
+    const RANKED: bool;
     /// The label of the value.
     fn label(self) -> &'static str;
+    /// The place of the value in the type, from 0.
+    fn rank(self) -> i64;
 }
 
 /// Whether `found` is our type of this qualified name. `PostgreSQL` gives the name of a type without its schema where the
@@ -25,6 +30,17 @@ macro_rules! sql_enum {
     (
         $(#[$meta:meta])*
         pub enum $name:ident($sql:literal) {
+            $( $(#[$variant_meta:meta])* $variant:ident = $label:literal ,)+
+        }
+    ) => {
+        $crate::sql_enum! {
+            $(#[$meta])*
+            pub enum $name($sql, ranked: false) { $( $(#[$variant_meta])* $variant = $label ,)+ }
+        }
+    };
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident($sql:literal, ranked: $ranked:literal) {
             $( $(#[$variant_meta:meta])* $variant:ident = $label:literal ,)+
         }
     ) => {
@@ -82,8 +98,12 @@ macro_rules! sql_enum {
 
         impl $crate::sql_enum::SqlEnum for $name {
             const SQL_TYPE: &'static str = $sql;
+            const RANKED: bool = $ranked;
             fn label(self) -> &'static str {
                 $name::label(self)
+            }
+            fn rank(self) -> i64 {
+                self as i64
             }
         }
     };

@@ -10,13 +10,11 @@ use super::progress::ProgressListener;
 use super::{AdoptError, Result, doing};
 use crate::error::Code;
 
-/// How long a step is repeated after deadlocks and lock timeouts, unless a command says otherwise. The budget is time
+/// How long a step is repeated after deadlocks, lock timeouts and lost connections, unless a command says otherwise. The budget is time
 /// and not a number of attempts: on a busy machine the transactions that hold the locks take longer, too.
 pub const RETRY_FOR: Duration = Duration::from_mins(2);
-/// Attempts to connect again, with growing pauses: about half a minute in all.
-const ATTEMPTS: u32 = 12;
-/// Attempts to get the lock of an adoption. The server notices a killed client only when it next writes to it.
-const LOCK_ATTEMPTS: u32 = 150;
+/// How long the lock of an adoption is waited for. The server notices a killed client only when it next writes to it.
+const LOCK_FOR: Duration = Duration::from_secs(30);
 
 /// A connection as the owner of the tables that reconnects when it is lost.
 #[derive(Debug)]
@@ -103,14 +101,21 @@ impl OwnerConnection {
 
     /// Lets only one process at a time work on the adoption of this name.
     pub async fn lock(&mut self, adoption: &str) -> Result<()> {
-        for attempt in 0..LOCK_ATTEMPTS {
+        let began = Instant::now();
+        let mut told = false;
+        loop {
             if self.try_lock(adoption).await.map_err(doing("taking the lock of the adoption"))? {
                 self.lock = Some(adoption.to_owned());
                 return Ok(());
             }
-            if attempt == 10 {
+            if began.elapsed() >= LOCK_FOR {
+                break;
+            }
+            if !told && began.elapsed() >= Duration::from_secs(2) {
+                told = true;
                 tracing::info!(
-                    "another process, or what is left of one that was killed, works on this adoption; waiting up to 30 s"
+                    "another process, or what is left of one that was killed, works on this adoption; waiting up to {} s",
+                    LOCK_FOR.as_secs()
                 );
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -191,10 +196,11 @@ impl OwnerConnection {
         }
     }
 
-    /// Tries for about half a minute: the server may be restarting.
+    /// Tries as long as a step is repeated: the server may be restarting.
     async fn reconnect(&mut self, what: &str) -> Result<()> {
-        let mut last = None;
-        for attempt in 0..ATTEMPTS {
+        let began = Instant::now();
+        let mut attempt: u32 = 0;
+        loop {
             match connect(&self.options).await {
                 Ok(connection) => {
                     self.connection = connection;
@@ -206,11 +212,12 @@ impl OwnerConnection {
                     }
                     return Ok(());
                 }
-                Err(error) => last = Some(error),
+                Err(error) if began.elapsed() >= self.retry_for => return Err(doing(what)(error)),
+                Err(_) => {}
             }
             tokio::time::sleep(Duration::from_millis(100 << attempt.min(5))).await;
+            attempt += 1;
         }
-        Err(doing(what)(last.unwrap_or(sqlx::Error::WorkerCrashed)))
     }
 
     /// Runs statements in one short transaction under strong locks. It waits for them at most `lock_timeout`, and tries

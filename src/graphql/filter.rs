@@ -169,6 +169,16 @@ impl<'a> Conditions<'a> {
         nin: Option<&[T]>,
         is_null: Option<bool>,
     ) -> Result<()> {
+        if T::RANKED {
+            let column = format!("{column}_rank");
+            let rank = |value: T| Bind::Int(value.rank());
+            let ranks = |values: &[T]| (Bind::Ints(values.iter().map(|value| value.rank()).collect()), values.len());
+            self.compare(&column, "=", eq.map(rank), "")?;
+            self.compare(&column, "is distinct from", ne.map(rank), "")?;
+            self.member(&column, in_.map(ranks), false, "")?;
+            self.member(&column, nin.map(ranks), true, "")?;
+            return self.null(&column, is_null);
+        }
         let text = |value: T| Bind::Text(value.label().to_owned());
         let texts =
             |values: &[T]| (Bind::Texts(values.iter().map(|value| value.label().to_owned()).collect()), values.len());
@@ -412,6 +422,8 @@ macro_rules! enum_filter {
 }
 
 /// Declares an enum of a slice together with its filter: `pub enum TicketStatus("tenantry.ticket_status", TicketStatusFilter)`.
+/// With `, ranked` behind it, lists filter and order by the column `<column>_rank`
+/// ([`SqlEnum::RANKED`](crate::sql_enum::SqlEnum::RANKED)).
 #[macro_export]
 macro_rules! pg_enum {
     (
@@ -421,6 +433,16 @@ macro_rules! pg_enum {
         $crate::sql_enum! {
             $(#[$meta])*
             pub enum $name($sql) { $($variants)+ }
+        }
+        $crate::enum_filter!($name, $filter);
+    };
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident($sql:literal, $filter:ident, ranked) { $($variants:tt)+ }
+    ) => {
+        $crate::sql_enum! {
+            $(#[$meta])*
+            pub enum $name($sql, ranked: true) { $($variants)+ }
         }
         $crate::enum_filter!($name, $filter);
     };

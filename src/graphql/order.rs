@@ -41,6 +41,8 @@ pub enum CursorKind {
     Float,
     /// A text, cast to this SQL type.
     Text(&'static str),
+    /// The place of an enum's value, from the column `<column>_rank` ([`SqlEnum::RANKED`]).
+    Rank,
     /// A moment, in microseconds since 1970, which is `PostgreSQL`'s resolution.
     Time,
 }
@@ -107,9 +109,9 @@ impl OrderValue for DateTime<Utc> {
 }
 
 impl<T: SqlEnum> OrderValue for T {
-    const KIND: CursorKind = CursorKind::Text(T::SQL_TYPE);
+    const KIND: CursorKind = if T::RANKED { CursorKind::Rank } else { CursorKind::Text(T::SQL_TYPE) };
     fn cursor_value(&self) -> CursorValue {
-        CursorValue::Text(self.label().to_owned())
+        if T::RANKED { CursorValue::Int(self.rank()) } else { CursorValue::Text(self.label().to_owned()) }
     }
 }
 
@@ -140,10 +142,17 @@ pub type Order<E> = Vec<(<E as Listed>::OrderField, Direction)>;
 /// the same expressions answers from the right place. Missing values come last in ascending order.
 ///
 /// `case` and not `coalesce`: under row-level security an index condition may hold only what `PostgreSQL` knows to be leakproof,
-/// and `coalesce` is not on its list (`contain_leaked_vars`). Comparisons of enums are not leakproof either, so that a page of
-/// a list ordered by one reads the index from its beginning.
+/// and `coalesce` is not on its list (`contain_leaked_vars`). Comparisons of enums are not leakproof either: a list that is
+/// ordered by one needs its rank.
 fn expressions(column: OrderColumn) -> Vec<String> {
     let OrderColumn { column, nullable, kind } = column;
+    let rank;
+    let column = if kind == CursorKind::Rank {
+        rank = format!("{column}_rank");
+        &rank
+    } else {
+        column
+    };
     if nullable {
         let stand_in = stand_in(kind);
         vec![format!("({column} is null)"), format!("(case when {column} is null then {stand_in} else {column} end)")]
@@ -155,7 +164,7 @@ fn expressions(column: OrderColumn) -> Vec<String> {
 /// A value of this kind that is not null.
 fn stand_in(kind: CursorKind) -> String {
     match kind {
-        CursorKind::Int | CursorKind::Float => "0".to_owned(),
+        CursorKind::Int | CursorKind::Float | CursorKind::Rank => "0".to_owned(),
         CursorKind::Text("text") => "''".to_owned(),
         CursorKind::Text(sql_type) => format!("(enum_range(null::{sql_type}))[1]"),
         CursorKind::Time => "'-infinity'::timestamptz".to_owned(),
@@ -234,7 +243,7 @@ pub fn keyset<E: Listed>(
 fn bind_cursor(kind: CursorKind, value: &CursorValue) -> Result<Option<(Bind, String)>> {
     Ok(Some(match (kind, value) {
         (_, CursorValue::Null) => return Ok(None),
-        (CursorKind::Int, CursorValue::Int(value)) => (Bind::Int(*value), String::new()),
+        (CursorKind::Int | CursorKind::Rank, CursorValue::Int(value)) => (Bind::Int(*value), String::new()),
         (CursorKind::Float, CursorValue::Float(value)) => (Bind::Float(*value), String::new()),
         (CursorKind::Text(sql_type), CursorValue::Text(value)) => {
             (Bind::Text(value.clone()), if sql_type == "text" { String::new() } else { format!("::{sql_type}") })

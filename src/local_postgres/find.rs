@@ -58,9 +58,12 @@ pub(super) fn find(account: &Account, pgdata: &Path, files: Option<u32>) -> Resu
     }
     Err(match misfit {
         Some(error) => error,
-        None if files.is_some() => {
-            Error::OtherVersion { path: pgdata.to_owned(), files: files.unwrap_or_default(), found: "none".to_owned() }
-        }
+        None if files.is_some() => Error::OtherVersion {
+            path: pgdata.to_owned(),
+            files: files.unwrap_or_default(),
+            found: "none".to_owned(),
+            bin: None,
+        },
         None => Error::NotFound { reason: reasons.join("; "), hint: hint() },
     })
 }
@@ -73,6 +76,7 @@ fn suits(found: &Installation, pgdata: &Path, files: Option<u32>) -> Result<(), 
             path: pgdata.to_owned(),
             files,
             found: format!("{version} in {}", bin.display()),
+            bin: Some(bin.clone()),
         }),
         _ => Ok(()),
     }

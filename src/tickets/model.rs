@@ -6,7 +6,7 @@ use crate::pg_enum;
 
 pg_enum! {
     /// The status of a ticket.
-    pub enum TicketStatus("tenantry.ticket_status", TicketStatusFilter) {
+    pub enum TicketStatus("tenantry.ticket_status", TicketStatusFilter, ranked) {
         /// No response yet.
         New = "NEW",
         /// In progress.
@@ -24,7 +24,7 @@ pg_enum! {
 
 pg_enum! {
     /// The priority of a ticket.
-    pub enum TicketPriority("tenantry.ticket_priority", TicketPriorityFilter) {
+    pub enum TicketPriority("tenantry.ticket_priority", TicketPriorityFilter, ranked) {
         /// Can wait.
         Low = "LOW",
         /// Handled in order.
@@ -38,7 +38,7 @@ pg_enum! {
 
 pg_enum! {
     /// The category of a ticket.
-    pub enum TicketCategory("tenantry.ticket_category", TicketCategoryFilter) {
+    pub enum TicketCategory("tenantry.ticket_category", TicketCategoryFilter, ranked) {
         /// Invoices and payments.
         Billing = "BILLING",
         /// A malfunction.

@@ -13,7 +13,7 @@ use crate::support::TestApp;
 const PACKAGES: [&str; 2] = ["graphql-http@1.23.1", "graphql@16.15.0"];
 
 #[tokio::test]
-async fn all_audits_of_graphql_over_http_hold() {
+async fn http_audits_of_graphql_over_http_hold() {
     let modules = match packages().await {
         Ok(modules) => modules,
         Err(why) => {

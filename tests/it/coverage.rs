@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use async_graphql::parser::types::{TypeKind, TypeSystemDefinition};
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
 use tenantry::config::VARIABLES;
 use tenantry::db::{check_roles, migrations};
 use tenantry::local_postgres;
 use tenantry::schema::Schemas;
+use tenantry::sql_enum::SqlEnum;
 use tenantry::verify::{self, CATALOGUE_CHECKS};
 
 use crate::support::TestDb;
@@ -18,7 +19,7 @@ fn root(path: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn the_catalogue_is_isolated() {
+async fn catalogue_is_isolated() {
     let database = TestDb::seeded().await;
     let mut system = database.system().await;
     for (check, sql) in CATALOGUE_CHECKS {
@@ -30,7 +31,7 @@ async fn the_catalogue_is_isolated() {
 
 /// Each gate finds the table that was made without care.
 #[tokio::test]
-async fn a_careless_table_is_found() {
+async fn catalogue_checks_find_a_careless_table() {
     let database = TestDb::seeded().await;
     let mut owner = database.owner().await;
     sqlx::raw_sql(
@@ -54,7 +55,7 @@ async fn a_careless_table_is_found() {
 }
 
 #[tokio::test]
-async fn the_server_refuses_roles_that_see_around_isolation() {
+async fn roles_that_see_around_isolation_are_refused() {
     let database = TestDb::seeded().await;
     let limits = tenantry::db::PoolLimits { max_connections: 2, ..Default::default() };
     for (role, word) in [
@@ -114,6 +115,35 @@ async fn enums_are_the_same_in_sql_and_graphql() {
     }
 }
 
+/// A stored rank is the place of the label in its type, for every label: a new label needs a new expression.
+#[tokio::test]
+async fn enums_have_true_ranks() {
+    let database = TestDb::seeded().await;
+    let mut system = database.system().await;
+    let ranks: Vec<(String, String, String, String)> = sqlx::query_as(
+        "select r.attrelid::regclass::text, substr(r.attname, 1, length(r.attname) - 5), c.atttypid::regtype::text,
+                pg_get_expr(d.adbin, d.adrelid)
+           from pg_attribute r
+           join pg_attrdef d on d.adrelid = r.attrelid and d.adnum = r.attnum
+           join pg_attribute c on c.attrelid = r.attrelid and c.attname || '_rank' = r.attname
+           join pg_class t on t.oid = r.attrelid and t.relnamespace = 'tenantry'::regnamespace
+          where r.attgenerated = 's'",
+    )
+    .fetch_all(&mut system)
+    .await
+    .expect("the ranks");
+    assert!(ranks.len() >= 7, "{ranks:?}");
+    for (table, column, of, expression) in ranks {
+        let statement = format!(
+            "select bool_and(({expression}) is not distinct from place - 1)
+               from unnest(enum_range(null::{of})) with ordinality as labels ({column}, place)"
+        );
+        let right: bool =
+            sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&mut system).await.expect("the places");
+        assert!(right, "{table}.{column}_rank: {expression}");
+    }
+}
+
 /// The Rust enums decode every label: a row of each is read by the API's own listing in other tests; here the lists.
 #[tokio::test]
 async fn enums_are_the_same_in_sql_and_rust() {
@@ -126,6 +156,8 @@ async fn enums_are_the_same_in_sql_and_rust() {
             let decoded: Vec<$rust> = sqlx::query_scalar(concat!("select unnest(enum_range(null::", $sql, "))"))
                 .fetch_all(&mut $system).await.expect($sql);
             assert_eq!(decoded, <$rust>::ALL, $sql);
+            let ranked: Vec<i64> = <$rust>::ALL.iter().map(|value| value.rank()).collect();
+            assert_eq!(ranked, (0..).take(ranked.len()).collect::<Vec<i64>>(), $sql);
         )+ };
     }
     let database = TestDb::seeded().await;
@@ -164,7 +196,7 @@ async fn enums_are_the_same_in_sql_and_rust() {
 }
 
 #[test]
-fn everything_in_the_schema_is_described() {
+fn schema_describes_everything() {
     let document = async_graphql::parser::parse_schema(Schemas::build(true).sdl).expect("an SDL");
     let mut missing = Vec::new();
     for definition in &document.definitions {
@@ -206,7 +238,7 @@ fn everything_in_the_schema_is_described() {
 }
 
 #[test]
-fn the_committed_schema_is_that_of_the_code() {
+fn schema_committed_is_that_of_the_code() {
     let committed = std::fs::read_to_string(root("schema.graphql")).expect("schema.graphql");
     assert!(committed == Schemas::build(true).sdl, "run `cargo run -- schema > schema.graphql`");
     assert_eq!(Schemas::build(true).sdl, Schemas::build(false).sdl);
@@ -226,7 +258,7 @@ pub fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// Who may see all tenants: commands, the webhook worker, and of the API the platform's fields alone.
 #[test]
-fn only_these_modules_open_a_system_transaction() {
+fn system_transactions_are_opened_by_these_modules_only() {
     const ALLOWED: &[&str] = &[
         "cli/webhooks/list.rs",
         "cli/webhooks/replay.rs",
@@ -252,7 +284,7 @@ fn only_these_modules_open_a_system_transaction() {
 
 /// `TenantTx` and the door function of `viewer` are the API's only ways to the database.
 #[test]
-fn only_the_database_module_and_the_door_use_the_pool_of_the_api() {
+fn pool_of_the_api_is_used_by_the_database_module_and_the_door_only() {
     const ALLOWED: &[&str] = &["db/mod.rs", "db/roles.rs", "db/tenant_tx.rs", "members/sql.rs"];
     const WAYS: &[&str] = &["db.app()", ".app_statement(", "&db.app", "fn app(&self) -> &PgPool"];
     let mut files = Vec::new();
@@ -270,7 +302,7 @@ fn only_the_database_module_and_the_door_use_the_pool_of_the_api() {
 
 /// Single statements across tenants: the webhook inbox and its worker, and nobody else.
 #[test]
-fn only_the_inbox_uses_the_pool_of_the_system() {
+fn pool_of_the_system_is_used_by_the_inbox_only() {
     const ALLOWED: &[&str] = &["db/roles.rs", "db/system_tx.rs", "webhooks/inbox.rs", "webhooks/worker.rs"];
     const WAYS: &[&str] = &["db.system", "system_statement("];
     let mut files = Vec::new();

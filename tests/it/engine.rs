@@ -46,7 +46,7 @@ impl Query {
 
 /// Specification (September 2025) 6.3.2: the entries of the response are in the order of the selection.
 #[tokio::test]
-async fn fields_come_in_the_order_of_the_query() {
+async fn engine_keeps_fields_in_the_order_of_the_query() {
     let schema = Schema::new(Query, EmptyMutation, EmptySubscription);
     let response = schema.execute("{ slow leaf { name } b: quick a: slow quick }").await;
     let json = serde_json::to_string(&response.data).expect("JSON");
@@ -55,7 +55,7 @@ async fn fields_come_in_the_order_of_the_query() {
 
 /// Specification 6.4.4: a non-null field that fails makes its parent null, not absent and not partial.
 #[tokio::test]
-async fn a_failing_required_field_nulls_its_parent() {
+async fn engine_nulls_the_parent_of_a_failing_required_field() {
     let schema = Schema::new(Query, EmptyMutation, EmptySubscription);
     let response = schema.execute("{ parent { optional required } quick list { required } }").await;
     let json = serde_json::to_string(&response.data).expect("JSON");
@@ -75,7 +75,7 @@ impl Mutation {
 /// The extractor of async-graphql-axum executes a mutation that comes by GET, which any page can make a browser send.
 /// Ours answers 405 to the same request (`http_layer`). When this fails, the extractor can be looked at again.
 #[tokio::test]
-async fn the_extractor_of_the_engine_runs_mutations_over_get() {
+async fn engine_extractor_runs_mutations_over_get() {
     let schema = Schema::new(Query, Mutation, EmptySubscription);
     let router = axum::Router::new().route("/", axum::routing::get_service(async_graphql_axum::GraphQL::new(schema)));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

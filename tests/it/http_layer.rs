@@ -106,7 +106,7 @@ impl Client {
 }
 
 #[tokio::test]
-async fn queries_over_post_and_get() {
+async fn http_queries_over_post_and_get() {
     let client = Client::start().await;
     let reply = client.query(VIEWER).await;
     assert_eq!(reply.data()["viewer"]["user"]["email"], "alice@example.com");
@@ -127,7 +127,7 @@ async fn queries_over_post_and_get() {
 }
 
 #[tokio::test]
-async fn get_changes_nothing_and_other_methods_are_refused() {
+async fn http_get_changes_nothing_and_other_methods_are_refused() {
     let client = Client::start().await;
     let create = r#"mutation { ticketCreate(input: {subject: "x"}) { __typename } }"#;
     for (mutation, token) in [(create, true), (create, false), ("mutation { __typename }", false)] {
@@ -150,7 +150,7 @@ async fn get_changes_nothing_and_other_methods_are_refused() {
 }
 
 #[tokio::test]
-async fn only_json_bodies_pass() {
+async fn http_bodies_must_be_json() {
     let client = Client::start().await;
     let body = r#"{"query":"{__typename}"}"#;
     for content_type in [
@@ -173,7 +173,7 @@ async fn only_json_bodies_pass() {
 }
 
 #[tokio::test]
-async fn answers_come_as_accepted() {
+async fn http_answers_come_as_accepted() {
     let client = Client::start().await;
     let ask = |accept: &'static str, query: &str| {
         let body = json!({ "query": query }).to_string();
@@ -204,7 +204,7 @@ async fn answers_come_as_accepted() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_no_requests() {
+async fn http_bodies_that_are_no_requests_are_refused() {
     let client = Client::start().await;
     for body in [
         "",
@@ -242,7 +242,7 @@ async fn bodies_that_are_no_requests() {
 }
 
 #[tokio::test]
-async fn large_bodies_are_refused_and_large_values_are_not() {
+async fn http_bodies_are_limited_and_large_values_are_not() {
     let client = Client::start().await;
     let large = format!(r#"{{"query":"{{__typename}}","x":"{}"}}"#, "x".repeat(1024 * 1024));
     Reply::of(client.post(large.clone())).await.refused(413, "BODY_TOO_LARGE");
@@ -261,7 +261,7 @@ async fn large_bodies_are_refused_and_large_values_are_not() {
 }
 
 #[tokio::test]
-async fn credentials() {
+async fn http_credentials_are_checked() {
     let client = Client::start().await;
     let ask = |authorization: Option<String>, query: &str| {
         let mut request = client.post(json!({ "query": query }).to_string());
@@ -303,7 +303,7 @@ async fn credentials() {
 }
 
 #[tokio::test]
-async fn other_origins_read_answers_only_when_listed() {
+async fn http_origins_read_answers_only_when_listed() {
     let setup = Setup { environment: vec![("CORS_ORIGINS", "https://app.example.com".to_owned())], ..Setup::default() };
     let client = TestApp::start_with(setup).await;
     let ask = |method: Method, origin: &'static str| {
@@ -333,7 +333,7 @@ async fn other_origins_read_answers_only_when_listed() {
 }
 
 #[tokio::test]
-async fn answers_as_a_stream_of_events() {
+async fn http_answers_as_a_stream_of_events() {
     let client = Client::start().await;
     let ask = |query: &str, token: Option<&str>| {
         let request =

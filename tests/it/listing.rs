@@ -64,7 +64,7 @@ async fn walk(app: &TestApp, token: &str, order_by: &Value, filter: &Value) -> V
 }
 
 #[tokio::test]
-async fn pages_lose_and_repeat_nothing_in_any_order() {
+async fn listing_pages_lose_and_repeat_nothing_in_any_order() {
     let app = TestApp::start().await;
     many_tickets(&app).await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
@@ -97,7 +97,7 @@ async fn pages_lose_and_repeat_nothing_in_any_order() {
 }
 
 #[tokio::test]
-async fn filters_mean_what_they_say() {
+async fn listing_filters_mean_what_they_say() {
     let app = TestApp::start().await;
     many_tickets(&app).await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
@@ -143,7 +143,7 @@ async fn filters_mean_what_they_say() {
 }
 
 #[tokio::test]
-async fn bad_arguments_are_refused_with_their_name() {
+async fn listing_refuses_bad_arguments_with_their_name() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let list = "query($first: Int, $last: Int, $after: String, $before: String, $where: TicketFilter, $orderBy: [TicketOrder!]) {
@@ -187,7 +187,7 @@ async fn bad_arguments_are_refused_with_their_name() {
 }
 
 #[tokio::test]
-async fn zero_rows_may_be_asked_for() {
+async fn listing_gives_zero_rows_when_asked() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let data = app.data(&alice, PAGE, json!({ "first": 0 })).await;
@@ -198,7 +198,7 @@ async fn zero_rows_may_be_asked_for() {
 
 /// Three levels over many rows: the number of statements is that of the query, not of the rows.
 #[tokio::test]
-async fn the_number_of_statements_does_not_grow_with_the_rows() {
+async fn listing_statements_do_not_grow_with_the_rows() {
     let app = TestApp::start().await;
     many_tickets(&app).await;
     sqlx::query(

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use tenantry::local_postgres::{LocalPostgres, Options, Started, reachable_data_dir};
 
+use crate::support::TestDb;
+
 /// A data folder with files that say they are version 9's, as after an upgrade of the package. They are empty otherwise:
 /// nothing starts on them.
 fn old_files(name: &str) -> PathBuf {
@@ -51,8 +53,27 @@ async fn local_postgres_of_development_says_how_to_bring_the_data_along() {
     let error = LocalPostgres::start(Options { data_dir: dir.clone(), durable: true }).await.expect_err("refused");
     let text = error.to_string();
     let files = version.parent().expect("the files").display().to_string();
-    for part in ["made by PostgreSQL 9", "pg_upgrade", "pg_dumpall", "PG_BIN", &files] {
+    for part in ["made by PostgreSQL 9", "pg_upgrade", "PG_BIN=", "initdb -D", &files] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(std::fs::read_to_string(version).expect("a version"), "9\n", "nothing was touched");
+}
+
+/// What the whole suite runs on: with `PG_BIN=npm` the pinned package, otherwise what `PG_BIN` names.
+#[tokio::test]
+async fn local_postgres_of_tests_is_the_version_asked_for() {
+    let database = TestDb::seeded().await;
+    let running: String =
+        sqlx::query_scalar("show server_version").fetch_one(&mut database.system().await).await.expect("a version");
+    println!("PostgreSQL {running}");
+    match std::env::var("PG_BIN") {
+        Ok(npm) if npm == "npm" => assert!(running.starts_with("18."), "PG_BIN=npm, and PostgreSQL {running} runs"),
+        Ok(bin) if !bin.is_empty() => {
+            let output = std::process::Command::new(PathBuf::from(bin).join("postgres")).arg("--version").output();
+            let version = String::from_utf8_lossy(&output.expect("postgres --version").stdout).into_owned();
+            let number = running.split(' ').next().unwrap_or_default();
+            assert!(version.contains(number), "PG_BIN has {version}, and PostgreSQL {running} runs");
+        }
+        _ => {}
+    }
 }

@@ -54,7 +54,7 @@ async fn rows(connection: &mut PgConnection) -> BTreeMap<String, String> {
 /// Each step down gives the catalogue that was there one step up, in a database with rows in every table; the rows of
 /// what stays are not touched, and up again it is the same.
 #[tokio::test]
-async fn every_migration_goes_down_and_up_with_data_in_it() {
+async fn migrations_go_down_and_up_with_data_in_them() {
     let empty = TestDb::empty().await;
     let mut connection = empty.owner().await;
     let mut superuser = empty.superuser().await;
@@ -102,7 +102,7 @@ async fn ours(connection: &mut PgConnection) -> BTreeMap<String, String> {
 
 /// Under an adoption that goes on: the old application's tables keep their rows, and it can write.
 #[tokio::test]
-async fn the_migration_of_adoptions_goes_down_under_adopted_tables() {
+async fn migrations_of_adoptions_go_down_under_adopted_tables() {
     let database = legacy("bots").await;
     run(&database, plan("bots")).await;
     let mut owner = database.owner().await;
@@ -121,7 +121,7 @@ async fn the_migration_of_adoptions_goes_down_under_adopted_tables() {
 
 /// The newest few come and go under the data of the rest.
 #[tokio::test]
-async fn a_few_down_and_up_keep_everything_else() {
+async fn migrations_a_few_down_and_up_keep_everything_else() {
     let database = TestDb::seeded().await;
     let owner = database.options(local_postgres::OWNER_ROLE);
     let mut superuser = database.superuser().await;
@@ -141,7 +141,7 @@ async fn a_few_down_and_up_keep_everything_else() {
 }
 
 #[tokio::test]
-async fn drift_is_reported_and_down_reminds_of_a_backup() {
+async fn migrations_report_drift_and_down_reminds_of_a_backup() {
     let database = TestDb::seeded().await;
     let (code, text, error) = ended(tenantry(&database, &["migrate", "status"]).await).await;
     assert!(code == 0 && text.contains("applied") && !text.contains("pending"), "{text}{error}");

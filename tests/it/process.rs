@@ -70,7 +70,7 @@ async fn token(url: &str) -> String {
 
 /// One command on an empty folder: a server with sample data. Killed with -9, it comes back with its data.
 #[tokio::test]
-async fn it_starts_from_nothing_and_survives_kill_9() {
+async fn server_starts_from_nothing_and_survives_kill_9() {
     let data_dir = local_postgres::reachable_data_dir(
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kill-{}", std::process::id())),
     );
@@ -122,7 +122,7 @@ async fn it_starts_from_nothing_and_survives_kill_9() {
 }
 
 #[tokio::test]
-async fn a_configuration_that_is_not_safe_is_refused() {
+async fn server_refuses_a_configuration_that_is_not_safe() {
     let refused = async |variables: &[(&str, &str)]| {
         let mut command = tenantry();
         for (name, value) in variables {
@@ -149,7 +149,7 @@ async fn a_configuration_that_is_not_safe_is_refused() {
 }
 
 #[tokio::test]
-async fn tokens_are_not_made_in_production() {
+async fn token_command_makes_none_in_production() {
     let output = tenantry()
         .args(["token", "--user", "alice@example.com"])
         .envs([
@@ -166,7 +166,7 @@ async fn tokens_are_not_made_in_production() {
 
 /// A client that goes away in mid-statement leaves neither an open transaction nor a connection that is dirty.
 #[tokio::test]
-async fn a_cancelled_request_leaves_nothing_behind() {
+async fn server_keeps_nothing_of_a_cancelled_request() {
     let database = TestDb::seeded().await;
     let limits = PoolLimits { max_connections: 2, ..PoolLimits::default() };
     let db =
@@ -194,28 +194,20 @@ async fn a_cancelled_request_leaves_nothing_behind() {
             sqlx::query_scalar("select subject from tenantry.tickets").fetch_all(tx.conn()).await.expect("rows");
         assert!(subjects.len() == 3 && !subjects.iter().any(|subject| subject == "half done"), "{subjects:?}");
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let open: i64 = sqlx::query_scalar(
-        "select count(*) from pg_stat_activity where datname = $1 and state like 'idle in transaction%'",
-    )
-    .bind(&database.name)
-    .fetch_one(&mut database.superuser().await)
-    .await
-    .expect("a look");
-    assert_eq!(open, 0);
+    database.at_rest().await;
     assert!(db.usage().0 <= 2);
 }
 
 /// The database goes away and comes back: requests fail meanwhile, and work again without a restart.
 #[tokio::test]
-async fn lost_connections_are_replaced() {
+async fn server_replaces_lost_connections() {
     let database = TestDb::seeded().await;
     let db = database.db();
     let organization = OrganizationRef::Slug("acme-corp".into());
     let begin = || TenantTx::begin(&db, Access::Read, "user_alice", &organization, Arc::default());
     let many = futures_util::future::join_all((0..5).map(|_| begin())).await;
     drop(many);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    database.at_rest().await;
     sqlx::query(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and usename = 'tenantry_app'",
     )

@@ -73,7 +73,7 @@ async fn strays(connection: &mut PgConnection) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_search_path_decides_nothing_when_the_database_is_made() {
+async fn search_path_decides_nothing_when_the_database_is_made() {
     for path in PATHS {
         let database = TestDb::empty().await;
         under(&database, path).await;
@@ -120,7 +120,7 @@ const UPDATE: &str =
     "mutation($input: TicketUpdateInput!) { ticketUpdate(input: $input) { ticket { status } userErrors { code } } }";
 
 #[tokio::test]
-async fn the_search_path_decides_nothing_of_what_the_api_and_the_workers_do() {
+async fn search_path_decides_nothing_of_what_the_api_and_the_workers_do() {
     for path in PATHS {
         let app = webhooks::start().await;
         let alice = app.token("alice@example.com", Some("acme-corp")).await;
@@ -178,7 +178,7 @@ async fn the_search_path_decides_nothing_of_what_the_api_and_the_workers_do() {
 }
 
 #[tokio::test]
-async fn the_search_path_decides_nothing_of_an_adoption() {
+async fn search_path_decides_nothing_of_an_adoption() {
     for path in PATHS {
         let database = legacy("bots").await;
         under(&database, path).await;
@@ -197,7 +197,7 @@ async fn the_search_path_decides_nothing_of_an_adoption() {
 
 /// Types of the team's own, in a schema that only the owner's path has: what the triggers do, they do under another path.
 #[tokio::test]
-async fn the_search_path_of_the_owner_is_not_that_of_the_triggers() {
+async fn search_path_of_the_owner_is_not_that_of_the_triggers() {
     const LEGACY: &str = "create schema legacy; create domain legacy.user_key as int; create type legacy.kind as enum ('a', 'b');
         create table legacy.users (id legacy.user_key primary key, email text, name text);
         create table legacy.boards (id serial primary key, user_id legacy.user_key not null references legacy.users);

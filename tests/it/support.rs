@@ -169,6 +169,30 @@ impl TestDb {
     pub async fn superuser(&self) -> PgConnection {
         self.options(SUPERUSER).connect().await.expect("the superuser")
     }
+
+    /// Waits until no transaction is open: the rollback of a read-only one happens behind the response.
+    pub async fn at_rest(&self) {
+        at_rest(self.server, &self.name).await;
+    }
+}
+
+async fn at_rest(server: &LocalPostgres, name: &str) {
+    let mut superuser = server.connect_options(SUPERUSER, name).connect().await.expect("the superuser");
+    for _ in 0..1500 {
+        let open: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+              where datname = $1 and pid <> pg_backend_pid() and (state like 'idle in transaction%' or state = 'active')",
+        )
+        .bind(name)
+        .fetch_one(&mut superuser)
+        .await
+        .expect("a look");
+        if open == 0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("transactions of {name} stay open");
 }
 
 impl Drop for TestDb {
@@ -326,6 +350,26 @@ impl TestApp {
         error["extensions"]["code"].as_str().unwrap_or_else(|| panic!("an error with a code: {response:#}")).to_owned()
     }
 
+    /// Waits until this many subscriptions hear what the database tells.
+    pub async fn subscribed(&self, count: usize) {
+        let mut superuser = self.database.superuser().await;
+        for _ in 0..1500 {
+            let listening: bool = sqlx::query_scalar(
+                "select exists (select from pg_stat_activity
+                                 where datname = $1 and application_name = 'tenantry-events' and query ilike 'listen%')",
+            )
+            .bind(&self.database.name)
+            .fetch_one(&mut superuser)
+            .await
+            .expect("a look");
+            if listening && self.app.services.events.subscribers() >= count {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("{count} subscriptions do not come about");
+    }
+
     /// Has `PostgreSQL` log the plans of all that this app's database runs from now on.
     pub async fn explain(&self) -> Explained {
         let mut superuser = self.database.superuser().await;
@@ -345,7 +389,7 @@ impl TestApp {
         );
         sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut superuser).await.expect("the connections end");
         let from = std::fs::metadata(cluster_log()).map_or(0, |log| log.len());
-        Explained { name, from }
+        Explained { name, server: self.database.server, from }
     }
 
     /// Statements that this app's database logged while `work` ran, from `PostgreSQL` itself.
@@ -375,10 +419,10 @@ impl TestApp {
                 .collect::<Vec<_>>()
         };
         self.data(&token, "{ organization { id } }", json!({})).await;
-        settle().await;
+        self.database.at_rest().await;
         let before = logged().len();
         let result = work.await;
-        settle().await;
+        self.database.at_rest().await;
         (result, logged().split_off(before))
     }
 }
@@ -386,13 +430,14 @@ impl TestApp {
 /// Plans in the server's log.
 pub struct Explained {
     name: String,
+    server: &'static LocalPostgres,
     from: u64,
 }
 
 impl Explained {
     /// The entries of the log since then, each with its lines.
     pub async fn entries(&self) -> Vec<String> {
-        settle().await;
+        at_rest(self.server, &self.name).await;
         let log = std::fs::read(cluster_log()).expect("the server's log");
         let log =
             String::from_utf8_lossy(&log[usize::try_from(self.from).expect("a length").min(log.len())..]).into_owned();
@@ -413,11 +458,6 @@ impl Explained {
         }
         entries
     }
-}
-
-/// The rollback of a read-only transaction happens behind the response.
-async fn settle() {
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
 }
 
 fn cluster_log() -> PathBuf {

@@ -35,7 +35,7 @@ fn differences(in_order: &Value, shuffled: &Value) -> Vec<String> {
 /// A generated history of one organization is delivered in order to one worker, then one to three times each, in random
 /// orders, by three senders to three workers. The rows must be the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn any_order_and_repetition_of_a_history_ends_the_same() {
+async fn sync_ends_the_same_in_any_order_and_repetition() {
     let sync = Sync::start().await;
     let orders = amount("SYNC_ORDERS", 3);
     let config = Config {

@@ -26,7 +26,7 @@ async fn ids_of(app: &TestApp, slug: &str, table: &str) -> Vec<uuid::Uuid> {
 }
 
 #[tokio::test]
-async fn writes_reach_nothing_of_another_tenant() {
+async fn tenancy_lets_writes_reach_nothing_of_another_tenant() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let ticket = global_id("Ticket", ids_of(&app, "tech-startup", "tickets").await[0]);
@@ -79,7 +79,7 @@ async fn writes_reach_nothing_of_another_tenant() {
 }
 
 #[tokio::test]
-async fn an_organization_one_does_not_belong_to_is_like_one_that_does_not_exist() {
+async fn tenancy_makes_a_foreign_organization_like_one_that_does_not_exist() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", None).await;
     let answer = |organization: &'static str| {
@@ -119,7 +119,7 @@ async fn an_organization_one_does_not_belong_to_is_like_one_that_does_not_exist(
 }
 
 #[tokio::test]
-async fn a_cursor_of_another_tenant_or_list_is_refused() {
+async fn tenancy_refuses_a_cursor_of_another_tenant_or_list() {
     let app = TestApp::start().await;
     let bob = app.token("bob@example.com", Some("tech-startup")).await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
@@ -142,7 +142,7 @@ async fn a_cursor_of_another_tenant_or_list_is_refused() {
 }
 
 #[tokio::test]
-async fn a_subscription_hears_its_own_tenant_only() {
+async fn tenancy_lets_a_subscription_hear_its_own_tenant_only() {
     let app = TestApp::start().await;
     let bob = app.token("bob@example.com", Some("tech-startup")).await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
@@ -157,7 +157,7 @@ async fn a_subscription_hears_its_own_tenant_only() {
         .expect("a stream");
     assert_eq!(response.status(), 200);
     let mut stream = response.bytes_stream();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    app.subscribed(1).await;
     let create = "mutation($s: String!) { ticketCreate(input: { subject: $s }) { ticket { id } userErrors { code } } }";
     app.data(&bob, create, json!({ "s": "a secret of Tech Startup" })).await;
     app.data(&alice, create, json!({ "s": "heard by Acme" })).await;
@@ -173,7 +173,7 @@ async fn a_subscription_hears_its_own_tenant_only() {
 
 /// What spans tenants is for superadmins, whatever one is in one's own tenant.
 #[tokio::test]
-async fn the_platform_is_closed_and_events_of_others_cannot_be_replayed() {
+async fn tenancy_closes_the_platform_and_events_of_others() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     for query in ["{ platform { webhookEvents { nodes { id } } } }", "{ platform { webhookEvents { totalCount } } }"] {
@@ -212,7 +212,7 @@ async fn the_platform_is_closed_and_events_of_others_cannot_be_replayed() {
 }
 
 #[tokio::test]
-async fn who_is_in_no_organization_gets_no_rows() {
+async fn tenancy_gives_no_rows_to_who_is_in_no_organization() {
     let app = TestApp::start().await;
     let admin = app.token("admin@example.com", None).await;
     let viewer = app.data(&admin, "{ viewer { isSuperadmin role permissions memberships { role } } }", json!({})).await;

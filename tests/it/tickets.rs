@@ -28,7 +28,7 @@ async fn audit_rows(app: &TestApp, action: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn the_life_of_a_ticket() {
+async fn ticket_lives_from_new_to_closed() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let customer = app
@@ -92,7 +92,7 @@ async fn the_life_of_a_ticket() {
 }
 
 #[tokio::test]
-async fn an_expected_version_guards_against_lost_updates() {
+async fn ticket_update_with_an_expected_version_loses_no_update() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let created = app.data(&alice, CREATE, json!({ "input": { "subject": "x" } })).await;
@@ -112,7 +112,7 @@ async fn an_expected_version_guards_against_lost_updates() {
 }
 
 #[tokio::test]
-async fn numbers_have_no_gaps_and_no_duplicates() {
+async fn ticket_numbers_have_no_gaps_and_no_duplicates() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let bob = app.token("bob@example.com", Some("tech-startup")).await;
@@ -139,7 +139,7 @@ async fn numbers_have_no_gaps_and_no_duplicates() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_makes_repeating_harmless() {
+async fn idempotency_key_makes_repeating_harmless() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let carol = app.token("carol@example.com", Some("acme-corp")).await;
@@ -175,7 +175,7 @@ async fn an_idempotency_key_makes_repeating_harmless() {
 }
 
 #[tokio::test]
-async fn bad_texts_become_user_errors_all_at_once() {
+async fn user_errors_name_all_bad_texts_at_once() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let refused = app
@@ -223,7 +223,7 @@ async fn bad_texts_become_user_errors_all_at_once() {
 }
 
 #[tokio::test]
-async fn a_role_shows_and_allows_what_the_matrix_says() {
+async fn tickets_show_and_allow_a_role_what_the_matrix_says() {
     let app = TestApp::start().await;
     // Bob is a viewer of Acme.
     let bob = app.token("bob@example.com", Some("acme-corp")).await;
@@ -266,7 +266,7 @@ async fn a_role_shows_and_allows_what_the_matrix_says() {
 
 /// Fields of one mutation request are done one after the other, and each payload shows the state after its own write.
 #[tokio::test]
-async fn each_payload_shows_its_own_moment() {
+async fn payloads_show_their_own_moment() {
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let created = app.data(&alice, CREATE, json!({ "input": { "subject": "x" } })).await;

@@ -134,7 +134,7 @@ async fn metrics(app: &TestApp) -> String {
 }
 
 #[tokio::test]
-async fn a_verified_event_is_stored_once_and_as_it_came() {
+async fn webhook_verified_is_stored_once_and_as_it_came() {
     let app = start().await;
     let body = " { \"type\" : \"user.created\",\r\n \"data\":{\"id\":\"user_1\",\"name\":\"Zoë\"}, \"timestamp\": 1700000000123 }\n";
     for _ in 0..3 {
@@ -169,7 +169,7 @@ async fn a_verified_event_is_stored_once_and_as_it_came() {
 }
 
 #[tokio::test]
-async fn what_is_not_verified_is_refused_and_leaves_nothing() {
+async fn webhooks_that_are_not_verified_are_refused_and_leave_nothing() {
     let app = start().await;
     let before = count(&app.database, "true").await;
     let far = |seconds| Clock::manual(app.clock.now() + chrono::Duration::seconds(seconds));
@@ -241,7 +241,7 @@ async fn what_is_not_verified_is_refused_and_leaves_nothing() {
 
 /// Whatever is verified and an object is stored, and a worker comes to an end with it.
 #[tokio::test]
-async fn odd_events_are_kept() {
+async fn webhooks_that_are_odd_are_kept() {
     let app = start().await;
     let long = "x".repeat(400);
     let wide = format!("{{\"id\":\"evt_wide\",\"type\":\"invoice.paid\",\"x\":[{}0]}}", "0,".repeat(500_000));
@@ -300,7 +300,7 @@ async fn odd_events_are_kept() {
 }
 
 #[tokio::test]
-async fn a_secret_rolls_without_a_lost_delivery() {
+async fn webhook_secret_rolls_without_a_lost_delivery() {
     let app = start().await;
     for (id, name, status) in [("msg_a", "old", 200), ("msg_b", "new", 200), ("msg_c", "older", 401)] {
         let body = clerk("user.created", "user_1").to_string();
@@ -323,7 +323,7 @@ async fn a_secret_rolls_without_a_lost_delivery() {
 }
 
 #[tokio::test]
-async fn without_a_secret_the_answer_names_the_variable() {
+async fn webhooks_without_a_secret_are_answered_with_the_variable() {
     let app = TestApp::start().await;
     for (source, variable) in [(Clerk, "CLERK_WEBHOOK_SECRETS"), (Stripe, "STRIPE_WEBHOOK_SECRETS")] {
         let request = signed(&app.base_url(), source, "msg_1", "{}", &secret(source, "old"), &app.clock);
@@ -336,7 +336,7 @@ async fn without_a_secret_the_answer_names_the_variable() {
 }
 
 #[tokio::test]
-async fn events_of_others_are_recorded_and_not_applied() {
+async fn webhooks_of_others_are_recorded_and_not_applied() {
     let mut environment = environment();
     environment.extend([("STRIPE_ACCOUNT", "acct_ours".to_owned()), ("CLERK_INSTANCE", "ins_ours".to_owned())]);
     let app = TestApp::start_with(Setup { environment, ..Setup::default() }).await;
@@ -371,7 +371,7 @@ async fn events_of_others_are_recorded_and_not_applied() {
 
 /// `/metrics` has a port of its own where the API's is open to everybody, and asking often asks the database once.
 #[tokio::test]
-async fn metrics_are_kept_apart_and_asked_for_once() {
+async fn webhook_metrics_are_kept_apart_and_asked_for_once() {
     let mut environment = environment();
     environment.push(("METRICS_PORT", "0".to_owned()));
     let app = TestApp::start_with(Setup { environment, clock: Clock::manual(Clock::System.now()) }).await;
@@ -394,7 +394,7 @@ async fn metrics_are_kept_apart_and_asked_for_once() {
 
 /// Who is connected to the endpoint's account writes metadata as they like: without being named they have no say.
 #[tokio::test]
-async fn connected_accounts_are_ignored_unless_named() {
+async fn webhooks_of_connected_accounts_are_ignored_unless_named() {
     let app = start().await;
     for (id, account) in [("evt_connected", json!("acct_theirs")), ("evt_own", Value::Null)] {
         let mut event = stripe(id, "customer.subscription.updated", "sub_1");
@@ -411,7 +411,7 @@ async fn connected_accounts_are_ignored_unless_named() {
 
 /// The database goes away: 503, and nothing is acknowledged that is not kept. It comes back: no restart is needed.
 #[tokio::test]
-async fn while_the_database_is_away_senders_are_asked_to_repeat() {
+async fn webhook_senders_are_asked_to_repeat_while_the_database_is_away() {
     let app = start().await;
     let workers = start_workers(&app.app, 1);
     assert_eq!(deliver(&app, Clerk, "msg_before", clerk("user.created", "user_1").to_string()).await.0, 200);

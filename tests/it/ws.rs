@@ -106,7 +106,7 @@ const SUBSCRIPTION: &str = "subscription { ticketChanged { ticket { id } } }";
 const VIEWER: &str = "{ viewer { user { email } } }";
 
 #[tokio::test]
-async fn queries_work_over_the_socket_and_may_use_an_id_again() {
+async fn socket_queries_work_and_may_use_an_id_again() {
     let app = TestApp::start().await;
     let mut socket = Socket::ready(&app).await;
     for _ in 0..2 {
@@ -133,7 +133,7 @@ async fn queries_work_over_the_socket_and_may_use_an_id_again() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_an_operation_is_told_for_it_alone() {
+async fn socket_errors_are_told_for_their_operation_alone() {
     let app = TestApp::start().await;
     let mut socket = Socket::ready(&app).await;
     let deep = "{a".repeat(10_000);
@@ -155,7 +155,7 @@ async fn what_is_wrong_with_an_operation_is_told_for_it_alone() {
 }
 
 #[tokio::test]
-async fn the_anonymous_may_connect_and_introspect_only() {
+async fn sockets_let_the_anonymous_introspect_only() {
     let app = TestApp::start().await;
     for payload in [json!(null), json!({}), json!({ "authorization": null, "other": 1 })] {
         let mut socket = Socket::open(&app).await;
@@ -170,7 +170,7 @@ async fn the_anonymous_may_connect_and_introspect_only() {
 }
 
 #[tokio::test]
-async fn credentials_come_in_the_payload_or_in_the_headers() {
+async fn socket_credentials_come_in_the_payload_or_in_the_headers() {
     let app = TestApp::start().await;
     let bearer = format!("Bearer {}", app.token("alice@example.com", None).await);
     let data = json!({ "organization": { "slug": "acme-corp" } });
@@ -207,7 +207,7 @@ async fn credentials_come_in_the_payload_or_in_the_headers() {
 }
 
 #[tokio::test]
-async fn breaches_of_the_protocol_close_the_socket() {
+async fn sockets_close_at_breaches_of_the_protocol() {
     let app = TestApp::start().await;
     let mut socket = Socket::open(&app).await;
     socket.subscribe("1", VIEWER).await;
@@ -274,7 +274,7 @@ async fn sockets_that_do_not_introduce_themselves_are_closed() {
 }
 
 #[tokio::test]
-async fn subscriptions_end_when_completed_and_are_limited() {
+async fn socket_subscriptions_end_when_completed_and_are_limited() {
     let app = TestApp::start().await;
     let mut socket = Socket::ready(&app).await;
     for number in 0..50 {
@@ -308,7 +308,7 @@ async fn subscriptions_end_when_completed_and_are_limited() {
 }
 
 #[tokio::test]
-async fn a_socket_ends_with_its_token_and_with_the_server() {
+async fn sockets_end_with_their_token_and_with_the_server() {
     let app = TestApp::start().await;
     let token = app.token_for("alice@example.com", Some("acme-corp"), chrono::Duration::seconds(2)).await;
     let mut socket = Socket::open(&app).await;
@@ -322,7 +322,7 @@ async fn a_socket_ends_with_its_token_and_with_the_server() {
 }
 
 #[tokio::test]
-async fn only_own_and_listed_pages_open_sockets() {
+async fn sockets_open_for_own_and_listed_pages_only() {
     let listed = "https://app.example.com";
     let setup = Setup { environment: vec![("CORS_ORIGINS", listed.to_owned())], ..Setup::default() };
     let app = TestApp::start_with(setup).await;

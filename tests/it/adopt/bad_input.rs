@@ -93,7 +93,7 @@ async fn refused(database: &TestDb, plan: Plan) -> AdoptError {
 }
 
 #[tokio::test]
-async fn a_plan_that_does_not_fit_is_refused_with_everything_that_is_wrong() {
+async fn adopt_refuses_a_plan_that_does_not_fit_with_everything_that_is_wrong() {
     let database = legacy("bots").await;
     run_sql(
         &mut database.owner().await,
@@ -151,7 +151,7 @@ async fn a_plan_that_does_not_fit_is_refused_with_everything_that_is_wrong() {
 
 /// Composite and text keys, unique keys instead of primary ones, references to other keys, names as bad as they come.
 #[tokio::test]
-async fn odd_keys_and_names_are_adopted() {
+async fn adopt_takes_odd_keys_and_names() {
     let database = TestDb::seeded().await;
     run_sql(
         &mut database.owner().await,
@@ -223,7 +223,7 @@ organization = [{ user = "user" }]
 
 /// A column that was there already stays, and loses what it got here.
 #[tokio::test]
-async fn a_column_that_was_there_keeps_what_it_had() {
+async fn adopt_keeps_what_a_column_that_was_there_had() {
     let database = legacy("bots").await;
     run_sql(
         &mut database.owner().await,
@@ -246,7 +246,7 @@ async fn a_column_that_was_there_keeps_what_it_had() {
 }
 
 #[tokio::test]
-async fn logins_that_may_not_are_told_which_may() {
+async fn adopt_tells_a_login_that_may_not_which_may() {
     let database = legacy("bots").await;
     let before = fingerprint(&database).await;
     let file = fixture("bots", "plan.toml");
@@ -285,7 +285,7 @@ async fn logins_that_may_not_are_told_which_may() {
 
 /// Tenantry's tables are not there yet.
 #[tokio::test]
-async fn a_database_that_is_not_ready_is_told_what_comes_first() {
+async fn adopt_tells_what_comes_first_of_a_database_that_is_not_ready() {
     let database = TestDb::empty().await;
     let mut owner = database.owner().await;
     run_sql(&mut owner, "create table public.users (id integer primary key, email text); create table public.bots (id integer primary key, user_id integer references public.users)").await;
@@ -302,7 +302,7 @@ async fn a_database_that_is_not_ready_is_told_what_comes_first() {
 
 /// The team's own names are no obstacle, wherever they are: tables, an enum, a ledger of sqlx, a schema `app`.
 #[tokio::test]
-async fn names_of_the_team_are_not_in_the_way() {
+async fn adopt_lets_names_of_the_team_stand() {
     let database = TestDb::empty().await;
     let mut owner = database.owner().await;
     let team = include_str!("../../fixtures/adopt/names.sql");
@@ -333,7 +333,7 @@ async fn names_of_the_team_are_not_in_the_way() {
 
 /// A schema `tenantry` of somebody else's is not written to.
 #[tokio::test]
-async fn a_schema_of_somebody_else_under_our_name_is_refused() {
+async fn migrate_refuses_a_schema_of_somebody_else_under_our_name() {
     let database = TestDb::empty().await;
     run_sql(&mut database.owner().await, "create schema tenantry; create table tenantry.users (id integer)").await;
     let before = fingerprint(&database).await;
@@ -352,7 +352,7 @@ async fn a_schema_of_somebody_else_under_our_name_is_refused() {
 
 /// Two at once: one waits, and then there is nothing left to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_runs_at_once_are_one() {
+async fn adopt_runs_at_once_are_one() {
     let database = legacy("bots").await;
     let (first, second) = tokio::join!(run(&database, plan("bots")), run(&database, plan("bots")));
     assert_eq!(first.users.processed + second.users.processed, 8);
@@ -363,7 +363,7 @@ async fn two_runs_at_once_are_one() {
 
 /// An organization with the slug of the default workspace is somebody's: joining it is to be said.
 #[tokio::test]
-async fn a_default_workspace_that_is_somebody_elses_is_not_joined() {
+async fn adopt_joins_no_default_workspace_of_somebody_else() {
     let database = legacy("workspaces").await;
     let mut plan = plan("workspaces");
     plan.workspaces.slug = "acme-corp".to_owned();
@@ -380,7 +380,7 @@ async fn a_default_workspace_that_is_somebody_elses_is_not_joined() {
 
 /// What people made after the adoption is not deleted with it.
 #[tokio::test]
-async fn a_rollback_keeps_what_others_depend_on() {
+async fn rollback_keeps_what_others_depend_on() {
     let database = legacy("bots").await;
     run_sql(&mut database.owner().await, "delete from legacy.secrets where key = 'lost'").await;
     run(&database, plan("bots")).await;

@@ -77,7 +77,7 @@ async fn killed_at(mut child: Child, watcher: &mut PgConnection, query: &str, ta
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_again_and_again_it_ends_where_an_undisturbed_run_ends() {
+async fn adopt_run_killed_again_and_again_ends_where_an_undisturbed_one_ends() {
     let expected = undisturbed().await;
     let database = many_bots().await;
     let file = fixture("bots", "plan.toml");
@@ -195,7 +195,7 @@ async fn finalize_and_rollback_survive_kills() {
 
 /// Deadlocks and serialization failures, as the server reports them, every few rows.
 #[tokio::test]
-async fn collisions_are_tried_again() {
+async fn adopt_run_tries_collisions_again() {
     let expected = undisturbed().await;
     let database = many_bots().await;
     run_sql(
@@ -233,7 +233,7 @@ async fn collisions_are_tried_again() {
 
 /// A real deadlock, with the old application's own counters.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deadlock_with_the_old_application_is_survived() {
+async fn adopt_run_survives_a_deadlock_with_the_old_application() {
     let database = legacy("bots").await;
     run_sql(
         &mut database.owner().await,
@@ -299,7 +299,7 @@ async fn a_deadlock_with_the_old_application_is_survived() {
 
 /// The server closes the connection again and again; the run connects again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lost_connections_are_made_again() {
+async fn adopt_run_makes_lost_connections_again() {
     let expected = undisturbed().await;
     let database = many_bots().await;
     let options = RunOptions { batch_size: 7, sleep: Duration::from_millis(2), ..RunOptions::default() };
@@ -343,7 +343,7 @@ async fn lost_connections_are_made_again() {
 
 /// A full disk, as `PostgreSQL` reports it, in the middle of a batch: nothing of that batch stays, everything before it does.
 #[tokio::test]
-async fn a_full_disk_stops_it_and_it_goes_on_when_there_is_room() {
+async fn adopt_run_stops_at_a_full_disk_and_goes_on_when_there_is_room() {
     let expected = undisturbed().await;
     let database = many_bots().await;
     run_sql(
@@ -413,7 +413,7 @@ async fn old_application(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn people_go_on_working_meanwhile() {
+async fn adopt_lets_people_go_on_working_meanwhile() {
     let database = many_bots().await;
     run_sql(&mut database.owner().await, "delete from legacy.secrets where key = 'lost'").await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -459,7 +459,7 @@ async fn people_go_on_working_meanwhile() {
 
 /// A row that somebody holds all the time holds up nobody: it is counted, and the next run takes it.
 #[tokio::test]
-async fn rows_that_are_held_wait_for_the_next_run() {
+async fn adopt_run_leaves_rows_that_are_held_to_the_next() {
     let database = legacy("workspaces").await;
     let mut old = database.options(OLD_APP).connect().await.expect("the old application");
     let mut holder = old.begin().await.expect("begin");
@@ -485,7 +485,7 @@ async fn rows_that_are_held_wait_for_the_next_run() {
 
 /// A long transaction in the way: it is not queued behind for long, and the message says what to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_that_is_not_to_be_had_is_given_up() {
+async fn finalize_gives_up_a_lock_that_is_not_to_be_had() {
     let database = legacy("bots").await;
     let before = catalogue(&mut database.superuser().await).await;
     let mut old = database.options(OLD_APP).connect().await.expect("the old application");
@@ -504,7 +504,7 @@ async fn a_lock_that_is_not_to_be_had_is_given_up() {
 
 /// A foreign key that was added, and the process killed before its rows were looked at: it is looked at by the next.
 #[tokio::test]
-async fn a_foreign_key_that_was_not_validated_is_done_again() {
+async fn finalize_validates_a_foreign_key_that_was_left() {
     let database = legacy("workspaces").await;
     run(&database, plan("workspaces")).await;
     run_sql(
@@ -524,7 +524,7 @@ async fn a_foreign_key_that_was_not_validated_is_done_again() {
 
 /// Somebody registers and takes their time to commit: nobody else's registration or row waits for that.
 #[tokio::test]
-async fn a_registration_into_the_default_workspace_holds_nobody_up() {
+async fn triggers_let_a_registration_into_the_default_workspace_hold_nobody_up() {
     let database = legacy("workspaces").await;
     let mut shared = plan("workspaces");
     shared.workspaces.newcomers = None;
@@ -551,7 +551,7 @@ async fn a_registration_into_the_default_workspace_holds_nobody_up() {
 
 /// Between two runs the plan's tables change their places, and one goes: every trigger keeps the function of its table.
 #[tokio::test]
-async fn a_plan_may_change_between_two_runs() {
+async fn adopt_plan_may_change_between_two_runs() {
     let database = legacy("bots").await;
     run(&database, plan("bots")).await;
     let mut changed = plan("bots");

@@ -9,7 +9,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn policies_that_hold_for_the_api_as_well_are_refused() {
+async fn finalize_refuses_policies_that_hold_for_the_api_as_well() {
     let database = legacy("bots").await;
     let mut owner = database.owner().await;
     run_sql(
@@ -92,7 +92,7 @@ const TEAMS: &str = "name = 'teams'\n[users]\ntable = 'legacy.users'\nclerk_id =
 [workspaces]\nusers_without = 'leave'\n[[tables]]\ntable = 'legacy.bots'\norganization = [{ user = 'user_id' }]";
 
 #[tokio::test]
-async fn an_organization_of_the_same_id_is_a_stranger_until_the_plan_says_otherwise() {
+async fn adopt_takes_an_organization_of_the_same_id_for_a_stranger_until_the_plan_says_otherwise() {
     let database = legacy("bots").await;
     run_sql(
         &mut database.owner().await,
@@ -118,7 +118,7 @@ async fn an_organization_of_the_same_id_is_a_stranger_until_the_plan_says_otherw
 
 /// Whoever registers in the old application, or writes to its tables, writes what they like.
 #[tokio::test]
-async fn what_the_old_application_writes_is_not_believed() {
+async fn triggers_do_not_believe_what_the_old_application_writes() {
     let database = legacy("workspaces").await;
     let mut plan = plan("workspaces");
     plan.workspaces.newcomers = Some(Policy::Default);
@@ -170,7 +170,7 @@ async fn what_the_old_application_writes_is_not_believed() {
 }
 
 #[tokio::test]
-async fn who_was_deleted_is_reported_and_holds_up_nobody() {
+async fn adopt_reports_who_was_deleted_and_holds_up_nobody() {
     let database = legacy("bots").await;
     run_sql(
         &mut database.owner().await,
@@ -197,7 +197,7 @@ async fn who_was_deleted_is_reported_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn nobody_else_may_create_functions_where_ours_are_looked_up() {
+async fn finalize_lets_nobody_else_create_functions_where_ours_are_looked_up() {
     let database = legacy("bots").await;
     let mut superuser = database.superuser().await;
     for role in [OLD_APP, "public"] {

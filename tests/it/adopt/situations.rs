@@ -24,7 +24,7 @@ fn keys_of(differences: Vec<String>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn bots_move_with_their_users_into_personal_workspaces() {
+async fn adopt_moves_bots_with_their_users_into_personal_workspaces() {
     let database = legacy("bots").await;
     // Alice has an organization in Tenantry.
     run_sql(&mut database.owner().await, "insert into legacy.users (email, name) values ('Alice@example.com', 'Alice'); insert into legacy.bots (user_id, name) values (9, 'of Alice')").await;
@@ -172,7 +172,7 @@ async fn other_organization(database: &TestDb) -> String {
 
 /// Workspace, membership and bots of a user come together or not at all.
 #[tokio::test]
-async fn each_user_is_one_transaction() {
+async fn adopt_run_makes_each_user_one_transaction() {
     let database = legacy("bots").await;
     run_sql(
         &mut database.owner().await,
@@ -198,7 +198,7 @@ async fn each_user_is_one_transaction() {
 }
 
 #[tokio::test]
-async fn a_workspace_less_application_gets_a_default_workspace() {
+async fn adopt_gives_an_application_without_workspaces_a_default_one() {
     let database = legacy("workspaces").await;
     let untouched = fingerprint(&database).await;
     let forecast = dry_run(&database, plan("workspaces")).await;
@@ -308,7 +308,7 @@ async fn what_verify_finds(database: &TestDb) {
 }
 
 #[tokio::test]
-async fn without_users_there_is_no_default_workspace() {
+async fn adopt_makes_no_default_workspace_without_users() {
     let database = legacy("workspaces").await;
     run_sql(&mut database.owner().await, "update legacy.dashboards set owner_id = null; delete from legacy.users")
         .await;
@@ -335,7 +335,7 @@ async fn without_users_there_is_no_default_workspace() {
 }
 
 #[tokio::test]
-async fn rewards_are_inferred_or_reported_and_never_guessed() {
+async fn adopt_infers_or_reports_rewards_and_never_guesses() {
     let database = legacy("rewards").await;
     let folder = scratch(&database);
     let file = fixture("rewards", "plan.toml");
@@ -550,7 +550,7 @@ async fn the_report(database: &TestDb, file: &str, csv: &std::path::Path, json: 
 
 /// What `adopt plan` writes is a plan, and finds what the fixtures' plans say by hand.
 #[tokio::test]
-async fn a_plan_is_written_from_the_catalogue() {
+async fn adopt_plan_is_written_from_the_catalogue() {
     for situation in ["bots", "workspaces", "rewards"] {
         let database = legacy(situation).await;
         let before = fingerprint(&database).await;

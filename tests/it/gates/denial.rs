@@ -5,9 +5,12 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tenantry::access::{Action, MemberRole};
 use tenantry::schema::{ENTITIES, mutations};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use uuid::Uuid;
 
 use super::sdl::Sdl;
@@ -161,16 +164,64 @@ async fn ask(app: &TestApp, token: Option<&str>, header: Option<&str>, request: 
     if !request.is_subscription() {
         return http.send().await.expect("an answer").json().await.expect("JSON");
     }
-    let mut response = http.header("Accept", "text/event-stream").send().await.expect("an answer");
-    if response.status() != 200 {
-        return response.json().await.expect("JSON");
-    }
     // An error comes at once. Silence is what a subscriber who may listen hears.
     let silence = std::time::Duration::from_millis(1500);
-    let Ok(Ok(Some(chunk))) = tokio::time::timeout(silence, response.chunk()).await else { return json!({}) };
-    let text = String::from_utf8_lossy(&chunk).into_owned();
-    let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or("{}");
-    serde_json::from_str(data).unwrap_or_default()
+    let over_socket = ask_socket(app, token, header, &body, silence);
+    let over_events = async {
+        let mut response = http.header("Accept", "text/event-stream").send().await.expect("an answer");
+        if response.status() != 200 {
+            return response.json().await.expect("JSON");
+        }
+        let Ok(Ok(Some(chunk))) = tokio::time::timeout(silence, response.chunk()).await else { return json!({}) };
+        let text = String::from_utf8_lossy(&chunk).into_owned();
+        let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or("{}");
+        serde_json::from_str(data).unwrap_or_default()
+    };
+    let (answer, over_socket) = tokio::join!(over_events, over_socket);
+    if over_socket["closed"] == 4403 {
+        // Credentials that are refused whole: the socket ends before the operation.
+        assert_eq!(codes(&answer), ["ORGANIZATION_MISMATCH"], "{}: {over_socket}", request.root);
+    } else {
+        assert_eq!(codes(&over_socket), codes(&answer), "{}: a socket and a stream say the same", request.root);
+    }
+    answer
+}
+
+/// The same over `graphql-transport-ws`.
+async fn ask_socket(
+    app: &TestApp,
+    token: Option<&str>,
+    header: Option<&str>,
+    body: &Value,
+    silence: std::time::Duration,
+) -> Value {
+    let mut upgrade = app.ws_url().into_client_request().expect("a request");
+    upgrade.headers_mut().insert("sec-websocket-protocol", "graphql-transport-ws".parse().expect("a header"));
+    let (mut socket, _) = tokio_tungstenite::connect_async(upgrade).await.expect("a socket");
+    let mut credentials = serde_json::Map::new();
+    credentials.extend(token.map(|token| ("authorization".to_owned(), json!(format!("Bearer {token}")))));
+    credentials.extend(header.map(|header| ("x-organization-id".to_owned(), json!(header))));
+    let message = json!({ "type": "connection_init", "payload": credentials });
+    socket.send(Message::text(message.to_string())).await.expect("the server listens");
+    loop {
+        let Ok(said) = tokio::time::timeout(silence, socket.next()).await else { return json!({}) };
+        let text = match said.expect("a message before the end").expect("a message") {
+            Message::Text(text) => text,
+            Message::Close(frame) => return json!({ "closed": frame.map(|frame| u16::from(frame.code)) }),
+            _ => continue,
+        };
+        let said: Value = serde_json::from_str(&text).expect("JSON");
+        match said["type"].as_str() {
+            Some("connection_ack") => {
+                let message = json!({ "type": "subscribe", "id": "1", "payload": body });
+                socket.send(Message::text(message.to_string())).await.expect("the server listens");
+            }
+            Some("next") => return said["payload"].clone(),
+            Some("error") => return json!({ "errors": said["payload"] }),
+            Some("complete") => return json!({}),
+            _ => {}
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! read. A sequential scan, a sort of a whole table and a hash join over one all show as a node that yields or removes more
 //! rows than a page takes. `TENANTRY_PLAN_ROWS` (50,000) is the number of rows of each table; 1,000,000 is for a run by hand.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tenantry::access::MemberRole;
@@ -15,23 +17,37 @@ use crate::support::TestApp;
 
 /// Most rows that a node may yield or remove: a page of each of the twenty parents that a document shows, twice.
 const MOST_ROWS: f64 = 2.0 * 20.0 * 101.0;
-/// Pages behind a cursor that read more than that, by their row comparison, and why. One that no longer does must go from
-/// here.
-const KNOWN: &[(&str, &str)] = &[
-    (
-        "(t.status, t.created_at, t.id)",
-        "comparisons of enums are not leakproof: under row-level security they are no index condition",
-    ),
-    ("(t.priority, t.created_at, t.id)", "the same"),
+/// What reads every row of the tenant when it looks for a value that no row has: table and columns (none: every column), and
+/// why that may stay. A line that names what is held now must go from here.
+const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
+    ("agent_configurations", &[], "made by hand: dozens"),
+    ("api_keys", &[], "made by hand: dozens"),
+    ("budgets", &[], "made by hand: dozens for each period"),
+    ("invitations", &[], "made by hand, and they expire"),
+    ("representatives", &[], "as many as people who answer"),
+    ("organization_members", &["role"], "as many as people"),
+    ("performance_metrics", &["period"], "one row for each period"),
+    ("team_performance", &["period"], "one row for each period and representative"),
+    ("customer_profiles", &["standing"], "the list ends when its page is full; no queue shows it alone"),
+    ("escalations", &["reason"], "the list ends when its page is full; no queue shows it alone"),
+    ("refunds", &["reason", "amount_minor"], "the list ends when its page is full; no queue shows it alone"),
+    ("tickets", &["subject"], "equality with a whole subject; searching is full-text search's"),
+    ("tickets", &["resolution_due_at"], "its index is over the expressions of the order, which a filter does not use"),
+    ("webhook_events", &["status", "source", "event_type", "object_id", "attempts"], "events are deleted after a time"),
+    ("audit_logs", &["resource_type"], "the list ends when its page is full; the id alone is indexed"),
 ];
-/// Rows of a parent.
+/// The orders in which lists of one parent are held: an index begins with the parent. In every other order the rows of the
+/// parents on the page are sorted, and no others.
+const PARENTS_ORDERS: &[&str] = &["order by t.created_at ", "order by t.period_start "];
+/// Rows of a parent, but for the first.
 const CHILDREN: u32 = 10;
 
 /// Fills the tables of every listing with copies of a sample row. Ids follow from the row's number, so that parents exist.
 async fn fill(app: &TestApp, rows: u32) {
     let mut superuser = app.database.superuser().await;
     let id = |number: &str| format!("'00000000-0000-7000-8000-' || lpad(to_hex({number}), 12, '0')");
-    let parent = id(&format!("1 + n % {}", (rows / CHILDREN).max(1)));
+    // The first parent has half of all rows, the others ten each.
+    let parent = id(&format!("case when n % 2 = 0 then 1 else 1 + n % {} end", (rows / CHILDREN).max(1)));
     // Foreign keys and triggers would take most of the time; what they hold is not what is measured.
     let mut script = format!(
         "set session_replication_role = replica;
@@ -41,9 +57,28 @@ async fn fill(app: &TestApp, rows: u32) {
     );
     for entity in ENTITIES.iter().filter(|entity| entity.listing.is_some()) {
         let table = entity.table;
+        let columns: String = sqlx::query_scalar(
+            "select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute
+              where attrelid = $1::text::regclass and attnum > 0 and not attisdropped and attgenerated = ''",
+        )
+        .bind(table)
+        .fetch_one(&mut superuser)
+        .await
+        .expect("the columns");
+        // Of an enum that lists filter by, every value but the last: the planner goes by how many there are.
+        let values: String = sqlx::query_scalar(
+            "select coalesce(string_agg(format(', %L, (enum_range(null::%s))[1 + n %% (array_length(enum_range(null::%2$s), 1) - 1)]',
+                                               c.attname, c.atttypid::regtype), ''), '')
+               from pg_attribute c join pg_attribute r on r.attrelid = c.attrelid and r.attname = c.attname || '_rank'
+              where c.attrelid = $1::text::regclass and r.attgenerated = 's'",
+        )
+        .bind(table)
+        .fetch_one(&mut superuser)
+        .await
+        .expect("the enums");
         script += &format!(
-            "insert into {table}
-             select r.* from (select to_jsonb(x) as j from {table} x join tenantry.organizations o on o.id = x.organization_id
+            "insert into {table} ({columns})
+             select {columns} from (select to_jsonb(x) as j from {table} x join tenantry.organizations o on o.id = x.organization_id
                                where o.slug = '{OWN}' limit 1) t
               cross join generate_series(1, {rows}) n
               cross join lateral jsonb_populate_record(null::{table}, t.j || jsonb_build_object(
@@ -55,7 +90,7 @@ async fn fill(app: &TestApp, rows: u32) {
                 'created_at', now() - n * interval '10 milliseconds', 'updated_at', now() - n * interval '10 milliseconds',
                 'received_at', now() - n * interval '10 milliseconds',
                 'period_start', timestamptz '2000-01-01' + n * interval '1 minute',
-                'starts_at', timestamptz '2000-01-01' + n * interval '1 minute')) r;
+                'starts_at', timestamptz '2000-01-01' + n * interval '1 minute'{values})) r;
              analyze {table};",
             id("n"),
             id("n")
@@ -109,21 +144,41 @@ async fn plans_read_no_more_than_a_page() {
     let sdl = Sdl::read();
     let mut asked = 0;
     for list in sdl.lists().iter().filter(|list| list.path[0] == "organization") {
-        let document = list.document("{ nodes { id } pageInfo { endCursor startCursor } }");
+        let selection = "{ nodes { id } pageInfo { endCursor startCursor } }";
+        let all = list.document(selection);
+        // A cursor belongs to the list of one parent: here the one with half of all rows.
+        let one = list.document_below("first: 1, orderBy: [{ field: CREATED_AT, direction: DESC }]", selection);
         let order_field = &sdl.inputs[&list.order].iter().find(|field| field.name == "field").expect("a field").base;
         for (field, direction) in sdl.enums[order_field].iter().flat_map(|field| [(field, "ASC"), (field, "DESC")]) {
             let order = json!([{ "field": field, "direction": direction }]);
-            let data = app.data(&owner, &document, json!({ "first": 50, "orderBy": order })).await;
-            asked += 1;
-            if list.entities.len() > 1 {
-                continue;
-            }
+            app.data(&owner, &all, json!({ "first": 50, "orderBy": order })).await;
+            let data = app.data(&owner, &one, json!({ "first": 50, "orderBy": order })).await;
             let info = list.found(&data)[0]["pageInfo"].clone();
+            assert!(info["endCursor"].is_string(), "{}: the parent has rows: {data}", list.name());
             for page in [
                 json!({ "first": 50, "after": info["endCursor"], "orderBy": order }),
                 json!({ "last": 50, "before": info["endCursor"], "orderBy": order }),
             ] {
-                app.data(&owner, &document, page).await;
+                app.data(&owner, &one, page).await;
+            }
+            asked += 4;
+        }
+        if list.entities.len() > 1 {
+            continue;
+        }
+        for field in &sdl.inputs[&list.filter] {
+            let Some(eq) = sdl.inputs[&field.base].iter().find(|field| field.name == "eq") else { continue };
+            let values: Vec<Value> = match eq.base.as_str() {
+                "String" => vec![json!("no row has this")],
+                "Int" | "Float" => vec![json!(-1)],
+                "Boolean" => vec![json!(true), json!(false)],
+                "DateTime" => vec![json!("1970-01-01T00:00:00Z")],
+                "ID" => vec![json!(global_id("Ticket", uuid::Uuid::from_u128(1)))],
+                labels => sdl.enums[labels].iter().map(|label| json!(label)).collect(),
+            };
+            for value in values {
+                let filter = json!({ &field.name: { "eq": value } });
+                app.data(&owner, &all, json!({ "first": 50, "where": filter })).await;
                 asked += 1;
             }
         }
@@ -139,15 +194,31 @@ async fn plans_read_no_more_than_a_page() {
     let statements: Vec<Planned> = entries.iter().filter_map(|entry| planned(entry)).collect();
     println!("{asked} requests, {} statements with {rows} rows in each table", statements.len());
     assert!(statements.len() >= asked, "{} statements of {asked} requests were seen", statements.len());
-    let (known, wrong): (Vec<&Planned>, Vec<&Planned>) = statements
-        .iter()
-        .filter(|statement| statement.most > MOST_ROWS)
-        .partition(|statement| KNOWN.iter().any(|(part, _)| statement.text.contains(part)));
-    for (part, why) in KNOWN {
-        assert!(known.iter().any(|statement| statement.text.contains(part)), "{part} is held now: not ({why})");
+    let unindexed = |text: &str| {
+        UNINDEXED_FILTERS.iter().position(|(table, columns, _)| {
+            text.contains(&format!("from tenantry.{table} t where t.organization_id = $1"))
+                && text.contains(" $3")
+                && (columns.is_empty() || columns.iter().any(|column| text.contains(&format!("t.{column} = $3"))))
+        })
+    };
+    let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
+    for statement in statements.iter().filter(|statement| statement.most > MOST_ROWS) {
+        let of_parents = statement.text.contains("cross join lateral")
+            && !PARENTS_ORDERS.iter().any(|order| statement.text.contains(order))
+            && statement.most <= f64::from(rows) * 0.6;
+        match unindexed(&statement.text) {
+            Some(line) => drop(seen.insert(line)),
+            None if of_parents => {}
+            None => wrong.push(statement),
+        }
     }
-    let mut wrong: Vec<String> =
-        wrong.iter().map(|statement| format!("{} rows in one node:\n{}", statement.most, statement.text)).collect();
+    for (line, (table, columns, why)) in UNINDEXED_FILTERS.iter().enumerate() {
+        assert!(seen.contains(&line), "{table} {columns:?} is held now: not \"{why}\"");
+    }
+    let mut wrong: Vec<String> = wrong
+        .iter()
+        .map(|statement: &&Planned| format!("{} rows in one node:\n{}", statement.most, statement.text))
+        .collect();
     wrong.sort();
     wrong.dedup();
     assert!(wrong.is_empty(), "{} statements read more than {MOST_ROWS} rows:\n{}", wrong.len(), wrong.join("\n\n"));

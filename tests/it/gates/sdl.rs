@@ -121,6 +121,11 @@ impl ListField {
     /// A document with this selection of the list, whose arguments are the variables `$where`, `$orderBy` and so on. Lists
     /// on the way show all their rows.
     pub fn document(&self, selection: &str) -> String {
+        self.document_below("first: 20", selection)
+    }
+
+    /// The same, with these arguments of the lists on the way.
+    pub fn document_below(&self, parents: &str, selection: &str) -> String {
         let ListField { filter, order, .. } = self;
         let mut text = format!(
             "query($where: {filter}, $orderBy: [{order}!], $first: Int, $after: String, $last: Int, $before: String) "
@@ -132,7 +137,7 @@ impl ListField {
                     "{{ {name}(where: $where, orderBy: $orderBy, first: $first, after: $after, last: $last, before: $before) {selection} "
                 )
             } else if self.is_list(n) {
-                format!("{{ {name}(first: 20) {{ nodes ")
+                format!("{{ {name}({parents}) {{ nodes ")
             } else {
                 format!("{{ {name} ")
             };

@@ -9,7 +9,7 @@ use super::{Client, Reply};
 use crate::support::{Setup, TestApp};
 
 #[tokio::test]
-async fn nul_characters_are_refused() {
+async fn documents_with_nul_characters_are_refused() {
     let client = Client::start().await;
     client.query("{ viewer\0 { role } }").await.refused(400, "GRAPHQL_PARSE_FAILED");
     client.query("{ node(id: \"a\0\") { __typename } }").await.refused(400, "GRAPHQL_PARSE_FAILED");
@@ -27,7 +27,7 @@ async fn nul_characters_are_refused() {
 }
 
 #[tokio::test]
-async fn exploding_documents_are_refused_quickly() {
+async fn documents_that_explode_are_refused_quickly() {
     let client = Client::start().await;
     client.query("{ __typename }").await.data();
     let doubling = |times| {
@@ -94,7 +94,8 @@ async fn exploding_documents_are_refused_quickly() {
         assert_eq!(reply.status, 400, "{what}");
         assert!(reply.json().get("data").is_none(), "{what}");
     }
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // Each took minutes before it was refused by counting; a minute for all leaves room for the slowest machine.
+    assert!(started.elapsed() < Duration::from_mins(1), "{:?}", started.elapsed());
 }
 
 fn deep(open: &str, inner: &str, times: usize) -> String {
@@ -116,7 +117,7 @@ async fn page_sizes_from_variables_count() {
 }
 
 #[tokio::test]
-async fn the_standard_introspection_passes_and_can_be_switched_off() {
+async fn introspection_passes_and_can_be_switched_off() {
     let client = Client::start().await;
     let introspection = include_str!("../audits/introspection.graphql");
     let reply = Reply::of(client.post(json!({ "query": introspection }).to_string())).await;
@@ -143,7 +144,7 @@ async fn the_standard_introspection_passes_and_can_be_switched_off() {
 }
 
 #[tokio::test]
-async fn documents_that_do_not_fit_the_schema() {
+async fn documents_that_do_not_fit_the_schema_are_refused() {
     let client = Client::start().await;
     for query in [
         "{ nope }",

@@ -64,7 +64,7 @@ fn beginning() -> Vec<Event> {
 
 /// Every type of the enum is understood: it has its effect, or is recorded and has none.
 #[tokio::test]
-async fn every_known_type_is_applied_or_recorded() {
+async fn sync_applies_or_records_every_known_type() {
     let sync = Sync::start().await;
     let types: Vec<_> = samples::types().collect();
     // A beginning and no deletions before the end, so that each meets what it is about.
@@ -87,7 +87,7 @@ async fn every_known_type_is_applied_or_recorded() {
 
 /// Periods stand on the items since 2025-03-31 and on the subscription before: the same row either way.
 #[tokio::test]
-async fn both_shapes_of_periods_give_the_same_row() {
+async fn sync_gives_the_same_row_for_both_shapes_of_periods() {
     let sync = Sync::start().await;
     let mut rows = Vec::new();
     for fixture in [
@@ -128,7 +128,7 @@ async fn both_shapes_of_periods_give_the_same_row() {
 
 /// What is deleted stays so, whatever comes late.
 #[tokio::test]
-async fn late_events_resurrect_nothing() {
+async fn sync_resurrects_nothing_for_late_events() {
     let sync = Sync::start().await;
     let mut events = beginning();
     events.push(plain(10, "customer.subscription.created", 10));
@@ -156,7 +156,7 @@ async fn late_events_resurrect_nothing() {
 
 /// A membership that comes first makes its user and its organization from what it embeds; their own events complete them.
 #[tokio::test]
-async fn a_membership_makes_stubs() {
+async fn sync_makes_stubs_for_a_membership() {
     let sync = Sync::start().await;
     let early = plain(0, "organizationMembership.created", 10);
     let rows = sync.run(std::slice::from_ref(&early)).await.1;
@@ -175,7 +175,7 @@ async fn a_membership_makes_stubs() {
 
 /// Stripe counts in seconds. Without a key the status that comes later in a subscription's life wins, in either order.
 #[tokio::test]
-async fn ties_without_a_key_end_in_the_terminal_state() {
+async fn sync_ends_ties_without_a_key_in_the_terminal_state() {
     let sync = Sync::start().await;
     let of = |n, kind, status: &'static str| event(n, kind, 10, move |object| object["status"] = status.into());
     let start = plain(0, "organization.created", 0);
@@ -197,7 +197,7 @@ async fn ties_without_a_key_end_in_the_terminal_state() {
 
 /// What a status means for the plan and for the organization.
 #[tokio::test]
-async fn entitlements_follow_the_status() {
+async fn sync_lets_entitlements_follow_the_status() {
     let sync = Sync::start().await;
     for (status, organization, plan) in [
         ("trialing", "TRIALING", "PRO"),
@@ -228,7 +228,7 @@ async fn entitlements_follow_the_status() {
 
 /// Clerk names no owners: the organization's maker is the owner, then who joined first, and nobody below an admin.
 #[tokio::test]
-async fn an_organization_with_admins_has_an_owner() {
+async fn sync_gives_an_organization_with_admins_an_owner() {
     let sync = Sync::start().await;
     let mut events = vec![plain(0, "organization.created", 0)];
     events.push(membership(1, "organizationMembership.created", 1, 1, "org:admin"));
@@ -256,7 +256,7 @@ async fn an_organization_with_admins_has_an_owner() {
 
 /// A new user gets a workspace of their own, when that is switched on.
 #[tokio::test]
-async fn new_users_get_a_workspace() {
+async fn sync_gives_new_users_a_workspace() {
     let mut sync = Sync::start().await;
     let namesake = |n, id: u32| {
         event(n, "user.created", i64::from(n), move |object| {
@@ -281,7 +281,7 @@ async fn new_users_get_a_workspace() {
 
 /// The workspace that a user brought along keeps its name, and one in which they are but a member outlives them.
 #[tokio::test]
-async fn workspaces_that_the_sync_did_not_make_are_left_alone() {
+async fn sync_leaves_workspaces_alone_that_it_did_not_make() {
     let sync = Sync::start().await;
     let tag = sync.next_tag();
     let mut system = sync.database.system().await;
@@ -329,7 +329,7 @@ async fn workspaces_that_the_sync_did_not_make_are_left_alone() {
 
 /// An account with the verified address of a row that no account was ever heard of takes it over.
 #[tokio::test]
-async fn a_known_address_is_linked_when_it_is_verified() {
+async fn sync_links_a_known_address_when_it_is_verified() {
     let sync = Sync::start().await;
     for (before, verified, superadmin, linked) in [
         ("legacy:test:", true, false, true),
@@ -368,7 +368,7 @@ async fn a_known_address_is_linked_when_it_is_verified() {
 
 /// Where the plan and the seats come from.
 #[tokio::test]
-async fn plans_come_from_the_map_the_key_and_the_metadata() {
+async fn sync_takes_plans_from_the_map_the_key_and_the_metadata() {
     let sync = Sync::start().await;
     let bought = async |change: fn(&mut Value)| {
         let mut events = beginning();
@@ -400,7 +400,7 @@ async fn plans_come_from_the_map_the_key_and_the_metadata() {
 
 /// Nothing that an event can hold is an error: a verified event must not fail for ever.
 #[tokio::test]
-async fn odd_payloads_are_no_errors() {
+async fn sync_takes_odd_payloads_without_errors() {
     let sync = Sync::start().await;
     let odd = [
         json!(null),

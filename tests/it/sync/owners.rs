@@ -80,7 +80,7 @@ fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
 /// One customer pays for two organizations: each sees what is about its own subscription, and what is about neither, or
 /// about the whole catalogue, is seen by none.
 #[tokio::test]
-async fn an_event_is_seen_by_whom_it_is_about() {
+async fn sync_shows_an_event_to_whom_it_is_about() {
     let sync = Sync::start().await;
     let second = |letter: &str| json!({ "organization_id": format!("org_{TAG}_{letter}"), "second": true });
     let invoice = |n, place: fn(&mut Value, Value)| {
@@ -121,7 +121,7 @@ async fn an_event_is_seen_by_whom_it_is_about() {
 
 /// A buyer can write the `client_reference_id`: it takes nothing from an organization that has a customer, in any order.
 #[tokio::test]
-async fn strangers_attach_nothing() {
+async fn sync_attaches_nothing_for_strangers() {
     let sync = Sync::start().await;
     // Metadata can be written by the seller only.
     let mut events = vec![
@@ -176,7 +176,7 @@ async fn strangers_attach_nothing() {
 
 /// A row from an older system, of whose subscription no event came yet, is a customer, too.
 #[tokio::test]
-async fn strangers_take_no_adopted_row() {
+async fn sync_gives_strangers_no_adopted_row() {
     let sync = Sync::start().await;
     let tag = sync.next_tag();
     sync.run_as(&tag, &[organization(1, "a")]).await;
@@ -198,7 +198,7 @@ async fn strangers_take_no_adopted_row() {
 
 /// A price of many: its change comes to all of them, some at a time, and no more than once.
 #[tokio::test]
-async fn a_change_of_a_price_is_brought_to_all_in_parts() {
+async fn sync_brings_a_change_of_a_price_to_all_in_parts() {
     const MANY: u32 = 250;
     let sync = Sync::start().await;
     let tag = sync.next_tag();

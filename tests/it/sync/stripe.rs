@@ -109,7 +109,7 @@ fn subscription(change: impl FnOnce(&mut Value)) -> Value {
 
 /// Two events of one second: Stripe is asked, and what it says counts, whatever the events say.
 #[tokio::test]
-async fn a_tie_is_decided_by_asking() {
+async fn sync_decides_a_tie_by_asking() {
     let stripe = FakeStripe::start().await;
     let app = start(Some(&stripe)).await;
     let second = Clock::System.now().timestamp();
@@ -155,7 +155,7 @@ async fn a_tie_is_decided_by_asking() {
 }
 
 #[tokio::test]
-async fn the_client_asks_as_stripe_expects() {
+async fn stripe_client_asks_as_stripe_expects() {
     let stripe = FakeStripe::start().await;
     let client = StripeClient::new(KEY, Some(&stripe.url)).expect("a client");
     stripe.with(|account| account.subscriptions = vec![subscription(|_| ())]);
@@ -429,7 +429,7 @@ async fn reconcile_takes_nothing_newer_back() {
 
 /// Of two answers of one second the later one counts, whatever the events are called.
 #[tokio::test]
-async fn of_two_answers_of_a_second_the_later_counts() {
+async fn sync_takes_the_later_of_two_answers_of_a_second() {
     let stripe = FakeStripe::start().await;
     let app = start(Some(&stripe)).await;
     let created = format!("created={}", Clock::System.now().timestamp());
@@ -448,7 +448,7 @@ async fn of_two_answers_of_a_second_the_later_counts() {
 
 /// While Stripe hangs, one worker waits for it, once; the other events are applied, and the ties wait their time.
 #[tokio::test]
-async fn a_hanging_stripe_holds_up_nothing_else() {
+async fn stripe_that_hangs_holds_up_nothing_else() {
     let stripe = FakeStripe::start().await;
     let app = start(Some(&stripe)).await;
     let created = format!("created={}", Clock::System.now().timestamp());
@@ -496,7 +496,7 @@ async fn a_hanging_stripe_holds_up_nothing_else() {
 
 /// An event that cannot be applied is written down as failed, and does not keep the others.
 #[tokio::test]
-async fn a_poisoned_event_fails_alone() {
+async fn sync_lets_a_poisoned_event_fail_alone() {
     let app = start(None).await;
     sqlx::raw_sql(
         "create function poison() returns trigger language plpgsql as $$ begin raise exception 'poisoned'; end $$;

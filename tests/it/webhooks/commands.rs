@@ -22,7 +22,7 @@ async fn json(app: &TestApp, arguments: &[&str]) -> Value {
 }
 
 #[tokio::test]
-async fn the_inbox_is_listed_shown_and_replayed() {
+async fn webhooks_command_lists_shows_and_replays() {
     let app = start().await;
     for n in 0..3 {
         deliver(&app, Clerk, &format!("msg_{n}"), clerk("thing.happened", &format!("user_{n}")).to_string()).await;

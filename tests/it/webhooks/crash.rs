@@ -57,7 +57,7 @@ async fn serve_with(database: &TestDb, arguments: &[&str]) -> (Child, String) {
 
 /// Kill -9 in the middle of a flood: what was acknowledged is there, and is worked on exactly once.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_survives_kill_9_and_is_done_once() {
+async fn webhooks_acknowledged_survive_kill_9_and_are_done_once() {
     const ENOUGH: usize = 600;
     let database = Arc::new(TestDb::seeded().await);
     let (mut first, url) = serve(&database, "all").await;
@@ -113,7 +113,7 @@ async fn what_was_acknowledged_survives_kill_9_and_is_done_once() {
 
 /// Workers that are all busy, for as long as they may be, keep no delivery from being stored.
 #[tokio::test]
-async fn answers_do_not_wait_for_workers() {
+async fn webhook_answers_do_not_wait_for_workers() {
     const WORKERS: i64 = 6;
     let database = TestDb::seeded().await;
     poison(&database, "perform pg_sleep(60)").await;
@@ -151,7 +151,7 @@ async fn answers_do_not_wait_for_workers() {
 
 /// One process receives, another applies; both end with 0 when asked to.
 #[tokio::test]
-async fn roles_share_the_work_and_stop_politely() {
+async fn webhook_roles_share_the_work_and_stop_politely() {
     let database = TestDb::seeded().await;
     let (mut api, url) = serve(&database, "api").await;
     let send = async |id: &str| {

@@ -29,7 +29,7 @@ async fn uses(app: &TestApp) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn superadmins_see_and_replay_everything_and_leave_a_trace() {
+async fn webhook_events_are_all_seen_and_replayed_by_superadmins_with_a_trace() {
     let app = start().await;
     let admin = app.token("admin@example.com", None).await;
     deliver(&app, Clerk, "msg_1", clerk("thing.happened", "x").to_string()).await;
@@ -68,7 +68,7 @@ async fn superadmins_see_and_replay_everything_and_leave_a_trace() {
 }
 
 #[tokio::test]
-async fn administrators_see_and_replay_their_own() {
+async fn webhook_events_of_their_own_are_seen_and_replayed_by_administrators() {
     let app = start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let list = "{ organization { webhookEvents(where: { object: { eq: \"in_sample_1\" } }) { nodes { id eventId type object status attempts error receivedAt processedAt failedAt } } } }";
@@ -95,7 +95,7 @@ async fn administrators_see_and_replay_their_own() {
 
 /// What failed inside is shown to superadmins; to the organization, that it failed and what to say to support.
 #[tokio::test]
-async fn causes_are_for_superadmins() {
+async fn webhook_causes_are_for_superadmins() {
     let app = start().await;
     sqlx::raw_sql(
         "create function secretive() returns trigger language plpgsql as $$ begin raise exception 'row of another tenant'; end $$;
@@ -132,7 +132,7 @@ async fn causes_are_for_superadmins() {
 
 /// Each event that was worked on is told to the administrators of its organization.
 #[tokio::test]
-async fn deliveries_are_told_to_their_organization() {
+async fn webhook_deliveries_are_told_to_their_organization() {
     let app = start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let response = app
@@ -145,7 +145,7 @@ async fn deliveries_are_told_to_their_organization() {
         .await
         .expect("a stream");
     let mut stream = response.bytes_stream();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    app.subscribed(1).await;
     // Events whose organization is known: one of another tenant first, then one of hers.
     for (id, slug) in [("msg_theirs", "tech-startup"), ("msg_hers", "acme-corp")] {
         deliver(&app, Clerk, id, clerk("thing.happened", "x").to_string()).await;

@@ -16,7 +16,7 @@ const NPM: [&str; 3] = ["svix@1.99.1", "standardwebhooks@1.1.1", "stripe@23.1.0"
 const PYPI: [&str; 3] = ["stripe==16.1.0", "standardwebhooks==1.1.0", "localstripe==1.15.10"];
 
 #[tokio::test]
-async fn the_official_senders_for_node_are_accepted() {
+async fn webhook_senders_for_node_are_accepted() {
     match npm().await {
         Ok(modules) => run(Command::new("node").arg(script("senders.cjs")).arg(modules), "STRIPE_NODE").await,
         Err(why) => skipped("node", &why),
@@ -24,7 +24,7 @@ async fn the_official_senders_for_node_are_accepted() {
 }
 
 #[tokio::test]
-async fn the_official_senders_for_python_and_the_fake_stripe_are_accepted() {
+async fn webhook_senders_for_python_and_the_fake_stripe_are_accepted() {
     match pip().await {
         Ok(packages) => run(Command::new("python3").arg(script("senders.py")).arg(packages), "STRIPE_PYTHON").await,
         Err(why) => skipped("python", &why),

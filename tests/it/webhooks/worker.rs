@@ -41,7 +41,7 @@ pub(super) async fn poison(database: &TestDb, does: &str) {
 }
 
 #[tokio::test]
-async fn ten_thousand_events_are_drained_once_each_by_several_workers() {
+async fn workers_drain_ten_thousand_events_once_each() {
     let app = start().await;
     let now = app.clock.now();
     let stored: Vec<bool> = futures_util::stream::iter(0..10_000)
@@ -77,7 +77,7 @@ async fn ten_thousand_events_are_drained_once_each_by_several_workers() {
 
 /// Fails each time, is tried ever less often, and ends as DEAD with its reason; the others do not notice.
 #[tokio::test]
-async fn a_poisoned_event_delays_nobody_and_ends_dead() {
+async fn worker_lets_a_poisoned_event_delay_nobody_and_end_dead() {
     let clock = Clock::manual(Clock::System.now());
     let app = TestApp::start_with(Setup { environment: environment(), clock: clock.clone() }).await;
     poison(&app.database, "raise exception 'it tastes of %', 'almonds'").await;
@@ -121,7 +121,7 @@ async fn a_poisoned_event_delays_nobody_and_ends_dead() {
 
 /// An event that takes for ever is stopped, and was not waited for: neither by those of its batch nor by those behind.
 #[tokio::test]
-async fn a_slow_event_delays_nobody() {
+async fn worker_lets_a_slow_event_delay_nobody() {
     let app = start().await;
     poison(&app.database, "perform pg_sleep(60)").await;
     for n in 0..40 {
@@ -138,7 +138,7 @@ async fn a_slow_event_delays_nobody() {
 
 /// A worker that is gone in mid-transaction leaves the events to the others.
 #[tokio::test]
-async fn what_a_dead_worker_held_is_done_by_another() {
+async fn workers_do_what_a_dead_one_held() {
     let app = start().await;
     for n in 0..5 {
         assert_eq!(deliver(&app, Clerk, &format!("msg_{n}"), with_effect(&format!("msg_{n}"))).await.0, 200);

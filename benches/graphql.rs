@@ -1,11 +1,14 @@
-//! Throughput of the API beside its limit: the same SQL in the same transactions, without GraphQL.
+//! Throughput of the API beside its limit, the same SQL in the same transactions without GraphQL, and beside a peer.
 //!
-//! `cargo bench --bench graphql [-- --seconds 10 --connections 32 --organizations 50 --tickets 1000]`
+//! `cargo bench --bench graphql [-- --peers --only Q1,M1 --seconds 6 --rounds 3 --connections 32 --organizations 50 --tickets 1000]`
 //!
 //! Starts a `PostgreSQL` of its own (fsync on, kept between runs), fills it, starts the release binary on it, and
-//! measures each query twice in one run: over HTTP, and by pgbench with the statements that `PostgreSQL` logged while the
-//! server answered that very query, pipelined. Machines are noisy; the ratio is the figure. Everything stays on this
-//! machine, is bounded in time and ends what it started.
+//! measures each operation in one run: over HTTP, by pgbench with the statements that `PostgreSQL` logged while the
+//! server answered that very operation, pipelined, and with `--peers` over HTTP by `PostGraphile` on the same database (npm
+//! installs it under target/). All are warm and take turns; the figures are medians of the rounds. Machines are noisy:
+//! the ratios are the figures. The table goes to standard output and, as JSON, to target/tmp/bench-graphql.json.
+//! `TENANTRY_BENCH_SERVER` names another binary to measure. Everything stays on this machine, is bounded in time and ends
+//! what it started.
 
 mod support;
 
@@ -26,7 +29,7 @@ use tenantry::id::TicketId;
 use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
 
-use support::{Anything, DATABASE, Server, cpu_seconds, exchange};
+use support::{Anything, DATABASE, Server, cpu_seconds, exchange, postgres_cpu_seconds};
 
 /// Organizations whose statements are captured; requests are spread over them.
 const SAMPLED: usize = 20;
@@ -42,11 +45,41 @@ const Q2: &str =
     "query Q2 { organization { tickets(first: 20) { nodes { id number subject status assignee { id role } } } } }";
 const Q3: &str = "query Q3($id: ID!) { node(id: $id) { ... on Ticket { id number subject status priority version } } }";
 
+const M1: &str = "mutation M1($i: TicketUpdateInput!) { ticketUpdate(input: $i) { ticket { id priority version } userErrors { code } } }";
+const M2: &str = "mutation M2($i: TicketMessageAddInput!) { ticketMessageAdd(input: $i) { message { id body } userErrors { code } } }";
+
+/// The same for `PostGraphile`, where it has the same; `%ORG%` is the organization. Flags and subscription are left out of
+/// Q1, because they are computed.
+const PEER: [(&str, &str); 4] = [
+    (
+        "Q1",
+        r#"query Q1 { organizationByRowId(rowId: "%ORG%") { rowId name
+  organizationMembersByOrganizationId(first: 20) { nodes { rowId role userByUserId { rowId name email } } }
+  ticketsByOrganizationId(first: 20) { nodes { rowId number subject status priority representativeByOrganizationIdAndAssigneeId { rowId userByUserId { name } } customerProfileByOrganizationIdAndCustomerId { rowId name tier } } }
+  budgetsByOrganizationId(first: 3) { nodes { rowId type limitMinor currency spentMinor budgetUsageRecordsByOrganizationIdAndBudgetId(first: 10) { nodes { rowId kind amountMinor } } } } } }"#,
+    ),
+    (
+        "Q2",
+        r#"query Q2 { organizationByRowId(rowId: "%ORG%") { ticketsByOrganizationId(first: 20, orderBy: [CREATED_AT_DESC]) { nodes { rowId number subject status representativeByOrganizationIdAndAssigneeId { rowId role } } } } }"#,
+    ),
+    (
+        "Q3",
+        "query Q3($o: UUID!, $id: UUID!) { ticketByOrganizationIdAndRowId(organizationId: $o, rowId: $id) { rowId number subject status priority version } }",
+    ),
+    (
+        "M1",
+        "mutation M1($o: UUID!, $id: UUID!, $p: TicketPriority!) { updateTicketByOrganizationIdAndRowId(input: { organizationId: $o, rowId: $id, ticketPatch: { priority: $p } }) { ticket { rowId priority version } } }",
+    ),
+];
+
 struct Options {
     seconds: u64,
+    rounds: usize,
     connections: usize,
     organizations: u32,
     tickets: u32,
+    peers: bool,
+    only: Vec<String>,
 }
 
 fn main() -> Anything<()> {
@@ -54,44 +87,103 @@ fn main() -> Anything<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let bench = runtime.block_on(prepare(&options))?;
     println!(
-        "{} organizations × {} tickets, {} connections, {} s each; PostgreSQL {}",
+        "{} organizations × {} tickets, {} connections, {} rounds of {} s each; PostgreSQL {}",
         options.organizations,
         options.tickets,
         options.connections,
+        options.rounds,
         options.seconds,
         bench.postgres.version()
     );
-    println!("| query | statements | raw SQL, tx/s | server, req/s | ratio | p50 ms | p99 ms | server CPU µs/req |");
-    println!("|---|---|---|---|---|---|---|---|");
-    for (name, requests) in &bench.queries {
-        let scripts = runtime.block_on(capture(&bench, requests))?;
+    println!(
+        "| | statements | raw SQL, tx/s | req/s | of raw | p50, p99 ms | p50 at 1 connection | CPU µs, server / PostgreSQL | PostGraphile req/s | ratio | its CPU µs |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    let mut json = Vec::new();
+    for operation in &bench.operations {
+        let scripts = runtime.block_on(capture(&bench, &operation.ours))?;
         let statements = scripts.first().map_or(0, |script| script.statements);
-        let raw_before = pgbench(&bench, &scripts, &options)?;
-        let server = load(&bench, requests, &options)?;
-        let raw_after = pgbench(&bench, &scripts, &options)?;
-        let raw = f64::midpoint(raw_before, raw_after);
+        let (mut raw, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..options.rounds {
+            // What changes rows cannot be repeated as SQL text: ids and times are in it.
+            if !operation.writes {
+                raw.push(pgbench(&bench, &scripts, &options)?);
+            }
+            ours.push(load(&bench, &bench.server, &operation.ours, options.connections, options.seconds)?);
+            if let Some(peer) = bench.peer.as_ref().filter(|_| !operation.peer.is_empty()) {
+                theirs.push(load(&bench, peer, &operation.peer, options.connections, options.seconds)?);
+            }
+        }
+        let single = load(&bench, &bench.server, &operation.ours, 1, 2)?;
+        let of = |measured: &[Measured], what: fn(&Measured) -> f64| median(measured.iter().map(what).collect());
+        let (per_second, peer_per_second) = (of(&ours, |m| m.per_second), of(&theirs, |m| m.per_second));
+        let raw = median(raw);
+        let row = json!({
+            "operation": operation.name, "statements": statements, "rawPerSecond": raw, "perSecond": per_second,
+            "p50": of(&ours, |m| m.p50), "p99": of(&ours, |m| m.p99), "p50AtOneConnection": single.p50,
+            "cpuMicros": of(&ours, |m| m.cpu_micros), "postgresCpuMicros": of(&ours, |m| m.postgres_micros),
+            "peerPerSecond": peer_per_second, "peerCpuMicros": of(&theirs, |m| m.cpu_micros),
+            "peerPostgresCpuMicros": of(&theirs, |m| m.postgres_micros),
+        });
         println!(
-            "| {name} | {statements} | {raw:.0} ({raw_before:.0}, {raw_after:.0}) | {:.0} | {:.0} % | {:.2} | {:.2} | {:.0} |",
-            server.per_second,
-            100.0 * server.per_second / raw,
-            server.p50,
-            server.p99,
-            server.cpu_micros,
+            "| {} | {statements} | {} | {per_second:.0} | {} | {:.2}, {:.2} | {:.2} | {:.0} / {:.0} | {} | {} | {} |",
+            operation.name,
+            shown(raw, |raw| format!("{raw:.0}")),
+            shown(raw, |raw| format!("{:.0} %", 100.0 * per_second / raw)),
+            of(&ours, |m| m.p50),
+            of(&ours, |m| m.p99),
+            single.p50,
+            of(&ours, |m| m.cpu_micros),
+            of(&ours, |m| m.postgres_micros),
+            shown(peer_per_second, |peer| format!("{peer:.0}")),
+            shown(peer_per_second, |peer| format!("**{:.2}**", per_second / peer)),
+            shown(peer_per_second, |_| format!(
+                "{:.0} / {:.0}",
+                of(&theirs, |m| m.cpu_micros),
+                of(&theirs, |m| m.postgres_micros)
+            )),
         );
+        json.push(row);
     }
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-graphql.json");
+    std::fs::write(&file, serde_json::to_string_pretty(&json)?)?;
     Ok(())
 }
 
+fn shown(value: f64, text: impl Fn(f64) -> String) -> String {
+    if value.is_finite() { text(value) } else { "–".to_owned() }
+}
+
+/// The middle value; not a number of nothing.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 fn options() -> Anything<Options> {
-    let mut options = Options { seconds: 10, connections: 32, organizations: 50, tickets: 1000 };
+    let mut options = Options {
+        seconds: 6,
+        rounds: 3,
+        connections: 32,
+        organizations: 50,
+        tickets: 1000,
+        peers: false,
+        only: Vec::new(),
+    };
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(name) = arguments.next() {
+        if name == "--peers" {
+            options.peers = true;
+            continue;
+        }
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--seconds" => options.seconds = value.parse::<u64>()?.clamp(1, 120),
+            "--rounds" => options.rounds = value.parse::<usize>()?.clamp(1, 20),
             "--connections" => options.connections = value.parse::<usize>()?.clamp(1, 256),
             "--organizations" => options.organizations = value.parse::<u32>()?.clamp(1, 10_000),
             "--tickets" => options.tickets = value.parse()?,
+            "--only" => options.only = value.split(',').map(str::to_owned).collect(),
             other => return Err(format!("unknown option {other}").into()),
         }
     }
@@ -102,7 +194,16 @@ struct Bench {
     postgres: LocalPostgres,
     data_dir: PathBuf,
     server: Server,
-    queries: Vec<(&'static str, Vec<Request>)>,
+    peer: Option<Server>,
+    operations: Vec<Operation>,
+}
+
+/// What is measured: the requests of each server.
+struct Operation {
+    name: &'static str,
+    writes: bool,
+    ours: Vec<Request>,
+    peer: Vec<Request>,
 }
 
 /// One prepared HTTP request.
@@ -140,10 +241,10 @@ async fn prepare(options: &Options) -> Anything<Bench> {
             .bind(i64::try_from(SAMPLED)?)
             .fetch_all(&mut admin)
             .await?;
-    let mut requests: BTreeMap<&'static str, Vec<Request>> = BTreeMap::new();
+    let mut operations: BTreeMap<&'static str, Operation> = BTreeMap::new();
     for (slug,) in slugs {
-        let subject: String = sqlx::query_scalar(
-            "select u.clerk_id from tenantry.users u join tenantry.organization_members m on m.user_id = u.id
+        let (subject, user, organization): (String, uuid::Uuid, uuid::Uuid) = sqlx::query_as(
+            "select u.clerk_id, u.id, o.id from tenantry.users u join tenantry.organization_members m on m.user_id = u.id
                join tenantry.organizations o on o.id = m.organization_id where o.slug = $1 and m.role = 'OWNER' limit 1",
         )
         .bind(&slug)
@@ -151,32 +252,72 @@ async fn prepare(options: &Options) -> Anything<Bench> {
         .await?;
         let viewer = members::viewer(&db, &subject).await?.ok_or("no viewer")?;
         let membership = viewer.memberships.iter().find(|m| m.organization.slug == slug).ok_or("no membership")?;
-        let organization = Some(membership.organization.token_claim());
+        let claim = Some(membership.organization.token_claim());
         let ttl = Some(chrono::Duration::hours(24));
-        let token =
-            issuer.issue(&IssueRequest { subject, impersonator: None, organization, ttl, now: Clock::System.now() })?;
-        let ticket: uuid::Uuid = sqlx::query_scalar(
-            "select t.id from tenantry.tickets t join tenantry.organizations o on o.id = t.organization_id where o.slug = $1 order by t.number limit 1 offset 500",
+        let token = issuer.issue(&IssueRequest {
+            subject,
+            impersonator: None,
+            organization: claim,
+            ttl,
+            now: Clock::System.now(),
+        })?;
+        // Open ones, so that messages are taken; many, so that changes of one do not wait for each other.
+        let tickets: Vec<uuid::Uuid> = sqlx::query_scalar(
+            "select t.id from tenantry.tickets t where t.organization_id = $1 and t.status = 'OPEN' order by t.number limit 40",
         )
-        .bind(&slug)
-        .fetch_one(&mut admin)
+        .bind(organization)
+        .fetch_all(&mut admin)
         .await?;
-        let ticket = TicketId::from_uuid(ticket).to_string();
-        for (name, query, variables) in
-            [("Q1", Q1, json!({})), ("Q2", Q2, json!({})), ("Q3", Q3, json!({ "id": ticket }))]
-        {
-            let body = json!({ "query": query, "variables": variables }).to_string();
-            let bytes = format!(
-                "POST /graphql HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nAccept: application/graphql-response+json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )
-            .into_bytes();
-            requests.entry(name).or_default().push(Request { bytes });
+        for (n, ticket) in tickets.into_iter().enumerate() {
+            let id = TicketId::from_uuid(ticket).to_string();
+            let priority = ["LOW", "NORMAL", "HIGH", "URGENT"][n % 4];
+            for (name, query, variables, of_peer) in [
+                ("Q1", Q1, json!({}), json!({})),
+                ("Q2", Q2, json!({}), json!({})),
+                ("Q3", Q3, json!({ "id": id }), json!({ "o": organization, "id": ticket })),
+                (
+                    "M1",
+                    M1,
+                    json!({ "i": { "id": id, "priority": priority } }),
+                    json!({ "o": organization, "id": ticket, "p": priority }),
+                ),
+                ("M2", M2, json!({ "i": { "ticketId": id, "body": "Thank you. We look into it." } }), json!({})),
+            ] {
+                if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
+                    continue;
+                }
+                let operation = operations.entry(name).or_insert_with(|| Operation {
+                    name,
+                    writes: name.starts_with('M'),
+                    ours: Vec::new(),
+                    peer: Vec::new(),
+                });
+                let authorization = format!("Authorization: Bearer {token}\r\n");
+                operation.ours.push(Request::new(&authorization, query, &variables));
+                if let Some((_, query)) = PEER.iter().find(|(of, _)| *of == name).filter(|_| options.peers) {
+                    let headers = format!("x-org: {organization}\r\nx-user: {user}\r\n");
+                    let query = query.replace("%ORG%", &organization.to_string());
+                    operation.peer.push(Request::new(&headers, &query, &of_peer));
+                }
+            }
         }
     }
     db.close().await;
     let server = Server::start(&postgres, &data_dir, &[], &[])?;
-    Ok(Bench { postgres, data_dir, server, queries: requests.into_iter().collect() })
+    let peer = if options.peers { Some(Server::postgraphile(&postgres)?) } else { None };
+    Ok(Bench { postgres, data_dir, server, peer, operations: operations.into_values().collect() })
+}
+
+impl Request {
+    fn new(headers: &str, query: &str, variables: &Value) -> Self {
+        let body = json!({ "query": query, "variables": variables }).to_string();
+        let bytes = format!(
+            "POST /graphql HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Type: application/json\r\nAccept: application/graphql-response+json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes();
+        Self { bytes }
+    }
 }
 
 /// The statements of one request as a pgbench script.
@@ -199,7 +340,7 @@ async fn capture(bench: &Bench, requests: &[Request]) -> Anything<Vec<Script>> {
     sqlx::raw_sql(AssertSqlSafe(reconnect.as_str())).execute(&mut admin).await?;
     let log = bench.data_dir.join("postgres.log");
     let mut scripts = Vec::new();
-    for (index, request) in requests.iter().enumerate() {
+    for (index, request) in requests.iter().step_by((requests.len() / SAMPLED).max(1)).enumerate() {
         if index == 0 {
             // What a new connection asks once is not part of the request.
             exchange(&mut BufReader::new(TcpStream::connect(bench.server.address)?), &request.bytes)?;
@@ -308,20 +449,21 @@ struct Measured {
     p50: f64,
     p99: f64,
     cpu_micros: f64,
+    postgres_micros: f64,
 }
 
 /// Sends requests over keep-alive connections from as few threads as do it, and measures.
-fn load(bench: &Bench, requests: &[Request], options: &Options) -> Anything<Measured> {
+fn load(bench: &Bench, server: &Server, requests: &[Request], connections: usize, seconds: u64) -> Anything<Measured> {
     let stop = Arc::new(AtomicBool::new(false));
     let counting = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicU64::new(0));
     let latencies = Arc::new(Mutex::new(Vec::new()));
     std::thread::scope(|scope| -> Anything<Measured> {
         let mut workers = Vec::new();
-        for worker in 0..options.connections {
+        for worker in 0..connections {
             let (stop, counting, done, latencies) = (&stop, &counting, &done, &latencies);
             workers.push(scope.spawn(move || -> io::Result<()> {
-                let stream = TcpStream::connect(bench.server.address)?;
+                let stream = TcpStream::connect(server.address)?;
                 stream.set_nodelay(true)?;
                 let mut stream = BufReader::with_capacity(64 * 1024, stream);
                 let mut own = Vec::new();
@@ -340,13 +482,15 @@ fn load(bench: &Bench, requests: &[Request], options: &Options) -> Anything<Meas
             }));
         }
         std::thread::sleep(Duration::from_secs(2));
-        let cpu_before = cpu_seconds(bench.server.child.id());
+        let cpu_before = cpu_seconds(server.child.id());
+        let postgres_before = postgres_cpu_seconds(&bench.data_dir)?;
         let start = Instant::now();
         counting.store(true, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_secs(options.seconds));
+        std::thread::sleep(Duration::from_secs(seconds));
         counting.store(false, Ordering::Relaxed);
         let elapsed = start.elapsed().as_secs_f64();
-        let cpu = cpu_seconds(bench.server.child.id()) - cpu_before;
+        let cpu = cpu_seconds(server.child.id()) - cpu_before;
+        let postgres = postgres_cpu_seconds(&bench.data_dir)? - postgres_before;
         stop.store(true, Ordering::Relaxed);
         for worker in workers {
             worker.join().map_err(|_| "a worker panicked")??;
@@ -360,6 +504,7 @@ fn load(bench: &Bench, requests: &[Request], options: &Options) -> Anything<Meas
             p50: at(50),
             p99: at(99),
             cpu_micros: 1e6 * cpu / f64::from(done),
+            postgres_micros: 1e6 * postgres / f64::from(done),
         })
     })
 }

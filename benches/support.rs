@@ -26,8 +26,10 @@ impl Server {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Anything<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let child = Command::new(env!("CARGO_BIN_EXE_tenantry"))
+        let port = free_port()?;
+        let built = PathBuf::from(env!("CARGO_BIN_EXE_tenantry"));
+        let binary = std::env::var_os("TENANTRY_BENCH_SERVER").map_or(built, PathBuf::from);
+        let child = Command::new(binary)
             .arg("serve")
             .args(arguments)
             .env("PORT", port.to_string())
@@ -39,6 +41,44 @@ impl Server {
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .spawn()?;
+        Self::listening(child, port)
+    }
+
+    /// `PostGraphile` on the same database, from npm, on a free port of this machine.
+    pub fn postgraphile(postgres: &LocalPostgres) -> Anything<Self> {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers");
+        std::fs::create_dir_all(&dir)?;
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
+        for file in ["package.json", "postgraphile.mjs"] {
+            std::fs::copy(source.join(file), dir.join(file))?;
+        }
+        let npm = ["install", "--no-audit", "--no-fund", "--no-package-lock"];
+        let installed = Command::new("npm").args(npm).current_dir(&dir).stdout(Stdio::null()).status();
+        if !installed.map_err(|error| format!("npm, for --peers: {error}"))?.success() {
+            return Err("npm could not install the peers".into());
+        }
+        let port = free_port()?;
+        let options = postgres.connect_options(local_postgres::APP_ROLE, DATABASE);
+        let socket = options.get_socket().ok_or("no socket")?.display().to_string();
+        let url = format!(
+            "postgres://{}@localhost/{DATABASE}?host={socket}&port={}",
+            local_postgres::APP_ROLE,
+            options.get_port()
+        );
+        let child = Command::new("node")
+            .arg("postgraphile.mjs")
+            .current_dir(&dir)
+            .env("PORT", port.to_string())
+            .env("DATABASE_URL", url)
+            .env("DATABASE_MAX_CONNECTIONS", "20")
+            .env("NODE_ENV", "production")
+            .env("GRAPHILE_ENV", "production")
+            .stdout(Stdio::null())
+            .spawn()?;
+        Self::listening(child, port)
+    }
+
+    fn listening(child: Child, port: u16) -> Anything<Self> {
         let server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
         let deadline = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(server.address).is_err() {
@@ -57,6 +97,10 @@ impl Drop for Server {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Transactions per second of these scripts by pgbench, which is as little as a client can cost.
@@ -99,6 +143,37 @@ pub fn cpu_seconds(pid: u32) -> f64 {
         .filter_map(|f| f.parse().ok())
         .collect();
     fields.iter().sum::<f64>() / 100.0
+}
+
+/// User and system time of the database server and all its processes so far, in seconds (Linux; elsewhere 0).
+pub fn postgres_cpu_seconds(data_dir: &Path) -> Anything<f64> {
+    let pid_file = std::fs::read_dir(data_dir)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path().join("postmaster.pid"))
+        .find(|path| path.is_file())
+        .ok_or("no postmaster.pid")?;
+    let postmaster: u32 = std::fs::read_to_string(pid_file)?.lines().next().unwrap_or_default().trim().parse()?;
+    let mut ticks = 0.0;
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok) {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields: Vec<f64> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .skip(1)
+            .filter_map(|field| field.parse().ok())
+            .collect();
+        let at = |n: usize| fields.get(n).copied().unwrap_or(0.0);
+        if pid == postmaster {
+            // Its own and that of the processes that ended.
+            ticks += at(10) + at(11) + at(12) + at(13);
+        } else if at(0) == f64::from(postmaster) {
+            ticks += at(10) + at(11);
+        }
+    }
+    Ok(ticks / 100.0)
 }
 
 /// One request and its response's body.

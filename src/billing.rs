@@ -1,8 +1,8 @@
 //! The subscription of an organization, as Stripe has it. Nothing here decides about money; Stripe does.
 
 use chrono::{DateTime, Utc};
-use sqlx::AssertSqlSafe;
 
+use crate::db::Bind;
 use crate::error::Result;
 use crate::graphql::entity::Entity as _;
 use crate::graphql::session::Session;
@@ -61,8 +61,8 @@ entity! {
 /// The subscription of the organization of the request; the database allows one at most.
 pub async fn subscription(session: &Session) -> Result<Option<Subscription>> {
     let tenant = session.require(Subscription::READ).await?;
-    let mut tx = session.read().await?;
+    let tx = session.read().await?;
     let sql = format!("select {} from {} t where t.organization_id = $1", Subscription::COLUMNS, Subscription::TABLE);
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(tenant.organization_id).fetch_optional(tx.conn()).await?;
-    Ok(row.map(|row| Subscription::decode(&row, 0)).transpose()?)
+    let rows = tx.fetch(&sql, &[Bind::Uuid(tenant.organization_id.uuid())]).await?;
+    rows.first().map(|row| Subscription::read(row, 0)).transpose()
 }

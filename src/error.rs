@@ -165,20 +165,48 @@ impl From<sqlx::Error> for Error {
                 tracing::warn!(%error, "the database cannot be reached");
                 Self::Unavailable
             }
-            sqlx::Error::Database(db) => match db.code().as_deref() {
-                Some("57014") => Self::Timeout,
-                Some(code) if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
-                    tracing::warn!(%error, "the database refuses work");
-                    Self::Unavailable
-                }
-                // Class 22, data exception: a value that no check of ours foresaw is still the caller's.
-                Some(code) if code.starts_with("22") => {
-                    tracing::warn!(%error, "a value passed our checks and was refused by the database");
-                    Self::invalid("arguments", "A value is outside of what its type can hold.")
-                }
-                _ => Self::internal(error),
+            sqlx::Error::Database(db) => match db.code().and_then(|code| Self::of_sqlstate(&code, &error)) {
+                Some(known) => known,
+                None => Self::internal(error),
             },
             _ => Self::internal(error),
+        }
+    }
+}
+
+/// The same for the driver that reads.
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let of_sqlstate = error.code().and_then(|code| Self::of_sqlstate(code.code(), &error));
+        let lost = || {
+            let source = std::error::Error::source(&error);
+            error.is_closed() || source.is_some_and(|source| source.is::<std::io::Error>())
+        };
+        match of_sqlstate {
+            Some(known) => known,
+            None if error.code().is_none() && lost() => {
+                tracing::warn!(%error, "the database cannot be reached");
+                Self::Unavailable
+            }
+            None => Self::internal(error),
+        }
+    }
+}
+
+impl Error {
+    fn of_sqlstate(code: &str, error: &dyn std::error::Error) -> Option<Self> {
+        match code {
+            "57014" => Some(Self::Timeout),
+            code if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
+                tracing::warn!(%error, "the database refuses work");
+                Some(Self::Unavailable)
+            }
+            // Class 22, data exception: a value that no check of ours foresaw is still the caller's.
+            code if code.starts_with("22") => {
+                tracing::warn!(%error, "a value passed our checks and was refused by the database");
+                Some(Self::invalid("arguments", "A value is outside of what its type can hold."))
+            }
+            _ => None,
         }
     }
 }

@@ -14,12 +14,12 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
-use crate::db::{SystemTx, TenantTx};
+use crate::db::SystemTx;
 use crate::error::{Error, Result};
 use crate::id::{Id, Identified, OrganizationId};
 
 /// The channel of NOTIFY.
-const CHANNEL: &str = "tenantry_events";
+pub const CHANNEL: &str = "tenantry_events";
 /// Events kept for a subscriber that is slow to take them.
 const QUEUE: usize = 1024;
 
@@ -52,14 +52,7 @@ struct Envelope {
     event: Event,
 }
 
-/// Tells all instances, when the transaction commits.
-pub async fn notify(tx: &mut TenantTx, event: &Event) -> Result<()> {
-    let payload = payload(tx.tenant().organization_id, event)?;
-    sqlx::query!("select pg_notify($1, $2)", CHANNEL, payload).execute(tx.conn()).await?;
-    Ok(())
-}
-
-/// [`notify`] for the system: of any number of events of any organizations.
+/// Tells all instances of events of any organizations, when the transaction commits.
 pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
@@ -72,7 +65,11 @@ pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Resu
     Ok(())
 }
 
-fn payload(organization: OrganizationId, event: &Event) -> Result<String> {
+/// What is sent to [`CHANNEL`] of an event of this organization.
+///
+/// # Errors
+/// [`Error::Internal`] when it cannot be written as JSON.
+pub fn payload(organization: OrganizationId, event: &Event) -> Result<String> {
     let envelope = Envelope { organization: organization.uuid(), event: event.clone() };
     serde_json::to_string(&envelope).map_err(Error::internal)
 }

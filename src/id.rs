@@ -192,6 +192,19 @@ impl<T> sqlx::Decode<'_, Postgres> for Id<T> {
     }
 }
 
+impl<'a, T> tokio_postgres::types::FromSql<'a> for Id<T> {
+    fn from_sql(
+        ty: &tokio_postgres::types::Type,
+        raw: &'a [u8],
+    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        <Uuid as tokio_postgres::types::FromSql>::from_sql(ty, raw).map(Self::from_uuid)
+    }
+
+    fn accepts(ty: &tokio_postgres::types::Type) -> bool {
+        <Uuid as tokio_postgres::types::FromSql>::accepts(ty)
+    }
+}
+
 // In the schema every id is the built-in scalar `ID`.
 impl<T: Identified + 'static> InputType for Id<T> {
     type RawValueType = Self;

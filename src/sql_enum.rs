@@ -23,6 +23,18 @@ pub fn is_type(found: &PgTypeInfo, qualified: &'static str) -> bool {
     *found == PgTypeInfo::with_name(qualified) || sqlx::TypeInfo::name(found) == bare
 }
 
+/// Whether this is the name of our type, without its schema.
+#[must_use]
+pub fn is_named(found: &str, qualified: &'static str) -> bool {
+    qualified.rsplit('.').next() == Some(found)
+}
+
+/// The label as the database sends it.
+#[must_use]
+pub fn label(raw: &[u8]) -> Option<&str> {
+    std::str::from_utf8(raw).ok()
+}
+
 /// Declares an enum that exists in `PostgreSQL` (`tenantry.ticket_status`), in Rust and in GraphQL (`TicketStatus`) with the same
 /// `UPPER_CASE` labels. A slice's enums have a filter as well: [`pg_enum!`](crate::pg_enum).
 #[macro_export]
@@ -76,6 +88,21 @@ macro_rules! sql_enum {
 
             fn array_compatible(found: &sqlx::postgres::PgTypeInfo) -> bool {
                 $crate::sql_enum::is_type(found, concat!($sql, "[]"))
+            }
+        }
+
+        impl<'a> tokio_postgres::types::FromSql<'a> for $name {
+            fn from_sql(
+                _: &tokio_postgres::types::Type,
+                raw: &'a [u8],
+            ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+                $crate::sql_enum::label(raw)
+                    .and_then(Self::from_label)
+                    .ok_or_else(|| concat!("a value of ", $sql, " that this build does not know").into())
+            }
+
+            fn accepts(found: &tokio_postgres::types::Type) -> bool {
+                $crate::sql_enum::is_named(found.name(), $sql)
             }
         }
 

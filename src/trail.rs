@@ -7,11 +7,14 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use serde_json::Value;
+use sqlx::Arguments as _;
+use sqlx::postgres::PgArguments;
 use uuid::Uuid;
 
+use crate::access::Tenant;
 use crate::clock::Clock;
-use crate::db::{SystemTx, TenantTx};
-use crate::error::Result;
+use crate::db::SystemTx;
+use crate::error::{Error, Result};
 use crate::id::{AuditLogId, Id, Identified, OrganizationId};
 
 /// What was done to what.
@@ -45,30 +48,33 @@ pub struct Origin<'a> {
     pub impersonator: Option<&'a str>,
 }
 
-/// Writes the row of a member's change, in the change's transaction.
+/// The statement that writes the row of a member's change, for the statement that ends a mutation: `$1` to `$11` are
+/// [`arguments`], `$1` the organization and `$6` the row it was done to.
+pub const INSERT: &str = "insert into tenantry.audit_logs
+    (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at, impersonator)
+    values ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9, $10, $11)";
+
+/// The values of [`INSERT`].
 ///
 /// # Errors
-/// When the database cannot be reached.
-pub async fn record(tx: &mut TenantTx, clock: &Clock, origin: Origin<'_>, entry: &AuditEntry) -> Result<()> {
-    let tenant = tx.tenant();
-    sqlx::query!(
-        "insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at, impersonator)
-         values ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9, $10, $11)",
-        tenant.organization_id as _,
-        AuditLogId::new(clock) as _,
-        tenant.user_id as _,
-        entry.action.as_ref(),
-        entry.resource_type,
-        entry.resource_id,
-        entry.metadata,
-        origin.ip.map(|ip| ip.to_string()),
-        origin.request_id,
-        clock.now(),
-        origin.impersonator
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+/// [`Error::Internal`] when a value cannot be sent.
+pub fn arguments(tenant: Tenant, clock: &Clock, origin: Origin<'_>, entry: &AuditEntry) -> Result<PgArguments> {
+    let mut arguments = PgArguments::default();
+    let mut add = || {
+        arguments.add(tenant.organization_id)?;
+        arguments.add(AuditLogId::new(clock))?;
+        arguments.add(tenant.user_id)?;
+        arguments.add(entry.action.as_ref())?;
+        arguments.add(entry.resource_type)?;
+        arguments.add(entry.resource_id)?;
+        arguments.add(&entry.metadata)?;
+        arguments.add(origin.ip.map(|ip| ip.to_string()))?;
+        arguments.add(origin.request_id)?;
+        arguments.add(clock.now())?;
+        arguments.add(origin.impersonator)
+    };
+    add().map_err(Error::internal)?;
+    Ok(arguments)
 }
 
 /// Writes the row of a change that the system made, in the change's transaction.

@@ -3,23 +3,32 @@
 //! API code sees [`TenantTx`] only, webhooks, workers and commands [`SystemTx`] only. Neither can be turned into the
 //! other, and neither can be made without saying for whom.
 
+mod bind;
 pub mod migrations;
+mod read_pool;
 mod roles;
 mod system_tx;
 mod tenant_tx;
+mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
+pub use bind::Bind;
+use read_pool::ReadPool;
 pub use roles::{RoleFinding, check_roles};
 pub use system_tx::SystemTx;
-pub use tenant_tx::{Access, TenantTx};
+pub use tenant_tx::{Reading, TenantTx, Writing};
+pub use tokio_postgres::Row;
 
 /// The pools of a running server.
 #[derive(Clone, Debug)]
 pub struct Db {
-    /// The RLS-bound role: everything the API does.
+    /// The RLS-bound role: what the API reads.
+    readers: Arc<ReadPool>,
+    /// The RLS-bound role: what the API writes.
     app: PgPool,
     /// The superadmin role: webhooks, workers, commands.
     system: PgPool,
@@ -28,7 +37,8 @@ pub struct Db {
 /// Limits of the pools.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolLimits {
-    /// `DATABASE_MAX_CONNECTIONS`: the API's connections; the system pool has a quarter of them, at least two.
+    /// `DATABASE_MAX_CONNECTIONS`: the API's connections, three of five for reading and the others for writing, at least one
+    /// each; the system pool has a quarter of them, at least two.
     pub max_connections: u32,
     /// Webhook workers of this process, each of which holds a connection of the system pool while it works. They come on
     /// top, so that what a worker does keeps no webhook from being answered.
@@ -54,18 +64,25 @@ impl Db {
                 // `TenantTx::begin` is the test: it goes to the server anyway and retries on a connection that died.
                 .test_before_acquire(false)
         };
-        let app =
-            pool(limits.max_connections).connect_lazy_with(session_settings(app, "tenantry-api", "15s").options([
-                // Row-level security makes every statement depend on a setting, not on a constant: a generic plan is as
-                // good as a custom one and saves planning (measured: 11 to 30 % of PostgreSQL's CPU).
-                ("plan_cache_mode", "force_generic_plan"),
-            ]));
+        let app = session_settings(app, "tenantry-api", "15s").options([
+            // Row-level security makes every statement depend on a setting, not on a constant: a generic plan is as
+            // good as a custom one and saves planning (measured: 11 to 30 % of PostgreSQL's CPU).
+            ("plan_cache_mode", "force_generic_plan"),
+        ]);
+        let reading = (limits.max_connections * 3 / 5).max(1);
+        let readers = Arc::new(ReadPool::new(&app, reading, limits.acquire_timeout));
+        let app = pool(limits.max_connections.saturating_sub(reading).max(1)).connect_lazy_with(app);
         let system = pool((limits.max_connections / 4).max(2) + limits.workers).connect_lazy_with(session_settings(
             system,
             "tenantry-system",
             "60s",
         ));
-        Self { app, system }
+        Self { readers, app, system }
+    }
+
+    /// The API's connections for reading, for [`TenantTx`].
+    fn readers(&self) -> &Arc<ReadPool> {
+        &self.readers
     }
 
     /// The API's pool, for [`TenantTx`] and the door functions.
@@ -110,8 +127,9 @@ impl Db {
         self.app_statement(|pool| async move { sqlx::query_scalar(NEWEST).fetch_one(&pool).await }).await
     }
 
-    /// Closes both pools after the work under way is done.
+    /// Closes all pools after the work under way is done.
     pub async fn close(&self) {
+        self.readers.close();
         self.app.close().await;
         self.system.close().await;
     }
@@ -119,7 +137,8 @@ impl Db {
     /// Connections of the API's pool: open, and of these idle.
     #[must_use]
     pub fn usage(&self) -> (u32, usize) {
-        (self.app.size(), self.app.num_idle())
+        let readers = u32::try_from(self.readers.open()).unwrap_or(u32::MAX);
+        (self.app.size() + readers, self.app.num_idle() + self.readers.idle())
     }
 }
 

@@ -1,43 +1,66 @@
 //! The only way for API code to reach the database.
 //!
-//! Opening is one round trip: `begin`, then `tenantry.enter_tenant(…)`, which looks up the viewer's membership and sets
-//! `app.current_org_id` and `app.current_user_id` for this transaction, so that row-level security sees them. A viewer
-//! without a live membership gets no transaction. The settings are local to the transaction: nothing is left on the
-//! connection for the next user.
+//! `tenantry.enter_tenant(…)` looks up the viewer's membership and sets `app.current_org_id` and `app.current_user_id` for
+//! this transaction, so that row-level security sees them. A viewer without a live membership gets no transaction: the
+//! settings stay empty, and whatever else was sent with the opening sees no rows. The settings are local to the
+//! transaction: nothing is left on the connection for the next user.
 //!
-//! A `TenantTx` that is dropped, by an error or because the client went away in mid-request, is rolled back in the
-//! background before its connection is used again; a connection that cannot be rolled back is closed.
+//! [`TenantTx::begin`] opens one that writes, with checked statements of sqlx; [`TenantTx::read`] one that reads, whose
+//! statements do not wait for each other (`read_pool.rs`).
+//!
+//! A transaction that is dropped, by an error or because the client went away in mid-request, is rolled back before its
+//! connection is used again; a connection that cannot be rolled back is closed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::pool::PoolConnection;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
 
 use crate::access::{MemberRole, OrganizationRef, Tenant};
-use crate::db::{Db, connection_died};
+use crate::db::read_pool::{self, ReadPool, Taken};
+use crate::db::{Bind, Db, connection_died};
 use crate::error::{Error, Result};
 use crate::id::Id;
 
-/// What a transaction may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Read only, on one snapshot: everything a query shows is from the same moment.
-    Read,
-    /// Read and write.
-    Write,
-}
-
-/// A transaction bound to one viewer in one organization.
+/// A transaction bound to one viewer in one organization; `M` says whether it writes or reads.
 #[derive(Debug)]
-pub struct TenantTx {
-    connection: Option<PoolConnection<Postgres>>,
+pub struct TenantTx<M = Writing> {
+    mode: M,
     tenant: Tenant,
     statements: Arc<AtomicU32>,
 }
 
+/// What a transaction that writes has.
+#[derive(Debug)]
+pub struct Writing(Option<PoolConnection<Postgres>>);
+
+/// What a transaction that reads has. It is read only, on one snapshot: everything a query shows is from the same moment.
+pub struct Reading {
+    taken: Option<Taken>,
+    /// Statements that were sent and not answered.
+    unanswered: AtomicU32,
+}
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reading").field("unanswered", &self.unanswered).finish_non_exhaustive()
+    }
+}
+
+impl<M> TenantTx<M> {
+    /// The viewer and the organization.
+    #[must_use]
+    pub fn tenant(&self) -> Tenant {
+        self.tenant
+    }
+}
+
 impl TenantTx {
-    /// Opens a transaction for the user with this `sub` in this organization.
+    /// Opens a transaction that writes, for the user with this `sub` in this organization: one round trip.
     ///
     /// `statements` counts round trips, for the log and the N+1 test.
     ///
@@ -46,23 +69,23 @@ impl TenantTx {
     /// no connection is to be had in time.
     pub async fn begin(
         db: &Db,
-        access: Access,
         subject: &str,
         organization: &OrganizationRef,
         statements: Arc<AtomicU32>,
     ) -> Result<Self> {
-        let begin = begin_statement(access, subject, organization)?;
+        let begin = begin_statement(subject, organization)?;
         // An idle connection may have died with the server: try as many as were idle, then one new one.
         let mut dead_connections_left = db.app().num_idle();
         loop {
             let connection = db.app().acquire().await?;
             statements.fetch_add(1, Ordering::Relaxed);
             // The guard exists before the statement is sent: a request that is cancelled here is rolled back as well.
-            let mut tx = Self { connection: Some(connection), tenant: NOBODY, statements: Arc::clone(&statements) };
+            let mode = Writing(Some(connection));
+            let mut tx = Self { mode, tenant: NOBODY, statements: Arc::clone(&statements) };
             let rows = match sqlx::raw_sql(AssertSqlSafe(begin.as_str())).fetch_all(tx.raw()).await {
                 Ok(rows) => rows,
                 Err(error) => {
-                    tx.close_connection();
+                    tx.mode.close_connection();
                     if dead_connections_left > 0 && connection_died(&error) {
                         dead_connections_left -= 1;
                         continue;
@@ -71,21 +94,9 @@ impl TenantTx {
                 }
             };
             let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
-            tx.tenant = Tenant {
-                user_id: row.try_get(0)?,
-                organization_id: row.try_get(1)?,
-                role: MemberRole::from_label(row.try_get(2)?)
-                    .ok_or_else(|| Error::internal("the database knows a member role that this build does not"))?,
-                is_superadmin: row.try_get(3)?,
-            };
+            tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
             return Ok(tx);
         }
-    }
-
-    /// The viewer and the organization.
-    #[must_use]
-    pub fn tenant(&self) -> Tenant {
-        self.tenant
     }
 
     /// The connection, for one statement: calls are counted.
@@ -96,13 +107,13 @@ impl TenantTx {
 
     #[expect(clippy::expect_used, reason = "the connection is taken by commit and drop only, and both consume self")]
     fn raw(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("a transaction has its connection until it ends")
+        self.mode.0.as_mut().expect("a transaction has its connection until it ends")
     }
 
     /// Makes the writes durable and visible. Nothing is, until this returned `Ok`.
     pub async fn commit(mut self) -> Result<()> {
         sqlx::raw_sql("commit").execute(self.conn()).await?;
-        self.connection = None;
+        self.mode.0 = None;
         Ok(())
     }
 
@@ -110,26 +121,24 @@ impl TenantTx {
     pub async fn finish(self, done: bool) -> Result<()> {
         if done { self.commit().await } else { Ok(()) }
     }
+}
 
+impl Writing {
     fn close_connection(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
+        if let Some(mut connection) = self.0.take() {
             connection.close_on_drop();
         }
     }
 }
 
-/// Stands in until the membership is read; it never leaves `begin`.
-const NOBODY: Tenant =
-    Tenant { user_id: Id::NIL, organization_id: Id::NIL, role: MemberRole::Viewer, is_superadmin: false };
-
-impl Drop for TenantTx {
+impl Drop for Writing {
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.0.take() else { return };
         if tokio::runtime::Handle::try_current().is_err() {
             connection.close_on_drop();
             return;
         }
-        // Off the caller's path: a read-only transaction has nothing to wait for.
+        // Off the caller's path: what was not committed has nothing to wait for.
         tokio::spawn(async move {
             if sqlx::raw_sql("rollback").execute(&mut *connection).await.is_err() {
                 connection.close_on_drop();
@@ -138,14 +147,145 @@ impl Drop for TenantTx {
     }
 }
 
+/// The opening of a transaction that reads. A plain text, so that it is prepared once for each connection.
+const ENTER: &str =
+    "select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant($1, $2, $3, $4)";
+
+impl TenantTx<Reading> {
+    /// Opens a transaction that reads, for the user with this `sub` in this organization: one round trip.
+    ///
+    /// `statements` counts statements, for the log and the N+1 test.
+    ///
+    /// # Errors
+    /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, [`Error::Unavailable`] when
+    /// no connection is to be had in time.
+    pub async fn read(
+        db: &Db,
+        subject: &str,
+        organization: &OrganizationRef,
+        statements: Arc<AtomicU32>,
+    ) -> Result<Self> {
+        let (mut id, mut clerk, mut slug): (Option<Uuid>, Option<&str>, Option<&str>) = (None, None, None);
+        match organization {
+            OrganizationRef::Id(given) => id = Some(*given),
+            OrganizationRef::Clerk(given) => clerk = Some(given),
+            OrganizationRef::Slug(given) => slug = Some(given),
+        }
+        if [Some(subject), clerk, slug].into_iter().flatten().any(|text| text.contains('\0')) {
+            return Err(Error::OrganizationNotFound);
+        }
+        let pool: &Arc<ReadPool> = db.readers();
+        // An idle connection may have died with the server: try as many as were idle, then one new one.
+        let mut dead_connections_left = pool.idle();
+        loop {
+            let mode = Reading { taken: Some(pool.take().await?), unanswered: AtomicU32::new(0) };
+            let mut tx = Self { mode, tenant: NOBODY, statements: Arc::clone(&statements) };
+            let opened = tx.enter(&[&subject, &id, &clerk, &slug]).await;
+            let rows = match opened {
+                Ok(rows) => rows,
+                Err(error) => {
+                    tx.mode.close_connection();
+                    if dead_connections_left > 0 && read_pool::died(&error) {
+                        dead_connections_left -= 1;
+                        continue;
+                    }
+                    return Err(error.into());
+                }
+            };
+            let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
+            tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+            return Ok(tx);
+        }
+    }
+
+    /// Begins the transaction and enters the tenant, in one write.
+    async fn enter(&self, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let connection = self.taken().connection();
+        let types = [Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
+        let statement = connection.statement(ENTER, &types).await?;
+        self.statements.fetch_add(1, Ordering::Relaxed);
+        let unanswered = self.sent();
+        // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
+        let begin = connection.client().batch_execute("begin isolation level repeatable read read only");
+        let enter = connection.client().query(&statement, parameters);
+        let (begun, entered) = tokio::join!(begin, enter);
+        unanswered.answered();
+        begun.and(entered)
+    }
+
+    /// Runs a statement that reads. What is asked for at the same time is sent at once.
+    ///
+    /// # Errors
+    /// As the database gives them; [`Error::Unavailable`] when the connection was lost.
+    pub async fn fetch(&self, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
+        let connection = self.taken().connection();
+        let types: Vec<Type> = binds.iter().map(Bind::sql_type).collect();
+        let unanswered = self.sent();
+        let result = async {
+            let statement = connection.statement(sql, &types).await?;
+            self.statements.fetch_add(1, Ordering::Relaxed);
+            let parameters: Vec<&(dyn ToSql + Sync)> = binds.iter().map(|bind| bind as &(dyn ToSql + Sync)).collect();
+            connection.client().query(&statement, &parameters).await
+        }
+        .await;
+        unanswered.answered();
+        Ok(result?)
+    }
+
+    #[expect(clippy::expect_used, reason = "the connection is taken when an opening failed and by drop only")]
+    fn taken(&self) -> &Taken {
+        self.mode.taken.as_ref().expect("a transaction has its connection until it ends")
+    }
+
+    fn sent(&self) -> Unanswered<'_> {
+        self.mode.unanswered.fetch_add(1, Ordering::Relaxed);
+        Unanswered(&self.mode.unanswered)
+    }
+}
+
+/// A statement that was sent. When nobody waits for it any more it stays unanswered, and the transaction ends by
+/// cancelling it.
+struct Unanswered<'a>(&'a AtomicU32);
+
+impl Unanswered<'_> {
+    fn answered(self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Reading {
+    fn close_connection(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            taken.close();
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            taken.give_back(self.unanswered.load(Ordering::Relaxed) == 0);
+        }
+    }
+}
+
+/// Stands in until the membership is read; it never leaves the opening.
+const NOBODY: Tenant =
+    Tenant { user_id: Id::NIL, organization_id: Id::NIL, role: MemberRole::Viewer, is_superadmin: false };
+
+fn tenant(user: Uuid, organization: Uuid, role: &str, is_superadmin: bool) -> Result<Tenant> {
+    Ok(Tenant {
+        user_id: Id::from_uuid(user),
+        organization_id: Id::from_uuid(organization),
+        role: MemberRole::from_label(role)
+            .ok_or_else(|| Error::internal("the database knows a member role that this build does not"))?,
+        is_superadmin,
+    })
+}
+
 /// Both statements in one message. The simple protocol has no parameters, so the values are quoted here; a NUL, the one
 /// character a `PostgreSQL` string cannot hold, is refused.
-fn begin_statement(access: Access, subject: &str, organization: &OrganizationRef) -> Result<String> {
-    let begin = match access {
-        // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
-        Access::Read => "begin isolation level repeatable read read only",
-        Access::Write => "begin",
-    };
+fn begin_statement(subject: &str, organization: &OrganizationRef) -> Result<String> {
     let (id, clerk, slug) = match organization {
         OrganizationRef::Id(id) => (format!("'{id}'"), "null".to_owned(), "null".to_owned()),
         OrganizationRef::Clerk(clerk) => ("null".to_owned(), quote(clerk)?, "null".to_owned()),
@@ -153,7 +293,7 @@ fn begin_statement(access: Access, subject: &str, organization: &OrganizationRef
     };
     let subject = quote(subject)?;
     Ok(format!(
-        "{begin}; select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant({subject}, {id}, {clerk}, {slug})"
+        "begin; select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant({subject}, {id}, {clerk}, {slug})"
     ))
 }
 
@@ -172,16 +312,12 @@ mod tests {
 
     #[test]
     fn values_are_quoted() {
-        let statement = begin_statement(
-            Access::Write,
-            r"a'); drop table tenantry.users; --\",
-            &OrganizationRef::Slug("x'y".into()),
-        )
-        .expect("no NUL");
+        let statement = begin_statement(r"a'); drop table tenantry.users; --\", &OrganizationRef::Slug("x'y".into()))
+            .expect("no NUL");
         assert!(
             statement.contains(r"enter_tenant(E'a''); drop table tenantry.users; --\\', null, null, E'x''y')"),
             "{statement}"
         );
-        assert!(begin_statement(Access::Read, "a\0b", &OrganizationRef::Slug("x".into())).is_err());
+        assert!(begin_statement("a\0b", &OrganizationRef::Slug("x".into())).is_err());
     }
 }

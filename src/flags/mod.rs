@@ -11,9 +11,9 @@ pub use evaluate::{
 };
 
 use crate::access::Action;
+use crate::db::Bind;
 use crate::error::Result;
 use crate::graphql::session::Session;
-use crate::organizations::OrganizationPlan;
 
 /// The evaluation of a feature flag for the organization at this moment.
 #[derive(Clone, Debug, SimpleObject)]
@@ -52,57 +52,56 @@ pub async fn feature_flags(ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
     let session = Session::of(ctx)?;
     let tenant = session.require(Action::OrganizationRead).await?;
     let now = session.clock().now();
-    let mut tx = session.read().await?;
-    let rows = sqlx::query!(
-        r#"select d.key, d.name, d.description, d.kind as "kind: FlagKind", d.default_enabled,
-                  d.minimum_plan as "minimum_plan: OrganizationPlan", d.rollout_percentage,
-                  d.rollout_unit as "rollout_unit: FlagRolloutUnit", d.starts_at, d.ends_at,
-                  o.enabled as "override_enabled?", o.exceeds_plan as "exceeds_plan?", o.expires_at as "expires_at?", o.reason as "reason?",
-                  coalesce((select s.plan from tenantry.subscriptions s where s.organization_id = $1), 'FREE') as "plan!: OrganizationPlan"
-             from tenantry.feature_flag_definitions d
-             left join tenantry.organization_feature_flags o on o.organization_id = $1 and o.flag_key = d.key
-            order by d.key"#,
-        tenant.organization_id as _
-    )
-    .fetch_all(tx.conn())
-    .await?;
+    let tx = session.read().await?;
+    let rows = tx.fetch(FLAGS, &[Bind::Uuid(tenant.organization_id.uuid())]).await?;
     let organization = tenant.organization_id.uuid().to_string();
     let user = tenant.user_id.uuid().to_string();
-    Ok(rows
-        .into_iter()
+    rows.iter()
         .map(|row| {
             let definition = Definition {
-                key: row.key,
-                kind: row.kind,
-                default_enabled: row.default_enabled,
-                minimum_plan: row.minimum_plan,
-                rollout_percentage: row.rollout_percentage,
-                rollout_unit: row.rollout_unit,
-                starts_at: row.starts_at,
-                ends_at: row.ends_at,
+                key: row.try_get(0)?,
+                kind: row.try_get(3)?,
+                default_enabled: row.try_get(4)?,
+                minimum_plan: row.try_get(5)?,
+                rollout_percentage: row.try_get(6)?,
+                rollout_unit: row.try_get(7)?,
+                starts_at: row.try_get(8)?,
+                ends_at: row.try_get(9)?,
             };
-            let r#override = row.override_enabled.map(|enabled| FeatureFlagOverride {
-                enabled,
-                exceeds_plan: row.exceeds_plan.unwrap_or(false),
-                expires_at: row.expires_at,
-                reason: row.reason,
-            });
+            let r#override = match row.try_get(10)? {
+                Some(enabled) => Some(FeatureFlagOverride {
+                    enabled,
+                    exceeds_plan: row.try_get(11)?,
+                    expires_at: row.try_get(12)?,
+                    reason: row.try_get(13)?,
+                }),
+                None => None,
+            };
             let said = r#override.as_ref().map(|o| Override {
                 enabled: o.enabled,
                 exceeds_plan: o.exceeds_plan,
                 expires_at: o.expires_at,
             });
-            let subject = Subject { organization: &organization, user: &user, plan: row.plan };
+            let subject = Subject { organization: &organization, user: &user, plan: row.try_get(14)? };
             let (enabled, reason) = evaluate(&definition, said, subject, now);
-            FeatureFlag {
+            Ok(FeatureFlag {
                 key: definition.key,
-                name: row.name,
-                description: row.description,
-                kind: row.kind,
+                name: row.try_get(1)?,
+                description: row.try_get(2)?,
+                kind: definition.kind,
                 enabled,
                 reason,
                 r#override,
-            }
+            })
         })
-        .collect())
+        .collect()
 }
+
+/// Every definition, the organization's override (`$1`) and its plan.
+const FLAGS: &str = "
+    select d.key, d.name, d.description, d.kind, d.default_enabled, d.minimum_plan, d.rollout_percentage, d.rollout_unit,
+           d.starts_at, d.ends_at, o.enabled, o.exceeds_plan, o.expires_at, o.reason,
+           coalesce((select s.plan from tenantry.subscriptions s where s.organization_id = $1), 'FREE')
+      from tenantry.feature_flag_definitions d
+      left join tenantry.organization_feature_flags o on o.organization_id = $1 and o.flag_key = d.key
+     order by d.key";

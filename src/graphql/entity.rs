@@ -6,7 +6,9 @@
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::access::Action;
+use crate::access::{Action, MemberRole};
+use crate::db::Row;
+use crate::error::Result;
 use crate::id::Identified;
 
 /// A row that the loaders can fetch.
@@ -40,6 +42,11 @@ pub trait Entity: Send + Sync + Unpin + Sized + 'static {
     /// # Errors
     /// When the column does not hold what the field expects.
     fn decode(row: &PgRow, at: usize) -> sqlx::Result<Self>;
+    /// The same of a row that the other driver read.
+    ///
+    /// # Errors
+    /// When the column does not hold what the field expects.
+    fn read(row: &Row, at: usize) -> Result<Self>;
     /// The row's id.
     fn uuid(&self) -> Uuid;
 }
@@ -48,6 +55,14 @@ pub trait Entity: Send + Sync + Unpin + Sized + 'static {
 pub trait Loadable: Identified {
     /// The rows.
     type Entity: Entity<Marker = Self>;
+}
+
+/// The condition that hides from this role what it may not see.
+pub(super) fn visible<E: Entity>(role: MemberRole) -> String {
+    match E::HIDDEN {
+        Some((hidden, action)) if !action.allows(role) => format!("not ({hidden})"),
+        _ => String::from("true"),
+    }
 }
 
 /// Declares an entity: `entity! { pub struct Ticket("tickets", read by OrganizationRead) { … } }`.
@@ -111,6 +126,12 @@ macro_rules! entity {
                 let mut columns = at..;
                 let mut next = || columns.next().unwrap_or(usize::MAX);
                 Ok(Self { $( $field: sqlx::Row::try_get(row, next())?, )+ })
+            }
+
+            fn read(row: &$crate::db::Row, at: usize) -> $crate::error::Result<Self> {
+                let mut columns = at..;
+                let mut next = || columns.next().unwrap_or(usize::MAX);
+                Ok(Self { $( $field: row.try_get(next())?, )+ })
             }
 
             fn uuid(&self) -> uuid::Uuid {

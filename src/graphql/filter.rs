@@ -3,14 +3,11 @@
 //! Column names come from the slices' declarations, never from the caller; values are always bound.
 
 use std::fmt::Write as _;
-use std::hash::{Hash, Hasher};
 
 use async_graphql::InputObject;
 use chrono::{DateTime, Utc};
-use sqlx::Arguments as _;
-use sqlx::postgres::PgArguments;
-use uuid::Uuid;
 
+use crate::db::Bind;
 use crate::error::{Error, Result};
 use crate::sql_enum::SqlEnum;
 
@@ -18,69 +15,6 @@ use crate::sql_enum::SqlEnum;
 const MAX_CONDITIONS: usize = 100;
 /// How many values one `in` or `nin` may hold.
 const MAX_IN: usize = 200;
-
-/// A bound value.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Bind {
-    /// `uuid`
-    Uuid(Uuid),
-    /// `uuid[]`
-    Uuids(Vec<Uuid>),
-    /// `text`
-    Text(String),
-    /// `text[]`
-    Texts(Vec<String>),
-    /// `bigint`
-    Int(i64),
-    /// `bigint[]`
-    Ints(Vec<i64>),
-    /// `double precision`
-    Float(f64),
-    /// `boolean`
-    Bool(bool),
-    /// `timestamptz`
-    Time(DateTime<Utc>),
-    /// `timestamptz[]`
-    Times(Vec<DateTime<Utc>>),
-}
-
-impl Eq for Bind {}
-impl Hash for Bind {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        std::mem::discriminant(self).hash(state);
-        match self {
-            Self::Uuid(value) => value.hash(state),
-            Self::Uuids(value) => value.hash(state),
-            Self::Text(value) => value.hash(state),
-            Self::Texts(value) => value.hash(state),
-            Self::Int(value) => value.hash(state),
-            Self::Ints(value) => value.hash(state),
-            Self::Float(value) => value.to_bits().hash(state),
-            Self::Bool(value) => value.hash(state),
-            Self::Time(value) => value.hash(state),
-            Self::Times(value) => value.hash(state),
-        }
-    }
-}
-
-impl Bind {
-    /// Adds the value to the arguments of a statement.
-    pub fn add_to(&self, arguments: &mut PgArguments) -> Result<()> {
-        match self {
-            Self::Uuid(value) => arguments.add(value),
-            Self::Uuids(value) => arguments.add(value),
-            Self::Text(value) => arguments.add(value),
-            Self::Texts(value) => arguments.add(value),
-            Self::Int(value) => arguments.add(value),
-            Self::Ints(value) => arguments.add(value),
-            Self::Float(value) => arguments.add(value),
-            Self::Bool(value) => arguments.add(value),
-            Self::Time(value) => arguments.add(value),
-            Self::Times(value) => arguments.add(value),
-        }
-        .map_err(Error::internal)
-    }
-}
 
 /// A condition under construction: SQL text with `$n` for its values.
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use dataloader::BatchFn;
-use sqlx::postgres::{PgArguments, PgRow};
+use futures_util::future::join_all;
+use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
-use crate::db::{SystemTx, TenantTx};
+use crate::db::{Bind, Reading, Row, SystemTx, TenantTx};
 use crate::error::{Error, Result};
-use crate::graphql::entity::Entity;
-use crate::graphql::filter::Bind;
+use crate::graphql::entity::{Entity, visible};
 use crate::graphql::listing::Listed;
 use crate::graphql::plan::{ListPage, ListPlan, Scope};
 use crate::graphql::session::Session;
@@ -69,11 +69,10 @@ impl<E: Entity> BatchFn<Uuid, Result<Option<Arc<E>>>> for Fetch<ById<E>> {
 impl<E: Entity> Fetch<ById<E>> {
     async fn rows(&self, keys: &[Uuid]) -> Result<HashMap<Uuid, Arc<E>>> {
         let session = self.session()?;
-        let mut tx = session.read().await?;
-        let mut arguments = PgArguments::default();
-        arguments.add(keys).map_err(Error::internal)?;
+        let tx = session.read().await?;
+        let mut binds = vec![Bind::Uuids(keys.to_vec())];
         let tenant = if E::TENANT {
-            arguments.add(tx.tenant().organization_id).map_err(Error::internal)?;
+            binds.push(Bind::Uuid(tx.tenant().organization_id.uuid()));
             "t.organization_id = $2 and"
         } else {
             ""
@@ -82,18 +81,20 @@ impl<E: Entity> Fetch<ById<E>> {
             "select {} from {} t where {tenant} t.id = any($1) and {}",
             E::COLUMNS,
             E::TABLE,
-            visible::<E>(&tx)
+            visible::<E>(tx.tenant().role)
         );
-        let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(tx.conn()).await?;
-        rows.iter().map(|row| E::decode(row, 0).map(|row| (row.uuid(), Arc::new(row))).map_err(Error::from)).collect()
+        let rows = tx.fetch(&sql, &binds).await?;
+        rows.iter().map(|row| E::read(row, 0).map(|row| (row.uuid(), Arc::new(row)))).collect()
     }
 }
 
 impl<E: Listed> BatchFn<PageKey, Result<Arc<ListPage<E>>>> for Fetch<Pages<E>> {
     async fn load(&mut self, keys: &[PageKey]) -> HashMap<PageKey, Result<Arc<ListPage<E>>>> {
         let mut result = HashMap::with_capacity(keys.len());
-        for (plan, parents) in by_plan(keys) {
-            match boxed(self.pages(&plan, &parents)).await {
+        let groups = by_plan(keys);
+        let asked = join_all(groups.iter().map(|(plan, parents)| boxed(self.pages(plan, parents)))).await;
+        for ((plan, parents), pages) in groups.into_iter().zip(asked) {
+            match pages {
                 Ok(mut pages) => result.extend(parents.into_iter().map(|scope| {
                     let rows = pages.remove(&parent_id(scope)).unwrap_or_default();
                     (PageKey { scope, plan: Arc::clone(&plan) }, Ok(Arc::new(plan.cut(rows))))
@@ -110,12 +111,12 @@ impl<E: Listed> BatchFn<PageKey, Result<Arc<ListPage<E>>>> for Fetch<Pages<E>> {
 impl<E: Listed> Fetch<Pages<E>> {
     async fn pages(&self, plan: &ListPlan, parents: &[Scope]) -> Result<HashMap<Uuid, Vec<Arc<E>>>> {
         let session = self.session()?;
-        let mut tx = session.read().await?;
-        let sql = page_statement::<E>(plan, parents.first().copied(), &visible::<E>(&tx));
-        let rows = run(&mut tx, sql, parents, &plan.binds).await?;
+        let tx = session.read().await?;
+        let sql = page_statement::<E>(plan, parents.first().copied(), &visible::<E>(tx.tenant().role));
+        let rows = run(&tx, &sql, parents, &plan.binds).await?;
         let mut pages: HashMap<Uuid, Vec<Arc<E>>> = HashMap::with_capacity(parents.len());
         for row in &rows {
-            pages.entry(page_of(row, parents)?).or_default().push(Arc::new(E::decode(row, 1)?));
+            pages.entry(page_of(row, parents)?).or_default().push(Arc::new(E::read(row, 1)?));
         }
         Ok(pages)
     }
@@ -140,8 +141,9 @@ fn page_statement<E: Listed>(plan: &ListPlan, parent: Option<Scope>, visible: &s
 impl<E: Listed> BatchFn<PageKey, Result<i64>> for Fetch<Counts<E>> {
     async fn load(&mut self, keys: &[PageKey]) -> HashMap<PageKey, Result<i64>> {
         let mut result = HashMap::with_capacity(keys.len());
-        for (plan, parents) in by_plan(keys) {
-            let counts = boxed(self.counts(&plan, &parents)).await;
+        let groups = by_plan(keys);
+        let asked = join_all(groups.iter().map(|(plan, parents)| boxed(self.counts(plan, parents)))).await;
+        for ((plan, parents), counts) in groups.into_iter().zip(asked) {
             result.extend(parents.into_iter().map(|scope| {
                 let count = match &counts {
                     Ok(counts) => Ok(counts.get(&parent_id(scope)).copied().unwrap_or(0)),
@@ -157,8 +159,9 @@ impl<E: Listed> BatchFn<PageKey, Result<i64>> for Fetch<Counts<E>> {
 impl<E: Listed> Fetch<Counts<E>> {
     async fn counts(&self, plan: &ListPlan, parents: &[Scope]) -> Result<HashMap<Uuid, i64>> {
         let session = self.session()?;
-        let mut tx = session.read().await?;
-        let (table, listed, visible, condition) = (E::TABLE, E::LISTED_WHEN, visible::<E>(&tx), &plan.condition);
+        let tx = session.read().await?;
+        let (table, listed, visible, condition) =
+            (E::TABLE, E::LISTED_WHEN, visible::<E>(tx.tenant().role), &plan.condition);
         let sql = match parents.first() {
             Some(Scope::Parent(column, _)) => format!(
                 "select {column}, count(*) from {table} t
@@ -168,7 +171,7 @@ impl<E: Listed> Fetch<Counts<E>> {
                 "select null, count(*) from {table} t where t.organization_id = $1 and {listed} and {visible} and {condition}"
             ),
         };
-        let rows = run(&mut tx, sql, parents, &plan.binds[..plan.filter_binds]).await?;
+        let rows = run(&tx, &sql, parents, &plan.binds[..plan.filter_binds]).await?;
         rows.iter().map(|row| Ok((page_of(row, parents)?, row.try_get(1)?))).collect()
     }
 }
@@ -228,13 +231,13 @@ fn by_plan(keys: &[PageKey]) -> Vec<(Arc<ListPlan>, Vec<Scope>)> {
 }
 
 /// Runs a list statement: `$1` is the organization, `$2` the parents (declared, and unused where there are none).
-async fn run(tx: &mut TenantTx, sql: String, parents: &[Scope], binds: &[Bind]) -> Result<Vec<PgRow>> {
+async fn run(tx: &TenantTx<Reading>, sql: &str, parents: &[Scope], binds: &[Bind]) -> Result<Vec<Row>> {
     let parents: Vec<Uuid> = parents.iter().map(|scope| parent_id(*scope)).collect();
-    let mut arguments = PgArguments::default();
-    arguments.add(tx.tenant().organization_id).map_err(Error::internal)?;
-    arguments.add(parents).map_err(Error::internal)?;
-    let arguments = bound(arguments, binds)?;
-    Ok(sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(tx.conn()).await?)
+    let mut all = Vec::with_capacity(2 + binds.len());
+    all.push(Bind::Uuid(tx.tenant().organization_id.uuid()));
+    all.push(Bind::Uuids(parents));
+    all.extend_from_slice(binds);
+    tx.fetch(sql, &all).await
 }
 
 /// The arguments, with these values behind them.
@@ -246,16 +249,8 @@ fn bound(mut arguments: PgArguments, binds: &[Bind]) -> Result<PgArguments> {
     Ok(arguments)
 }
 
-/// The condition that hides from this viewer what their role may not see.
-fn visible<E: Entity>(tx: &TenantTx) -> String {
-    match E::HIDDEN {
-        Some((hidden, action)) if !action.allows(tx.tenant().role) => format!("not ({hidden})"),
-        _ => String::from("true"),
-    }
-}
-
 /// The page a row belongs to: its first column, or the only page there is.
-fn page_of(row: &PgRow, parents: &[Scope]) -> Result<Uuid> {
+fn page_of(row: &Row, parents: &[Scope]) -> Result<Uuid> {
     match parents.first() {
         Some(Scope::Parent(..)) => Ok(row.try_get(0)?),
         _ => Ok(Uuid::nil()),

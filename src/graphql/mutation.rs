@@ -1,18 +1,22 @@
 //! The one way a mutation runs.
 //!
 //! A verb is its checks and its statements: an input implements [`Mutation`] and says in [`Done`] what happened. [`run`]
-//! does what every mutation shares, in one transaction: permission, idempotency key, verb, audit row, event, the memory of
-//! the key, commit. What the caller can mend becomes `userErrors` in the payload, what they cannot a top-level error;
+//! does what every mutation shares, in one transaction: permission, idempotency key, verb, the memory of the key, then in
+//! one statement the audit row, the event and the row for the payload, and commit. What the caller can mend becomes `userErrors` in the payload, what they cannot a top-level error;
 //! either way the transaction is dropped and nothing of it remains.
+
+use std::sync::Arc;
 
 use async_graphql::{Context, Enum, InputType, SimpleObject};
 use chrono::{DateTime, Utc};
+use sqlx::{Arguments as _, AssertSqlSafe};
 
 use crate::access::{Action, Tenant};
 use crate::clock::Clock;
 use crate::db::TenantTx;
 use crate::error::{Error, Result};
 use crate::events::{self, Event};
+use crate::graphql::entity::{Entity as _, Loadable, visible};
 use crate::graphql::idempotency::{KeyedRequest, Known};
 use crate::graphql::session::Session;
 use crate::id::{Id, Identified};
@@ -21,7 +25,7 @@ use crate::trail::{self, AuditEntry};
 /// An input that changes something.
 pub trait Mutation: InputType {
     /// What the verb makes or changes; its id is remembered under the idempotency key.
-    type Row: Identified;
+    type Row: Loadable;
     /// The root field.
     const FIELD: &'static str;
     /// What the viewer must be allowed to do.
@@ -112,8 +116,12 @@ pub async fn run<M: Mutation>(ctx: &Context<'_>, input: M) -> Result<Ran<M::Row>
     let session = Session::of(ctx)?;
     let mut tx = session.write(M::ACTION).await?;
     match in_transaction(ctx, session, &mut tx, input).await {
-        Ok(id) => {
+        Ok((id, row)) => {
+            let tenant = tx.tenant();
             tx.commit().await?;
+            if let Some(row) = row {
+                session.wrote(tenant, id, row).await;
+            }
             Ok(Ran { id: Some(id), user_errors: Vec::new() })
         }
         Err(VerbError::User(user_errors)) => Ok(Ran { id: None, user_errors }),
@@ -121,12 +129,16 @@ pub async fn run<M: Mutation>(ctx: &Context<'_>, input: M) -> Result<Ran<M::Row>
     }
 }
 
+/// A row as the payload shows it; `None` inside when its role may not see it.
+type Shown<M> = Option<Arc<<M as Loadable>::Entity>>;
+
+/// The id of the row, and the row itself unless the request was done before.
 async fn in_transaction<M: Mutation>(
     ctx: &Context<'_>,
     session: &Session,
     tx: &mut TenantTx,
     input: M,
-) -> VerbResult<Id<M::Row>> {
+) -> VerbResult<(Id<M::Row>, Option<Shown<M::Row>>)> {
     let request = match input.idempotency_key() {
         Some(key) => Some(KeyedRequest::new(ctx, M::FIELD, key)?),
         None => None,
@@ -134,7 +146,7 @@ async fn in_transaction<M: Mutation>(
     if let Some(request) = &request
         && let Known::Done(id) = request.claim(tx).await?
     {
-        return Ok(Id::from_uuid(id));
+        return Ok((Id::from_uuid(id), None));
     }
     let clock = session.clock();
     let mut work = Work { tx, clock, now: clock.now() };
@@ -142,11 +154,37 @@ async fn in_transaction<M: Mutation>(
     if let Some(request) = &request {
         request.remember(tx, done.id.uuid()).await?;
     }
-    trail::record(tx, clock, session.origin(), &AuditEntry::of(M::AUDIT, done.id, done.audit)).await?;
-    if let Some(event) = &done.event {
-        events::notify(tx, event).await?;
-    }
-    Ok(done.id)
+    let id = done.id;
+    let row = conclude::<M>(tx, session, done).await?;
+    Ok((id, Some(row)))
+}
+
+/// Writes the audit row, tells the event and reads the row for the payload: one statement, and no second transaction for
+/// what the payload shows of the row itself.
+async fn conclude<M: Mutation>(tx: &mut TenantTx, session: &Session, done: Done<M::Row>) -> Result<Shown<M::Row>> {
+    type Row<M> = <<M as Mutation>::Row as Loadable>::Entity;
+    let tenant = tx.tenant();
+    let entry = AuditEntry::of(M::AUDIT, done.id, done.audit);
+    let mut arguments = trail::arguments(tenant, session.clock(), session.origin(), &entry)?;
+    let told = match &done.event {
+        Some(event) => {
+            arguments.add(events::CHANNEL).map_err(Error::internal)?;
+            arguments.add(events::payload(tenant.organization_id, event)?).map_err(Error::internal)?;
+            "pg_notify($12, $13)"
+        }
+        None => "null",
+    };
+    let sql = format!(
+        // What `with` writes is written whatever is selected.
+        "with trail as ({} returning {told}) select {} from {} t where {} t.id = $6 and {}",
+        trail::INSERT,
+        Row::<M>::COLUMNS,
+        Row::<M>::TABLE,
+        if Row::<M>::TENANT { "t.organization_id = $1 and" } else { "" },
+        visible::<Row<M>>(tenant.role)
+    );
+    let row = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_optional(tx.conn()).await?;
+    Ok(row.map(|row| Row::<M>::decode(&row, 0)).transpose()?.map(Arc::new))
 }
 
 /// Why an input was refused, for programs.

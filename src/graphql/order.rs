@@ -6,8 +6,8 @@ use async_graphql::Enum;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::db::Bind;
 use crate::error::{Error, Result};
-use crate::graphql::filter::Bind;
 use crate::graphql::listing::Listed;
 use crate::sql_enum::SqlEnum;
 

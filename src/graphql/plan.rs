@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::db::Bind;
 use crate::error::{Error, Result};
 use crate::graphql::cursor::Cursors;
-use crate::graphql::filter::{Bind, Conditions, Filter as _};
+use crate::graphql::filter::{Conditions, Filter as _};
 use crate::graphql::listing::Listed;
 use crate::graphql::order::{Order, keyset, order_by};
 

@@ -13,13 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_graphql::Context;
 use chrono::{DateTime, Utc};
-use tokio::sync::{MappedMutexGuard, MutexGuard};
 use uuid::Uuid;
 
 use crate::access::{Action, Impersonation, MemberRole, OrganizationRef, Tenant};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
-use crate::db::{Access, Db, TenantTx};
+use crate::db::{Db, Reading, TenantTx};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::graphql::entity::{Entity as _, Loadable};
@@ -65,7 +64,7 @@ pub struct Session {
     organization: Option<Chosen>,
     request_id: String,
     ip: Option<IpAddr>,
-    read: tokio::sync::Mutex<Option<TenantTx>>,
+    read: tokio::sync::Mutex<Option<Arc<TenantTx<Reading>>>>,
     tenant: Mutex<Option<Tenant>>,
     loaders: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
     statements: Arc<AtomicU32>,
@@ -178,37 +177,46 @@ impl Session {
         Ok(tenant)
     }
 
-    /// The transaction all reading of this operation shares, opened when first needed. Held for one statement at a time.
-    pub async fn read(&self) -> Result<MappedMutexGuard<'_, TenantTx>> {
-        let mut guard = self.read.lock().await;
-        if guard.is_none() {
-            let tx = self.begin(Access::Read).await?;
-            *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = Some(tx.tenant());
-            *guard = Some(tx);
+    /// The transaction all reading of this operation shares, opened when first needed.
+    pub async fn read(&self) -> Result<Arc<TenantTx<Reading>>> {
+        let mut read = self.read.lock().await;
+        if let Some(tx) = &*read {
+            return Ok(Arc::clone(tx));
         }
-        MutexGuard::try_map(guard, Option::as_mut).map_err(|_| Error::internal("the transaction was not opened"))
+        let (identity, chosen) = self.chosen()?;
+        let statements = Arc::clone(&self.statements);
+        // Boxed, because this future is part of every resolver's (see `loader.rs`) and is run once or twice.
+        let opening = TenantTx::read(&self.services.db, &identity.subject, &chosen.reference, statements);
+        let tx = Box::pin(opening).await?;
+        chosen.check(tx.tenant())?;
+        *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = Some(tx.tenant());
+        Ok(Arc::clone(read.insert(Arc::new(tx))))
     }
 
     /// A transaction for one mutation field, if the viewer's role allows the action.
     pub async fn write(&self, action: Action) -> Result<TenantTx> {
         // What was read before is not what the payload is to show.
         self.close().await;
-        let tx = self.begin(Access::Write).await?;
+        let (identity, chosen) = self.chosen()?;
+        let statements = Arc::clone(&self.statements);
+        let begin = TenantTx::begin(&self.services.db, &identity.subject, &chosen.reference, statements);
+        let tx = Box::pin(begin).await?;
+        chosen.check(tx.tenant())?;
         self.permit(action, tx.tenant().role)?;
         Ok(tx)
     }
 
-    async fn begin(&self, access: Access) -> Result<TenantTx> {
+    /// Remembers a row as a mutation left it, and who the viewer was: a payload that shows no more than this row needs no
+    /// transaction of its own.
+    pub(super) async fn wrote<M: Loadable>(&self, tenant: Tenant, id: Id<M>, row: Option<Arc<M::Entity>>) {
+        *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = Some(tenant);
+        let loader = self.loader::<Uuid, Option<Arc<M::Entity>>, Fetch<ById<M::Entity>>>(Fetch::of);
+        loader.prime(id.uuid(), Ok(row)).await;
+    }
+
+    fn chosen(&self) -> Result<(&Identity, &Chosen)> {
         let identity = self.identity()?;
-        let chosen = self.organization.as_ref().ok_or(Error::OrganizationRequired)?;
-        let statements = Arc::clone(&self.statements);
-        // Boxed, because this future is part of every resolver's (see `loader.rs`) and is run once or twice.
-        let begin = TenantTx::begin(&self.services.db, access, &identity.subject, &chosen.reference, statements);
-        let tx = Box::pin(begin).await?;
-        match chosen.must_be {
-            Some(id) if id != tx.tenant().organization_id.uuid() => Err(Error::OrganizationMismatch),
-            _ => Ok(tx),
-        }
+        Ok((identity, self.organization.as_ref().ok_or(Error::OrganizationRequired)?))
     }
 
     /// Ends the reading: gives the connection back and forgets what was loaded.
@@ -297,6 +305,15 @@ struct Chosen {
     /// Our id, where the header gave it beside a token that names the organization in the provider's way: only the
     /// database can tell whether they are the same.
     must_be: Option<Uuid>,
+}
+
+impl Chosen {
+    fn check(&self, tenant: Tenant) -> Result<()> {
+        match self.must_be {
+            Some(id) if id != tenant.organization_id.uuid() => Err(Error::OrganizationMismatch),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The organization of a request: the token's, or among the viewer's memberships the one the header names.

@@ -5,6 +5,7 @@ use std::sync::Weak;
 
 use dataloader::BatchFn;
 
+use crate::db::Bind;
 use crate::error::{Error, Result};
 use crate::graphql::session::Session;
 use crate::id::UserId;
@@ -22,40 +23,48 @@ impl UserRoles {
 
     async fn fetch(&self, users: &[UserId]) -> Result<HashMap<UserId, UserRole>> {
         let session = self.0.upgrade().ok_or_else(|| Error::internal("a loader outlived its request"))?;
-        let mut tx = session.read().await?;
-        let organization = tx.tenant().organization_id;
-        let rows = sqlx::query!(
-            r#"select u.id as "id!: UserId",
-                      exists (select from tenantry.organization_members m
-                               where m.organization_id = $1 and m.user_id = u.id and m.deleted_at is null
-                                 and m.role in ('OWNER', 'ADMIN')) as "admin!",
-                      exists (select from tenantry.representatives r
-                               where r.organization_id = $1 and r.user_id = u.id and r.deleted_at is null)
-                      or exists (select from tenantry.organization_members m
-                               where m.organization_id = $1 and m.user_id = u.id and m.deleted_at is null
-                                 and m.role = 'MEMBER') as "representative!",
-                      exists (select from tenantry.customer_profiles c
-                               where c.organization_id = $1 and c.user_id = u.id and c.deleted_at is null) as "customer!"
-                 from unnest($2::uuid[]) as u(id)"#,
-            organization as _,
-            users as _
-        )
-        .fetch_all(tx.conn())
-        .await?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|row| {
-                let role = match row {
-                    _ if row.admin => UserRole::Admin,
-                    _ if row.representative => UserRole::Representative,
-                    _ if row.customer => UserRole::Customer,
-                    _ => return None,
-                };
-                Some((row.id, role))
+        let tx = session.read().await?;
+        let binds = [
+            Bind::Uuid(tx.tenant().organization_id.uuid()),
+            Bind::Uuids(users.iter().map(|user| user.uuid()).collect()),
+        ];
+        let rows = tx.fetch(ROLES, &binds).await?;
+        rows.iter()
+            .map(|row| {
+                let (id, admin, representative, customer) =
+                    (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+                Ok((id, UserRole::of(admin, representative, customer)))
             })
-            .collect())
+            .filter_map(|found| found.map(|(id, role)| role.map(|role| (id, role))).transpose())
+            .collect()
     }
 }
+
+impl UserRole {
+    /// What a user is who is these; the highest counts.
+    const fn of(admin: bool, representative: bool, customer: bool) -> Option<Self> {
+        match (admin, representative, customer) {
+            (true, ..) => Some(Self::Admin),
+            (_, true, _) => Some(Self::Representative),
+            (_, _, true) => Some(Self::Customer),
+            _ => None,
+        }
+    }
+}
+
+/// The id of each user, and whether they administrate, represent and are served.
+const ROLES: &str = "select u.id,
+    exists (select from tenantry.organization_members m
+             where m.organization_id = $1 and m.user_id = u.id and m.deleted_at is null
+               and m.role in ('OWNER', 'ADMIN')),
+    exists (select from tenantry.representatives r
+             where r.organization_id = $1 and r.user_id = u.id and r.deleted_at is null)
+    or exists (select from tenantry.organization_members m
+             where m.organization_id = $1 and m.user_id = u.id and m.deleted_at is null
+               and m.role = 'MEMBER'),
+    exists (select from tenantry.customer_profiles c
+             where c.organization_id = $1 and c.user_id = u.id and c.deleted_at is null)
+from unnest($2::uuid[]) as u(id)";
 
 impl BatchFn<UserId, Result<Option<UserRole>>> for UserRoles {
     async fn load(&mut self, keys: &[UserId]) -> HashMap<UserId, Result<Option<UserRole>>> {

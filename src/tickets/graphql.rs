@@ -186,9 +186,11 @@ impl TicketMutation {
         let ticket = input.ticket_id;
         let ran = mutation::run(ctx, input).await?;
         let session = Session::of(ctx)?;
+        // Reading the ticket takes a transaction of its own.
+        let ticket = ran.id.filter(|_| ctx.look_ahead().field("ticket").exists()).map(|_| ticket);
         Ok(TicketMessageAddPayload {
             message: session.load_opt(ran.id).await?,
-            ticket: session.load_opt(ran.id.map(|_| ticket)).await?,
+            ticket: session.load_opt(ticket).await?,
             user_errors: ran.user_errors,
         })
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions as _, Row as _};
 use tenantry::access::OrganizationRef;
-use tenantry::db::{Access, Db, PoolLimits, TenantTx};
+use tenantry::db::{Db, PoolLimits, TenantTx};
 use tenantry::local_postgres;
 use tokio::process::{Child, Command};
 
@@ -175,7 +176,7 @@ async fn server_keeps_nothing_of_a_cancelled_request() {
     for round in 0..10 {
         let (db, organization) = (db.clone(), organization.clone());
         let request = tokio::spawn(async move {
-            let mut tx = TenantTx::begin(&db, Access::Write, "user_alice", &organization, Arc::default()).await?;
+            let mut tx = TenantTx::begin(&db, "user_alice", &organization, Arc::default()).await?;
             sqlx::query("update tenantry.tickets set subject = 'half done'").execute(tx.conn()).await?;
             sqlx::query("select pg_sleep(0.4)").execute(tx.conn()).await?;
             tx.commit().await
@@ -187,9 +188,7 @@ async fn server_keeps_nothing_of_a_cancelled_request() {
     }
     // Every connection is good again, and none of them remembers its tenant.
     for _ in 0..4 {
-        let mut tx = TenantTx::begin(&db, Access::Read, "user_alice", &organization, Arc::default())
-            .await
-            .expect("a connection");
+        let mut tx = TenantTx::begin(&db, "user_alice", &organization, Arc::default()).await.expect("a connection");
         let subjects: Vec<String> =
             sqlx::query_scalar("select subject from tenantry.tickets").fetch_all(tx.conn()).await.expect("rows");
         assert!(subjects.len() == 3 && !subjects.iter().any(|subject| subject == "half done"), "{subjects:?}");
@@ -198,15 +197,59 @@ async fn server_keeps_nothing_of_a_cancelled_request() {
     assert!(db.usage().0 <= 2);
 }
 
+/// A reader that goes away in mid-statement: the statement is cancelled, not waited for, and the connection is good again.
+#[tokio::test]
+async fn server_cancels_what_nobody_waits_for() {
+    let database = TestDb::seeded().await;
+    let limits = PoolLimits { max_connections: 2, ..PoolLimits::default() };
+    let db =
+        Db::new(database.options(local_postgres::APP_ROLE), database.options(local_postgres::SUPERADMIN_ROLE), limits);
+    let organization = OrganizationRef::Slug("acme-corp".into());
+    let read = || TenantTx::read(&db, "user_alice", &organization, Arc::default());
+    for round in 0..10 {
+        let tx = read().await.expect("the only connection for reading");
+        // Longer than the connection is waited for: without a cancellation the next round would get none.
+        let statement = tx.fetch("select pg_sleep(14), count(*) from tenantry.tickets", &[]);
+        tokio::time::timeout(Duration::from_millis(round * 3), statement).await.expect_err("it sleeps");
+        drop(tx);
+    }
+    let tx = read().await.expect("a connection");
+    let rows = tx.fetch("select subject from tenantry.tickets", &[]).await.expect("rows");
+    assert_eq!(rows.len(), 3);
+    assert!(tx.fetch("delete from tenantry.tickets", &[]).await.is_err(), "it is read only");
+    drop(tx);
+    database.at_rest().await;
+    assert!(db.usage().0 <= 2);
+}
+
+/// What leaves together with an opening that fails sees nothing.
+#[tokio::test]
+async fn server_shows_no_rows_to_what_follows_a_failed_opening() {
+    let database = TestDb::seeded().await;
+    let mut app = database.options(local_postgres::APP_ROLE).connect().await.expect("the app role");
+    let text = "begin isolation level repeatable read read only;
+                select user_id from tenantry.enter_tenant('user_alice', null, null, 'acme-corp');
+                select count(*) from tenantry.tickets; rollback;
+                begin isolation level repeatable read read only;
+                select user_id from tenantry.enter_tenant('user_alice', null, null, 'tech-startup');
+                select count(*) from tenantry.tickets; rollback";
+    let rows = sqlx::raw_sql(text).fetch_all(&mut app).await.expect("rows");
+    // A member's id and three tickets; then no member, and nothing of the tenant before.
+    let counts: Vec<i64> = rows.iter().filter_map(|row| row.try_get::<i64, _>(0).ok()).collect();
+    assert_eq!((rows.len(), counts), (3, vec![3, 0]));
+}
+
 /// The database goes away and comes back: requests fail meanwhile, and work again without a restart.
 #[tokio::test]
 async fn server_replaces_lost_connections() {
     let database = TestDb::seeded().await;
     let db = database.db();
     let organization = OrganizationRef::Slug("acme-corp".into());
-    let begin = || TenantTx::begin(&db, Access::Read, "user_alice", &organization, Arc::default());
+    let begin = || TenantTx::begin(&db, "user_alice", &organization, Arc::default());
     let many = futures_util::future::join_all((0..5).map(|_| begin())).await;
-    drop(many);
+    let read = || TenantTx::read(&db, "user_alice", &organization, Arc::default());
+    let readers = futures_util::future::join_all((0..5).map(|_| read())).await;
+    drop((many, readers));
     database.at_rest().await;
     sqlx::query(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and usename = 'tenantry_app'",
@@ -217,5 +260,6 @@ async fn server_replaces_lost_connections() {
     .expect("terminate");
     for _ in 0..5 {
         begin().await.expect("a new connection in place of the dead one");
+        read().await.expect("a new connection for reading in place of the dead one");
     }
 }

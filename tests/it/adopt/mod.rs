@@ -15,7 +15,7 @@ use sqlx::postgres::PgConnection;
 use tenantry::access::OrganizationRef;
 use tenantry::adopt::{self, AdoptError, AdoptionFinding, FinalizeOptions, OwnerConnection, Plan, RunOptions};
 use tenantry::clock::Clock;
-use tenantry::db::{Access, TenantTx};
+use tenantry::db::TenantTx;
 use tenantry::local_postgres;
 use tokio::process::Command;
 
@@ -197,7 +197,7 @@ pub async fn seen_by(database: &TestDb, subject: &str, organization: &str, sql: 
 
 pub async fn enter(database: &TestDb, subject: &str, organization: &str) -> tenantry::error::Result<TenantTx> {
     let organization = OrganizationRef::Slug(organization.to_owned());
-    TenantTx::begin(&database.db(), Access::Write, subject, &organization, Arc::default()).await
+    TenantTx::begin(&database.db(), subject, &organization, Arc::default()).await
 }
 
 /// The binary, as the owner of the tables.

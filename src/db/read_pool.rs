@@ -1,0 +1,270 @@
+//! Connections that reading shares: statements of one transaction are sent without waiting for each other.
+//!
+//! sqlx sends a statement when the one before was answered, so a query whose fields need eleven statements waits eleven
+//! times. tokio-postgres sends what siblings ask for in one write and hands out the answers as they come. That is worth a
+//! second driver (docs/ARCHITECTURE.md has the figures), for reading only: what changes rows stays with sqlx and its
+//! checked statements.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Config, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::tls;
+use crate::error::{Error, Result};
+
+/// Statements that a connection keeps prepared; beyond that it forgets all and begins anew.
+const MAX_STATEMENTS: usize = 512;
+/// How long the statement of an abandoned request may take to end after it was cancelled.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection with its prepared statements.
+pub(super) struct ReadConnection {
+    client: Client,
+    statements: Mutex<HashMap<Box<str>, Statement>>,
+}
+
+impl ReadConnection {
+    /// Whether the other side is gone.
+    fn is_dead(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// The client, for statements without parameters.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The prepared statement of this text with parameters of these types.
+    pub(super) async fn statement(&self, sql: &str, types: &[Type]) -> Result<Statement, tokio_postgres::Error> {
+        let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
+        if let Some(statement) = known
+            && statement.params() == types
+        {
+            return Ok(statement);
+        }
+        let statement = self.client.prepare_typed(sql, types).await?;
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        if statements.len() >= MAX_STATEMENTS {
+            statements.clear();
+        }
+        statements.insert(sql.into(), statement.clone());
+        drop(statements);
+        Ok(statement)
+    }
+}
+
+/// The connections for reading. They are opened when first needed.
+pub(super) struct ReadPool {
+    config: Config,
+    tls: MakeRustlsConnect,
+    idle: Mutex<Vec<ReadConnection>>,
+    permits: Arc<Semaphore>,
+    size: usize,
+    acquire_timeout: Duration,
+}
+
+impl std::fmt::Debug for ReadPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The configuration holds the password.
+        f.debug_struct("ReadPool").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// A connection in use, and the right to it.
+pub(super) struct Taken {
+    pool: Arc<ReadPool>,
+    connection: Option<ReadConnection>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl ReadPool {
+    /// A pool with the address and the settings of these options.
+    pub(super) fn new(options: &PgConnectOptions, size: u32, acquire_timeout: Duration) -> Self {
+        let size = size as usize;
+        let mut config = config(options);
+        config.connect_timeout(acquire_timeout);
+        Self {
+            config,
+            tls: tls::connector(options),
+            idle: Mutex::new(Vec::with_capacity(size)),
+            permits: Arc::new(Semaphore::new(size)),
+            size,
+            acquire_timeout,
+        }
+    }
+
+    /// How many connections wait to be used.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// How many connections are open.
+    pub(super) fn open(&self) -> usize {
+        self.size - self.permits.available_permits() + self.idle()
+    }
+
+    /// Closes what is idle, and what is in use when it comes back.
+    pub(super) fn close(&self) {
+        self.permits.close();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Takes a connection; it may have died with its server.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when none is to be had in time.
+    pub(super) async fn take(self: &Arc<Self>) -> Result<Taken> {
+        let waited = tokio::time::timeout(self.acquire_timeout, Arc::clone(&self.permits).acquire_owned()).await;
+        let Ok(Ok(permit)) = waited else {
+            tracing::warn!("no connection for reading became free in time");
+            return Err(Error::Unavailable);
+        };
+        let mut taken = Taken { pool: Arc::clone(self), connection: None, permit: Some(permit) };
+        loop {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match idle {
+                Some(connection) if connection.is_dead() => {}
+                Some(connection) => taken.connection = Some(connection),
+                None => taken.connection = Some(self.connect().await?),
+            }
+            if taken.connection.is_some() {
+                return Ok(taken);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<ReadConnection> {
+        let connecting = self.config.connect(self.tls.clone());
+        let connected = tokio::time::timeout(self.acquire_timeout, connecting).await;
+        let (client, connection) = connected.map_err(|_| Error::Unavailable)??;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection for reading ended");
+            }
+        });
+        Ok(ReadConnection { client, statements: Mutex::default() })
+    }
+}
+
+impl Taken {
+    /// The connection.
+    #[expect(clippy::expect_used, reason = "the connection is taken by the methods that consume self and by drop")]
+    pub(super) fn connection(&self) -> &ReadConnection {
+        self.connection.as_ref().expect("a connection that was taken is there until it is given back")
+    }
+
+    /// Closes the connection.
+    pub(super) fn close(mut self) {
+        self.connection = None;
+    }
+
+    /// Ends the transaction and gives the connection back. When everything was answered nobody waits: what the next user
+    /// sends comes behind the rollback on the same connection. Otherwise the statement that nobody waits for any more
+    /// is cancelled first.
+    pub(super) fn give_back(mut self, everything_answered: bool) {
+        let Some(connection) = self.connection.take() else { return };
+        let permit = self.permit.take();
+        let pool = Arc::clone(&self.pool);
+        if everything_answered {
+            // Polled once, so that it is sent; the driver drops the answer.
+            let sent = connection.client.batch_execute("rollback").now_or_never();
+            if !matches!(sent, Some(Err(_))) {
+                pool.put(connection);
+            }
+            drop(permit);
+            return;
+        }
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        tokio::spawn(async move {
+            let cancel = connection.client.cancel_token();
+            let ended = tokio::time::timeout(CANCEL_TIMEOUT, async {
+                cancel.cancel_query(pool.tls.clone()).await?;
+                connection.client.batch_execute("rollback").await
+            });
+            if matches!(ended.await, Ok(Ok(()))) {
+                pool.put(connection);
+            }
+            drop(permit);
+        });
+    }
+}
+
+impl ReadPool {
+    fn put(&self, connection: ReadConnection) {
+        if !self.permits.is_closed() && !connection.is_dead() {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        }
+    }
+}
+
+/// The same address, user, database and settings for the other driver.
+fn config(options: &PgConnectOptions) -> Config {
+    let mut config = Config::new();
+    match options.get_socket() {
+        Some(socket) => config.host_path(socket),
+        None => config.host(options.get_host()),
+    };
+    config.port(options.get_port()).user(options.get_username());
+    if let Some(database) = options.get_database() {
+        config.dbname(database);
+    }
+    if let Some(password) = password(options) {
+        config.password(password);
+    }
+    if let Some(name) = options.get_application_name() {
+        config.application_name(name);
+    }
+    if let Some(settings) = options.get_options() {
+        config.options(settings);
+    }
+    config.ssl_mode(tls::mode(options));
+    config
+}
+
+/// sqlx tells the password in a URL only. User, host and database are others there, because sqlx does not escape them.
+fn password(options: &PgConnectOptions) -> Option<Vec<u8>> {
+    let url = options.clone().socket(PathBuf::from("/")).username("u").database("d").to_url_lossy();
+    url.password().map(|password| percent_encoding::percent_decode_str(password).collect())
+}
+
+/// Whether the connection was dead before the statement could begin: closed by the other side, or by a server that stops or
+/// stopped (SQLSTATE 57P01 to 57P03).
+pub(super) fn died(error: &tokio_postgres::Error) -> bool {
+    error.is_closed()
+        || error.code().is_some_and(|code| code.code().starts_with("57P0"))
+        || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr as _;
+
+    use super::*;
+
+    #[test]
+    fn config_takes_address_and_password_as_they_are() {
+        let options = PgConnectOptions::from_str("postgres://us%40er:p%40ss%2Fw%3Ard@db.example.com:6432/na%20me")
+            .expect("a URL");
+        let config = config(&options);
+        assert_eq!(config.get_user(), Some("us@er"));
+        assert_eq!(config.get_password(), Some(&b"p@ss/w:rd"[..]));
+        assert_eq!(config.get_dbname(), Some("na me"));
+        assert_eq!(config.get_ports(), [6432]);
+        assert_eq!(config.get_hosts(), [tokio_postgres::config::Host::Tcp("db.example.com".to_owned())]);
+        let socket = PgConnectOptions::from_str("postgres://u@localhost/d?host=/run/pg").expect("a URL");
+        assert_eq!(super::config(&socket).get_hosts(), [tokio_postgres::config::Host::Unix("/run/pg".into())]);
+        assert_eq!(super::config(&socket).get_password(), None);
+        assert!(!format!("{:?}", ReadPool::new(&options, 1, Duration::from_secs(1))).contains("p@ss"));
+    }
+}

@@ -18,12 +18,12 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::tls;
+use super::{Bind, tls};
 use crate::error::{Error, Result};
 
 /// Statements that a connection keeps prepared; beyond that it forgets all and begins anew.
 const MAX_STATEMENTS: usize = 512;
-/// How long the statement of an abandoned request may take to end after it was cancelled.
+/// How long the cancellation of an abandoned request's statement may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection with its prepared statements.
@@ -41,6 +41,12 @@ impl ReadConnection {
     /// The client, for statements without parameters.
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The prepared statement of this text with parameters like these.
+    pub(super) async fn prepared(&self, sql: &str, binds: &[Bind]) -> Result<Statement, tokio_postgres::Error> {
+        let types: Vec<Type> = binds.iter().map(Bind::sql_type).collect();
+        self.statement(sql, &types).await
     }
 
     /// The prepared statement of this text with parameters of these types.
@@ -169,7 +175,8 @@ impl Taken {
 
     /// Ends the transaction and gives the connection back. When everything was answered nobody waits: what the next user
     /// sends comes behind the rollback on the same connection. Otherwise the statement that nobody waits for any more
-    /// is cancelled first.
+    /// is cancelled, and the connection closed: a cancellation names a connection and not a statement, and may arrive late
+    /// (`PostgreSQL` documentation, 55.2.8).
     pub(super) fn give_back(mut self, everything_answered: bool) {
         let Some(connection) = self.connection.take() else { return };
         let permit = self.permit.take();
@@ -188,14 +195,11 @@ impl Taken {
         }
         tokio::spawn(async move {
             let cancel = connection.client.cancel_token();
-            let ended = tokio::time::timeout(CANCEL_TIMEOUT, async {
-                cancel.cancel_query(pool.tls.clone()).await?;
-                connection.client.batch_execute("rollback").await
-            });
-            if matches!(ended.await, Ok(Ok(()))) {
-                pool.put(connection);
+            let cancelled = tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(pool.tls.clone())).await;
+            if !matches!(cancelled, Ok(Ok(()))) {
+                tracing::debug!("the statement of an abandoned request could not be cancelled");
             }
-            drop(permit);
+            drop((connection, permit));
         });
     }
 }

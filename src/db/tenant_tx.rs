@@ -157,14 +157,30 @@ impl TenantTx<Reading> {
     /// `statements` counts statements, for the log and the N+1 test.
     ///
     /// # Errors
-    /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, [`Error::Unavailable`] when
-    /// no connection is to be had in time.
+    /// As [`TenantTx::read_first`].
     pub async fn read(
         db: &Db,
         subject: &str,
         organization: &OrganizationRef,
         statements: Arc<AtomicU32>,
     ) -> Result<Self> {
+        Ok(Self::read_first(db, subject, organization, statements, None).await?.0)
+    }
+
+    /// Opens a transaction that reads and runs its first statement, in one round trip. The statement cannot know who the
+    /// viewer is: it takes the organization from `tenantry.current_org()`, and its caller checks the role before it shows
+    /// a row. Without a membership it finds nothing.
+    ///
+    /// # Errors
+    /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, [`Error::Unavailable`] when
+    /// no connection is to be had in time.
+    pub async fn read_first(
+        db: &Db,
+        subject: &str,
+        organization: &OrganizationRef,
+        statements: Arc<AtomicU32>,
+        first: Option<(&str, &[Bind])>,
+    ) -> Result<(Self, Vec<Row>)> {
         let (mut id, mut clerk, mut slug): (Option<Uuid>, Option<&str>, Option<&str>) = (None, None, None);
         match organization {
             OrganizationRef::Id(given) => id = Some(*given),
@@ -180,8 +196,8 @@ impl TenantTx<Reading> {
         loop {
             let mode = Reading { taken: Some(pool.take().await?), unanswered: AtomicU32::new(0) };
             let mut tx = Self { mode, tenant: NOBODY, statements: Arc::clone(&statements) };
-            let opened = tx.enter(&[&subject, &id, &clerk, &slug]).await;
-            let rows = match opened {
+            let opened = tx.enter(&[&subject, &id, &clerk, &slug], first).await;
+            let (rows, found) = match opened {
                 Ok(rows) => rows,
                 Err(error) => {
                     tx.mode.close_connection();
@@ -194,23 +210,38 @@ impl TenantTx<Reading> {
             };
             let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
             tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
-            return Ok(tx);
+            return Ok((tx, found));
         }
     }
 
-    /// Begins the transaction and enters the tenant, in one write.
-    async fn enter(&self, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, tokio_postgres::Error> {
+    /// Begins the transaction, enters the tenant and runs the first statement, in one write.
+    async fn enter(
+        &self,
+        parameters: &[&(dyn ToSql + Sync)],
+        first: Option<(&str, &[Bind])>,
+    ) -> Result<(Vec<Row>, Vec<Row>), tokio_postgres::Error> {
         let connection = self.taken().connection();
         let types = [Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
         let statement = connection.statement(ENTER, &types).await?;
-        self.statements.fetch_add(1, Ordering::Relaxed);
+        let first = match first {
+            Some((sql, binds)) => Some((connection.prepared(sql, binds).await?, binds)),
+            None => None,
+        };
+        self.statements.fetch_add(if first.is_some() { 2 } else { 1 }, Ordering::Relaxed);
         let unanswered = self.sent();
         // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
         let begin = connection.client().batch_execute("begin isolation level repeatable read read only");
         let enter = connection.client().query(&statement, parameters);
-        let (begun, entered) = tokio::join!(begin, enter);
+        let follow = async {
+            match &first {
+                Some((statement, binds)) => connection.client().query(statement, &parameters_of(binds)).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let (begun, entered, found) = tokio::join!(begin, enter, follow);
         unanswered.answered();
-        begun.and(entered)
+        begun?;
+        Ok((entered?, found?))
     }
 
     /// Runs a statement that reads. What is asked for at the same time is sent at once.
@@ -219,13 +250,11 @@ impl TenantTx<Reading> {
     /// As the database gives them; [`Error::Unavailable`] when the connection was lost.
     pub async fn fetch(&self, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
         let connection = self.taken().connection();
-        let types: Vec<Type> = binds.iter().map(Bind::sql_type).collect();
         let unanswered = self.sent();
         let result = async {
-            let statement = connection.statement(sql, &types).await?;
+            let statement = connection.prepared(sql, binds).await?;
             self.statements.fetch_add(1, Ordering::Relaxed);
-            let parameters: Vec<&(dyn ToSql + Sync)> = binds.iter().map(|bind| bind as &(dyn ToSql + Sync)).collect();
-            connection.client().query(&statement, &parameters).await
+            connection.client().query(&statement, &parameters_of(binds)).await
         }
         .await;
         unanswered.answered();
@@ -241,6 +270,10 @@ impl TenantTx<Reading> {
         self.mode.unanswered.fetch_add(1, Ordering::Relaxed);
         Unanswered(&self.mode.unanswered)
     }
+}
+
+fn parameters_of(binds: &[Bind]) -> Vec<&(dyn ToSql + Sync)> {
+    binds.iter().map(|bind| bind as &(dyn ToSql + Sync)).collect()
 }
 
 /// A statement that was sent. When nobody waits for it any more it stays unanswered, and the transaction ends by

@@ -31,7 +31,9 @@ pub(super) fn connector(options: &PgConnectOptions) -> MakeRustlsConnect {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let given = |name: &str| {
         let url = options.clone().username("u").database("d").to_url_lossy();
-        url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        let value = url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())?;
+        // How sqlx shows a path.
+        Some(value.strip_prefix("file: ").map_or(value.clone(), str::to_owned))
     };
     let roots = Arc::new(match given("sslrootcert") {
         Some(certificates) => {

@@ -88,6 +88,17 @@ impl<E: Entity> Fetch<ById<E>> {
     }
 }
 
+/// The statement for one row that is read together with the opening, when the viewer is not known yet: the row with this
+/// id, or with that of the organization.
+pub(super) fn by_id_at_first<E: Entity>(id: Option<Uuid>) -> (String, Vec<Bind>) {
+    let tenant = if E::TENANT { "t.organization_id = tenantry.current_org() and" } else { "" };
+    let (wanted, binds) = match id {
+        Some(id) => ("$1", vec![Bind::Uuid(id)]),
+        None => ("tenantry.current_org()", Vec::new()),
+    };
+    (format!("select {} from {} t where {tenant} t.id = {wanted}", E::COLUMNS, E::TABLE), binds)
+}
+
 impl<E: Listed> BatchFn<PageKey, Result<Arc<ListPage<E>>>> for Fetch<Pages<E>> {
     async fn load(&mut self, keys: &[PageKey]) -> HashMap<PageKey, Result<Arc<ListPage<E>>>> {
         let mut result = HashMap::with_capacity(keys.len());

@@ -18,12 +18,12 @@ use uuid::Uuid;
 use crate::access::{Action, Impersonation, MemberRole, OrganizationRef, Tenant};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
-use crate::db::{Db, Reading, TenantTx};
+use crate::db::{Bind, Db, Reading, Row, TenantTx};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::graphql::entity::{Entity as _, Loadable};
 use crate::graphql::listing::Listed;
-use crate::graphql::loader::{ById, Counts, Fetch, Loader, PageKey, Pages};
+use crate::graphql::loader::{ById, Counts, Fetch, Loader, PageKey, Pages, by_id_at_first};
 use crate::graphql::node::{AnyNode, NodeLoad};
 use crate::graphql::plan::{ListPage, ListPlan, Scope};
 use crate::id::{Id, OrganizationId};
@@ -163,8 +163,7 @@ impl Session {
 
     /// The viewer's organization and role, as the database has them now.
     pub async fn tenant(&self) -> Result<Tenant> {
-        let known = *self.tenant.lock().unwrap_or_else(PoisonError::into_inner);
-        match known {
+        match self.known_tenant() {
             Some(tenant) => Ok(tenant),
             None => Ok(self.read().await?.tenant()),
         }
@@ -180,17 +179,31 @@ impl Session {
     /// The transaction all reading of this operation shares, opened when first needed.
     pub async fn read(&self) -> Result<Arc<TenantTx<Reading>>> {
         let mut read = self.read.lock().await;
-        if let Some(tx) = &*read {
-            return Ok(Arc::clone(tx));
+        if read.is_none() {
+            // Boxed, because this future is part of every resolver's (see `loader.rs`) and is run once or twice.
+            Box::pin(self.open_read(&mut read, None)).await?;
         }
+        read.clone().ok_or_else(|| Error::internal("the transaction was not opened"))
+    }
+
+    /// Opens the transaction for reading; gives the rows of its first statement.
+    async fn open_read(
+        &self,
+        read: &mut Option<Arc<TenantTx<Reading>>>,
+        first: Option<(&str, &[Bind])>,
+    ) -> Result<Vec<Row>> {
         let (identity, chosen) = self.chosen()?;
         let statements = Arc::clone(&self.statements);
-        // Boxed, because this future is part of every resolver's (see `loader.rs`) and is run once or twice.
-        let opening = TenantTx::read(&self.services.db, &identity.subject, &chosen.reference, statements);
-        let tx = Box::pin(opening).await?;
+        let opening = TenantTx::read_first(&self.services.db, &identity.subject, &chosen.reference, statements, first);
+        let (tx, rows) = opening.await?;
         chosen.check(tx.tenant())?;
         *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = Some(tx.tenant());
-        Ok(Arc::clone(read.insert(Arc::new(tx))))
+        *read = Some(Arc::new(tx));
+        Ok(rows)
+    }
+
+    fn known_tenant(&self) -> Option<Tenant> {
+        *self.tenant.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A transaction for one mutation field, if the viewer's role allows the action.
@@ -231,9 +244,49 @@ impl Session {
     /// # Errors
     /// [`Error::Forbidden`] when the viewer's role may not see such rows at all.
     pub async fn load<M: Loadable>(&self, id: Id<M>) -> Result<Option<Arc<M::Entity>>> {
+        if let Some(found) = self.load_first::<M>(Some(id)).await? {
+            return Ok(found);
+        }
         self.require(M::Entity::READ).await?;
         let loader = self.loader::<Uuid, Option<Arc<M::Entity>>, Fetch<ById<M::Entity>>>(Fetch::of);
         loader.try_load(id.uuid()).await.map_err(Error::internal)?
+    }
+
+    /// The row whose id is that of the viewer's organization.
+    ///
+    /// # Errors
+    /// As [`Session::load`].
+    pub async fn load_own<M: Loadable>(&self) -> Result<Option<Arc<M::Entity>>> {
+        if let Some(found) = self.load_first::<M>(None).await? {
+            return Ok(found);
+        }
+        let id = self.tenant().await?.organization_id.uuid();
+        self.load(Id::<M>::from_uuid(id)).await
+    }
+
+    /// Opens the transaction and reads a row in the same flight: the one with this id, or with the organization's. `None`
+    /// when the transaction is open already, or the row may be hidden from some roles.
+    async fn load_first<M: Loadable>(&self, id: Option<Id<M>>) -> Result<Option<Option<Arc<M::Entity>>>> {
+        if M::Entity::HIDDEN.is_some() || self.known_tenant().is_some() {
+            return Ok(None);
+        }
+        Box::pin(async {
+            let mut read = self.read.lock().await;
+            if read.is_some() {
+                return Ok(None);
+            }
+            let (sql, binds) = by_id_at_first::<M::Entity>(id.map(Id::uuid));
+            let rows = self.open_read(&mut read, Some((&sql, &binds))).await?;
+            drop(read);
+            self.permit(M::Entity::READ, self.tenant().await?.role)?;
+            let row = rows.first().map(|row| M::Entity::read(row, 0)).transpose()?.map(Arc::new);
+            if let Some(uuid) = id.map(Id::uuid).or(row.as_ref().map(|row| row.uuid())) {
+                let loader = self.loader::<Uuid, Option<Arc<M::Entity>>, Fetch<ById<M::Entity>>>(Fetch::of);
+                loader.prime(uuid, Ok(row.clone())).await;
+            }
+            Ok(Some(row))
+        })
+        .await
     }
 
     /// [`Session::load`] for a column that may be empty.

@@ -16,6 +16,7 @@ use crate::escalations::Escalation;
 use crate::flags::{self, FeatureFlag};
 use crate::graphql::mutation::{self, UserError};
 use crate::graphql::session::Session;
+use crate::id::marker;
 use crate::members::{Invitation, OrganizationMember};
 use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::Organization;
@@ -32,9 +33,7 @@ pub struct OrganizationQuery;
 impl OrganizationQuery {
     /// The organization of the request: the one the token was issued for, or the one `X-Organization-Id` names.
     async fn organization(&self, ctx: &Context<'_>) -> Result<Arc<Organization>> {
-        let session = Session::of(ctx)?;
-        let id = session.tenant().await?.organization_id;
-        session.load(id).await?.ok_or(Error::OrganizationNotFound)
+        Session::of(ctx)?.load_own::<marker::Organization>().await?.ok_or(Error::OrganizationNotFound)
     }
 }
 

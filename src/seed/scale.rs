@@ -117,8 +117,8 @@ async fn organization_and_subscription(conn: &mut PgConnection, tenant: &Tenant)
          select $1, ",
         v7!("$4::timestamptz"),
         ", 'cus_' || replace($2, '-', '_'), 'sub_' || replace($2, '-', '_'),
-                (case when $3 % 25 = 0 then 'PAST_DUE' when $3 % 10 = 3 then 'TRIALING' else 'ACTIVE' end)::subscription_status,
-                (case when $3 % 20 = 0 then 'ENTERPRISE' when $3 % 20 < 4 then 'PRO' when $3 % 20 < 10 then 'STARTER' else 'FREE' end)::organization_plan,
+                (case when $3 % 25 = 0 then 'PAST_DUE' when $3 % 10 = 3 then 'TRIALING' else 'ACTIVE' end)::tenantry.subscription_status,
+                (case when $3 % 20 = 0 then 'ENTERPRISE' when $3 % 20 < 4 then 'PRO' when $3 % 20 < 10 then 'STARTER' else 'FREE' end)::tenantry.organization_plan,
                 20, $4 - interval '12 days', $4 + interval '18 days', $4 - interval '400 days', $4 - interval '12 days'"
     ))
     .bind(tenant.id)

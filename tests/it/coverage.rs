@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use async_graphql::parser::types::{TypeKind, TypeSystemDefinition};
 use sqlx::{AssertSqlSafe, Row as _};
+use tenantry::clock::Clock;
 use tenantry::config::VARIABLES;
 use tenantry::db::{check_roles, migrations};
 use tenantry::local_postgres;
 use tenantry::schema::Schemas;
+use tenantry::seed;
 use tenantry::sql_enum::SqlEnum;
 use tenantry::verify::{self, CATALOGUE_CHECKS};
 
@@ -392,4 +394,22 @@ async fn migrations_go_up_and_down_and_up_again() {
         .collect();
     assert_eq!((states.len(), states[0].version, states[0].state), (1, 2, migrations::MigrationState::Drifted));
     assert!(migrations::up(&owner).await.is_err(), "and nothing is built upon it");
+}
+
+/// The bulk data fits the schema, and is whole.
+#[tokio::test]
+async fn seed_scale_makes_whole_organizations() {
+    let database = TestDb::seeded().await;
+    let db = database.db();
+    let scale = seed::Scale { organizations: 2, tickets: 30 };
+    seed::scale(&db, &Clock::System, scale, |_| ()).await.expect("two organizations");
+    let tickets: i64 = sqlx::query_scalar(
+        "select count(*) from tenantry.tickets t join tenantry.organizations o on o.id = t.organization_id where o.slug like 'scale-%'",
+    )
+    .fetch_one(&mut database.system().await)
+    .await
+    .expect("a count");
+    assert_eq!(tickets, 60);
+    let findings = verify::verify(&db).await.expect("verify");
+    assert!(findings.is_empty(), "{findings:?}");
 }

@@ -19,5 +19,6 @@ mod support;
 mod sync;
 mod tenancy;
 mod tickets;
+mod tls;
 mod webhooks;
 mod ws;

@@ -180,7 +180,7 @@ impl From<tokio_postgres::Error> for Error {
         let of_sqlstate = error.code().and_then(|code| Self::of_sqlstate(code.code(), &error));
         let lost = || {
             let source = std::error::Error::source(&error);
-            error.is_closed() || source.is_some_and(|source| source.is::<std::io::Error>())
+            error.is_closed() || source.is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
         };
         match of_sqlstate {
             Some(known) => known,

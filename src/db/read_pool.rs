@@ -247,7 +247,7 @@ fn password(options: &PgConnectOptions) -> Option<Vec<u8>> {
 pub(super) fn died(error: &tokio_postgres::Error) -> bool {
     error.is_closed()
         || error.code().is_some_and(|code| code.code().starts_with("57P0"))
-        || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
+        || std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ impl TenantTx<Reading> {
     ) -> Result<(Vec<Row>, Vec<Row>), tokio_postgres::Error> {
         let connection = self.taken().connection();
         let types = [Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
-        let statement = connection.statement(ENTER, &types).await?;
+        let enter = connection.statement(ENTER, &types).await?;
         let first = match first {
             Some((sql, binds)) => Some((connection.prepared(sql, binds).await?, binds)),
             None => None,
@@ -231,17 +231,17 @@ impl TenantTx<Reading> {
         let unanswered = self.sent();
         // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
         let begin = connection.client().batch_execute("begin isolation level repeatable read read only");
-        let enter = connection.client().query(&statement, parameters);
-        let follow = async {
+        let lookup = connection.client().query(&enter, parameters);
+        let following = async {
             match &first {
                 Some((statement, binds)) => connection.client().query(statement, &parameters_of(binds)).await,
                 None => Ok(Vec::new()),
             }
         };
-        let (begun, entered, found) = tokio::join!(begin, enter, follow);
+        let (started, membership, found) = tokio::join!(begin, lookup, following);
         unanswered.answered();
-        begun?;
-        Ok((entered?, found?))
+        started?;
+        Ok((membership?, found?))
     }
 
     /// Runs a statement that reads. What is asked for at the same time is sent at once.

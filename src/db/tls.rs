@@ -41,13 +41,17 @@ pub(super) fn connector(options: &PgConnectOptions) -> MakeRustlsConnect {
             roots.add_parsable_certificates(certificates_of(&certificates));
             roots
         }
-        None => RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect::<RootCertStore>(),
     });
     let mode = options.get_ssl_mode();
-    let verifies = matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+    let checks_chain = matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull);
     let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build().ok();
-    let verifier =
-        Verifier { inner, verifies, names: matches!(mode, PgSslMode::VerifyFull), provider: Arc::clone(&provider) };
+    let verifier = Verifier {
+        inner,
+        chain: checks_chain,
+        names: matches!(mode, PgSslMode::VerifyFull),
+        provider: Arc::clone(&provider),
+    };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(rustls::DEFAULT_VERSIONS)
         .map(|builder| builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)));
@@ -96,7 +100,7 @@ fn certificates_of(source: &str) -> Vec<CertificateDer<'static>> {
 #[derive(Debug)]
 struct Verifier {
     inner: Option<Arc<WebPkiServerVerifier>>,
-    verifies: bool,
+    chain: bool,
     names: bool,
     provider: Arc<CryptoProvider>,
 }
@@ -110,7 +114,7 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if !self.verifies {
+        if !self.chain {
             return Ok(ServerCertVerified::assertion());
         }
         let Some(inner) = &self.inner else {

@@ -53,7 +53,7 @@ impl Server {
         for file in ["package.json", "postgraphile.mjs"] {
             std::fs::copy(source.join(file), dir.join(file))?;
         }
-        let npm = ["install", "--no-audit", "--no-fund", "--no-package-lock"];
+        let npm = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"];
         let installed = Command::new("npm").args(npm).current_dir(&dir).stdout(Stdio::null()).status();
         if !installed.map_err(|error| format!("npm, for --peers: {error}"))?.success() {
             return Err("npm could not install the peers".into());
@@ -66,7 +66,13 @@ impl Server {
             local_postgres::APP_ROLE,
             options.get_port()
         );
-        let child = Command::new("node")
+        // PostGraphile needs a newer node than many machines have; npm has it as a package for each platform.
+        let node = std::fs::read_dir(dir.join("node_modules"))?
+            .filter_map(Result::ok)
+            .map(|entry| entry.path().join("bin/node"))
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| PathBuf::from("node"));
+        let child = Command::new(node)
             .arg("postgraphile.mjs")
             .current_dir(&dir)
             .env("PORT", port.to_string())

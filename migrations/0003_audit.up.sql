@@ -54,7 +54,8 @@ create policy superadmin on tenantry.audit_logs for all to tenantry_superadmin u
 grant select, insert on tenantry.audit_logs to tenantry_app, tenantry_superadmin;
 
 create index audit_logs_user_id_idx on tenantry.audit_logs (organization_id, user_id, created_at, id);
-create index audit_logs_api_key_id_idx on tenantry.audit_logs (organization_id, api_key_id, created_at, id);
+create index audit_logs_api_key_id_idx on tenantry.audit_logs (organization_id, api_key_id, created_at, id)
+    where api_key_id is not null;
 create index audit_logs_impersonator_idx on tenantry.audit_logs (organization_id, impersonator, created_at, id)
     where impersonator is not null;
 create index audit_logs_id_idx on tenantry.audit_logs (organization_id, id);

@@ -19,7 +19,8 @@ pub struct Finding {
 /// A check: its name, a query that answers one row (subject, problem) for each finding.
 type Check = (&'static str, &'static str);
 
-/// Checks of the catalogue: row-level security on everything that belongs to a tenant, of ours and of what was adopted. The
+/// Checks of the catalogue: row-level security on everything that belongs to a tenant, of ours and of what was adopted; a table
+/// of somebody else is none of our business, whatever its columns are called. The
 /// state of adoptions is the owner's alone and has no policies, as long as the API's role has no privilege on it.
 pub const CATALOGUE_CHECKS: &[Check] = &[
     (
@@ -45,7 +46,9 @@ pub const CATALOGUE_CHECKS: &[Check] = &[
         "select p.polrelid::regclass::text, format('policy %s lets tenantry_app see rows whatever the organization is', p.polname)
            from pg_policy p join pg_attribute a on a.attrelid = p.polrelid and a.attname = 'organization_id' and not a.attisdropped
           where (p.polroles @> array[(select oid from pg_roles where rolname = 'tenantry_app')] or p.polroles = '{0}')
-            and coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') !~ 'organization_id = '",
+            and coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') !~ 'organization_id = '
+            and exists (select from pg_class t where t.oid = p.polrelid and (t.relnamespace = 'tenantry'::regnamespace
+                 or exists (select from pg_constraint o where o.conrelid = t.oid and o.contype = 'f' and o.confrelid = 'tenantry.organizations'::regclass)))",
     ),
     (
         "tenant-index",
@@ -64,7 +67,11 @@ pub const CATALOGUE_CHECKS: &[Check] = &[
            from pg_constraint f
            join pg_attribute a on a.attrelid = f.conrelid and a.attname = 'organization_id' and not a.attisdropped
            join pg_attribute b on b.attrelid = f.confrelid and b.attname = 'organization_id' and not b.attisdropped
-          where f.contype = 'f' and not (f.conkey @> array[a.attnum] and f.confkey @> array[b.attnum])",
+          where f.contype = 'f' and not (f.conkey @> array[a.attnum] and f.confkey @> array[b.attnum])
+            and exists (select from pg_class t where t.oid = f.conrelid and (t.relnamespace = 'tenantry'::regnamespace
+                 or exists (select from pg_constraint o where o.conrelid = t.oid and o.contype = 'f' and o.confrelid = 'tenantry.organizations'::regclass)))
+            and exists (select from pg_class t where t.oid = f.confrelid and (t.relnamespace = 'tenantry'::regnamespace
+                 or exists (select from pg_constraint o where o.conrelid = t.oid and o.contype = 'f' and o.confrelid = 'tenantry.organizations'::regclass)))",
     ),
 ];
 

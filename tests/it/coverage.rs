@@ -56,6 +56,24 @@ async fn catalogue_checks_find_a_careless_table() {
     assert!(found.contains(&("composite-foreign-key", "tenantry.child")), "{findings:?}");
 }
 
+/// Tables of somebody else are theirs, even when a column is called like ours.
+#[tokio::test]
+async fn catalogue_checks_leave_tables_of_others_alone() {
+    let database = TestDb::seeded().await;
+    let mut owner = database.owner().await;
+    sqlx::raw_sql(
+        "create table public.projects (id text primary key, organization_id text);
+         create table public.api_keys (id text primary key, organization_id text, project text references public.projects (id));
+         alter table public.api_keys enable row level security;
+         create policy everybody on public.api_keys using (true)",
+    )
+    .execute(&mut owner)
+    .await
+    .expect("two tables");
+    let findings = verify::verify(&database.db()).await.expect("verify");
+    assert!(findings.is_empty(), "{findings:?}");
+}
+
 #[tokio::test]
 async fn roles_that_see_around_isolation_are_refused() {
     let database = TestDb::seeded().await;

@@ -333,7 +333,8 @@ async fn capture(bench: &Bench, requests: &[Request]) -> Anything<Vec<Script>> {
         format!("alter role {} in database {DATABASE} set log_statement = '{value}'", local_postgres::APP_ROLE)
     };
     let reconnect = format!(
-        "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'",
+        // The peer's connections are its own.
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}' and application_name like 'tenantry-%'",
         local_postgres::APP_ROLE
     );
     sqlx::raw_sql(AssertSqlSafe(logging("all"))).execute(&mut admin).await?;

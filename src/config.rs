@@ -53,7 +53,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "DATABASE_MAX_CONNECTIONS",
-        "20",
+        "10",
         "connections of one instance for the API, three of five for reading; a quarter more for the rest, and one for each worker",
     ),
     variable("AUTH_JWKS_URL", "the development issuer", "https address of the identity provider's signing keys"),

@@ -49,7 +49,7 @@ pub struct PoolLimits {
 
 impl Default for PoolLimits {
     fn default() -> Self {
-        Self { max_connections: 20, workers: 0, acquire_timeout: Duration::from_secs(5) }
+        Self { max_connections: 10, workers: 0, acquire_timeout: Duration::from_secs(5) }
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use sqlx::ConnectOptions as _;
@@ -26,9 +26,16 @@ const MAX_STATEMENTS: usize = 512;
 /// How long the cancellation of an abandoned request's statement may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How old a connection may grow, and how long it may wait unused: what its backend remembers goes with it, and after a
+/// failover the next one finds the new server. As sqlx has it.
+const MAX_LIFETIME: Duration = Duration::from_mins(30);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
+
 /// A connection with its prepared statements.
 pub(super) struct ReadConnection {
     client: Client,
+    born: Instant,
+    used: Instant,
     statements: Mutex<HashMap<Box<str>, Statement>>,
 }
 
@@ -157,7 +164,8 @@ impl ReadPool {
                 tracing::debug!(%error, "a connection for reading ended");
             }
         });
-        Ok(ReadConnection { client, statements: Mutex::default() })
+        let now = Instant::now();
+        Ok(ReadConnection { client, born: now, used: now, statements: Mutex::default() })
     }
 }
 
@@ -205,10 +213,18 @@ impl Taken {
 }
 
 impl ReadPool {
-    fn put(&self, connection: ReadConnection) {
-        if !self.permits.is_closed() && !connection.is_dead() {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    fn put(&self, mut connection: ReadConnection) {
+        if self.permits.is_closed() || connection.is_dead() || connection.born.elapsed() > MAX_LIFETIME {
+            return;
         }
+        connection.used = Instant::now();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // The last one used is the first one taken: those that are not needed gather in front.
+        let unused = idle.iter().take_while(|connection| connection.used.elapsed() > IDLE_TIMEOUT).count();
+        let closed: Vec<ReadConnection> = idle.drain(..unused).collect();
+        idle.push(connection);
+        drop(idle);
+        drop(closed);
     }
 }
 

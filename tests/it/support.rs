@@ -415,7 +415,9 @@ impl TestApp {
                 .filter(|line| line.contains("execute ") || line.contains("statement: "))
                 // What the driver asks once per connection.
                 .filter(|line| {
-                    !["SELECT pg_type.", "SELECT t.typname", "SELECT enumlabel"].iter().any(|own| line.contains(own))
+                    !["SELECT pg_type.", "SELECT t.typname", "SELECT enumlabel", "pg_stat_activity"]
+                        .iter()
+                        .any(|own| line.contains(own))
                 })
                 .map(str::to_owned)
                 .collect::<Vec<_>>()

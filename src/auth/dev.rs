@@ -84,7 +84,7 @@ pub struct Persona {
     pub name: &'static str,
     /// The `sub` of their tokens, `users.clerk_id`.
     pub subject: &'static str,
-    /// What they are good for.
+    /// Role in the sample data.
     pub description: &'static str,
 }
 

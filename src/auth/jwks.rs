@@ -222,7 +222,7 @@ impl Inner {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// When the next refresh is due.
+    /// Time of the next refresh.
     async fn due(&self) -> Instant {
         self.due_of(&*self.flight.lock().await)
     }
@@ -281,7 +281,7 @@ impl Inner {
         }
     }
 
-    /// Puts a fetched set in the place of the current one, which stays if they are equal or if the new one is useless.
+    /// Replaces the current set with a fetched one, unless they are equal or the fetched one has no usable key.
     fn store(&self, jwks: Vec<Jwk>) -> Result<(), fetch::FetchError> {
         let seen = self.current();
         if seen.as_ref().is_some_and(|keys| keys.has_same_keys(&jwks)) {

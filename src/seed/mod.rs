@@ -46,7 +46,7 @@ const ADMIN: Persona = Persona {
     description: "Superadmin of the platform, member of no organization",
 };
 
-/// Everybody to sign in as.
+/// The users of the sample data to sign in as.
 pub const PERSONAS: &[Persona] = &[ALICE, BOB, ADMIN];
 
 /// What [`sample_data`] did.

@@ -1,4 +1,4 @@
-//! Organizations, who belongs to them, and what lets people and programs in.
+//! Organizations with their members, invitations and API keys.
 
 use uuid::Uuid;
 

@@ -37,7 +37,7 @@ pub(super) async fn flag_definitions(w: &mut Writer<'_>) -> Result<()> {
     w.insert("feature_flag_definitions", query).await
 }
 
-/// A pilot beyond the plan.
+/// An override that exceeds the plan.
 pub(super) async fn flag_override(w: &mut Writer<'_>, organization: Uuid) -> Result<()> {
     let query = sqlx::query(
         "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, expires_at, reason, created_at, updated_at)
@@ -49,7 +49,7 @@ pub(super) async fn flag_override(w: &mut Writer<'_>, organization: Uuid) -> Res
     w.insert("organization_feature_flags", query).await
 }
 
-/// Three that came in, with nothing in their bodies.
+/// Three received webhook events with empty bodies.
 pub(super) async fn webhook_events(w: &mut Writer<'_>, acme: Uuid) -> Result<()> {
     let [created, updated, paid] = w.ids();
     let query = sqlx::query(

@@ -162,7 +162,7 @@ async fn refunds(
     w.insert("refunds", query).await
 }
 
-/// Every movement of the budget. Early in a month, what the story puts before it happens at its very beginning.
+/// The usage records of the budget. A record that would fall before the month is put at its start.
 async fn usage(w: &mut Writer<'_>, acme: Uuid, budget: Uuid, [paid, waiting, denied]: [Uuid; 3]) -> Result<()> {
     let records = [
         ("RESERVE", 2_500_i64, "refund", Some(paid), 119),

@@ -77,7 +77,7 @@ async fn organization(db: &Db, clock: &Clock, now: DateTime<Utc>, number: u32, t
     }
     let clamp = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     let tenant = Tenant { id: Id::<()>::new(clock).uuid(), slug, number: clamp(number), tickets: clamp(tickets), now };
-    // Dice that fall alike on every database; and as much time as a million tickets take.
+    // A fixed seed gives the same distribution on every database; the timeout leaves time for a million tickets.
     sqlx::query("select setseed(($1 % 1000) / 1000.0), set_config('statement_timeout', '0', true)")
         .bind(tenant.number)
         .execute(tx.conn())
@@ -280,7 +280,7 @@ async fn messages(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     execute(conn, query).await
 }
 
-/// Three budgets with forty records each; what is set aside is settled, given back, or at the end still set aside.
+/// Three budgets with forty records each; reservations that are settled, released or still open.
 async fn budgets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     let budgets = sqlx::query(concat!(
         "insert into tenantry.budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, created_at, updated_at)

@@ -182,7 +182,7 @@ pub(super) async fn messages(w: &mut Writer<'_>, acme: Uuid, people: &People, de
     Ok(())
 }
 
-/// One that is settled and one under way.
+/// Two escalations: one resolved, one in progress.
 pub(super) async fn escalations(w: &mut Writer<'_>, acme: Uuid, people: &People, desk: &Desk) -> Result<()> {
     let [_, second, third] = desk.tickets;
     let [exception, breach] = w.ids();

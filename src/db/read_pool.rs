@@ -21,7 +21,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{Bind, tls};
 use crate::error::{Error, Result};
 
-/// Statements that a connection keeps prepared; beyond that it forgets all and begins anew.
+/// Statements that a connection keeps prepared; each one more takes the place of another. Sizes of pages are part of the
+/// text, because the planner must know them.
 const MAX_STATEMENTS: usize = 512;
 /// How long the cancellation of an abandoned request's statement may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,8 +67,11 @@ impl ReadConnection {
         }
         let statement = self.client.prepare_typed(sql, types).await?;
         let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
-        if statements.len() >= MAX_STATEMENTS {
-            statements.clear();
+        if statements.len() >= MAX_STATEMENTS
+            && let Some(any) = statements.keys().next().cloned()
+        {
+            // The driver closes it on the server when its last user is done.
+            statements.remove(&any);
         }
         statements.insert(sql.into(), statement.clone());
         drop(statements);

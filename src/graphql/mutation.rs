@@ -2,8 +2,9 @@
 //!
 //! A verb is its checks and its statements: an input implements [`Mutation`] and says in [`Done`] what happened. [`run`]
 //! does what every mutation shares, in one transaction: permission, idempotency key, verb, the memory of the key, then in
-//! one statement the audit row, the event and the row for the payload, and commit. What the caller can mend becomes `userErrors` in the payload, what they cannot a top-level error;
-//! either way the transaction is dropped and nothing of it remains.
+//! one statement the audit row, the event and the row for the payload, and commit. What the caller can mend becomes
+//! `userErrors` in the payload, what they cannot a top-level error; either way the transaction is dropped and nothing of
+//! it remains.
 
 use std::sync::Arc;
 

@@ -197,6 +197,11 @@ impl Error {
     fn of_sqlstate(code: &str, error: &dyn std::error::Error) -> Option<Self> {
         match code {
             "57014" => Some(Self::Timeout),
+            // What PgBouncer says to settings in the start-up packet.
+            "08P01" if error.to_string().contains("startup parameter") => Some(Self::internal(format!(
+                "a pooler stands before the database and refuses the settings of a session ({error}): give the address of \
+                 PostgreSQL itself"
+            ))),
             code if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
                 tracing::warn!(%error, "the database refuses work");
                 Some(Self::Unavailable)

@@ -10,6 +10,7 @@ use sqlx::{ConnectOptions as _, Row as _};
 use tenantry::access::OrganizationRef;
 use tenantry::db::{Db, PoolLimits, TenantTx};
 use tenantry::local_postgres;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
 use crate::support::{TestDb, cluster};
@@ -147,6 +148,31 @@ async fn server_refuses_a_configuration_that_is_not_safe() {
     );
     let text = refused(&[("DATABASE_URL", &superuser), ("SUPERADMIN_DATABASE_URL", &superadmin)]).await;
     assert!(text.contains("superuser"), "{text}");
+}
+
+/// PgBouncer in the way: the start says so, and what to do.
+#[tokio::test]
+async fn server_names_a_pooler_that_refuses_its_settings() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut packet = [0; 2048];
+            client.read(&mut packet).await.ok();
+            let fields = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: extra_float_digits\0\0";
+            let length = u32::try_from(fields.len() + 4).expect("a short text");
+            client.write_all(&[&b"E"[..], &length.to_be_bytes(), fields].concat()).await.ok();
+        }
+    });
+    let url = format!("postgres://tenantry_api@127.0.0.1:{port}/x?sslmode=disable");
+    let output = tenantry()
+        .arg("serve")
+        .envs([("DATABASE_URL", &url), ("SUPERADMIN_DATABASE_URL", &url), ("MIGRATION_DATABASE_URL", &url)])
+        .output()
+        .await
+        .expect("the binary");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("pooler") && text.contains("extra_float_digits"), "{text}");
 }
 
 #[tokio::test]

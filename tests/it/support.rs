@@ -181,7 +181,8 @@ async fn at_rest(server: &LocalPostgres, name: &str) {
     for _ in 0..1500 {
         let open: i64 = sqlx::query_scalar(
             "select count(*) from pg_stat_activity
-              where datname = $1 and pid <> pg_backend_pid() and (state like 'idle in transaction%' or state = 'active')",
+              where datname = $1 and backend_type = 'client backend' and pid <> pg_backend_pid()
+                and (state like 'idle in transaction%' or state = 'active')",
         )
         .bind(name)
         .fetch_one(&mut superuser)

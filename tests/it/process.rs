@@ -150,7 +150,7 @@ async fn server_refuses_a_configuration_that_is_not_safe() {
     assert!(text.contains("superuser"), "{text}");
 }
 
-/// PgBouncer in the way: the start says so, and what to do.
+/// `PgBouncer` in the way: the start says so, and what to do.
 #[tokio::test]
 async fn server_names_a_pooler_that_refuses_its_settings() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -158,7 +158,7 @@ async fn server_names_a_pooler_that_refuses_its_settings() {
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut packet = [0; 2048];
-            client.read(&mut packet).await.ok();
+            assert!(client.read(&mut packet).await.is_ok_and(|read| read > 0), "a start-up packet");
             let fields = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: extra_float_digits\0\0";
             let length = u32::try_from(fields.len() + 4).expect("a short text");
             client.write_all(&[&b"E"[..], &length.to_be_bytes(), fields].concat()).await.ok();

@@ -174,17 +174,18 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+/// Whether the way to the database broke.
+pub(crate) fn is_lost(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+}
+
 /// The same for the driver that reads.
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         let of_sqlstate = error.code().and_then(|code| Self::of_sqlstate(code.code(), &error));
-        let lost = || {
-            let source = std::error::Error::source(&error);
-            error.is_closed() || source.is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
-        };
         match of_sqlstate {
             Some(known) => known,
-            None if error.code().is_none() && lost() => {
+            None if error.code().is_none() && is_lost(&error) => {
                 tracing::warn!(%error, "the database cannot be reached");
                 Self::Unavailable
             }

@@ -15,6 +15,12 @@ pub trait SqlEnum: Copy + Send + Sync + 'static {
     fn rank(self) -> i64;
 }
 
+/// The column with the ranks of this column ([`SqlEnum::RANKED`]).
+#[must_use]
+pub fn rank_column(column: &str) -> String {
+    format!("{column}_rank")
+}
+
 /// Whether `found` is our type of this qualified name. `PostgreSQL` gives the name of a type without its schema where the
 /// login's `search_path` has the schema, so both forms are right.
 #[must_use]

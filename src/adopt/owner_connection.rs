@@ -10,8 +10,8 @@ use super::progress::ProgressListener;
 use super::{AdoptError, Result, doing};
 use crate::error::Code;
 
-/// How long a step is repeated after deadlocks, lock timeouts and lost connections, unless a command says otherwise. The budget is time
-/// and not a number of attempts: on a busy machine the transactions that hold the locks take longer, too.
+/// How long a step is repeated after deadlocks, lock timeouts and lost connections, unless a command says otherwise. The
+/// budget is time and not a number of attempts: on a busy machine the transactions that hold the locks take longer, too.
 pub const RETRY_FOR: Duration = Duration::from_mins(2);
 /// How long the lock of an adoption is waited for. The server notices a killed client only when it next writes to it.
 const LOCK_FOR: Duration = Duration::from_secs(30);

@@ -19,7 +19,7 @@ use tokio_postgres::{Client, Config, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Bind, tls};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_lost};
 
 /// Statements that a connection keeps prepared; each one more takes the place of another. Sizes of pages are part of the
 /// text, because the planner must know them.
@@ -53,19 +53,22 @@ impl ReadConnection {
 
     /// The prepared statement of this text with parameters like these.
     pub(super) async fn prepared(&self, sql: &str, binds: &[Bind]) -> Result<Statement, tokio_postgres::Error> {
-        let types: Vec<Type> = binds.iter().map(Bind::sql_type).collect();
-        self.statement(sql, &types).await
+        self.statement(sql, binds.iter().map(Bind::sql_type)).await
     }
 
     /// The prepared statement of this text with parameters of these types.
-    pub(super) async fn statement(&self, sql: &str, types: &[Type]) -> Result<Statement, tokio_postgres::Error> {
+    pub(super) async fn statement(
+        &self,
+        sql: &str,
+        types: impl Iterator<Item = Type> + Clone,
+    ) -> Result<Statement, tokio_postgres::Error> {
         let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
         if let Some(statement) = known
-            && statement.params() == types
+            && statement.params().iter().cloned().eq(types.clone())
         {
             return Ok(statement);
         }
-        let statement = self.client.prepare_typed(sql, types).await?;
+        let statement = self.client.prepare_typed(sql, &types.collect::<Vec<_>>()).await?;
         let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
         if statements.len() >= MAX_STATEMENTS
             && let Some(any) = statements.keys().next().cloned()
@@ -96,21 +99,19 @@ impl std::fmt::Debug for ReadPool {
     }
 }
 
-/// A connection in use, and the right to it.
+/// A connection in use, and the right to it. Dropped, it is closed.
 pub(super) struct Taken {
     pool: Arc<ReadPool>,
-    connection: Option<ReadConnection>,
-    permit: Option<OwnedSemaphorePermit>,
+    connection: ReadConnection,
+    permit: OwnedSemaphorePermit,
 }
 
 impl ReadPool {
     /// A pool with the address and the settings of these options.
     pub(super) fn new(options: &PgConnectOptions, size: u32, acquire_timeout: Duration) -> Self {
         let size = size as usize;
-        let mut config = config(options);
-        config.connect_timeout(acquire_timeout);
         Self {
-            config,
+            config: config(options),
             tls: tls::connector(options),
             idle: Mutex::new(Vec::with_capacity(size)),
             permits: Arc::new(Semaphore::new(size)),
@@ -145,18 +146,16 @@ impl ReadPool {
             tracing::warn!("no connection for reading became free in time");
             return Err(Error::Unavailable);
         };
-        let mut taken = Taken { pool: Arc::clone(self), connection: None, permit: Some(permit) };
-        loop {
-            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            match idle {
-                Some(connection) if connection.is_dead() => {}
-                Some(connection) => taken.connection = Some(connection),
-                None => taken.connection = Some(self.connect().await?),
-            }
-            if taken.connection.is_some() {
-                return Ok(taken);
-            }
-        }
+        let connection = match self.pop_living() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        Ok(Taken { pool: Arc::clone(self), connection, permit })
+    }
+
+    fn pop_living(&self) -> Option<ReadConnection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| idle.pop()).find(|connection| !connection.is_dead())
     }
 
     async fn connect(&self) -> Result<ReadConnection> {
@@ -175,24 +174,16 @@ impl ReadPool {
 
 impl Taken {
     /// The connection.
-    #[expect(clippy::expect_used, reason = "the connection is taken by the methods that consume self and by drop")]
     pub(super) fn connection(&self) -> &ReadConnection {
-        self.connection.as_ref().expect("a connection that was taken is there until it is given back")
-    }
-
-    /// Closes the connection.
-    pub(super) fn close(mut self) {
-        self.connection = None;
+        &self.connection
     }
 
     /// Ends the transaction and gives the connection back. When everything was answered nobody waits: what the next user
     /// sends comes behind the rollback on the same connection. Otherwise the statement that nobody waits for any more
     /// is cancelled, and the connection closed: a cancellation names a connection and not a statement, and may arrive late
     /// (`PostgreSQL` documentation, 55.2.8).
-    pub(super) fn give_back(mut self, everything_answered: bool) {
-        let Some(connection) = self.connection.take() else { return };
-        let permit = self.permit.take();
-        let pool = Arc::clone(&self.pool);
+    pub(super) fn give_back(self, everything_answered: bool) {
+        let Self { pool, connection, permit } = self;
         if everything_answered {
             // Polled once, so that it is sent; the driver drops the answer.
             let sent = connection.client.batch_execute("rollback").now_or_never();
@@ -265,9 +256,7 @@ fn password(options: &PgConnectOptions) -> Option<Vec<u8>> {
 /// Whether the connection was dead before the statement could begin: closed by the other side, or by a server that stops or
 /// stopped (SQLSTATE 57P01 to 57P03).
 pub(super) fn died(error: &tokio_postgres::Error) -> bool {
-    error.is_closed()
-        || error.code().is_some_and(|code| code.code().starts_with("57P0"))
-        || std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+    is_lost(error) || error.code().is_some_and(|code| code.code().starts_with("57P0"))
 }
 
 #[cfg(test)]

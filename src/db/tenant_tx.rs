@@ -200,7 +200,7 @@ impl TenantTx<Reading> {
             let (rows, found) = match opened {
                 Ok(rows) => rows,
                 Err(error) => {
-                    tx.mode.close_connection();
+                    tx.mode.taken = None;
                     if dead_connections_left > 0 && read_pool::died(&error) {
                         dead_connections_left -= 1;
                         continue;
@@ -222,7 +222,7 @@ impl TenantTx<Reading> {
     ) -> Result<(Vec<Row>, Vec<Row>), tokio_postgres::Error> {
         let connection = self.taken().connection();
         let types = [Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
-        let enter = connection.statement(ENTER, &types).await?;
+        let enter = connection.statement(ENTER, types.into_iter()).await?;
         let first = match first {
             Some((sql, binds)) => Some((connection.prepared(sql, binds).await?, binds)),
             None => None,
@@ -283,14 +283,6 @@ struct Unanswered<'a>(&'a AtomicU32);
 impl Unanswered<'_> {
     fn answered(self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Reading {
-    fn close_connection(&mut self) {
-        if let Some(taken) = self.taken.take() {
-            taken.close();
-        }
     }
 }
 

@@ -17,8 +17,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// Whether TLS is used.
 pub(super) fn mode(options: &PgConnectOptions) -> SslMode {
     match options.get_ssl_mode() {
-        // As in sqlx, a server that only would like TLS does not get it.
+        // PostgreSQL has no TLS on a socket.
         _ if options.get_socket().is_some() => SslMode::Disable,
+        // sqlx takes `allow` for `disable`.
         PgSslMode::Disable | PgSslMode::Allow => SslMode::Disable,
         PgSslMode::Prefer => SslMode::Prefer,
         PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull => SslMode::Require,

@@ -65,6 +65,13 @@ pub(super) fn visible<E: Entity>(role: MemberRole) -> String {
     }
 }
 
+/// The statement for rows by id. `organization` and `id` are what the columns are compared with, `visible` is what hides rows
+/// from the role.
+pub(super) fn by_id<E: Entity>(organization: &str, id: &str, visible: &str) -> String {
+    let tenant = if E::TENANT { format!("t.organization_id = {organization} and ") } else { String::new() };
+    format!("select {} from {} t where {tenant}t.id = {id} and {visible}", E::COLUMNS, E::TABLE)
+}
+
 /// Declares an entity: `entity! { pub struct Ticket("tickets", read by OrganizationRead) { … } }`.
 ///
 /// - `global "users"`: the table has no `organization_id`.

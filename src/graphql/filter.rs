@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 
 use crate::db::Bind;
 use crate::error::{Error, Result};
-use crate::sql_enum::SqlEnum;
+use crate::sql_enum::{SqlEnum, rank_column};
 
 /// How many conditions one `where` may hold; more is a mistake or an attack.
 const MAX_CONDITIONS: usize = 100;
@@ -103,26 +103,28 @@ impl<'a> Conditions<'a> {
         nin: Option<&[T]>,
         is_null: Option<bool>,
     ) -> Result<()> {
-        if T::RANKED {
-            let column = format!("{column}_rank");
-            let rank = |value: T| Bind::Int(value.rank());
-            let ranks = |values: &[T]| (Bind::Ints(values.iter().map(|value| value.rank()).collect()), values.len());
-            self.compare(&column, "=", eq.map(rank), "")?;
-            self.compare(&column, "is distinct from", ne.map(rank), "")?;
-            self.member(&column, in_.map(ranks), false, "")?;
-            self.member(&column, nin.map(ranks), true, "")?;
-            return self.null(&column, is_null);
-        }
-        let text = |value: T| Bind::Text(value.label().to_owned());
-        let texts =
-            |values: &[T]| (Bind::Texts(values.iter().map(|value| value.label().to_owned()).collect()), values.len());
-        let one = format!("::{}", T::SQL_TYPE);
-        let many = format!("::{}[]", T::SQL_TYPE);
-        self.compare(column, "=", eq.map(text), &one)?;
-        self.compare(column, "is distinct from", ne.map(text), &one)?;
-        self.member(column, in_.map(texts), false, &many)?;
-        self.member(column, nin.map(texts), true, &many)?;
-        self.null(column, is_null)
+        let (column, one, many) = if T::RANKED {
+            (rank_column(column), String::new(), String::new())
+        } else {
+            (column.to_owned(), format!("::{}", T::SQL_TYPE), format!("::{}[]", T::SQL_TYPE))
+        };
+        let bind = |value: T| {
+            if T::RANKED { Bind::Int(value.rank()) } else { Bind::Text(value.label().to_owned()) }
+        };
+        let binds = |values: &[T]| {
+            let all = values.iter();
+            let list = if T::RANKED {
+                Bind::Ints(all.map(|value| value.rank()).collect())
+            } else {
+                Bind::Texts(all.map(|value| value.label().to_owned()).collect())
+            };
+            (list, values.len())
+        };
+        self.compare(&column, "=", eq.map(bind), &one)?;
+        self.compare(&column, "is distinct from", ne.map(bind), &one)?;
+        self.member(&column, in_.map(binds), false, &many)?;
+        self.member(&column, nin.map(binds), true, &many)?;
+        self.null(&column, is_null)
     }
 
     /// Adds the conditions of one field of the filter.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::db::{Bind, Reading, Row, SystemTx, TenantTx};
 use crate::error::{Error, Result};
-use crate::graphql::entity::{Entity, visible};
+use crate::graphql::entity::{Entity, by_id, visible};
 use crate::graphql::listing::Listed;
 use crate::graphql::plan::{ListPage, ListPlan, Scope};
 use crate::graphql::session::Session;
@@ -71,18 +71,10 @@ impl<E: Entity> Fetch<ById<E>> {
         let session = self.session()?;
         let tx = session.read().await?;
         let mut binds = vec![Bind::Uuids(keys.to_vec())];
-        let tenant = if E::TENANT {
+        if E::TENANT {
             binds.push(Bind::Uuid(tx.tenant().organization_id.uuid()));
-            "t.organization_id = $2 and"
-        } else {
-            ""
-        };
-        let sql = format!(
-            "select {} from {} t where {tenant} t.id = any($1) and {}",
-            E::COLUMNS,
-            E::TABLE,
-            visible::<E>(tx.tenant().role)
-        );
+        }
+        let sql = by_id::<E>("$2", "any($1)", &visible::<E>(tx.tenant().role));
         let rows = tx.fetch(&sql, &binds).await?;
         rows.iter().map(|row| E::read(row, 0).map(|row| (row.uuid(), Arc::new(row)))).collect()
     }
@@ -91,12 +83,11 @@ impl<E: Entity> Fetch<ById<E>> {
 /// The statement for one row that is read together with the opening, when the viewer is not known yet: the row with this
 /// id, or with that of the organization.
 pub(super) fn by_id_at_first<E: Entity>(id: Option<Uuid>) -> (String, Vec<Bind>) {
-    let tenant = if E::TENANT { "t.organization_id = tenantry.current_org() and" } else { "" };
     let (wanted, binds) = match id {
         Some(id) => ("$1", vec![Bind::Uuid(id)]),
         None => ("tenantry.current_org()", Vec::new()),
     };
-    (format!("select {} from {} t where {tenant} t.id = {wanted}", E::COLUMNS, E::TABLE), binds)
+    (by_id::<E>("tenantry.current_org()", wanted, "true"), binds)
 }
 
 impl<E: Listed> BatchFn<PageKey, Result<Arc<ListPage<E>>>> for Fetch<Pages<E>> {

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::db::TenantTx;
 use crate::error::{Error, Result};
 use crate::events::{self, Event};
-use crate::graphql::entity::{Entity as _, Loadable, visible};
+use crate::graphql::entity::{Entity as _, Loadable, by_id, visible};
 use crate::graphql::idempotency::{KeyedRequest, Known};
 use crate::graphql::session::Session;
 use crate::id::{Id, Identified};
@@ -177,12 +177,9 @@ async fn conclude<M: Mutation>(tx: &mut TenantTx, session: &Session, done: Done<
     };
     let sql = format!(
         // What `with` writes is written whatever is selected.
-        "with trail as ({} returning {told}) select {} from {} t where {} t.id = $6 and {}",
+        "with trail as ({} returning {told}) {}",
         trail::INSERT,
-        Row::<M>::COLUMNS,
-        Row::<M>::TABLE,
-        if Row::<M>::TENANT { "t.organization_id = $1 and" } else { "" },
-        visible::<Row<M>>(tenant.role)
+        by_id::<Row<M>>("$1", "$6", &visible::<Row<M>>(tenant.role))
     );
     let row = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_optional(tx.conn()).await?;
     Ok(row.map(|row| Row::<M>::decode(&row, 0)).transpose()?.map(Arc::new))

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::db::Bind;
 use crate::error::{Error, Result};
 use crate::graphql::listing::Listed;
-use crate::sql_enum::SqlEnum;
+use crate::sql_enum::{SqlEnum, rank_column};
 
 /// The direction of an order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Enum)]
@@ -148,7 +148,7 @@ fn expressions(column: OrderColumn) -> Vec<String> {
     let OrderColumn { column, nullable, kind } = column;
     let rank;
     let column = if kind == CursorKind::Rank {
-        rank = format!("{column}_rank");
+        rank = rank_column(column);
         &rank
     } else {
         column

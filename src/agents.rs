@@ -1,15 +1,11 @@
 //! AI agents: their configurations and the rules by which they decide.
 
-use std::sync::Arc;
-
-use async_graphql::Context;
 use chrono::{DateTime, Utc};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IntFilter};
-use crate::graphql::session::Session;
 use crate::id::{AgentConfigurationId, DecisionRuleId};
-use crate::{connections, entity, listing, pg_enum};
+use crate::{entity, listing, pg_enum, relations};
 
 pg_enum! {
     /// The task of an agent.
@@ -95,7 +91,7 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-connections! {
+relations! {
     AgentConfiguration {
         /// The agent's decision rules, in the order of evaluation.
         decision_rules -> DecisionRule by "t.agent_id";
@@ -142,10 +138,10 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-#[async_graphql::ComplexObject]
-impl DecisionRule {
-    /// The agent.
-    async fn agent(&self, ctx: &Context<'_>) -> Result<Arc<AgentConfiguration>> {
-        Session::of(ctx)?.load(self.agent_id).await?.ok_or_else(|| Error::internal("a rule without its agent"))
+relations! {
+    DecisionRule {}
+    one {
+        /// The agent.
+        agent -> AgentConfiguration! by agent_id;
     }
 }

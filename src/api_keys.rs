@@ -1,16 +1,11 @@
 //! API keys: what programs sign in with. Only the hash of a key is stored, and nothing but its prefix is ever shown.
 
-use std::sync::Arc;
-
-use async_graphql::{ComplexObject, Context};
 use chrono::{DateTime, Utc};
 
-use crate::error::Result;
 use crate::graphql::filter::{DateTimeFilter, StringFilter};
-use crate::graphql::session::Session;
 use crate::id::{ApiKeyId, UserId};
 use crate::members::User;
-use crate::{entity, listing};
+use crate::{entity, listing, relations};
 
 entity! {
     /// A credential of a program.
@@ -50,10 +45,10 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-#[ComplexObject]
-impl ApiKey {
-    /// The user who created it.
-    async fn created_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
-        Session::of(ctx)?.load_opt(self.created_by).await
+relations! {
+    ApiKey {}
+    one {
+        /// The user who created it.
+        created_by -> User by created_by;
     }
 }

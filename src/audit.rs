@@ -1,8 +1,6 @@
 //! The audit log, as administrators read it. [`trail`](crate::trail) writes it.
 
-use std::sync::Arc;
-
-use async_graphql::{ComplexObject, Context};
+use async_graphql::Context;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -12,7 +10,7 @@ use crate::graphql::node::AnyNode;
 use crate::graphql::session::Session;
 use crate::id::{AuditLogId, UserId};
 use crate::members::User;
-use crate::{entity, listing};
+use crate::{entity, listing, relations};
 
 entity! {
     /// A record of a change in the organization.
@@ -57,11 +55,11 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-#[ComplexObject]
-impl AuditLog {
-    /// The user who made the change; null for programs and the system.
-    async fn user(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
-        Session::of(ctx)?.load_opt(self.user_id).await
+relations! {
+    AuditLog {}
+    one {
+        /// The user who made the change; null for programs and the system.
+        user -> User by user_id;
     }
 
     /// The changed object; null when it no longer exists.

@@ -2,18 +2,14 @@
 //!
 //! Invariants, kept by the database: spent and reserved are never negative, and together never above a hard limit.
 
-use std::sync::Arc;
-
-use async_graphql::Context;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IntFilter, StringFilter};
 use crate::graphql::money::Money;
-use crate::graphql::session::Session;
 use crate::id::{BudgetId, BudgetUsageRecordId};
-use crate::{connections, entity, listing, pg_enum};
+use crate::{entity, listing, pg_enum, relations};
 
 pg_enum! {
     /// The purpose of a budget.
@@ -120,31 +116,23 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-connections! {
+relations! {
     Budget {
         /// The usage records, newest first.
         usage_records -> BudgetUsageRecord by "t.budget_id";
     }
-
-    /// Limit of the period.
-    async fn limit(&self) -> Money {
-        Money::from_minor(self.limit_minor, &self.currency)
-    }
-
-    /// Amount spent.
-    async fn spent(&self) -> Money {
-        Money::from_minor(self.spent_minor, &self.currency)
-    }
-
-    /// Amount reserved.
-    async fn reserved(&self) -> Money {
-        Money::from_minor(self.reserved_minor, &self.currency)
-    }
-
-    /// Amount left; negative when a soft limit is exceeded.
-    async fn available(&self) -> Money {
-        let taken = self.spent_minor.saturating_add(self.reserved_minor);
-        Money::from_minor(self.limit_minor.saturating_sub(taken), &self.currency)
+    computed {
+        /// Limit of the period.
+        limit: Money = |row| Money::from_minor(row.limit_minor, &row.currency);
+        /// Amount spent.
+        spent: Money = |row| Money::from_minor(row.spent_minor, &row.currency);
+        /// Amount reserved.
+        reserved: Money = |row| Money::from_minor(row.reserved_minor, &row.currency);
+        /// Amount left; negative when a soft limit is exceeded.
+        available: Money = |row| {
+            let taken = row.spent_minor.saturating_add(row.reserved_minor);
+            Money::from_minor(row.limit_minor.saturating_sub(taken), &row.currency)
+        };
     }
 }
 
@@ -188,18 +176,14 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-#[async_graphql::ComplexObject]
-impl BudgetUsageRecord {
-    /// The budget.
-    async fn budget(&self, ctx: &Context<'_>) -> Result<Arc<Budget>> {
-        Session::of(ctx)?
-            .load(self.budget_id)
-            .await?
-            .ok_or_else(|| Error::internal("a usage record without its budget"))
+relations! {
+    BudgetUsageRecord {}
+    one {
+        /// The budget.
+        budget -> Budget! by budget_id;
     }
-
-    /// Amount.
-    async fn amount(&self) -> Money {
-        Money::from_minor(self.amount_minor, &self.currency)
+    computed {
+        /// Amount.
+        amount: Money = |row| Money::from_minor(row.amount_minor, &row.currency);
     }
 }

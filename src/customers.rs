@@ -1,19 +1,15 @@
 //! The customers of an organization: profiles, which may or may not belong to a user.
 
-use std::sync::Arc;
-
-use async_graphql::Context;
 use chrono::{DateTime, Utc};
 
 use crate::error::Result;
 use crate::graphql::filter::{DateTimeFilter, IdFilter, StringFilter};
 use crate::graphql::money::Money;
-use crate::graphql::session::Session;
 use crate::id::{CustomerId, UserId};
 use crate::members::User;
 use crate::refunds::Refund;
 use crate::tickets::Ticket;
-use crate::{connections, entity, listing, pg_enum};
+use crate::{entity, listing, pg_enum, relations};
 
 pg_enum! {
     /// The tier of a customer.
@@ -97,21 +93,19 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-connections! {
+relations! {
     Customer {
         /// The customer's tickets.
         tickets -> Ticket by "t.customer_id";
         /// The customer's refunds. For members and above.
         refunds -> Refund by "t.customer_id";
     }
-
-    /// The user account; null when the customer has none.
-    async fn user(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
-        Session::of(ctx)?.load_opt(self.user_id).await
+    one {
+        /// The user account; null when the customer has none.
+        user -> User by user_id;
     }
-
-    /// Total amount paid by the customer.
-    async fn lifetime_value(&self) -> Money {
-        Money::from_minor(self.lifetime_value_minor, &self.currency)
+    computed {
+        /// Total amount paid by the customer.
+        lifetime_value: Money = |row| Money::from_minor(row.lifetime_value_minor, &row.currency);
     }
 }

@@ -1,18 +1,14 @@
 //! Escalations: tickets that need someone else.
 
-use std::sync::Arc;
-
-use async_graphql::{ComplexObject, Context};
 use chrono::{DateTime, Utc};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graphql::filter::{DateTimeFilter, IdFilter};
-use crate::graphql::session::Session;
 use crate::id::{EscalationId, RepresentativeId, TicketId, UserId};
 use crate::members::User;
 use crate::representatives::Representative;
 use crate::tickets::Ticket;
-use crate::{entity, listing, pg_enum};
+use crate::{entity, listing, pg_enum, relations};
 
 pg_enum! {
     /// The priority of an escalation.
@@ -112,20 +108,14 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-#[ComplexObject]
-impl Escalation {
-    /// The ticket.
-    async fn ticket(&self, ctx: &Context<'_>) -> Result<Arc<Ticket>> {
-        Session::of(ctx)?.load(self.ticket_id).await?.ok_or_else(|| Error::internal("an escalation without its ticket"))
-    }
-
-    /// The user who escalated; null for the system.
-    async fn escalated_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
-        Session::of(ctx)?.load_opt(self.escalated_by).await
-    }
-
-    /// The assigned representative.
-    async fn assigned_to(&self, ctx: &Context<'_>) -> Result<Option<Arc<Representative>>> {
-        Session::of(ctx)?.load_opt(self.assigned_to).await
+relations! {
+    Escalation {}
+    one {
+        /// The ticket.
+        ticket -> Ticket! by ticket_id;
+        /// The user who escalated; null for the system.
+        escalated_by -> User by escalated_by;
+        /// The assigned representative.
+        assigned_to -> Representative by assigned_to;
     }
 }

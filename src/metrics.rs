@@ -1,17 +1,13 @@
 //! Performance figures, by organization and by representative.
 
-use std::sync::Arc;
-
-use async_graphql::{ComplexObject, Context};
 use chrono::{DateTime, Utc};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graphql::filter::{DateTimeFilter, IdFilter};
 use crate::graphql::money::Money;
-use crate::graphql::session::Session;
 use crate::id::{PerformanceMetricId, RepresentativeId, TeamPerformanceId};
 use crate::representatives::Representative;
-use crate::{entity, listing, pg_enum};
+use crate::{entity, listing, pg_enum, relations};
 
 pg_enum! {
     /// The length of a period of metrics.
@@ -87,11 +83,11 @@ listing! {
     period_start: DateTimeFilter, PeriodStart;
 }
 
-#[ComplexObject]
-impl PerformanceMetric {
-    /// Amount refunded.
-    async fn refund_total(&self) -> Money {
-        Money::from_minor(self.refund_total_minor, &self.currency)
+relations! {
+    PerformanceMetric {}
+    computed {
+        /// Amount refunded.
+        refund_total: Money = |row| Money::from_minor(row.refund_total_minor, &row.currency);
     }
 }
 
@@ -129,13 +125,10 @@ listing! {
     representative_id: IdFilter;
 }
 
-#[ComplexObject]
-impl TeamPerformance {
-    /// The representative.
-    async fn representative(&self, ctx: &Context<'_>) -> Result<Arc<Representative>> {
-        Session::of(ctx)?
-            .load(self.representative_id)
-            .await?
-            .ok_or_else(|| Error::internal("figures without their representative"))
+relations! {
+    TeamPerformance {}
+    one {
+        /// The representative.
+        representative -> Representative! by representative_id;
     }
 }

@@ -6,11 +6,11 @@
 use async_graphql::Object;
 use futures_util::future::BoxFuture;
 
-use crate::connections;
 use crate::db::SystemTx;
 use crate::error::{Error, Result};
 use crate::graphql::session::Session;
 use crate::id::Id;
+use crate::relations;
 use crate::webhook_events::WebhookEvent;
 
 /// Opens a transaction across tenants for a superadmin, with its audit row in it. The caller commits.
@@ -67,7 +67,7 @@ impl PlatformQuery {
 #[derive(Debug)]
 pub struct Platform;
 
-connections! {
+relations! {
     /// Data of all organizations. For superadmins; every access is recorded.
     Platform over read {
         /// The webhook events of all organizations, and those that belong to none.

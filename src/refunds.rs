@@ -1,21 +1,17 @@
 //! Refunds: money that goes back to customers, and how that was decided.
 
-use std::sync::Arc;
-
-use async_graphql::{ComplexObject, Context};
 use chrono::{DateTime, Utc};
 
 use crate::agents::{DecisionAction, DecisionRule};
 use crate::budgets::Budget;
 use crate::customers::Customer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graphql::filter::{DateTimeFilter, IdFilter, IntFilter};
 use crate::graphql::money::Money;
-use crate::graphql::session::Session;
 use crate::id::{BudgetId, CustomerId, DecisionRuleId, RefundId, TicketId, UserId};
 use crate::members::User;
 use crate::tickets::Ticket;
-use crate::{entity, listing, pg_enum};
+use crate::{entity, listing, pg_enum, relations};
 
 pg_enum! {
     /// The reason of a refund.
@@ -132,40 +128,24 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-#[ComplexObject]
-impl Refund {
-    /// Amount.
-    async fn amount(&self) -> Money {
-        Money::from_minor(self.amount_minor, &self.currency)
+relations! {
+    Refund {}
+    one {
+        /// The ticket.
+        ticket -> Ticket by ticket_id;
+        /// The customer.
+        customer -> Customer! by customer_id;
+        /// The user who requested it; null for the system.
+        requested_by -> User by requested_by;
+        /// The deciding rule; null when a person decided.
+        decision_rule -> DecisionRule by decision_rule_id;
+        /// The deciding user; null when a rule decided.
+        decided_by -> User by decided_by;
+        /// The budget that pays it.
+        budget -> Budget by budget_id;
     }
-
-    /// The ticket.
-    async fn ticket(&self, ctx: &Context<'_>) -> Result<Option<Arc<Ticket>>> {
-        Session::of(ctx)?.load_opt(self.ticket_id).await
-    }
-
-    /// The customer.
-    async fn customer(&self, ctx: &Context<'_>) -> Result<Arc<Customer>> {
-        Session::of(ctx)?.load(self.customer_id).await?.ok_or_else(|| Error::internal("a refund without its customer"))
-    }
-
-    /// The user who requested it; null for the system.
-    async fn requested_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
-        Session::of(ctx)?.load_opt(self.requested_by).await
-    }
-
-    /// The deciding rule; null when a person decided.
-    async fn decision_rule(&self, ctx: &Context<'_>) -> Result<Option<Arc<DecisionRule>>> {
-        Session::of(ctx)?.load_opt(self.decision_rule_id).await
-    }
-
-    /// The deciding user; null when a rule decided.
-    async fn decided_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
-        Session::of(ctx)?.load_opt(self.decided_by).await
-    }
-
-    /// The budget that pays it.
-    async fn budget(&self, ctx: &Context<'_>) -> Result<Option<Arc<Budget>>> {
-        Session::of(ctx)?.load_opt(self.budget_id).await
+    computed {
+        /// Amount.
+        amount: Money = |row| Money::from_minor(row.amount_minor, &row.currency);
     }
 }

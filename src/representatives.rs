@@ -1,18 +1,14 @@
 //! Representatives: the users who work on an organization's tickets.
 
-use std::sync::Arc;
-
-use async_graphql::Context;
 use chrono::{DateTime, Utc};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graphql::filter::{DateTimeFilter, IdFilter};
-use crate::graphql::session::Session;
 use crate::id::{RepresentativeId, UserId};
 use crate::members::User;
 use crate::metrics::TeamPerformance;
 use crate::tickets::Ticket;
-use crate::{connections, entity, listing, pg_enum};
+use crate::{entity, listing, pg_enum, relations};
 
 pg_enum! {
     /// The role of a representative.
@@ -80,19 +76,15 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
-connections! {
+relations! {
     Representative {
         /// The assigned tickets.
         tickets -> Ticket by "t.assignee_id";
         /// The performance metrics by period. For members and above.
         performance -> TeamPerformance by "t.representative_id";
     }
-
-    /// The user.
-    async fn user(&self, ctx: &Context<'_>) -> Result<Arc<User>> {
-        Session::of(ctx)?
-            .load(self.user_id)
-            .await?
-            .ok_or_else(|| Error::internal("a representative without a visible user"))
+    one {
+        /// The user.
+        user -> User! by user_id;
     }
 }

@@ -129,6 +129,12 @@ macro_rules! sql_enum {
             }
         }
 
+        impl $crate::json::Json for $name {
+            fn write(&self, out: &mut Vec<u8>) {
+                $crate::json::Json::write(self.label(), out);
+            }
+        }
+
         impl $crate::sql_enum::SqlEnum for $name {
             const SQL_TYPE: &'static str = $sql;
             const RANKED: bool = $ranked;

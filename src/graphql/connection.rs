@@ -1,9 +1,14 @@
 //! Relay connections over keyset pages (GraphQL Cursor Connections Specification).
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
+use std::marker::PhantomData;
+use std::ops::Deref;
 use std::sync::Arc;
 
-use async_graphql::{Context, Object, ObjectType, OutputType, SimpleObject, TypeName};
+use async_graphql::context::ContextSelectionSet;
+use async_graphql::parser::types::Field;
+use async_graphql::registry::Registry;
+use async_graphql::{Context, Object, ObjectType, OutputType, Positioned, ServerResult, SimpleObject, TypeName, Value};
 use futures_util::future::BoxFuture;
 use serde_json::json;
 use uuid::Uuid;
@@ -14,6 +19,7 @@ use crate::graphql::cursor::Cursors;
 use crate::graphql::listing::Listed;
 use crate::graphql::loader::{platform_count, platform_page};
 use crate::graphql::plan::{ListArgs, ListPage, ListPlan, Scope};
+use crate::graphql::rows::{self, Part, Related};
 use crate::graphql::session::Session;
 
 /// Opens a transaction across organizations for the viewer of the session, when they may have one, and records the
@@ -41,7 +47,7 @@ impl Reader {
 /// A page of a list, with its cursors.
 #[derive(Debug)]
 pub struct Connection<E: Listed> {
-    cursors: Cursors<E>,
+    cursors: Arc<Cursors<E>>,
     reader: Reader,
     plan: Arc<ListPlan>,
     page: Arc<ListPage<E>>,
@@ -69,7 +75,7 @@ impl<E: Listed> Connection<E> {
                 Arc::new(platform_page(tx, &plan).await?)
             }
         };
-        Ok(Self { cursors, reader, plan, page })
+        Ok(Self { cursors: Arc::new(cursors), reader, plan, page })
     }
 }
 
@@ -81,15 +87,17 @@ impl<E: Listed> TypeName for Connection<E> {
 
 /// A page of a list (GraphQL Cursor Connections Specification).
 #[Object(name_type)]
-impl<E: Listed + ObjectType> Connection<E> {
+impl<E: Listed + Related + ObjectType> Connection<E> {
     /// The rows of this page with their cursors.
-    async fn edges(&self) -> Vec<Edge<E>> {
-        self.page.rows.iter().map(|row| Edge { cursor: self.cursors.encode(row), node: Arc::clone(row) }).collect()
+    async fn edges(&self) -> List<Edge<E>, Vec<Edge<E>>> {
+        let rows = self.page.rows.iter();
+        let edges = rows.map(|row| Edge { cursors: Arc::clone(&self.cursors), node: Arc::clone(row) }).collect();
+        List::of(edges)
     }
 
     /// The rows of this page.
-    async fn nodes(&self) -> &[Arc<E>] {
-        &self.page.rows
+    async fn nodes(&self) -> List<E, &[Arc<E>]> {
+        List::of(self.page.rows.as_slice())
     }
 
     /// The position of this page in the list.
@@ -122,7 +130,7 @@ impl<E: Listed + ObjectType> Connection<E> {
 /// A row and its cursor.
 #[derive(Debug)]
 pub struct Edge<E: Listed> {
-    cursor: String,
+    cursors: Arc<Cursors<E>>,
     node: Arc<E>,
 }
 
@@ -136,13 +144,63 @@ impl<E: Listed> TypeName for Edge<E> {
 #[Object(name_type)]
 impl<E: Listed + OutputType> Edge<E> {
     /// Cursor for `after` and `before`.
-    async fn cursor(&self) -> &str {
-        &self.cursor
+    async fn cursor(&self) -> String {
+        self.cursors.encode(&self.node)
     }
 
     /// The row.
     async fn node(&self) -> &Arc<E> {
         &self.node
+    }
+}
+
+impl<E: Listed + Related> rows::Object for Edge<E> {
+    fn type_name() -> Cow<'static, str> {
+        <Self as TypeName>::type_name()
+    }
+
+    fn part(name: &str) -> Option<Part<Self>> {
+        match name {
+            "cursor" => Some(Part::of(|edge: &Self| edge.cursors.encode(&edge.node))),
+            "node" => Some(Part::within(|edge: &Self| &*edge.node)),
+            _ => None,
+        }
+    }
+}
+
+/// The list behind `nodes` and `edges`: items `I` that show an `O`.
+#[derive(Debug)]
+pub struct List<O, L> {
+    items: L,
+    shown: PhantomData<fn() -> O>,
+}
+
+impl<O, L> List<O, L> {
+    fn of(items: L) -> Self {
+        Self { items, shown: PhantomData }
+    }
+}
+
+impl<O, I, L> OutputType for List<O, L>
+where
+    O: rows::Object,
+    I: Borrow<O> + OutputType,
+    L: Deref<Target = [I]> + Send + Sync,
+{
+    fn type_name() -> Cow<'static, str> {
+        <Vec<I> as OutputType>::type_name()
+    }
+
+    fn qualified_type_name() -> String {
+        <Vec<I> as OutputType>::qualified_type_name()
+    }
+
+    fn create_type_info(registry: &mut Registry) -> String {
+        <Vec<I> as OutputType>::create_type_info(registry)
+    }
+
+    async fn resolve(&self, ctx: &ContextSelectionSet<'_>, field: &Positioned<Field>) -> ServerResult<Value> {
+        rows::resolve::<O, I>(ctx, field, &self.items).await
     }
 }
 
@@ -157,67 +215,4 @@ pub struct PageInfo {
     pub start_cursor: Option<String>,
     /// The cursor of the last row.
     pub end_cursor: Option<String>,
-}
-
-/// The resolvers of an object: its connection fields, declared in one line each, and its other fields as they are.
-///
-/// `messages -> TicketMessage by "t.ticket_id";` is the list of messages whose `ticket_id` is this row's id. Without
-/// `by` it is the list of the whole organization. Who may see it, the entity says.
-///
-/// `connections! { Platform over open { … } }` makes an object whose lists span organizations; `open` is a
-/// [`PlatformRead`].
-#[macro_export]
-macro_rules! connections {
-    ($(#[$meta:meta])* $object:ident { $($lists:tt)* } $($others:tt)*) => {
-        $crate::connections! { @impl [async_graphql::ComplexObject] [$(#[$meta])*] $object [] { $($lists)* } $($others)* }
-    };
-    ($(#[$meta:meta])* $object:ident over $open:path { $($lists:tt)* } $($others:tt)*) => {
-        $crate::connections! { @impl [async_graphql::Object] [$(#[$meta])*] $object [$open] { $($lists)* } $($others)* }
-    };
-    (
-        @impl [$kind:path] [$(#[$meta:meta])*] $object:ident $open:tt {
-            $( $(#[$list_meta:meta])* $field:ident -> $row:ident $(by $column:literal)? ; )*
-        }
-        $($others:tt)*
-    ) => {
-        $(#[$meta])*
-        #[$kind]
-        impl $object {
-            $(
-                $(#[$list_meta])*
-                async fn $field(
-                    &self,
-                    ctx: &async_graphql::Context<'_>,
-                    #[graphql(desc = "The number of rows from the front of the list: 0 to 100, 50 by default.")]
-                    first: Option<i64>,
-                    #[graphql(desc = "Only rows after this cursor; used with `first`.")]
-                    after: Option<String>,
-                    #[graphql(desc = "The number of rows from the end of the list: 0 to 100. Excludes `first`.")]
-                    last: Option<i64>,
-                    #[graphql(desc = "Only rows before this cursor; used with `last`.")]
-                    before: Option<String>,
-                    #[graphql(name = "where", desc = "Only rows that meet these conditions.")]
-                    filter: Option<Box<<$row as $crate::graphql::listing::Listed>::Filter>>,
-                    #[graphql(desc = "The order: at most 5 steps, the most important first. Ties are in a stable order.")]
-                    order_by: Option<Vec<<$row as $crate::graphql::listing::Listed>::Order>>,
-                ) -> $crate::error::Result<$crate::graphql::connection::Connection<$row>> {
-                    let args = $crate::graphql::plan::ListArgs { first, after, last, before, filter, order_by };
-                    let reader = $crate::connections!(@reader $open self $($column)?);
-                    // Boxed, and the filter as well: see `boxed` in `loader.rs`.
-                    Box::pin($crate::graphql::connection::Connection::read(ctx, reader, args)).await
-                }
-            )*
-
-            $($others)*
-        }
-    };
-    (@reader [$open:path] $row:ident) => { $crate::graphql::connection::Reader::Platform($open) };
-    (@reader [] $row:ident) => {
-        $crate::graphql::connection::Reader::Tenant($crate::graphql::plan::Scope::Organization)
-    };
-    (@reader [] $row:ident $column:literal) => {
-        $crate::graphql::connection::Reader::Tenant(
-            $crate::graphql::plan::Scope::Parent($column, $row.id.uuid())
-        )
-    };
 }

@@ -49,6 +49,8 @@ pub trait Entity: Send + Sync + Unpin + Sized + 'static {
     fn read(row: &Row, at: usize) -> Result<Self>;
     /// The row's id.
     fn uuid(&self) -> Uuid;
+    /// Writes the column behind a field of the schema as JSON; `None` when the field is no column.
+    fn column(field: &str) -> Option<fn(&Self, &mut Vec<u8>)>;
 }
 
 /// A marker of ids whose rows the loaders can fetch.
@@ -100,13 +102,13 @@ macro_rules! entity {
         @declare $tenant:literal, $(#[$meta:meta])*
         $name:ident($table:literal, read by $read:ident
             $(, listed when $listed:literal)? $(, hidden when $hidden:literal unless $unless:ident)?) {
-            $( $(#[$field_meta:meta])* pub $field:ident : $type:ty $(= $column:literal $(platform $platform:literal)?)? ,)+
+            $( $(#[$($attribute:tt)*])* pub $field:ident : $type:ty $(= $column:literal $(platform $platform:literal)?)? ,)+
         }
     ) => {
         #[derive(Clone, Debug, async_graphql::SimpleObject)]
         $(#[$meta])*
         pub struct $name {
-            $( $(#[$field_meta])* pub $field: $type, )+
+            $( $(#[$($attribute)*])* pub $field: $type, )+
         }
 
         impl $crate::graphql::entity::Loadable for $crate::id::marker::$name {
@@ -144,6 +146,31 @@ macro_rules! entity {
             fn uuid(&self) -> uuid::Uuid {
                 self.id.uuid()
             }
+
+            fn column(field: &str) -> Option<fn(&Self, &mut Vec<u8>)> {
+                $( $crate::shown!(field, $field, $([$($attribute)*])*); )+
+                None
+            }
+        }
+    };
+}
+
+/// Gives the writer of a column of [`entity!`](crate::entity) if it is what this field of the schema shows: attributes may
+/// hide or rename it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! shown {
+    ($name:ident, $field:ident, [graphql(skip)] $($rest:tt)*) => {};
+    ($name:ident, $field:ident, [graphql(name = $shown:literal)] $($rest:tt)*) => {
+        $crate::shown!(@ $field if $name == $shown)
+    };
+    ($name:ident, $field:ident, [doc = $doc:literal] $($rest:tt)*) => { $crate::shown!($name, $field, $($rest)*) };
+    ($name:ident, $field:ident,) => {
+        $crate::shown!(@ $field if $crate::graphql::rows::is_named($name, stringify!($field)))
+    };
+    (@ $field:ident if $is_shown:expr) => {
+        if $is_shown {
+            return Some(|row, out| $crate::json::Json::write(&row.$field, out));
         }
     };
 }

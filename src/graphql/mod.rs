@@ -1,8 +1,9 @@
 //! The kit that slices are made of. It knows no slice; [`schema`](crate::schema) puts the slices together.
 //!
 //! [`entity`] declares rows, [`filter`], [`order`] and [`listing`] what lists of them take, [`connection`] the fields that
-//! show lists ([`plan`] and [`cursor`] do the work), `loader` reads rows and pages in batches, [`mutation`] runs verbs
-//! (`idempotency` keeps them from running twice), [`follow`] tells subscribers. [`session`] is what one operation carries.
+//! show lists ([`plan`] and [`cursor`] do the work), [`relations`] those that show one row, `loader` reads rows and pages in
+//! batches, [`rows`] writes what a list shows of them, [`mutation`] runs verbs (`idempotency` keeps them from running
+//! twice), [`follow`] tells subscribers. [`session`] is what one operation carries.
 
 pub mod connection;
 pub mod cursor;
@@ -17,6 +18,8 @@ pub mod mutation;
 pub mod node;
 pub mod order;
 pub mod plan;
+pub mod relations;
+pub mod rows;
 pub mod session;
 
 pub use session::{Credentials, Services, Session};

@@ -2,9 +2,13 @@
 //!
 //! Amounts are stored and computed in whole minor units; clients see a decimal text, never a binary fraction.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, SimpleObject, Value};
+
+use crate::graphql::rows::{Computed, Object, Part};
+use crate::json::Json;
 
 /// An amount of money.
 #[derive(Clone, Debug, PartialEq, Eq, SimpleObject)]
@@ -100,6 +104,38 @@ impl ScalarType for CurrencyCode {
 
     fn to_value(&self) -> Value {
         Value::String(self.0.clone())
+    }
+}
+
+impl Json for Decimal {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.to_string().write(out);
+    }
+}
+
+impl Json for CurrencyCode {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.0.write(out);
+    }
+}
+
+impl Object for Money {
+    fn type_name() -> Cow<'static, str> {
+        Cow::Borrowed("Money")
+    }
+
+    fn part(name: &str) -> Option<Part<Self>> {
+        match name {
+            "amount" => Some(Part::of(|money: &Self| money.amount)),
+            "currencyCode" => Some(Part::of(|money: &Self| money.currency_code.clone())),
+            _ => None,
+        }
+    }
+}
+
+impl Computed for Money {
+    fn part<T: Send + Sync + 'static>(make: fn(&T) -> Self) -> Part<T> {
+        Part::computed(make)
     }
 }
 

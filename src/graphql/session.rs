@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use async_graphql::Context;
+use async_graphql::context::ContextBase;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -99,7 +99,7 @@ impl Session {
     }
 
     /// The session of a resolver's context.
-    pub fn of<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Self>> {
+    pub fn of<'a, T>(ctx: &ContextBase<'a, T>) -> Result<&'a Arc<Self>> {
         ctx.data::<Arc<Self>>().map_err(|_| Error::internal("the request has no session"))
     }
 
@@ -287,6 +287,17 @@ impl Session {
             Ok(Some(row))
         })
         .await
+    }
+
+    /// The rows with these ids, of those that the tenant has.
+    ///
+    /// # Errors
+    /// As [`Session::load`].
+    pub(super) async fn load_many<M: Loadable>(&self, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Arc<M::Entity>>> {
+        self.require(M::Entity::READ).await?;
+        let loader = self.loader::<Uuid, Option<Arc<M::Entity>>, Fetch<ById<M::Entity>>>(Fetch::of);
+        let found = loader.try_load_many(ids).await.map_err(Error::internal)?;
+        found.into_iter().filter_map(|(id, row)| row.map(|row| Some((id, row?))).transpose()).collect()
     }
 
     /// [`Session::load`] for a column that may be empty.

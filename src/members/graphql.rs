@@ -1,13 +1,12 @@
 //! `viewer`, and the relations of users and members.
 
-use std::sync::Arc;
-
-use async_graphql::{ComplexObject, Context, Object};
+use async_graphql::{Context, Object};
 
 use crate::access::{Action, MemberRole};
 use crate::error::{Error, Result};
 use crate::graphql::session::Session;
 use crate::members::{Invitation, OrganizationMember, User, ViewerMembership, ViewerRow, viewer};
+use crate::relations;
 
 /// The root field of the slice.
 #[derive(Debug, Default)]
@@ -79,26 +78,27 @@ impl Viewer {
     }
 }
 
-#[ComplexObject]
-impl User {
+relations! {
+    User {}
+
     /// The user's role in the organization of the request; null when the user has none.
     async fn role(&self, ctx: &Context<'_>) -> Result<Option<crate::members::UserRole>> {
         Session::of(ctx)?.loader(super::roles::UserRoles::new).try_load(self.id).await.map_err(Error::internal)?
     }
 }
 
-#[ComplexObject]
-impl OrganizationMember {
-    /// The member's user.
-    async fn user(&self, ctx: &Context<'_>) -> Result<Arc<User>> {
-        Session::of(ctx)?.load(self.user_id).await?.ok_or_else(|| Error::internal("a member without a visible user"))
+relations! {
+    OrganizationMember {}
+    one {
+        /// The member's user.
+        user -> User! by user_id;
     }
 }
 
-#[ComplexObject]
-impl Invitation {
-    /// The user who sent it.
-    async fn invited_by(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
-        Session::of(ctx)?.load_opt(self.invited_by).await
+relations! {
+    Invitation {}
+    one {
+        /// The user who sent it.
+        invited_by -> User by invited_by;
     }
 }

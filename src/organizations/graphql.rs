@@ -9,7 +9,6 @@ use crate::api_keys::ApiKey;
 use crate::audit::AuditLog;
 use crate::billing::{self, Subscription};
 use crate::budgets::Budget;
-use crate::connections;
 use crate::customers::Customer;
 use crate::error::{Error, Result};
 use crate::escalations::Escalation;
@@ -21,6 +20,7 @@ use crate::members::{Invitation, OrganizationMember};
 use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::Organization;
 use crate::refunds::Refund;
+use crate::relations;
 use crate::representatives::Representative;
 use crate::tickets::Ticket;
 use crate::webhook_events::WebhookEvent;
@@ -37,7 +37,7 @@ impl OrganizationQuery {
     }
 }
 
-connections! {
+relations! {
     Organization {
         /// The members.
         members -> OrganizationMember;

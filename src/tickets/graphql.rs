@@ -5,9 +5,8 @@ use std::sync::Arc;
 use async_graphql::{Context, InputObject, MaybeUndefined, Object, SimpleObject, Subscription};
 use futures_util::Stream;
 
-use crate::connections;
 use crate::customers::Customer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::escalations::Escalation;
 use crate::graphql::follow::follow;
 use crate::graphql::mutation::{self, UserError};
@@ -15,10 +14,11 @@ use crate::graphql::session::Session;
 use crate::id::{CustomerId, RepresentativeId, TicketId};
 use crate::members::User;
 use crate::refunds::Refund;
+use crate::relations;
 use crate::representatives::Representative;
 use crate::tickets::{Ticket, TicketCategory, TicketMessage, TicketPriority, TicketStatus};
 
-connections! {
+relations! {
     Ticket {
         /// The messages, oldest first. Viewers do not see internal notes.
         messages -> TicketMessage by "t.ticket_id";
@@ -27,43 +27,29 @@ connections! {
         /// The refunds. For members and above.
         refunds -> Refund by "t.ticket_id";
     }
-
-    /// The customer.
-    async fn customer(&self, ctx: &Context<'_>) -> Result<Option<Arc<Customer>>> {
-        Session::of(ctx)?.load_opt(self.customer_id).await
+    one {
+        /// The customer.
+        customer -> Customer by customer_id;
+        /// The assigned representative.
+        assignee -> Representative by assignee_id;
+        /// The ticket that this one was merged into.
+        merged_into -> Ticket by merged_into_id;
     }
-
-    /// The assigned representative.
-    async fn assignee(&self, ctx: &Context<'_>) -> Result<Option<Arc<Representative>>> {
-        Session::of(ctx)?.load_opt(self.assignee_id).await
-    }
-
-    /// The ticket that this one was merged into.
-    async fn merged_into(&self, ctx: &Context<'_>) -> Result<Option<Arc<Ticket>>> {
-        Session::of(ctx)?.load_opt(self.merged_into_id).await
-    }
-
-    /// The statuses that the ticket can change to.
-    async fn next_statuses(&self) -> &'static [TicketStatus] {
-        self.status.next()
+    computed {
+        /// The statuses that the ticket can change to.
+        next_statuses: &'static [TicketStatus] = |row| row.status.next();
     }
 }
 
-#[async_graphql::ComplexObject]
-impl TicketMessage {
-    /// The ticket.
-    async fn ticket(&self, ctx: &Context<'_>) -> Result<Arc<Ticket>> {
-        Session::of(ctx)?.load(self.ticket_id).await?.ok_or_else(|| Error::internal("a message without its ticket"))
-    }
-
-    /// The author; null for customers and the system.
-    async fn author(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>> {
-        Session::of(ctx)?.load_opt(self.author_user_id).await
-    }
-
-    /// The authoring customer; null for users and the system.
-    async fn customer_author(&self, ctx: &Context<'_>) -> Result<Option<Arc<Customer>>> {
-        Session::of(ctx)?.load_opt(self.author_customer_id).await
+relations! {
+    TicketMessage {}
+    one {
+        /// The ticket.
+        ticket -> Ticket! by ticket_id;
+        /// The author; null for customers and the system.
+        author -> User by author_user_id;
+        /// The authoring customer; null for users and the system.
+        customer_author -> Customer by author_customer_id;
     }
 }
 

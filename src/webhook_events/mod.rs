@@ -12,6 +12,7 @@ pub use event_type::{Effect, EventType, Verb};
 pub use graphql::{MUTATIONS, WebhookMutation, WebhookSubscription};
 
 use crate::graphql::filter::{DateTimeFilter, IntFilter, StringFilter};
+use crate::graphql::rows::Related;
 use crate::id::{OrganizationId, WebhookEventId};
 use crate::{entity, listing, pg_enum};
 
@@ -75,6 +76,8 @@ entity! {
         pub failed_at: Option<DateTime<Utc>>,
     }
 }
+
+impl Related for WebhookEvent {}
 
 listing! {
     WebhookEvent: WebhookEventFilter, WebhookEventOrder by WebhookEventOrderField, default ReceivedAt Desc;

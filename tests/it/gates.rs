@@ -7,6 +7,7 @@ mod isolation;
 mod listings;
 mod plans;
 mod sdl;
+mod selections;
 
 use serde_json::Value;
 use sqlx::AssertSqlSafe;

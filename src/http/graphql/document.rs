@@ -23,6 +23,7 @@ use super::limits::{self, Limits, Shape};
 use super::validate::{validate, wrap_typenames};
 use super::{lexer, variables};
 use crate::error::Code;
+use crate::graphql::rows::Merging;
 
 /// What remembered documents may take, in bytes, roughly.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -64,6 +65,8 @@ pub(super) struct Operation {
     /// Whether it selects anything that is not introspection.
     pub(super) needs_viewer: bool,
     complexity: Complexity,
+    /// Whether the engine has to merge selections of one field.
+    merging: bool,
     executable: ExecutableDocument,
 }
 
@@ -79,7 +82,7 @@ impl Prepared {
     pub(super) fn into_request(self) -> Request {
         let mut request = Request::new("").variables(self.variables);
         request.set_parsed_query(self.operation.executable.clone());
-        request
+        if self.operation.merging { request.data(Merging) } else { request }
     }
 }
 
@@ -169,6 +172,7 @@ impl Documents {
         let used = document.fragments.iter().filter(|(name, _)| names.contains(name.as_str()));
         let fragments = used.map(|(name, fragment)| (name.clone(), fragment.clone())).collect();
         let complexity = complexity(document, &operation.node, &self.catalog, &Variables::default());
+        let merging = merges(&operation.node.selection_set.node, &document.fragments);
         Arc::new(Operation {
             name: name.cloned(),
             ty: operation.node.ty,
@@ -176,6 +180,7 @@ impl Documents {
             introspects: shape.introspects,
             needs_viewer: shape.needs_viewer,
             complexity,
+            merging,
             executable: ExecutableDocument { operations: DocumentOperations::Single(operation), fragments },
         })
     }
@@ -255,6 +260,32 @@ fn spread_fragments<'a>(
             }
         }
     }
+}
+
+/// Whether a field with a selection of its own stands twice in one place, under the same name in the answer. The document
+/// has passed the limits, which bound it with all fragments expanded.
+fn merges(set: &SelectionSet, fragments: &HashMap<Name, Positioned<FragmentDefinition>>) -> bool {
+    let mut seen = HashSet::new();
+    let mut todo = vec![set];
+    while let Some(set) = todo.pop() {
+        for selection in &set.items {
+            match &selection.node {
+                Selection::Field(field) if field.node.selection_set.node.items.is_empty() => {}
+                Selection::Field(field) => {
+                    let inner = &field.node.selection_set.node;
+                    if !seen.insert(field.node.response_key().node.as_str()) || merges(inner, fragments) {
+                        return true;
+                    }
+                }
+                Selection::InlineFragment(inline) => todo.push(&inline.node.selection_set.node),
+                Selection::FragmentSpread(spread) => {
+                    let fragment = fragments.get(&spread.node.fragment_name.node);
+                    todo.extend(fragment.map(|fragment| &fragment.node.selection_set.node));
+                }
+            }
+        }
+    }
+    false
 }
 
 /// Puts the fields of fragments at the root of a subscription into the root: the engine looks for fields only.
@@ -381,6 +412,22 @@ mod tests {
         let prepared = fixture.prepare(query, json!({})).expect("it is valid");
         let events: Vec<_> = fixture.fast.execute_stream(prepared.into_request()).collect().await;
         assert_eq!(events.len(), 2);
+    }
+
+    #[test]
+    fn a_document_says_what_the_engine_has_to_merge() {
+        let fixture = Fixture::new();
+        for (query, merging) in [
+            ("{ number n: number root { number } r: root { number } }", false),
+            ("{ number number }", false),
+            ("{ root { number } root { t: __typename } }", true),
+            ("{ root { root { number } ... { root { number } } } }", true),
+            ("{ root { root { number } ...f } } fragment f on Root { root { number } }", true),
+            ("{ root { a: root { ...f } b: root { ...f } } } fragment f on Root { root { number } }", false),
+        ] {
+            let prepared = fixture.prepare(query, json!({})).expect("it is valid");
+            assert_eq!(prepared.operation.merging, merging, "{query}");
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::ServerError;
 use async_graphql::parser::types::OperationType;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -12,14 +11,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::Serialize;
 
+use super::answer;
 use super::execute::{self, Admitted, Caller, Record};
 use super::failure::Failure;
 use super::negotiate::{self, Accept, Media};
 use super::request::Params;
 use super::sse;
-use crate::error::{Code, Error};
+use crate::error::Code;
 use crate::http::Edge;
 use crate::http::request_id;
 
@@ -39,7 +38,7 @@ pub(super) async fn handle(State(edge): State<Arc<Edge>>, request: Request) -> R
     };
     let media = accept.whole.unwrap_or(Media::Json);
     let admitted = match admit(&edge, &parts, body, accept, &caller, &mut record).await {
-        Ok((admitted, true)) => return sse::answer(&edge, admitted, record),
+        Ok((admitted, true)) => return sse::events(&edge, admitted, record),
         Ok((admitted, false)) => admitted,
         // graphql-sse: what is wrong with the document is told in the stream, where clients look for it.
         Err(failure) if accept.whole.is_none() && failure.is_in_document() => return sse::failed(failure, record),
@@ -122,7 +121,7 @@ async fn whole(edge: &Edge, media: Media, admitted: Admitted, mut record: Record
     };
     // Executed is executed: errors of fields stand in the body, the status is 200.
     record.status = StatusCode::OK;
-    let mut http = json(StatusCode::OK, media, &response, &record);
+    let mut http = http(StatusCode::OK, media, answer::json(&response), &record);
     if edge.settings.development {
         let (exec, statements) = (record.milliseconds(), record.statements());
         let value = format!("exec;dur={exec:.2}, db;desc=\"{statements} statements\"");
@@ -135,10 +134,6 @@ async fn whole(edge: &Edge, media: Media, admitted: Admitted, mut record: Record
 
 /// A response without `data`, in one piece.
 pub(super) fn failed(media: Media, failure: Failure, record: &mut Record) -> Response {
-    #[derive(Serialize)]
-    struct Body {
-        errors: Vec<ServerError>,
-    }
     let allow = failure.allow();
     let in_document = failure.is_in_document();
     let errors = record.settle(failure);
@@ -146,7 +141,7 @@ pub(super) fn failed(media: Media, failure: Failure, record: &mut Record) -> Res
     if media == Media::Json && in_document {
         record.status = StatusCode::OK;
     }
-    let mut http = json(record.status, media, &Body { errors }, record);
+    let mut http = http(record.status, media, answer::json_of_errors(&errors), record);
     if let Some(allow) = allow {
         http.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     }
@@ -162,11 +157,7 @@ pub(super) fn failed(media: Media, failure: Failure, record: &mut Record) -> Res
     http
 }
 
-fn json(status: StatusCode, media: Media, body: &impl Serialize, record: &Record) -> Response {
-    let Ok(body) = serde_json::to_vec(body) else {
-        // Only a resolver that returns bytes could get here; there are none.
-        return Error::internal("unserialisable").status().into_response();
-    };
+fn http(status: StatusCode, media: Media, body: Vec<u8>, record: &Record) -> Response {
     let mut http = (status, body).into_response();
     let headers = http.headers_mut();
     headers.insert(CONTENT_TYPE, media.content_type());

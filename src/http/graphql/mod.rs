@@ -8,6 +8,7 @@
 //! Nothing of this is in async-graphql's own integration for axum: that executes mutations over GET and as `text/plain`,
 //! answers 200 to everything, takes batches of any length and has no limits before the parser.
 
+mod answer;
 mod catalog;
 mod complexity;
 mod cors;

@@ -5,16 +5,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::ServerError;
 use axum::body::Body;
 use axum::http::HeaderName;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use serde::Serialize;
 use tokio::time::{Instant, interval_at};
 
+use super::answer;
 use super::execute::{self, Admitted, Record};
 use super::failure::Failure;
 use crate::http::Edge;
@@ -23,8 +22,8 @@ use crate::http::Edge;
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// Executes an operation and streams its answers.
-pub(super) fn answer(edge: &Arc<Edge>, admitted: Admitted, record: Record) -> Response {
-    let answers = execute::stream(edge, admitted, record).map(|answer| next(&answer));
+pub(super) fn events(edge: &Arc<Edge>, admitted: Admitted, record: Record) -> Response {
+    let answers = execute::stream(edge, admitted, record).map(|answer| next(&answer::json(&answer)));
     // When the server stops the stream is cut without `complete`, so that clients connect again, elsewhere.
     let stopped = Box::pin(execute::until_shutdown(edge));
     respond(answers.chain(stream::iter([COMPLETE])).take_until(stopped))
@@ -32,18 +31,13 @@ pub(super) fn answer(edge: &Arc<Edge>, admitted: Admitted, record: Record) -> Re
 
 /// A stream that says what is wrong and ends.
 pub(super) fn failed(failure: Failure, mut record: Record) -> Response {
-    #[derive(Serialize)]
-    struct Body {
-        errors: Vec<ServerError>,
-    }
     let errors = record.settle(failure);
-    respond(stream::iter([next(&Body { errors })]).chain(stream::iter([COMPLETE])))
+    respond(stream::iter([next(&answer::json_of_errors(&errors))]).chain(stream::iter([COMPLETE])))
 }
 
-fn next(answer: &impl Serialize) -> Bytes {
+fn next(json: &[u8]) -> Bytes {
     // JSON has no line breaks, so the data is one line.
-    let data = serde_json::to_string(answer).unwrap_or_default();
-    Bytes::from(format!("event: next\ndata: {data}\n\n"))
+    Bytes::from([b"event: next\ndata: ", json, b"\n\n"].concat())
 }
 
 /// Browsers drop events without a `data` line, so there is an empty one.

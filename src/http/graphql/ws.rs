@@ -16,12 +16,12 @@ use axum::http::header::SEC_WEBSOCKET_PROTOCOL;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use futures_util::StreamExt as _;
-use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::answer;
 use super::cors::may_open_socket;
 use super::execute::{self, Caller, Record};
 use super::failure::Failure;
@@ -30,6 +30,7 @@ use super::negotiate::Media;
 use super::request::Params;
 use crate::error::{Code, Error};
 use crate::http::Edge;
+use crate::json::Json as _;
 
 const PROTOCOL: &str = "graphql-transport-ws";
 /// How long a client may take to introduce itself.
@@ -328,35 +329,36 @@ impl Running {
             Ok(admitted) => {
                 let mut answers = execute::stream(&self.edge, admitted, record);
                 while let Some(answer) = answers.next().await {
-                    self.say("next", Some(&answer)).await;
+                    self.say("next", &answer::json(&answer)).await;
                 }
                 drop(answers);
-                self.say("complete", None::<&()>).await;
+                self.say("complete", &[]).await;
             }
             Err(failure) => {
                 let errors = record.settle(failure);
-                self.say("error", Some(&errors)).await;
+                let mut payload = Vec::new();
+                answer::errors(&errors, &mut payload);
+                self.say("error", &payload).await;
             }
         }
     }
 
-    async fn say(&self, kind: &str, payload: Option<&impl Serialize>) {
-        let message = Outgoing { id: &self.id, kind, payload };
-        let Ok(text) = serde_json::to_string(&message) else { return };
+    /// Sends a message about the operation; `payload` is JSON, or empty where the message has none.
+    async fn say(&self, kind: &str, payload: &[u8]) {
+        let mut text = b"{\"id\":".to_vec();
+        self.id.write(&mut text);
+        text.extend_from_slice(b",\"type\":");
+        kind.write(&mut text);
+        if !payload.is_empty() {
+            text.extend_from_slice(b",\"payload\":");
+            text.extend_from_slice(payload);
+        }
+        text.push(b'}');
+        let Ok(text) = String::from_utf8(text) else { return };
         let frame = Frame { id: self.id.clone(), number: self.number, text, last: kind != "next" };
         // Fails when the connection is gone, which aborts this task.
         drop(self.out.send(frame).await);
     }
-}
-
-/// A message about an operation. Serialised as it is: by way of a JSON value the fields would lose their order.
-#[derive(Serialize)]
-struct Outgoing<'a, P> {
-    id: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<&'a P>,
 }
 
 async fn send(socket: &mut WebSocket, message: Message) -> Result<(), Option<Close>> {

@@ -1,0 +1,120 @@
+//! Values written as JSON text, exactly as answers of the API have them.
+
+use std::io::Write as _;
+
+use chrono::{DateTime, Utc};
+
+use crate::id::{Id, Identified};
+
+/// A value of the API.
+pub trait Json {
+    /// Writes the value as JSON.
+    fn write(&self, out: &mut Vec<u8>);
+}
+
+/// Writes a list; `write` writes one of its items.
+pub fn write_list<T>(items: &[T], out: &mut Vec<u8>, write: impl Fn(&T, &mut Vec<u8>)) {
+    out.push(b'[');
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(item, out);
+    }
+    out.push(b']');
+}
+
+fn serialized<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+    let before = out.len();
+    // Writing into memory does not fail, and these values have no keys that JSON lacks.
+    if serde_json::to_writer(&mut *out, value).is_err() {
+        out.truncate(before);
+        out.extend_from_slice(b"null");
+    }
+}
+
+/// Writes a number.
+pub fn write_number(number: &serde_json::Number, out: &mut Vec<u8>) {
+    serialized(number, out);
+}
+
+impl Json for str {
+    fn write(&self, out: &mut Vec<u8>) {
+        serialized(self, out);
+    }
+}
+
+impl Json for String {
+    fn write(&self, out: &mut Vec<u8>) {
+        serialized(self, out);
+    }
+}
+
+impl Json for bool {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(if *self { b"true" } else { b"false" });
+    }
+}
+
+impl Json for i32 {
+    fn write(&self, out: &mut Vec<u8>) {
+        serialized(self, out);
+    }
+}
+
+impl Json for i64 {
+    fn write(&self, out: &mut Vec<u8>) {
+        serialized(self, out);
+    }
+}
+
+impl Json for f64 {
+    fn write(&self, out: &mut Vec<u8>) {
+        serialized(self, out);
+    }
+}
+
+impl Json for serde_json::Value {
+    fn write(&self, out: &mut Vec<u8>) {
+        serialized(self, out);
+    }
+}
+
+impl Json for DateTime<Utc> {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.to_rfc3339().write(out);
+    }
+}
+
+impl<M: Identified> Json for Id<M> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'"');
+        let before = out.len();
+        // Writing into memory does not fail.
+        if write!(out, "{self}").is_err() {
+            out.truncate(before);
+        }
+        out.push(b'"');
+    }
+}
+
+impl<T: Json> Json for Option<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Some(value) => value.write(out),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
+}
+
+impl<T: Json> Json for Vec<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        write_list(self, out, T::write);
+    }
+}
+
+impl<T: Json> Json for &[T] {
+    fn write(&self, out: &mut Vec<u8>) {
+        write_list(self, out, T::write);
+    }
+}

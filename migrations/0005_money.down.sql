@@ -4,6 +4,7 @@ drop table tenantry.budgets;
 drop table tenantry.decision_rules;
 drop table tenantry.agent_configurations;
 drop table tenantry.subscriptions;
+drop function tenantry.rank_of(tenantry.refund_status);
 drop type tenantry.refund_status;
 drop type tenantry.refund_reason;
 drop type tenantry.budget_usage_kind;

@@ -19,6 +19,14 @@ comment on type tenantry.refund_reason is 'Why money goes back.';
 create type tenantry.refund_status as enum ('REQUESTED', 'PENDING_APPROVAL', 'APPROVED', 'DENIED', 'PROCESSING', 'SETTLED', 'FAILED', 'CANCELLED');
 comment on type tenantry.refund_status is 'Life cycle of a refund.';
 
+create function tenantry.rank_of(value tenantry.refund_status) returns smallint language plpgsql immutable strict parallel safe as $$
+begin
+    return case value when 'REQUESTED' then 0 when 'PENDING_APPROVAL' then 1 when 'APPROVED' then 2 when 'DENIED' then 3 when 'PROCESSING' then 4 when 'SETTLED' then 5 when 'FAILED' then 6 when 'CANCELLED' then 7 end;
+end $$;
+comment on function tenantry.rank_of(tenantry.refund_status) is 'Place of the value in its type, from 0.';
+revoke execute on function tenantry.rank_of(tenantry.refund_status) from public;
+grant execute on function tenantry.rank_of(tenantry.refund_status) to tenantry_app, tenantry_superadmin;
+
 create table tenantry.subscriptions (
     id              uuid not null,
     organization_id uuid not null references tenantry.organizations (id),
@@ -236,8 +244,7 @@ create table tenantry.refunds (
     stripe_refund_id text check (char_length(stripe_refund_id) between 1 and 255),
     failure_reason  text check (char_length(failure_reason) <= 2000),
     settled_at      timestamptz,
-    status_rank smallint generated always as
-        (case status when 'REQUESTED' then 0 when 'PENDING_APPROVAL' then 1 when 'APPROVED' then 2 when 'DENIED' then 3 when 'PROCESSING' then 4 when 'SETTLED' then 5 when 'FAILED' then 6 when 'CANCELLED' then 7 end) stored,
+    status_rank smallint generated always as (tenantry.rank_of(status)) stored,
     version         integer not null default 1 check (version > 0),
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),

@@ -3,18 +3,28 @@
 //! A change notifies inside its transaction, so an event arrives exactly when the change is visible, and never for one
 //! that was rolled back. The payload names rows, it does not hold them: each subscriber reads them again under its own
 //! rights. A subscriber that falls behind loses the oldest events of its queue, never the server's memory.
+//!
+//! NOTIFY is dear: from its statement to the end of the commit only one transaction of the whole server may be
+//! (`PostgreSQL`, `PreCommit_Notify`). So a change notifies only if somebody may hear it. Organizations fall into
+//! [`GROUPS`]; an instance with subscriptions holds a shared advisory lock for each of their groups, and a change tries to
+//! take the exclusive one until its transaction ends. If it gets it, nobody listens: whoever comes now waits until
+//! the change is committed, and is to hear only what comes after. If not, somebody listens, or another change of the group
+//! is on its way, and it notifies.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, future};
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{broadcast, watch};
+use tokio_postgres::AsyncMessage;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use crate::db::SystemTx;
+use crate::db::{SystemTx, connect_alone};
 use crate::error::{Error, Result};
 use crate::id::{Id, Identified, OrganizationId};
 
@@ -22,6 +32,15 @@ use crate::id::{Id, Identified, OrganizationId};
 pub const CHANNEL: &str = "tenantry_events";
 /// Events kept for a subscriber that is slow to take them.
 const QUEUE: usize = 1024;
+/// How many groups organizations fall into. More of them mean fewer needless notifications, and more locks: an instance
+/// holds one for each group that it follows, and `PostgreSQL` has room for some thousands.
+const GROUPS: u8 = 255;
+/// The first key of the advisory locks, so that they are no others: "tnty".
+const LOCK_CLASS: i32 = 0x746e_7479;
+/// How long a subscription waits until this instance hears the events of its organization.
+const HEARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before the next attempt, after one that failed.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What happened: a change of one row. The topic is the name of the row's type, so that a new kind of row needs no
 /// change here, and an instance that does not know a topic passes over it.
@@ -59,93 +78,215 @@ pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Resu
     }
     let payloads: Vec<String> =
         events.iter().map(|(organization, event)| payload(*organization, event)).collect::<Result<_>>()?;
-    sqlx::query!("select pg_notify($1, payload) from unnest($2::text[]) as payload", CHANNEL, &payloads)
-        .execute(tx.conn())
-        .await?;
+    let groups: Vec<i32> = events.iter().map(|(organization, _)| group_of(*organization).into()).collect();
+    sqlx::query!(
+        "select case when pg_try_advisory_xact_lock($1, told.of) then null else pg_notify($2, told.payload) end as told
+           from unnest($3::int[], $4::text[]) as told (of, payload)",
+        LOCK_CLASS,
+        CHANNEL,
+        &groups,
+        &payloads
+    )
+    .execute(tx.conn())
+    .await?;
     Ok(())
+}
+
+/// The expression that tells an event when the transaction commits, as [`tell`] does, and its four parameters, numbered from
+/// `first`.
+///
+/// # Errors
+/// As [`payload`].
+pub fn telling(organization: OrganizationId, event: &Event, first: usize) -> Result<(String, Telling)> {
+    let [class, group, channel, text] = std::array::from_fn(|at| first + at);
+    let expression = format!(
+        "case when pg_try_advisory_xact_lock(${class}, ${group}) then null else pg_notify(${channel}, ${text}) end"
+    );
+    let payload = payload(organization, event)?;
+    Ok((expression, (LOCK_CLASS, group_of(organization).into(), CHANNEL, payload)))
+}
+
+/// The parameters of [`telling`], in order.
+pub type Telling = (i32, i32, &'static str, String);
+
+/// The group of an organization.
+fn group_of(organization: OrganizationId) -> u8 {
+    // The last bytes of a UUID of version 7 are random.
+    let [.., a, b] = *organization.uuid().as_bytes();
+    u8::try_from(u16::from_be_bytes([a, b]) % u16::from(GROUPS)).unwrap_or_default()
 }
 
 /// What is sent to [`CHANNEL`] of an event of this organization.
 ///
 /// # Errors
 /// [`Error::Internal`] when it cannot be written as JSON.
-pub fn payload(organization: OrganizationId, event: &Event) -> Result<String> {
+fn payload(organization: OrganizationId, event: &Event) -> Result<String> {
     let envelope = Envelope { organization: organization.uuid(), event: event.clone() };
     serde_json::to_string(&envelope).map_err(Error::internal)
 }
 
 /// The events of all organizations, as they arrive at this instance.
 #[derive(Clone, Debug)]
-pub struct Events(broadcast::Sender<Arc<Envelope>>);
+pub struct Events {
+    told: broadcast::Sender<Arc<Envelope>>,
+    groups: Arc<watch::Sender<Groups>>,
+}
+
+/// The groups that matter to this instance.
+#[derive(Debug, Default)]
+struct Groups {
+    /// How many subscriptions follow each.
+    followed: BTreeMap<u8, usize>,
+    /// Those whose events arrive here: this instance holds their lock.
+    heard: BTreeSet<u8>,
+}
+
+/// A subscription's part in [`Groups::followed`].
+struct Following(Arc<watch::Sender<Groups>>, u8);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.send_modify(|groups| {
+            let left = groups.followed.remove(&self.1).unwrap_or_default().saturating_sub(1);
+            if left > 0 {
+                groups.followed.insert(self.1, left);
+            }
+        });
+    }
+}
 
 impl Default for Events {
     fn default() -> Self {
-        Self(broadcast::channel(QUEUE).0)
+        Self { told: broadcast::channel(QUEUE).0, groups: Arc::new(watch::Sender::default()) }
     }
 }
 
 impl Events {
     /// The events of one organization from now on.
-    pub fn subscribe(&self, organization: OrganizationId) -> impl Stream<Item = Event> + Send + use<> {
-        let receiver = self.0.subscribe();
-        futures_util::stream::unfold(receiver, |mut receiver| async move {
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while the database cannot be listened to.
+    pub async fn subscribe(&self, organization: OrganizationId) -> Result<impl Stream<Item = Event> + Send + use<>> {
+        let group = group_of(organization);
+        self.groups.send_modify(|groups| *groups.followed.entry(group).or_default() += 1);
+        let following = Following(Arc::clone(&self.groups), group);
+        let mut groups = self.groups.subscribe();
+        let heard = groups.wait_for(|groups| groups.heard.contains(&group));
+        if tokio::time::timeout(HEARD_TIMEOUT, heard).await.is_err() {
+            return Err(Error::Unavailable);
+        }
+        let state = (self.told.subscribe(), following);
+        let events = futures_util::stream::unfold(state, |mut state| async move {
             loop {
-                match receiver.recv().await {
-                    Ok(envelope) => return Some((envelope, receiver)),
+                match state.0.recv().await {
+                    Ok(envelope) => return Some((envelope, state)),
                     Err(broadcast::error::RecvError::Lagged(lost)) => {
                         tracing::warn!(lost, "a subscriber is too slow and lost events");
                     }
                     Err(broadcast::error::RecvError::Closed) => return None,
                 }
             }
-        })
-        .filter_map(move |envelope| {
+        });
+        Ok(events.filter_map(move |envelope| {
             let event = (envelope.organization == organization.uuid()).then(|| envelope.event.clone());
-            std::future::ready(event)
-        })
+            future::ready(event)
+        }))
     }
 
-    /// How many subscriptions listen at this instance.
+    /// How many subscriptions hear at this instance.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        self.0.receiver_count()
+        self.told.receiver_count()
     }
 
     /// Listens until shutdown, on a connection of its own; comes back by itself when the database does.
     pub async fn listen(self, options: PgConnectOptions, mut shutdown: watch::Receiver<bool>) {
         let options = options.application_name("tenantry-events");
         loop {
-            tokio::select! {
-                () = self.receive(&options) => {}
+            let failed = tokio::select! {
+                Err(error) = self.receive(&options) => error,
                 _ = shutdown.wait_for(|stop| *stop) => return,
-            }
+            };
+            self.groups.send_modify(|groups| groups.heard.clear());
+            tracing::warn!(error = %failed, "listening for events failed; trying again");
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = tokio::time::sleep(RETRY) => {}
                 _ = shutdown.wait_for(|stop| *stop) => return,
             }
         }
     }
 
-    async fn receive(&self, options: &PgConnectOptions) {
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
-        let result: Result<(), sqlx::Error> = async {
-            let mut listener = PgListener::connect_with(&pool).await?;
-            listener.listen(CHANNEL).await?;
+    /// Hears events until the connection ends.
+    async fn receive(&self, options: &PgConnectOptions) -> Result<Never> {
+        let (client, mut connection) = connect_alone(options).await?;
+        let arriving = async {
             loop {
-                let notification = listener.recv().await?;
-                match serde_json::from_str::<Envelope>(notification.payload()) {
-                    // Nobody listening is no error.
-                    Ok(envelope) => drop(self.0.send(Arc::new(envelope))),
-                    Err(error) => tracing::warn!(%error, "an event that this build does not understand"),
+                match future::poll_fn(|context| connection.poll_message(context)).await {
+                    Some(Ok(AsyncMessage::Notification(told))) => self.arrived(told.payload()),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(Error::from(error)),
+                    None => return Err(Error::Unavailable),
                 }
             }
+        };
+        tokio::select! {
+            ended = arriving => ended,
+            failed = self.hold_locks(&client) => failed,
         }
-        .await;
-        if let Err(error) = result {
-            tracing::warn!(%error, "listening for events failed; trying again");
+    }
+
+    fn arrived(&self, payload: &str) {
+        match serde_json::from_str::<Envelope>(payload) {
+            // Nobody listening is no error.
+            Ok(envelope) => drop(self.told.send(Arc::new(envelope))),
+            Err(error) => tracing::warn!(%error, "an event that this build does not understand"),
+        }
+    }
+
+    /// Listens, and holds the locks of the groups that are followed.
+    async fn hold_locks(&self, client: &tokio_postgres::Client) -> Result<Never> {
+        client.batch_execute(&format!("set lock_timeout = '5s'; listen {CHANNEL}")).await?;
+        let mut changes = self.groups.subscribe();
+        loop {
+            let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
+            changes.mark_unchanged();
+            self.groups.send_if_modified(|groups| {
+                let (followed, heard) = (&groups.followed, &mut groups.heard);
+                wanted.extend(followed.keys().copied().filter(|group| !heard.contains(group)));
+                unwanted.extend(heard.iter().copied().filter(|group| !followed.contains_key(group)));
+                // From here on a new subscription of such a group waits until it is locked again.
+                heard.retain(|group| followed.contains_key(group));
+                false
+            });
+            for group in unwanted {
+                client.batch_execute(&format!("select pg_advisory_unlock_shared({LOCK_CLASS}, {group})")).await?;
+            }
+            let mut complete = true;
+            for group in wanted {
+                let lock = format!("select pg_advisory_lock_shared({LOCK_CLASS}, {group})");
+                match client.batch_execute(&lock).await {
+                    Ok(()) => {
+                        self.groups.send_modify(|groups| {
+                            groups.heard.insert(group);
+                        });
+                    }
+                    // A change of the group does not come to its end.
+                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => complete = false,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let retry = async { if complete { future::pending().await } else { tokio::time::sleep(RETRY).await } };
+            tokio::select! {
+                // The sender is ours.
+                _ = changes.changed() => {}
+                () = retry => {}
+            }
         }
     }
 }
+
+/// What never comes: listening ends by an error only.
+type Never = std::convert::Infallible;
 
 #[cfg(test)]
 mod tests {
@@ -161,5 +302,12 @@ mod tests {
         let text = serde_json::to_string(&event).expect("it is plain JSON");
         assert_eq!(text, r#"{"topic":"Ticket","id":"00000000-0000-0000-0000-000000000007"}"#);
         assert_eq!(serde_json::from_str::<Event>(&text).expect("our own form"), event);
+    }
+
+    #[test]
+    fn organizations_fall_into_all_groups() {
+        let groups: BTreeSet<u8> =
+            (0..20_000).map(|number| group_of(OrganizationId::from_uuid(Uuid::from_u128(number)))).collect();
+        assert_eq!(groups.len(), usize::from(GROUPS));
     }
 }

@@ -18,6 +18,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use bind::Bind;
 use read_pool::ReadPool;
+pub(crate) use read_pool::connect_alone;
 pub use roles::{RoleFinding, check_roles};
 pub use system_tx::SystemTx;
 pub use tenant_tx::{Reading, TenantTx, Writing};

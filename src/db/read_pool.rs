@@ -14,8 +14,9 @@ use futures_util::FutureExt as _;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Config, Statement};
+use tokio_postgres::{Client, Config, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Bind, tls};
@@ -221,6 +222,21 @@ impl ReadPool {
         drop(idle);
         drop(closed);
     }
+}
+
+/// How long opening a connection may take, as the pools have it by default.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection outside of every pool, for whoever keeps it as long as the process lives.
+///
+/// # Errors
+/// [`Error::Unavailable`] when it is not to be had in time.
+pub(crate) async fn connect_alone(
+    options: &PgConnectOptions,
+) -> Result<(Client, tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>)> {
+    let config = config(options);
+    let connecting = config.connect(tls::connector(options));
+    Ok(tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| Error::Unavailable)??)
 }
 
 /// The same address, user, database and settings for the other driver.

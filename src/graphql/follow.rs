@@ -16,7 +16,7 @@ use crate::id::Id;
 /// arrive as the same latest state, and whoever loses the right gets the error and nothing more.
 ///
 /// # Errors
-/// When the viewer may not see such rows.
+/// When the viewer may not see such rows; [`Error::Unavailable`](crate::error::Error::Unavailable).
 pub async fn follow<M: Loadable, T: Send + 'static>(
     ctx: &Context<'_>,
     only: Option<Id<M>>,
@@ -24,9 +24,9 @@ pub async fn follow<M: Loadable, T: Send + 'static>(
 ) -> Result<impl Stream<Item = Result<T>> + use<M, T>> {
     let session = Arc::clone(Session::of(ctx)?);
     let tenant = session.require(M::Entity::READ).await?;
-    let events = session.services().events.subscribe(tenant.organization_id);
     // Nothing is read until something happens: the connection goes back.
     session.close().await;
+    let events = session.services().events.subscribe(tenant.organization_id).await?;
     Ok(events.filter_map(move |event| {
         let session = Arc::clone(&session);
         async move {

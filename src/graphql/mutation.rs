@@ -169,11 +169,13 @@ async fn conclude<M: Mutation>(tx: &mut TenantTx, session: &Session, done: Done<
     let mut arguments = trail::arguments(tenant, session.clock(), session.origin(), &entry)?;
     let told = match &done.event {
         Some(event) => {
-            arguments.add(events::CHANNEL).map_err(Error::internal)?;
-            arguments.add(events::payload(tenant.organization_id, event)?).map_err(Error::internal)?;
-            "pg_notify($12, $13)"
+            let (expression, (class, group, channel, payload)) =
+                events::telling(tenant.organization_id, event, arguments.len() + 1)?;
+            let added = [arguments.add(class), arguments.add(group), arguments.add(channel), arguments.add(payload)];
+            added.into_iter().collect::<std::result::Result<(), _>>().map_err(Error::internal)?;
+            expression
         }
-        None => "null",
+        None => "null".to_owned(),
     };
     let sql = format!(
         // What `with` writes is written whatever is selected.

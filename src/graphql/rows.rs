@@ -42,6 +42,7 @@ pub trait Object: Sized + Send + Sync + 'static {
 /// The relations and computed values of an entity, as [`relations!`](crate::relations) declares them.
 pub trait Related: Sized {
     /// What stands behind the field with this name.
+    #[must_use]
     fn related(name: &str) -> Option<Part<Self>> {
         let _ = name;
         None
@@ -95,6 +96,7 @@ trait Nested<T>: Send + Sync {
 
 impl<T: Send + Sync + 'static> Part<T> {
     /// The row that `id` names.
+    #[must_use]
     pub fn related<M>(id: fn(&T) -> Option<Id<M>>, required: bool) -> Self
     where
         M: Loadable,
@@ -107,16 +109,19 @@ impl<T: Send + Sync + 'static> Part<T> {
     }
 
     /// A value computed from the row, or an object.
+    #[must_use]
     pub fn of<V: Computed>(make: fn(&T) -> V) -> Self {
         V::part(make)
     }
 
     /// An object that is part of the row: `inner` finds it.
+    #[must_use]
     pub fn within<O: Object>(inner: fn(&T) -> &O) -> Self {
         Self(Behind::Object(Box::new(move |selected| Some(Box::new(Within { inner, plan: Plan::read(selected)? })))))
     }
 
     /// An object computed from the row.
+    #[must_use]
     pub fn computed<O: Object>(make: fn(&T) -> O) -> Self {
         Self(Behind::Object(Box::new(move |selected| {
             let plan = Plan::read(selected)?;

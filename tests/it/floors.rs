@@ -44,6 +44,7 @@ const FLOORS: &[&[&str]] = &[
     &["local_postgres"],
     &["access"],
     &["sql_enum"],
+    &["json"],
     &["id"],
     &["clock"],
     &["error"],
@@ -51,7 +52,7 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// Macros stand at the root of the crate, wherever they are written.
-const MACROS_OF_THE_KIT: &[&str] = &["columns", "connections", "entity", "enum_filter", "listing", "pg_enum"];
+const MACROS_OF_THE_KIT: &[&str] = &["columns", "entity", "enum_filter", "listing", "pg_enum", "relations", "shown"];
 
 /// A use of one module in another.
 #[derive(Debug)]

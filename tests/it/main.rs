@@ -6,6 +6,7 @@ mod browser;
 mod coverage;
 mod engine;
 mod errors;
+mod events;
 mod floors;
 mod gates;
 mod http_layer;

@@ -52,7 +52,7 @@ mod tests {
             ("d", Value::List(vec![Value::Null, Value::from(true), Value::Enum(Name::new("OPEN"))])),
             ("e", Value::List(Vec::new())),
             ("f", Value::Object([(Name::new("g"), Value::from(i64::MIN))].into_iter().collect())),
-            ("h", Value::Object(Default::default())),
+            ("h", Value::Object(async_graphql::indexmap::IndexMap::default())),
         ];
         let data = Value::Object(members.into_iter().map(|(name, value)| (Name::new(name), value)).collect());
         let mut answer = Response::new(data);

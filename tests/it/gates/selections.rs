@@ -40,7 +40,7 @@ impl Draw<'_> {
         let fields = &self.sdl.objects[type_name];
         let mut drawn = Vec::new();
         let mut objects = Vec::new();
-        for _ in 0..1 + self.below(7) {
+        for _ in 0..=self.below(7) {
             let field = &fields[self.below(fields.len())];
             if field.arguments.iter().any(|argument| argument.required) {
                 continue;
@@ -117,32 +117,32 @@ async fn selections_give_the_same_text_with_and_without_the_engine() {
     let lists: Vec<&Field> = organization.filter(|field| field.base.ends_with("Connection")).collect();
     for role in [MemberRole::Owner, MemberRole::Viewer] {
         let token = member(&app, role).await;
-        let (mut answered, mut with_errors) = (0, 0);
+        let (mut answered, mut refused) = (0, 0);
         for seed in 1..=DRAWN {
-            let mut draw =
+            let mut source =
                 Draw { sdl: &sdl, state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), aliases: 0, fragments: Vec::new() };
-            let list = lists[draw.below(lists.len())];
+            let list = lists[source.below(lists.len())];
             let row = list.base.strip_suffix("Connection").expect("a connection");
-            let first = 1 + draw.below(5);
-            let shows = draw.below(3);
+            let first = 1 + source.below(5);
+            let which = source.below(3);
             let mut shown = Vec::new();
-            if shows > 0 {
-                shown.push(format!("nodes {{ {} }}", draw.selection(row, 3)));
+            if which > 0 {
+                shown.push(format!("nodes {{ {} }}", source.selection(row, 3)));
             }
-            if shows < 2 {
-                shown.push(format!("edges {{ node {{ {} }} c: cursor __typename }}", draw.selection(row, 3)));
+            if which < 2 {
+                shown.push(format!("edges {{ node {{ {} }} c: cursor __typename }}", source.selection(row, 3)));
             }
             let list = format!("{}(first: {first}) {{ {} }}", list.name, shown.join(" "));
-            let fragments = draw.fragments.join(" ");
+            let fragments = source.fragments.join(" ");
             let plain =
                 text(&app, &token, &format!("{fragments} {{ organization {{ {list} }} viewer {{ role }} }}")).await;
             let engine = text(&app, &token, &format!("{fragments} {{ organization {{ {list} }} {MERGED} }}")).await;
             assert_eq!(plain, engine, "seed {seed}: {fragments} {list}");
             answered += u64::from(plain.starts_with("{\"data\""));
-            with_errors += u64::from(plain.starts_with("{\"errors\""));
+            refused += u64::from(plain.starts_with("{\"errors\""));
         }
-        println!("{role:?}: {answered} answers without errors, {with_errors} with");
+        println!("{role:?}: {answered} answers without errors, {refused} with");
         assert!(role != MemberRole::Owner || answered == DRAWN, "an owner may see everything");
-        assert!(role != MemberRole::Viewer || with_errors > 0, "a viewer must have met what it may not see");
+        assert!(role != MemberRole::Viewer || refused > 0, "a viewer must have met what it may not see");
     }
 }

@@ -56,6 +56,11 @@ pub const VARIABLES: &[Variable] = &[
         "10",
         "connections of one instance for the API, three of five for reading; a quarter more for the rest, and one for each worker",
     ),
+    variable(
+        "DATABASE_POOLER",
+        "–",
+        "`transaction` when `DATABASE_URL` is a pooler in that mode (PgBouncer); the other two stay PostgreSQL's own address",
+    ),
     variable("AUTH_JWKS_URL", "the development issuer", "https address of the identity provider's signing keys"),
     variable("AUTH_JWKS_FILE", "–", "the same as a file, instead of the address"),
     variable("AUTH_ISSUER", "the development issuer", "required `iss` of tokens"),
@@ -225,6 +230,14 @@ impl Config {
                     .parsed::<u32>("DATABASE_MAX_CONNECTIONS", "a number from 1 to 1000")
                     .unwrap_or(PoolLimits::default().max_connections)
                     .clamp(1, 1000),
+                pooler: match reader.text("DATABASE_POOLER").as_deref() {
+                    None => false,
+                    Some("transaction") => true,
+                    Some(other) => {
+                        reader.problem(format!("DATABASE_POOLER is \"{other}\"; it takes transaction, or is not set"));
+                        false
+                    }
+                },
                 ..PoolLimits::default()
             },
             keys: reader.keys(production),

@@ -201,7 +201,7 @@ impl Error {
             // What PgBouncer says to settings in the start-up packet.
             "08P01" if error.to_string().contains("startup parameter") => Some(Self::internal(format!(
                 "a pooler stands before the database and refuses the settings of a session ({error}): give the address of \
-                 PostgreSQL itself"
+                 PostgreSQL itself, or, for DATABASE_URL, set DATABASE_POOLER=transaction"
             ))),
             code if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
                 tracing::warn!(%error, "the database refuses work");

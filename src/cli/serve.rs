@@ -72,6 +72,7 @@ impl Serve {
         }
         config.pool.workers = if self.role == Role::Api { 0 } else { self.workers.into() };
         let db = database.pools(&config)?;
+        refuse_lost_settings(&db, config.pool.pooler).await?;
         refuse_unsafe_roles(&db).await?;
         if set_up && seed::is_empty(&db).await? {
             seed::sample_data(&db, &Clock::System).await?;
@@ -102,6 +103,9 @@ impl Serve {
             Some(port) => Some(listen(&config.host, port, "METRICS_PORT").await?),
             None => None,
         };
+        // A pooler in transaction mode passes no notification on.
+        let direct = if config.pool.pooler { database.superadmin.clone() } else { None };
+        let direct = direct.unwrap_or_else(|| database.app.clone());
         let app = App::new(AppParts {
             config,
             db: db.clone(),
@@ -113,7 +117,7 @@ impl Serve {
         });
         let mut background = Vec::new();
         if self.role != Role::Worker {
-            background.push(tokio::spawn(app.services.events.clone().listen(database.app.clone(), stopping.clone())));
+            background.push(tokio::spawn(app.services.events.clone().listen(direct, stopping.clone())));
         }
         if self.role != Role::Api {
             background.extend(start_workers(&app, &database, self.workers, &stopping));
@@ -185,6 +189,26 @@ fn verifier(config: &Config, dev: Option<&DevIssuer>) -> Result<Verifier, Comman
         impersonation: config.impersonation,
     };
     Verifier::new(settings, Clock::System).map_err(CommandError::usage)
+}
+
+/// A pooler may pass the settings of sessions on to nobody; then they must be the role's. No request goes without them.
+async fn refuse_lost_settings(db: &Db, pooler: bool) -> Result<(), CommandError> {
+    let missing = db.missing_settings().await.map_err(crate::error::Error::from)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let statements = missing.join("\n  ");
+    Err(CommandError::usage(if pooler {
+        format!(
+            "a pooler passes the settings of sessions on to nobody, so they must be the role's. Run as the database's \
+             administrator, then reconnect the pooler:\n  {statements}"
+        )
+    } else {
+        format!(
+            "a pooler stands before the database and loses the settings of a session. Give the address of PostgreSQL itself, \
+             or set DATABASE_POOLER=transaction; what is missing:\n  {statements}"
+        )
+    }))
 }
 
 /// The server does not start with a role that row-level security does not bind: there would be no isolation.

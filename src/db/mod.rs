@@ -14,6 +14,8 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use bind::Bind;
@@ -24,6 +26,8 @@ pub use system_tx::SystemTx;
 pub use tenant_tx::{Reading, TenantTx, Writing};
 pub use tokio_postgres::Row;
 
+use crate::error::Result;
+
 /// The pools of a running server.
 #[derive(Clone, Debug)]
 pub struct Db {
@@ -33,6 +37,7 @@ pub struct Db {
     app: PgPool,
     /// The superadmin role: webhooks, workers, commands.
     system: PgPool,
+    pooler: bool,
 }
 
 /// Limits of the pools.
@@ -46,11 +51,14 @@ pub struct PoolLimits {
     pub workers: u32,
     /// How long a request waits for a connection before it is refused as `UNAVAILABLE`.
     pub acquire_timeout: Duration,
+    /// `DATABASE_POOLER`: a pooler in transaction mode stands before the API's connections. Two transactions of one client
+    /// then need not see the same session: nothing is prepared beyond a transaction, and settings are the role's.
+    pub pooler: bool,
 }
 
 impl Default for PoolLimits {
     fn default() -> Self {
-        Self { max_connections: 10, workers: 0, acquire_timeout: Duration::from_secs(5) }
+        Self { max_connections: 10, workers: 0, acquire_timeout: Duration::from_secs(5), pooler: false }
     }
 }
 
@@ -65,20 +73,19 @@ impl Db {
                 // `TenantTx::begin` is the test: it goes to the server anyway and retries on a connection that died.
                 .test_before_acquire(false)
         };
-        let app = session_settings(app, "tenantry-api", "15s").options([
-            // Row-level security makes every statement depend on a setting, not on a constant: a generic plan is as
-            // good as a custom one and saves planning (measured: 11 to 30 % of PostgreSQL's CPU).
-            ("plan_cache_mode", "force_generic_plan"),
-        ]);
+        let app = app.application_name("tenantry-api");
+        let app = if limits.pooler {
+            app.statement_cache_capacity(0).extra_float_digits(None)
+        } else {
+            app.statement_cache_capacity(STATEMENTS).options(settings(API_TIMEOUT)).options([GENERIC_PLANS])
+        };
         let reading = (limits.max_connections * 3 / 5).max(1);
-        let readers = Arc::new(ReadPool::new(&app, reading, limits.acquire_timeout));
+        let readers = Arc::new(ReadPool::new(&app, reading, limits.acquire_timeout, limits.pooler));
         let app = pool(limits.max_connections.saturating_sub(reading).max(1)).connect_lazy_with(app);
-        let system = pool((limits.max_connections / 4).max(2) + limits.workers).connect_lazy_with(session_settings(
-            system,
-            "tenantry-system",
-            "60s",
-        ));
-        Self { readers, app, system }
+        let system = system.application_name("tenantry-system").statement_cache_capacity(STATEMENTS);
+        let system = pool((limits.max_connections / 4).max(2) + limits.workers)
+            .connect_lazy_with(system.options(settings(SYSTEM_TIMEOUT)));
+        Self { readers, app, system, pooler: limits.pooler }
     }
 
     /// The API's connections for reading, for [`TenantTx`].
@@ -86,17 +93,38 @@ impl Db {
         &self.readers
     }
 
-    /// The API's pool, for [`TenantTx`] and the door functions.
+    /// Reads outside of every tenant, for the door function `tenantry.viewer`.
+    pub(crate) async fn read_alone(&self, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
+        self.readers.read_alone(sql, binds).await
+    }
+
+    /// The API's pool, for [`TenantTx`].
     pub(crate) fn app(&self) -> &PgPool {
         &self.app
     }
 
-    /// Runs a statement outside of a transaction as the app role. See [`Db::retrying`].
-    pub(crate) async fn app_statement<T, F: Future<Output = sqlx::Result<T>>>(
+    /// How a transaction of the API that writes begins.
+    fn begin(&self) -> &'static str {
+        if self.pooler { BEGIN_POOLED } else { "begin" }
+    }
+
+    /// Runs a statement as the app role, outside of every tenant. See [`Db::retrying`].
+    pub(crate) async fn app_statement<T>(
         &self,
-        work: impl Fn(PgPool) -> F,
+        work: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>>,
     ) -> sqlx::Result<T> {
-        Self::retrying(&self.app, work).await
+        let (pooler, work) = (self.pooler, &work);
+        Self::retrying(&self.app, |pool| async move {
+            if !pooler {
+                let mut connection = pool.acquire().await?;
+                return work(&mut connection).await;
+            }
+            let mut tx = pool.begin_with(BEGIN_POOLED).await?;
+            let result = work(&mut tx).await?;
+            tx.commit().await?;
+            Ok(result)
+        })
+        .await
     }
 
     /// Runs a statement outside of a transaction as the superadmin role: the webhook inbox only. See [`Db::retrying`].
@@ -125,7 +153,34 @@ impl Db {
     /// The newest migration in the database, as the app role sees it.
     pub async fn migration_version(&self) -> Result<i64, sqlx::Error> {
         const NEWEST: &str = "select coalesce(max(version), 0) from tenantry._sqlx_migrations where success";
-        self.app_statement(|pool| async move { sqlx::query_scalar(NEWEST).fetch_one(&pool).await }).await
+        self.app_statement(|connection| Box::pin(async move { sqlx::query_scalar(NEWEST).fetch_one(connection).await }))
+            .await
+    }
+
+    /// The settings that the API's sessions have not, as statements that give them: behind a pooler they are the role's,
+    /// because it passes none on.
+    pub async fn missing_settings(&self) -> Result<Vec<String>, sqlx::Error> {
+        let names: Vec<&str> = settings(API_TIMEOUT).iter().chain([&GENERIC_PLANS]).map(|(name, _)| *name).collect();
+        let found: Vec<(String, String, String)> = self
+            .app_statement(|connection| {
+                let names = names.clone();
+                Box::pin(async move {
+                    sqlx::query_as(
+                        "select name, current_setting(name), format('%I', current_user) from unnest($1::text[]) as name",
+                    )
+                    .bind(names)
+                    .fetch_all(connection)
+                    .await
+                })
+            })
+            .await?;
+        let wanted = settings(API_TIMEOUT).into_iter().chain([GENERIC_PLANS]);
+        let missing = wanted.filter_map(|(name, wanted)| {
+            let (_, found, role) = found.iter().find(|(found, ..)| found == name)?;
+            let same = found == wanted || (wanted == "60s" && found == "1min");
+            (!same).then(|| format!("alter role {role} set {name} = '{wanted}';"))
+        });
+        Ok(missing.collect())
     }
 
     /// Closes all pools after the work under way is done.
@@ -153,13 +208,25 @@ fn connection_died(error: &sqlx::Error) -> bool {
     }
 }
 
-/// The settings every session gets: names in `pg_stat_activity`, and bounds so that nothing hangs forever.
-fn session_settings(options: PgConnectOptions, name: &str, statement_timeout: &str) -> PgConnectOptions {
-    options.application_name(name).statement_cache_capacity(512).options([
+/// How long a statement of the API may take.
+const API_TIMEOUT: &str = "15s";
+/// How long a statement of webhooks, workers and commands may take.
+const SYSTEM_TIMEOUT: &str = "60s";
+/// Prepared statements that a connection of sqlx keeps.
+const STATEMENTS: usize = 512;
+/// Row-level security makes every statement depend on a setting, not on a constant: a generic plan is as good as a custom
+/// one and saves planning (measured: 11 to 30 % of `PostgreSQL`'s CPU).
+const GENERIC_PLANS: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
+/// Begins a transaction behind a pooler: the session may have statements of others, whose names are those of ours.
+const BEGIN_POOLED: &str = "begin; deallocate all";
+
+/// The settings every session gets: bounds, so that nothing hangs forever, and one time zone.
+fn settings(statement_timeout: &'static str) -> [(&'static str, &'static str); 5] {
+    [
         ("statement_timeout", statement_timeout),
         ("idle_in_transaction_session_timeout", "60s"),
         ("lock_timeout", "10s"),
         ("jit", "off"),
         ("timezone", "UTC"),
-    ])
+    ]
 }

@@ -15,8 +15,8 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Config, Socket, Statement};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Config, Row, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Bind, tls};
@@ -39,6 +39,33 @@ pub(super) struct ReadConnection {
     born: Instant,
     used: Instant,
     statements: Mutex<HashMap<Box<str>, Statement>>,
+    /// Behind a pooler nothing is prepared: the next transaction may have another session.
+    pooler: bool,
+}
+
+/// A statement that may be run.
+pub(super) enum Runnable<'a> {
+    /// By its name.
+    Prepared(Statement),
+    /// By its text, with the types of its parameters, in the same flight.
+    Text(&'a str, Vec<Type>),
+}
+
+impl Runnable<'_> {
+    /// Runs it. What is asked for at the same time is sent at once.
+    pub(super) async fn run(
+        &self,
+        client: &Client,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match self {
+            Self::Prepared(statement) => client.query(statement, parameters).await,
+            Self::Text(sql, types) => {
+                let given: Vec<_> = parameters.iter().copied().zip(types.iter().cloned()).collect();
+                client.query_typed(sql, &given).await
+            }
+        }
+    }
 }
 
 impl ReadConnection {
@@ -53,21 +80,28 @@ impl ReadConnection {
     }
 
     /// The prepared statement of this text with parameters like these.
-    pub(super) async fn prepared(&self, sql: &str, binds: &[Bind]) -> Result<Statement, tokio_postgres::Error> {
+    pub(super) async fn prepared<'a>(
+        &self,
+        sql: &'a str,
+        binds: &[Bind],
+    ) -> Result<Runnable<'a>, tokio_postgres::Error> {
         self.statement(sql, binds.iter().map(Bind::sql_type)).await
     }
 
     /// The prepared statement of this text with parameters of these types.
-    pub(super) async fn statement(
+    pub(super) async fn statement<'a>(
         &self,
-        sql: &str,
+        sql: &'a str,
         types: impl Iterator<Item = Type> + Clone,
-    ) -> Result<Statement, tokio_postgres::Error> {
+    ) -> Result<Runnable<'a>, tokio_postgres::Error> {
+        if self.pooler {
+            return Ok(Runnable::Text(sql, types.collect()));
+        }
         let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
         if let Some(statement) = known
             && statement.params().iter().cloned().eq(types.clone())
         {
-            return Ok(statement);
+            return Ok(Runnable::Prepared(statement));
         }
         let statement = self.client.prepare_typed(sql, &types.collect::<Vec<_>>()).await?;
         let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,7 +113,7 @@ impl ReadConnection {
         }
         statements.insert(sql.into(), statement.clone());
         drop(statements);
-        Ok(statement)
+        Ok(Runnable::Prepared(statement))
     }
 }
 
@@ -91,6 +125,7 @@ pub(super) struct ReadPool {
     permits: Arc<Semaphore>,
     size: usize,
     acquire_timeout: Duration,
+    pooler: bool,
 }
 
 impl std::fmt::Debug for ReadPool {
@@ -109,7 +144,7 @@ pub(super) struct Taken {
 
 impl ReadPool {
     /// A pool with the address and the settings of these options.
-    pub(super) fn new(options: &PgConnectOptions, size: u32, acquire_timeout: Duration) -> Self {
+    pub(super) fn new(options: &PgConnectOptions, size: u32, acquire_timeout: Duration, pooler: bool) -> Self {
         let size = size as usize;
         Self {
             config: config(options),
@@ -118,6 +153,7 @@ impl ReadPool {
             permits: Arc::new(Semaphore::new(size)),
             size,
             acquire_timeout,
+            pooler,
         }
     }
 
@@ -154,6 +190,35 @@ impl ReadPool {
         Ok(Taken { pool: Arc::clone(self), connection, permit })
     }
 
+    /// Runs one statement in a transaction of its own, in one flight, without a tenant.
+    ///
+    /// # Errors
+    /// As the database gives them; [`Error::Unavailable`] when no connection is to be had in time.
+    pub(super) async fn read_alone(self: &Arc<Self>, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
+        // An idle connection may have died with the server: try as many as were idle, then one new one.
+        let mut dead_connections_left = self.idle();
+        loop {
+            let taken = self.take().await?;
+            let rows = async {
+                let statement = taken.connection.prepared(sql, binds).await?;
+                let begin = taken.connection.client.batch_execute("begin read only");
+                let parameters = parameters_of(binds);
+                let (started, rows) = tokio::join!(begin, statement.run(&taken.connection.client, &parameters));
+                started?;
+                rows
+            }
+            .await;
+            match rows {
+                Ok(rows) => {
+                    taken.give_back(true);
+                    return Ok(rows);
+                }
+                Err(error) if dead_connections_left > 0 && died(&error) => dead_connections_left -= 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     fn pop_living(&self) -> Option<ReadConnection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         std::iter::from_fn(|| idle.pop()).find(|connection| !connection.is_dead())
@@ -168,8 +233,12 @@ impl ReadPool {
                 tracing::debug!(%error, "a connection for reading ended");
             }
         });
+        if self.pooler {
+            learn_types(&client).await?;
+        }
         let now = Instant::now();
-        Ok(ReadConnection { client, born: now, used: now, statements: Mutex::default() })
+        let pooler = self.pooler;
+        Ok(ReadConnection { client, born: now, used: now, statements: Mutex::default(), pooler })
     }
 }
 
@@ -224,6 +293,19 @@ impl ReadPool {
     }
 }
 
+/// Has the driver look up our types, once and for all: it does so by statements that it prepares, and behind a pooler those
+/// would be gone with the transaction.
+async fn learn_types(client: &Client) -> Result<(), tokio_postgres::Error> {
+    const TYPES: &str = "select string_agg(format('null::%I.%I', n.nspname, t.typname), ', ')
+        from pg_type t join pg_namespace n on n.oid = t.typnamespace where n.nspname = 'tenantry' and t.typtype = 'e'";
+    client.batch_execute(super::BEGIN_POOLED).await?;
+    let types: Option<String> = client.query_typed_one(TYPES, &[]).await?.try_get(0)?;
+    if let Some(types) = types {
+        client.query_typed(&format!("select {types}"), &[]).await?;
+    }
+    client.batch_execute("deallocate all; rollback").await
+}
+
 /// How long opening a connection may take, as the pools have it by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -269,6 +351,11 @@ fn password(options: &PgConnectOptions) -> Option<Vec<u8>> {
     url.password().map(|password| percent_encoding::percent_decode_str(password).collect())
 }
 
+/// The values as the driver takes them.
+pub(super) fn parameters_of(binds: &[Bind]) -> Vec<&(dyn ToSql + Sync)> {
+    binds.iter().map(|bind| bind as &(dyn ToSql + Sync)).collect()
+}
+
 /// Whether the connection was dead before the statement could begin: closed by the other side, or by a server that stops or
 /// stopped (SQLSTATE 57P01 to 57P03).
 pub(super) fn died(error: &tokio_postgres::Error) -> bool {
@@ -294,6 +381,6 @@ mod tests {
         let socket = PgConnectOptions::from_str("postgres://u@localhost/d?host=/run/pg").expect("a URL");
         assert_eq!(super::config(&socket).get_hosts(), [tokio_postgres::config::Host::Unix("/run/pg".into())]);
         assert_eq!(super::config(&socket).get_password(), None);
-        assert!(!format!("{:?}", ReadPool::new(&options, 1, Duration::from_secs(1))).contains("p@ss"));
+        assert!(!format!("{:?}", ReadPool::new(&options, 1, Duration::from_secs(1), false)).contains("p@ss"));
     }
 }

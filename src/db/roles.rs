@@ -1,6 +1,6 @@
 //! The start-up check of roles: a server whose API role could see around row-level security does not start.
 
-use sqlx::postgres::PgPool;
+use sqlx::PgConnection;
 
 use crate::db::Db;
 use crate::error::Result;
@@ -23,7 +23,7 @@ struct Facts {
     app: bool,
 }
 
-async fn facts(pool: &PgPool) -> Result<Facts> {
+async fn facts(connection: &mut PgConnection) -> sqlx::Result<Facts> {
     let row: (String, bool, bool, bool, bool, bool) = sqlx::query_as(
         "select r.rolname::text, r.rolsuper, r.rolbypassrls,
                 exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -33,7 +33,7 @@ async fn facts(pool: &PgPool) -> Result<Facts> {
                 coalesce((select pg_has_role(current_user, a.oid, 'usage') from pg_roles a where a.rolname = 'tenantry_app'), false)
            from pg_roles r where r.rolname = current_user",
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     let (name, superuser, bypassrls, owner, superadmin, app) = row;
     Ok(Facts { name, superuser, bypassrls, owner, superadmin, app })
@@ -45,7 +45,7 @@ pub async fn check_roles(db: &Db) -> Result<Vec<RoleFinding>> {
     let mut find = |role: &str, problem: &str| {
         findings.push(RoleFinding { role: role.to_owned(), problem: problem.to_owned() });
     };
-    let app = facts(&db.app).await?;
+    let app = db.app_statement(|connection| Box::pin(facts(connection))).await?;
     if app.superuser {
         find(
             &app.name,
@@ -73,7 +73,7 @@ pub async fn check_roles(db: &Db) -> Result<Vec<RoleFinding>> {
     if !app.app {
         find(&app.name, "is not a member of tenantry_app: `grant tenantry_app to …`");
     }
-    let system = facts(&db.system).await?;
+    let system = facts(&mut *db.system.acquire().await?).await?;
     if !system.superadmin {
         find(&system.name, "is not a member of tenantry_superadmin: let SUPERADMIN_DATABASE_URL log in as one");
     }

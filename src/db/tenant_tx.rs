@@ -21,7 +21,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use crate::access::{MemberRole, OrganizationRef, Tenant};
-use crate::db::read_pool::{self, ReadPool, Taken};
+use crate::db::read_pool::{self, ReadPool, Taken, parameters_of};
 use crate::db::{Bind, Db, connection_died};
 use crate::error::{Error, Result};
 use crate::id::Id;
@@ -73,7 +73,7 @@ impl TenantTx {
         organization: &OrganizationRef,
         statements: Arc<AtomicU32>,
     ) -> Result<Self> {
-        let begin = begin_statement(subject, organization)?;
+        let begin = begin_statement(db.begin(), subject, organization)?;
         // An idle connection may have died with the server: try as many as were idle, then one new one.
         let mut dead_connections_left = db.app().num_idle();
         loop {
@@ -150,6 +150,7 @@ impl Drop for Writing {
 /// The opening of a transaction that reads. A plain text, so that it is prepared once for each connection.
 const ENTER: &str =
     "select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant($1, $2, $3, $4)";
+const ENTER_TYPES: [Type; 4] = [Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
 
 impl TenantTx<Reading> {
     /// Opens a transaction that reads, for the user with this `sub` in this organization: one round trip.
@@ -221,8 +222,7 @@ impl TenantTx<Reading> {
         first: Option<(&str, &[Bind])>,
     ) -> Result<(Vec<Row>, Vec<Row>), tokio_postgres::Error> {
         let connection = self.taken().connection();
-        let types = [Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
-        let enter = connection.statement(ENTER, types.into_iter()).await?;
+        let enter = connection.statement(ENTER, ENTER_TYPES.into_iter()).await?;
         let first = match first {
             Some((sql, binds)) => Some((connection.prepared(sql, binds).await?, binds)),
             None => None,
@@ -231,10 +231,10 @@ impl TenantTx<Reading> {
         let unanswered = self.sent();
         // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
         let begin = connection.client().batch_execute("begin isolation level repeatable read read only");
-        let lookup = connection.client().query(&enter, parameters);
+        let lookup = enter.run(connection.client(), parameters);
         let following = async {
             match &first {
-                Some((statement, binds)) => connection.client().query(statement, &parameters_of(binds)).await,
+                Some((statement, binds)) => statement.run(connection.client(), &parameters_of(binds)).await,
                 None => Ok(Vec::new()),
             }
         };
@@ -254,7 +254,7 @@ impl TenantTx<Reading> {
         let result = async {
             let statement = connection.prepared(sql, binds).await?;
             self.statements.fetch_add(1, Ordering::Relaxed);
-            connection.client().query(&statement, &parameters_of(binds)).await
+            statement.run(connection.client(), &parameters_of(binds)).await
         }
         .await;
         unanswered.answered();
@@ -270,10 +270,6 @@ impl TenantTx<Reading> {
         self.mode.unanswered.fetch_add(1, Ordering::Relaxed);
         Unanswered(&self.mode.unanswered)
     }
-}
-
-fn parameters_of(binds: &[Bind]) -> Vec<&(dyn ToSql + Sync)> {
-    binds.iter().map(|bind| bind as &(dyn ToSql + Sync)).collect()
 }
 
 /// A statement that was sent. When nobody waits for it any more it stays unanswered, and the transaction ends by
@@ -310,7 +306,7 @@ fn tenant(user: Uuid, organization: Uuid, role: &str, is_superadmin: bool) -> Re
 
 /// Both statements in one message. The simple protocol has no parameters, so the values are quoted here; a NUL, the one
 /// character a `PostgreSQL` string cannot hold, is refused.
-fn begin_statement(subject: &str, organization: &OrganizationRef) -> Result<String> {
+fn begin_statement(begin: &str, subject: &str, organization: &OrganizationRef) -> Result<String> {
     let (id, clerk, slug) = match organization {
         OrganizationRef::Id(id) => (format!("'{id}'"), "null".to_owned(), "null".to_owned()),
         OrganizationRef::Clerk(clerk) => ("null".to_owned(), quote(clerk)?, "null".to_owned()),
@@ -318,7 +314,7 @@ fn begin_statement(subject: &str, organization: &OrganizationRef) -> Result<Stri
     };
     let subject = quote(subject)?;
     Ok(format!(
-        "begin; select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant({subject}, {id}, {clerk}, {slug})"
+        "{begin}; select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant({subject}, {id}, {clerk}, {slug})"
     ))
 }
 
@@ -337,12 +333,13 @@ mod tests {
 
     #[test]
     fn values_are_quoted() {
-        let statement = begin_statement(r"a'); drop table tenantry.users; --\", &OrganizationRef::Slug("x'y".into()))
-            .expect("no NUL");
+        let statement =
+            begin_statement("begin", r"a'); drop table tenantry.users; --\", &OrganizationRef::Slug("x'y".into()))
+                .expect("no NUL");
         assert!(
             statement.contains(r"enter_tenant(E'a''); drop table tenantry.users; --\\', null, null, E'x''y')"),
             "{statement}"
         );
-        assert!(begin_statement("a\0b", &OrganizationRef::Slug("x".into())).is_err());
+        assert!(begin_statement("begin", "a\0b", &OrganizationRef::Slug("x".into())).is_err());
     }
 }

@@ -5,7 +5,7 @@ use async_graphql::{Context, Object};
 use crate::access::{Action, MemberRole};
 use crate::error::{Error, Result};
 use crate::graphql::session::Session;
-use crate::members::{Invitation, OrganizationMember, User, ViewerMembership, ViewerRow, viewer};
+use crate::members::{Invitation, OrganizationMember, User, ViewerMembership, ViewerRow, viewer, viewer_within};
 use crate::relations;
 
 /// The root field of the slice.
@@ -18,7 +18,14 @@ impl MembersQuery {
     async fn viewer(&self, ctx: &Context<'_>) -> Result<Viewer> {
         let session = Session::of(ctx)?;
         let identity = session.identity()?;
-        let row = viewer(&session.services().db, &identity.subject).await?;
+        let row = match session.read().await {
+            Ok(tx) => viewer_within(&tx, &identity.subject).await?,
+            // Before an organization is chosen, or without a membership in it.
+            Err(Error::OrganizationRequired | Error::OrganizationNotFound | Error::OrganizationMismatch) => {
+                viewer(&session.services().db, &identity.subject).await?
+            }
+            Err(error) => return Err(error),
+        };
         // A verified token of a user we have not heard of: the identity provider's webhook is not here yet.
         row.map(|row| Viewer { row, impersonator: identity.impersonator.clone() }).ok_or_else(|| {
             Error::InvalidToken(

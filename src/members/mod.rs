@@ -155,4 +155,4 @@ impl OrganizationSummary {
     }
 }
 
-pub use sql::{ViewerRow, subject_of, viewer};
+pub use sql::{ViewerRow, subject_of, viewer, viewer_within};

@@ -1,8 +1,7 @@
 //! The queries of the slice.
 
-use crate::db::{Db, SystemTx};
+use crate::db::{Bind, Db, Reading, Row, SystemTx, TenantTx};
 use crate::error::{Error, Result};
-use crate::id::{OrganizationId, UserId};
 use crate::members::{MemberRole, OrganizationSummary, User, ViewerMembership};
 
 /// Who the viewer is and where they are a member, across organizations.
@@ -16,50 +15,50 @@ pub struct ViewerRow {
     pub memberships: Vec<ViewerMembership>,
 }
 
+/// Who has this `sub`, with a row for each membership. This is the one read that spans organizations on behalf of the API:
+/// it goes through the door function `tenantry.viewer`, which answers for one `sub` only.
+const VIEWER: &str = "select user_id, email, name, avatar_url, is_superadmin, organization_id, organization_name,
+    organization_slug, clerk_org_id, role::text from tenantry.viewer($1)";
+
 /// Looks up the user with this `sub` and their memberships; `None` when nobody has it.
 ///
-/// This is the one read that spans organizations on behalf of the API. It goes through the door function
-/// `tenantry.viewer`, which answers for one `sub` only, and needs no transaction.
+/// # Errors
+/// When the database cannot be reached.
 pub async fn viewer(db: &Db, subject: &str) -> Result<Option<ViewerRow>> {
     if subject.contains('\0') {
         return Ok(None);
     }
-    let rows = db
-        .app_statement(|pool| async move {
-            sqlx::query!(
-                r#"select user_id as "user_id!: UserId", email, name as "name!", avatar_url,
-                  is_superadmin as "is_superadmin!", organization_id as "organization_id?: OrganizationId",
-                  organization_name as "organization_name?", organization_slug as "organization_slug?", clerk_org_id,
-                  role::text as "role?"
-             from tenantry.viewer($1)"#,
-                subject
-            )
-            .fetch_all(&pool)
-            .await
-        })
-        .await?;
+    read_viewer(subject, &db.read_alone(VIEWER, &[Bind::Text(subject.to_owned())]).await?)
+}
+
+/// The same in the transaction of a request: whoever holds a connection must not wait for another one.
+///
+/// # Errors
+/// As [`viewer`].
+pub async fn viewer_within(tx: &TenantTx<Reading>, subject: &str) -> Result<Option<ViewerRow>> {
+    read_viewer(subject, &tx.fetch(VIEWER, &[Bind::Text(subject.to_owned())]).await?)
+}
+
+fn read_viewer(subject: &str, rows: &[Row]) -> Result<Option<ViewerRow>> {
     let Some(first) = rows.first() else { return Ok(None) };
     let user = User {
-        id: first.user_id,
+        id: first.try_get(0)?,
         clerk_id: subject.to_owned(),
-        email: first.email.clone(),
-        name: first.name.clone(),
-        avatar_url: first.avatar_url.clone(),
+        email: first.try_get(1)?,
+        name: first.try_get(2)?,
+        avatar_url: first.try_get(3)?,
     };
-    let is_superadmin = first.is_superadmin;
+    let is_superadmin = first.try_get(4)?;
     let mut memberships = Vec::with_capacity(rows.len());
     for row in rows {
-        let (Some(id), Some(name), Some(slug), Some(role)) =
-            (row.organization_id, row.organization_name, row.organization_slug, row.role)
-        else {
-            continue;
-        };
+        // A user without a membership is a row without an organization.
+        let Some(id) = row.try_get(5)? else { continue };
+        let role: String = row.try_get(9)?;
         let role = MemberRole::from_label(&role)
             .ok_or_else(|| Error::internal("the database knows a member role that this build does not"))?;
-        memberships.push(ViewerMembership {
-            organization: OrganizationSummary { id, name, slug, clerk_org_id: row.clerk_org_id },
-            role,
-        });
+        let organization =
+            OrganizationSummary { id, name: row.try_get(6)?, slug: row.try_get(7)?, clerk_org_id: row.try_get(8)? };
+        memberships.push(ViewerMembership { organization, role });
     }
     Ok(Some(ViewerRow { user, is_superadmin, memberships }))
 }

@@ -14,6 +14,7 @@ mod impersonation;
 mod listing;
 mod local_postgres;
 mod migrations;
+mod pooler;
 mod process;
 mod search_path;
 mod support;

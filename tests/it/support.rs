@@ -150,6 +150,13 @@ impl TestDb {
         db(self.server, &self.name)
     }
 
+    /// The API's connections by way of a pooler in transaction mode.
+    pub fn pooled(&self, port: u16) -> Db {
+        let app = PgConnectOptions::new().host("127.0.0.1").port(port).database(&self.name);
+        let limits = PoolLimits { max_connections: 16, pooler: true, ..PoolLimits::default() };
+        Db::new(app.username(local_postgres::APP_ROLE), self.options(local_postgres::SUPERADMIN_ROLE), limits)
+    }
+
     /// A connection as the role that row-level security binds.
     pub async fn app(&self) -> PgConnection {
         self.options(local_postgres::APP_ROLE).connect().await.expect("the app role")
@@ -227,11 +234,13 @@ pub struct TestApp {
 pub struct Setup {
     pub environment: Vec<(&'static str, String)>,
     pub clock: Clock,
+    /// The port of a pooler in transaction mode, on this machine.
+    pub pooler: Option<u16>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { environment: Vec::new(), clock: Clock::System }
+        Self { environment: Vec::new(), clock: Clock::System, pooler: None }
     }
 }
 
@@ -260,7 +269,7 @@ impl TestApp {
         let dev_issuer = config.is_development().then_some(issuer);
         let app = App::new(AppParts {
             config,
-            db: database.db(),
+            db: setup.pooler.map_or_else(|| database.db(), |port| database.pooled(port)),
             clock: setup.clock.clone(),
             verifier,
             dev_issuer,

@@ -374,7 +374,8 @@ async fn webhooks_of_others_are_recorded_and_not_applied() {
 async fn webhook_metrics_are_kept_apart_and_asked_for_once() {
     let mut environment = environment();
     environment.push(("METRICS_PORT", "0".to_owned()));
-    let app = TestApp::start_with(Setup { environment, clock: Clock::manual(Clock::System.now()) }).await;
+    let app =
+        TestApp::start_with(Setup { environment, clock: Clock::manual(Clock::System.now()), ..Setup::default() }).await;
     assert!(metrics(&app).await.contains("NOT_FOUND"), "not on the port of the API");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/metrics", listener.local_addr().expect("an address"));

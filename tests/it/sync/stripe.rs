@@ -27,7 +27,7 @@ async fn start(stripe: Option<&FakeStripe>) -> TestApp {
         environment.push(("STRIPE_SECRET_KEY", KEY.to_owned()));
         environment.push(("STRIPE_API_BASE", stripe.url.clone()));
     }
-    let app = TestApp::start_with(Setup { environment, clock: Clock::System }).await;
+    let app = TestApp::start_with(Setup { environment, ..Setup::default() }).await;
     // Rows and events of the sample data, of which this Stripe knows nothing.
     for statement in [
         "update tenantry.subscriptions set stripe_subscription_id = null, stripe_customer_id = null",

@@ -79,7 +79,7 @@ async fn workers_drain_ten_thousand_events_once_each() {
 #[tokio::test]
 async fn worker_lets_a_poisoned_event_delay_nobody_and_end_dead() {
     let clock = Clock::manual(Clock::System.now());
-    let app = TestApp::start_with(Setup { environment: environment(), clock: clock.clone() }).await;
+    let app = TestApp::start_with(Setup { environment: environment(), clock: clock.clone(), ..Setup::default() }).await;
     poison(&app.database, "raise exception 'it tastes of %', 'almonds'").await;
     for n in 0..20 {
         let event_type = if n == 7 { "poison" } else { "thing.happened" };

@@ -18,8 +18,8 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/build/target,sharing=locked \
     touch build.rs src/lib.rs src/main.rs \
-    && cargo build --release --locked --bin tenantry \
-    && cp target/release/tenantry /tenantry
+    && cargo build --profile dist --locked --bin tenantry \
+    && cp target/dist/tenantry /tenantry
 
 # glibc, libgcc and CA certificates of the same Debian as above; no shell, no package manager, uid 65532.
 FROM gcr.io/distroless/cc-debian12:nonroot

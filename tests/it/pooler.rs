@@ -151,10 +151,10 @@ async fn pooler_in_transaction_mode_serves_queries_and_mutations_of_many_clients
         app.data(&alice, UPDATE, json!({ "i": { "id": ticket, "priority": priority } }))
     });
     let reads = (0..16).map(|_| app.data(&bob, QUERY, json!({})));
-    let (changed, read) =
+    let (updated, read) =
         futures_util::future::join(futures_util::future::join_all(changes), futures_util::future::join_all(reads))
             .await;
-    for data in changed {
+    for data in updated {
         assert_eq!(data["ticketUpdate"]["userErrors"], json!([]));
         assert_eq!(data["ticketUpdate"]["ticket"]["id"], ticket);
     }

@@ -1,16 +1,24 @@
 //! The client of Stripe's API.
 //!
-//! async-stripe makes the requests, retries and errors. Its types of objects are not used: they fit one version of the
-//! API, while objects of any version are read tolerantly here.
+//! The core of async-stripe makes the requests and decides what is tried again. Its client and its types of objects are not
+//! used: the types fit one version of the API, while objects of any version are read tolerantly here, and the client
+//! brings all of them (11 MB of the program) to read an error.
 
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::header::{AUTHORIZATION, HeaderValue, USER_AGENT};
+use hyper::{Request, StatusCode, Uri};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use miniserde::json::Value as Answer;
 use serde::Serialize;
 use serde_json::Value;
-use stripe::{Client, ClientBuilder, StripeError};
-use stripe_client_core::{RequestBuilder, RequestStrategy, StripeMethod};
+use stripe_client_core::{CustomizedStripeRequest, Outcome, RequestBuilder, RequestStrategy, StripeMethod};
 
 use crate::error::{Error, Result};
 
@@ -38,9 +46,109 @@ const TRIES: u32 = 3;
 /// Stripe's largest page.
 const PAGE: u8 = 100;
 
+/// Stripe's API, where no other address is given.
+const API: &str = "https://api.stripe.com";
+/// Longest answer that is read: a page of 100 subscriptions with their items is about 1 MB.
+const MAX_ANSWER: usize = 32 * 1024 * 1024;
+
 /// A client of Stripe's API.
 #[derive(Clone, Debug)]
-pub struct StripeClient(Client);
+pub struct StripeClient(Http);
+
+/// What sends its requests.
+#[derive(Clone)]
+struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    /// Without the slash at its end.
+    base: String,
+    authorization: HeaderValue,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the key.
+        f.debug_struct("Http").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// Why Stripe gave no object.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// With the status and the message of Stripe, which shows only the ends of keys.
+    #[error("Stripe answered with {0}: {1}")]
+    Refused(u16, String),
+    #[error("Stripe could not be asked: {0}")]
+    Unreachable(String),
+}
+
+impl Http {
+    /// One attempt: the status, whether Stripe wants it to be tried again, and the body.
+    async fn attempt(&self, uri: &Uri) -> Result<(StatusCode, Option<bool>, Bytes), Failure> {
+        let request = Request::get(uri)
+            .header(AUTHORIZATION, &self.authorization)
+            .header(USER_AGENT, concat!("tenantry/", env!("CARGO_PKG_VERSION")))
+            .header("Stripe-Version", stripe_client_core::VERSION.as_str())
+            .body(Empty::new())
+            .map_err(Failure::unreachable)?;
+        let response = self.client.request(request).await.map_err(|error| {
+            // The outer error says no more than that something went wrong.
+            Failure::unreachable(std::error::Error::source(&error).unwrap_or(&error))
+        })?;
+        let status = response.status();
+        let should_retry =
+            response.headers().get("Stripe-Should-Retry").and_then(|retry| retry.to_str().ok()?.parse().ok());
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(Failure::unreachable)?;
+        Ok((status, should_retry, body.to_bytes()))
+    }
+}
+
+impl Failure {
+    fn unreachable(error: impl fmt::Display) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+
+    /// What Stripe says of a request that it refuses (Stripe API reference, "Errors").
+    fn refused(status: StatusCode, body: &[u8]) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        Self::Refused(status.as_u16(), body["error"]["message"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+impl stripe_client_core::StripeClientErr for Failure {
+    fn deserialize_err(message: impl fmt::Display) -> Self {
+        Self::unreachable(message)
+    }
+}
+
+impl stripe_client_core::StripeClient for Http {
+    type Err = Failure;
+
+    async fn execute(&self, request: CustomizedStripeRequest) -> Result<Bytes, Failure> {
+        let (request, _) = request.into_pieces();
+        let query = request.query.map(|query| format!("?{query}")).unwrap_or_default();
+        let uri: Uri = format!("{}/v1{}{query}", self.base, request.path).parse().map_err(Failure::unreachable)?;
+        let strategy = RequestStrategy::ExponentialBackoff(TRIES);
+        let (mut status, mut should_retry) = (None, None);
+        let mut failure = Failure::unreachable("nothing was tried");
+        for tries in 0.. {
+            match strategy.test(status, should_retry, tries) {
+                Outcome::Stop => break,
+                Outcome::Continue(pause) => tokio::time::sleep(pause.unwrap_or_default()).await,
+            }
+            (status, should_retry) = (None, None);
+            failure = match tokio::time::timeout(TIMEOUT, self.attempt(&uri)).await {
+                Ok(Ok((answered, _, body))) if answered.is_success() => return Ok(body),
+                Ok(Ok((answered, retry, body))) => {
+                    (status, should_retry) = (Some(answered.as_u16()), retry);
+                    Failure::refused(answered, &body)
+                }
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::unreachable("it did not answer in time"),
+            };
+        }
+        Err(failure)
+    }
+}
 
 /// A page of a list.
 #[derive(Debug)]
@@ -75,16 +183,16 @@ impl StripeClient {
     /// # Errors
     /// The address is invalid, or the machine has no certificates to trust.
     pub fn new(key: &str, api_base: Option<&str>) -> Result<Self> {
-        // Without certificates the builder below would panic.
-        hyper_rustls::HttpsConnectorBuilder::new().with_native_roots().map_err(Error::internal)?;
-        let mut builder = ClientBuilder::new(key)
-            .timeout(TIMEOUT)
-            .request_strategy(RequestStrategy::ExponentialBackoff(TRIES))
-            .app_info("tenantry", Some(env!("CARGO_PKG_VERSION").to_owned()), None);
-        if let Some(base) = api_base {
-            builder = builder.url(format!("{}/", base.trim_end_matches('/')));
-        }
-        Ok(Self(builder.build().map_err(Error::internal)?))
+        let connector = hyper_rustls::HttpsConnectorBuilder::new().with_native_roots().map_err(Error::internal)?;
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {key}")).map_err(Error::internal)?;
+        authorization.set_sensitive(true);
+        let base = api_base.unwrap_or(API).trim_end_matches('/').to_owned();
+        Uri::try_from(base.as_str()).map_err(Error::internal)?;
+        // Requests are rare: no connection waits for the next one.
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(0)
+            .build(connector.https_or_http().enable_http1().build());
+        Ok(Self(Http { client, base, authorization }))
     }
 
     /// The subscription as Stripe has it now, if it exists.
@@ -97,7 +205,7 @@ impl StripeClient {
             return Ok(None);
         }
         match self.get(RequestBuilder::new(StripeMethod::Get, format!("/subscriptions/{id}"))).await {
-            Err(StripeError::Stripe(_, 404)) => Ok(None),
+            Err(Failure::Refused(404, _)) => Ok(None),
             answer => read(answer).map(Some),
         }
     }
@@ -130,20 +238,12 @@ impl StripeClient {
         Ok(ObjectPage { next: last.filter(|_| answer["has_more"] == true), objects })
     }
 
-    async fn get(&self, request: RequestBuilder) -> Result<Answer, StripeError> {
+    async fn get(&self, request: RequestBuilder) -> Result<Answer, Failure> {
         request.customize::<Answer>().send(&self.0).await
     }
 }
 
-/// Converts the answer to `serde_json`. Stripe's error message goes to the log and the terminal; it shows only the ends
-/// of keys.
-fn read(answer: Result<Answer, StripeError>) -> Result<Value> {
-    let answer = answer.map_err(|error| match error {
-        StripeError::Stripe(error, status) => {
-            let message = error.message.unwrap_or_default();
-            Error::internal(format!("Stripe answered with {status}: {message}"))
-        }
-        other => Error::internal(format!("Stripe could not be asked: {other}")),
-    })?;
-    serde_json::from_str(&miniserde::json::to_string(&answer)).map_err(Error::internal)
+/// Converts the answer to `serde_json`.
+fn read(answer: Result<Answer, Failure>) -> Result<Value> {
+    serde_json::from_str(&miniserde::json::to_string(&answer.map_err(Error::internal)?)).map_err(Error::internal)
 }

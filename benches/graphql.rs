@@ -1,13 +1,15 @@
 //! Throughput of the API beside its limit, the same SQL in the same transactions without GraphQL, and beside a peer.
 //!
 //! `cargo bench --bench graphql [-- --peers --only Q1,M1 --seconds 6 --rounds 3 --connections 32 --organizations 50 --tickets 1000]`
+//! (`--profile dist` measures what is deployed)
 //!
-//! Starts a `PostgreSQL` of its own (fsync on, kept between runs), fills it, starts the release binary on it, and
-//! measures each operation in one run: over HTTP, by pgbench with the statements that `PostgreSQL` logged while the
-//! server answered that very operation, pipelined, and with `--peers` over HTTP by `PostGraphile` on the same database (npm
-//! installs it under target/). All are warm and take turns; the figures are medians of the rounds. Machines are noisy:
-//! the ratios are the figures. The table goes to standard output and, as JSON, to target/tmp/bench-graphql.json.
-//! `TENANTRY_BENCH_SERVER` names another binary to measure. Everything stays on this machine, is bounded in time and ends
+//! Starts a `PostgreSQL` of its own (fsync on, kept between runs), fills it, starts the server on it, and measures each
+//! operation in one run: over HTTP; by pgbench, pipelined, with the least SQL that reads or changes the same rows in such a
+//! transaction (of Q1: the statements that `PostgreSQL` logged while the server answered), over as many sessions as the
+//! server has; and with `--peers` over HTTP by `PostGraphile` on the same database (npm installs it under target/). All are
+//! warm and take turns; the figures are medians of the rounds. Machines are noisy: the ratios are the figures. The table
+//! goes to standard output and, as JSON and as a picture, to target/tmp/bench-graphql.json and .svg. `TENANTRY_BENCH_SERVER`
+//! names another binary to measure. Everything stays on this machine, is bounded in time and ends
 //! what it started.
 
 mod support;
@@ -143,9 +145,42 @@ fn main() -> Anything<()> {
         );
         json.push(row);
     }
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-graphql.json");
-    std::fs::write(&file, serde_json::to_string_pretty(&json)?)?;
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(dir.join("bench-graphql.json"), serde_json::to_string_pretty(&json)?)?;
+    std::fs::write(dir.join("bench-graphql.svg"), picture(&json))?;
     Ok(())
+}
+
+/// Requests per second as bars: the limit, ours and the peer's, each operation on a scale of its own.
+fn picture(rows: &[Value]) -> String {
+    const WIDTH: f64 = 420.0;
+    const KINDS: [(&str, &str, &str); 3] = [
+        ("rawPerSecond", "least SQL", "#c9ced6"),
+        ("perSecond", "Tenantry", "#2f6fde"),
+        ("peerPerSecond", "PostGraphile", "#e0a030"),
+    ];
+    let mut bars = String::new();
+    let mut y = 8.0;
+    for row in rows {
+        let of = |key: &str| row[key].as_f64().filter(|value| value.is_finite() && *value > 0.0);
+        let most = KINDS.iter().filter_map(|(key, ..)| of(key)).fold(1.0, f64::max);
+        let name = row["operation"].as_str().unwrap_or_default();
+        bars += &format!("<text x=\"8\" y=\"{}\" font-weight=\"bold\">{name}</text>\n", y + 22.0);
+        for (key, label, colour) in KINDS {
+            let Some(value) = of(key) else { continue };
+            let (width, text) = (WIDTH * value / most, y + 11.0);
+            bars += &format!(
+                "<rect x=\"44\" y=\"{y}\" width=\"{width:.0}\" height=\"14\" fill=\"{colour}\"/><text x=\"{:.0}\" y=\"{text}\">{label}: {value:.0}</text>\n",
+                50.0 + width
+            );
+            y += 17.0;
+        }
+        y += 9.0;
+    }
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"620\" height=\"{y:.0}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <title>Requests per second</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n{bars}</svg>\n"
+    )
 }
 
 fn shown(value: f64, text: impl Fn(f64) -> String) -> String {
@@ -292,8 +327,8 @@ async fn prepare(options: &Options) -> Anything<Bench> {
                     ours: Vec::new(),
                     peer: Vec::new(),
                 });
-                // As many scripts as pgbench takes at once.
-                if operation.least.len() < 60 {
+                // pgbench takes 128 at once. As many as it takes, so that its sessions do not wait for each other's rows.
+                if operation.least.len() < 128 {
                     operation.least.extend(least(name, &subject, &slug, organization, user, ticket, priority));
                 }
                 let authorization = format!("Authorization: Bearer {token}\r\n");
@@ -312,8 +347,8 @@ async fn prepare(options: &Options) -> Anything<Bench> {
     Ok(Bench { postgres, data_dir, server, peer, operations: operations.into_values().collect() })
 }
 
-/// The least SQL for a mutation: the opening, the change, its audit row and its notification, in one transaction and one
-/// flight. Without the checks that need the row first.
+/// The least SQL: the opening, then what reads the rows, or the change and its audit row, in one transaction and one flight.
+/// Without the checks that need the row first, and without an event, because nobody listens.
 fn least(
     name: &str,
     subject: &str,
@@ -333,17 +368,30 @@ fn least(
                values ('{organization}', gen_random_uuid(), '{ticket}', '{user}', 'Thank you. We look into it.') returning id, body;
              update tenantry.tickets set first_responded_at = coalesce(first_responded_at, now()) {own};"
         ),
+        "Q2" => format!(
+            "select t.id, t.number, t.subject, t.status, r.id, r.role from tenantry.tickets t
+               left join tenantry.representatives r on r.organization_id = t.organization_id and r.id = t.assignee_id
+              where t.organization_id = '{organization}' order by t.created_at desc, t.id desc limit 20;"
+        ),
+        "Q3" => format!("select id, number, subject, status, priority, version from tenantry.tickets {own};"),
         _ => return None,
+    };
+    let (begin, end) = if name.starts_with('M') {
+        let audit = format!(
+            "insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, request_id)
+               values ('{organization}', gen_random_uuid(), '{user}', 'ticket.update', 'Ticket', '{ticket}', '{{}}', 'bench');
+             commit;"
+        );
+        ("begin;", audit)
+    } else {
+        ("begin isolation level repeatable read read only;", "rollback;".to_owned())
     };
     let text = format!(
         "\\startpipeline
-begin;
+{begin}
 select user_id, organization_id, role::text from tenantry.enter_tenant('{subject}', null, null, '{slug}');
 {change}
-insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, request_id)
-  values ('{organization}', gen_random_uuid(), '{user}', 'ticket.update', 'Ticket', '{ticket}', '{{}}', 'bench');
-select pg_notify('tenantry_events', '{{}}');
-commit;
+{end}
 \\endpipeline
 "
     );
@@ -473,7 +521,7 @@ fn pgbench(bench: &Bench, scripts: &[Script], options: &Options) -> Anything<f64
         &bench.postgres,
         local_postgres::APP_ROLE,
         &files,
-        options.connections,
+        support::DATABASE_CONNECTIONS,
         options.seconds,
         plan,
     )?;

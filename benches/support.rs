@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use tenantry::local_postgres::{self, LocalPostgres};
 
 pub const DATABASE: &str = "bench";
+/// Sessions of the database that each server, and pgbench, may have.
+pub const DATABASE_CONNECTIONS: usize = 10;
 
 pub type Anything<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -36,7 +38,7 @@ impl Server {
             .env("DATABASE_URL", postgres.url(local_postgres::APP_ROLE, DATABASE))
             .env("SUPERADMIN_DATABASE_URL", postgres.url(local_postgres::SUPERADMIN_ROLE, DATABASE))
             .env("TENANTRY_DATA_DIR", data_dir)
-            .env("DATABASE_MAX_CONNECTIONS", "10")
+            .env("DATABASE_MAX_CONNECTIONS", DATABASE_CONNECTIONS.to_string())
             .env("RUST_LOG", "warn")
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
@@ -77,7 +79,7 @@ impl Server {
             .current_dir(&dir)
             .env("PORT", port.to_string())
             .env("DATABASE_URL", url)
-            .env("DATABASE_MAX_CONNECTIONS", "10")
+            .env("DATABASE_MAX_CONNECTIONS", DATABASE_CONNECTIONS.to_string())
             .env("NODE_ENV", "production")
             .env("GRAPHILE_ENV", "production")
             .stdout(Stdio::null())

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::graphql::cursor::Cursors;
 use crate::graphql::listing::Listed;
 use crate::graphql::loader::{platform_count, platform_page};
-use crate::graphql::plan::{ListArgs, ListPage, ListPlan, Scope};
+use crate::graphql::plan::{ListArgs, ListPage, ListPlan, Scope, check_count};
 use crate::graphql::rows::{self, Part, Related};
 use crate::graphql::session::Session;
 
@@ -113,15 +113,21 @@ impl<E: Listed + Related + ObjectType> Connection<E> {
     }
 
     /// The number of rows in the whole list under this `where`. Counting takes time in proportion to that number: ask
-    /// for it only where it is shown.
-    async fn total_count(&self, ctx: &Context<'_>) -> Result<i64> {
+    /// for it only where it is shown, and with `atMost` where "more than 1,000" is enough.
+    async fn total_count(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Counting stops at this number, 1 to 1,000,000: the list has then at least so many rows.")]
+        at_most: Option<i64>,
+    ) -> Result<i64> {
         let session = Session::of(ctx)?;
+        check_count(at_most)?;
         match self.reader {
-            Reader::Tenant(scope) => session.count::<E>(scope, &self.plan).await,
+            Reader::Tenant(scope) => session.count::<E>(scope, &self.plan, at_most).await,
             Reader::Platform(open) => {
                 let metadata = json!({ "where": self.plan.condition });
                 let tx = Box::pin(open(session, format!("{}.count", E::TABLE_NAME), metadata)).await?;
-                Box::pin(platform_count::<E>(tx, &self.plan)).await
+                Box::pin(platform_count::<E>(tx, &self.plan, at_most)).await
             }
         }
     }

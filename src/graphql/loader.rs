@@ -164,16 +164,32 @@ impl<E: Listed> Fetch<Counts<E>> {
         let tx = session.read().await?;
         let (table, listed, visible, condition) =
             (E::TABLE, E::LISTED_WHEN, visible::<E>(tx.tenant().role), &plan.condition);
-        let sql = match parents.first() {
-            Some(Scope::Parent(column, _)) => format!(
+        let mut binds = plan.binds[..plan.filter_binds].to_vec();
+        let at_most = (plan.limit > 0).then(|| {
+            binds.push(Bind::Int(plan.limit));
+            // In the list's order, so that an index is read up to there and no further.
+            format!("order by {} limit ${}", plan.order, binds.len() + 2)
+        });
+        let sql = match (parents.first(), at_most) {
+            (Some(Scope::Parent(column, _)), None) => format!(
                 "select {column}, count(*) from {table} t
                   where t.organization_id = $1 and {column} = any($2) and {listed} and {visible} and {condition} group by 1"
             ),
-            _ => format!(
+            (Some(Scope::Parent(column, _)), Some(at_most)) => format!(
+                "select p.key, n.count from unnest($2::uuid[]) as p(key) cross join lateral (
+                   select count(*) from (
+                     select from {table} t where t.organization_id = $1 and {column} = p.key and {listed} and {visible}
+                        and {condition} {at_most}) t) n"
+            ),
+            (_, None) => format!(
                 "select null, count(*) from {table} t where t.organization_id = $1 and {listed} and {visible} and {condition}"
             ),
+            (_, Some(at_most)) => format!(
+                "select null, count(*) from (
+                   select from {table} t where t.organization_id = $1 and {listed} and {visible} and {condition} {at_most}) t"
+            ),
         };
-        let rows = run(&tx, &sql, parents, &plan.binds[..plan.filter_binds]).await?;
+        let rows = run(&tx, &sql, parents, &binds).await?;
         rows.iter().map(|row| Ok((page_of(row, parents)?, row.try_get(1)?))).collect()
     }
 }
@@ -200,13 +216,20 @@ pub(super) async fn platform_page<E: Listed>(mut tx: SystemTx, plan: &ListPlan) 
     Ok(plan.cut(rows))
 }
 
-/// Counts the rows of a list over all organizations in this transaction, and commits the record of it.
+/// Counts the rows of a list over all organizations in this transaction, at most so many, and commits the record of it.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub(super) async fn platform_count<E: Listed>(mut tx: SystemTx, plan: &ListPlan) -> Result<i64> {
-    let sql = format!("select count(*) from {} t where {} and {}", E::TABLE, E::LISTED_WHEN, plan.condition);
-    let arguments = bound(PgArguments::default(), &plan.binds[..plan.filter_binds])?;
+pub(super) async fn platform_count<E: Listed>(mut tx: SystemTx, plan: &ListPlan, at_most: Option<i64>) -> Result<i64> {
+    let mut binds = plan.binds[..plan.filter_binds].to_vec();
+    let limit = at_most.map(|at_most| {
+        binds.push(Bind::Int(at_most));
+        format!("order by {} limit ${}", plan.order, binds.len())
+    });
+    let limit = limit.unwrap_or_default();
+    let (table, listed, condition) = (E::TABLE, E::LISTED_WHEN, &plan.condition);
+    let sql = format!("select count(*) from (select from {table} t where {listed} and {condition} {limit}) t");
+    let arguments = bound(PgArguments::default(), &binds)?;
     let row = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_one(tx.conn()).await?;
     tx.commit().await?;
     Ok(row.try_get(0)?)

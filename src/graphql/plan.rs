@@ -15,6 +15,8 @@ use crate::graphql::order::{Order, keyset, order_by};
 pub const DEFAULT_PAGE: i64 = 50;
 /// Most rows per page.
 pub const MAX_PAGE: i64 = 100;
+/// Where counting can stop.
+const MAX_COUNT: i64 = 1_000_000;
 /// Most steps of an order.
 const MAX_ORDER: usize = 5;
 
@@ -70,7 +72,7 @@ pub struct ListPlan {
     pub binds: Vec<Bind>,
     /// How many of `binds` belong to `where`.
     pub filter_binds: usize,
-    /// Rows on the page.
+    /// Rows on the page; of a count, where it stops (0: nowhere).
     pub limit: i64,
     /// Whether the page is read from the end.
     pub backward: bool,
@@ -153,6 +155,19 @@ impl<E: Listed> ListArgs<E> {
         };
         let order = order_by::<E>(&order, backward);
         Ok((cursors, ListPlan { condition, keyset, order, binds, filter_binds, limit, backward }))
+    }
+}
+
+/// Checks where counting is to stop.
+///
+/// # Errors
+/// [`Error::Invalid`] for a number out of range.
+pub(super) fn check_count(at_most: Option<i64>) -> Result<()> {
+    match at_most {
+        Some(at_most) if !(1..=MAX_COUNT).contains(&at_most) => {
+            Err(Error::invalid("atMost", format!("`atMost` takes 1 to {MAX_COUNT}; got {at_most}.")))
+        }
+        _ => Ok(()),
     }
 }
 

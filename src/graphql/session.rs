@@ -322,14 +322,14 @@ impl Session {
         loader.try_load(PageKey { scope, plan }).await.map_err(Error::internal)?
     }
 
-    /// How many rows a list has.
-    pub async fn count<E: Listed>(&self, scope: Scope, plan: &ListPlan) -> Result<i64> {
+    /// How many rows a list has; counting stops at `at_most`.
+    pub async fn count<E: Listed>(&self, scope: Scope, plan: &ListPlan, at_most: Option<i64>) -> Result<i64> {
         let loader = self.loader::<PageKey, i64, Fetch<Counts<E>>>(Fetch::of);
         // The count does not depend on the page: equal lists on different pages share one.
         let plan = Arc::new(ListPlan {
             keyset: None,
-            order: String::new(),
-            limit: 0,
+            order: if at_most.is_some() { plan.order.clone() } else { String::new() },
+            limit: at_most.unwrap_or(0),
             backward: false,
             binds: plan.binds[..plan.filter_binds].to_vec(),
             ..plan.clone()

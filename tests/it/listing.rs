@@ -230,3 +230,39 @@ async fn listing_statements_do_not_grow_with_the_rows() {
         assert!(statements.len() <= most, "{rows} rows: {statements:#?}");
     }
 }
+
+/// Counting everything takes time in proportion to it; counting up to a number does not.
+#[tokio::test]
+async fn listing_counts_up_to_a_number() {
+    let app = TestApp::start().await;
+    many_tickets(&app).await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let query = "query($most: Int, $where: TicketFilter, $orderBy: [TicketOrder!]) { organization {
+      tickets(first: 1, where: $where, orderBy: $orderBy) { all: totalCount most: totalCount(atMost: $most) }
+      customers(first: 2) { nodes { tickets { all: totalCount most: totalCount(atMost: 1) } } } } }";
+    for (most, filter, expected) in [
+        (json!(5), json!(null), (63, 5)),
+        (json!(63), json!(null), (63, 63)),
+        (json!(1000), json!(null), (63, 63)),
+        (json!(null), json!(null), (63, 63)),
+        (json!(1_000_000), json!({ "status": { "eq": "ON_HOLD" } }), (10, 10)),
+        (json!(3), json!({ "status": { "eq": "ON_HOLD" } }), (10, 3)),
+    ] {
+        for order in [json!(null), json!([{ "field": "PRIORITY" }])] {
+            let data = app.data(&alice, query, json!({ "most": most, "where": filter, "orderBy": order })).await;
+            let tickets = &data["organization"]["tickets"];
+            assert_eq!(
+                (&tickets["all"], &tickets["most"]),
+                (&json!(expected.0), &json!(expected.1)),
+                "{most} {filter}"
+            );
+            for customer in data["organization"]["customers"]["nodes"].as_array().expect("customers") {
+                let (all, most) = (&customer["tickets"]["all"], &customer["tickets"]["most"]);
+                assert_eq!(most.as_i64(), all.as_i64().map(|all| all.min(1)), "{customer}");
+            }
+        }
+    }
+    for bad in [0, -1, 1_000_001] {
+        assert_eq!(app.error_code(&alice, query, json!({ "most": bad })).await, "INVALID_ARGUMENT", "{bad}");
+    }
+}

@@ -9,6 +9,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -33,8 +34,11 @@ use crate::webhooks::{Webhooks, queue};
 const BATCH: i64 = 32;
 /// Most bytes of bodies of one transaction. One event is always taken.
 const BATCH_BYTES: i64 = 4 << 20;
-/// How often a worker looks for events that are due without being woken.
+/// How often a worker looks for events that are due without being woken, while nobody listens for it.
 const POLL: Duration = Duration::from_secs(1);
+/// The same while this process hears of every event: what is left are events of a process that died before their next
+/// attempt.
+const QUIET: Duration = Duration::from_secs(30);
 /// How long a worker waits when it cannot reach the database.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long one event may take. Statements have their own, shorter timeouts ([`queue`]).
@@ -54,6 +58,8 @@ pub struct Worker {
     webhooks: Arc<Webhooks>,
     stripe: Option<StripeGate>,
     wake: Arc<Notify>,
+    /// Whether this process hears of events that other processes store.
+    hears: Arc<AtomicBool>,
 }
 
 /// An event and what became of it.
@@ -90,7 +96,12 @@ impl Worker {
             tracing::error!(reason = reason(&error), "Stripe cannot be asked");
             None
         });
-        Self { webhooks: Arc::clone(webhooks), stripe: stripe.map(StripeGate::new), wake: webhooks.inbox.wake() }
+        Self {
+            webhooks: Arc::clone(webhooks),
+            stripe: stripe.map(StripeGate::new),
+            wake: webhooks.inbox.wake(),
+            hears: Arc::new(AtomicBool::new(false)),
+        }
     }
 
     /// Works until `stop` turns true, and finishes the step under way.
@@ -126,14 +137,19 @@ impl Worker {
                 let result: sqlx::Result<()> = async {
                     let mut listener = PgListener::connect_with(&pool).await?;
                     listener.listen(CHANNEL).await?;
+                    self.hears.store(true, Ordering::Relaxed);
                     // Events may have come while nobody listened.
                     self.wake.notify_one();
-                    loop {
-                        listener.recv().await?;
+                    // `None` is a lost connection. Listening begins anew then, with a look at what came meanwhile.
+                    while listener.try_recv().await?.is_some() {
                         self.wake.notify_one();
                     }
+                    Ok(())
                 }
                 .await;
+                self.hears.store(false, Ordering::Relaxed);
+                // A worker that sleeps until something is heard must look more often now.
+                self.wake.notify_waiters();
                 if let Err(error) = result {
                     tracing::warn!(%error, "listening for webhooks failed; trying again");
                 }
@@ -148,10 +164,14 @@ impl Worker {
 
     /// How long until the next event is due.
     async fn until_due(&self) -> Duration {
+        let longest = if self.hears.load(Ordering::Relaxed) { QUIET } else { POLL };
         let next = self.webhooks.db.system_statement(|pool| async move { queue::next_due(&pool).await }).await;
         match next {
-            Ok(Some(due)) => (due - self.webhooks.clock.now()).to_std().unwrap_or(Duration::from_millis(20)).min(POLL),
-            Ok(None) | Err(_) => POLL,
+            Ok(Some(due)) => {
+                (due - self.webhooks.clock.now()).to_std().unwrap_or(Duration::from_millis(20)).min(longest)
+            }
+            Ok(None) => longest,
+            Err(_) => POLL,
         }
     }
 

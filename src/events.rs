@@ -6,7 +6,7 @@
 //!
 //! NOTIFY is dear: from its statement to the end of the commit only one transaction of the whole server may be
 //! (`PostgreSQL`, `PreCommit_Notify`). So a change notifies only if somebody may hear it. Organizations fall into
-//! [`GROUPS`]; an instance with subscriptions holds a shared advisory lock for each of their groups, and a change tries to
+//! `GROUPS`; an instance with subscriptions holds a shared advisory lock for each of their groups, and a change tries to
 //! take the exclusive one until its transaction ends. If it gets it, nobody listens: whoever comes now waits until
 //! the change is committed, and is to hear only what comes after. If not, somebody listens, or another change of the group
 //! is on its way, and it notifies.
@@ -96,7 +96,7 @@ pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Resu
 /// `first`.
 ///
 /// # Errors
-/// As [`payload`].
+/// [`Error::Internal`] when the event cannot be written as JSON.
 pub fn telling(organization: OrganizationId, event: &Event, first: usize) -> Result<(String, Telling)> {
     let [class, group, channel, text] = std::array::from_fn(|at| first + at);
     let expression = format!(

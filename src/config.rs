@@ -280,6 +280,15 @@ impl Config {
                 reader.problem("CORS_ORIGINS is *: name the origins of your web clients");
             }
         }
+        if config.pool.pooler
+            && needs == Needs::Server
+            && !matches!(&config.database, DatabaseConfig::Remote { superadmin: Some(_), .. })
+        {
+            reader.problem(
+                "DATABASE_POOLER is set without DATABASE_URL and SUPERADMIN_DATABASE_URL: events are listened for on the latter, \
+                 PostgreSQL's own address",
+            );
+        }
         if !config.oauth_clients.is_empty() && config.audience.is_empty() {
             reader.problem(
                 "AUTH_OAUTH_CLIENTS is set without AUTH_AUDIENCE: an access token is good for its audience only, so name ours",
@@ -478,6 +487,17 @@ mod tests {
         ])
         .expect("complete");
         assert!(!config.graphiql && !config.introspection && config.log_json && !config.metrics_beside_api());
+    }
+
+    #[test]
+    fn a_pooler_needs_a_direct_address_beside_it() {
+        let pooled = |more: &[(&str, &str)]| {
+            read(&[&[("DATABASE_POOLER", "transaction"), ("DATABASE_URL", "postgres://app@pooler/x")], more].concat())
+        };
+        assert!(pooled(&[("SUPERADMIN_DATABASE_URL", "postgres://system@db/x")]).expect("complete").pool.pooler);
+        assert!(pooled(&[]).expect_err("no direct address").to_string().contains("SUPERADMIN_DATABASE_URL"));
+        let other = read(&[("DATABASE_POOLER", "session")]).expect_err("another mode");
+        assert!(other.to_string().contains("DATABASE_POOLER is \"session\""));
     }
 
     #[test]

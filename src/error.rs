@@ -174,6 +174,17 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+/// The text of an error with those below it. That of an HTTP client says only that it could not connect.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// Whether the way to the database broke.
 pub(crate) fn is_lost(error: &tokio_postgres::Error) -> bool {
     error.is_closed() || std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)

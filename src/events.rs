@@ -6,7 +6,7 @@
 //!
 //! NOTIFY is dear: from its statement to the end of the commit only one transaction of the whole server may be
 //! (`PostgreSQL`, `PreCommit_Notify`). So a change notifies only if somebody may hear it. Organizations fall into
-//! `GROUPS`; an instance with subscriptions holds a shared advisory lock for each of their groups, and a change tries to
+//! 256 groups; an instance with subscriptions holds a shared advisory lock for each of their groups, and a change tries to
 //! take the exclusive one until its transaction ends. If it gets it, nobody listens: whoever comes now waits until
 //! the change is committed, and is to hear only what comes after. If not, somebody listens, or another change of the group
 //! is on its way, and it notifies.
@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, future};
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::Arguments as _;
+use sqlx::postgres::{PgArguments, PgConnectOptions};
 use tokio::sync::{broadcast, watch};
 use tokio_postgres::AsyncMessage;
 use tokio_postgres::error::SqlState;
@@ -32,9 +33,6 @@ use crate::id::{Id, Identified, OrganizationId};
 pub const CHANNEL: &str = "tenantry_events";
 /// Events kept for a subscriber that is slow to take them.
 const QUEUE: usize = 1024;
-/// How many groups organizations fall into. More of them mean fewer needless notifications, and more locks: an instance
-/// holds one for each group that it follows, and `PostgreSQL` has room for some thousands.
-const GROUPS: u8 = 255;
 /// The first key of the advisory locks, so that they are no others: "tnty".
 const LOCK_CLASS: i32 = 0x746e_7479;
 /// How long a subscription waits until this instance hears the events of its organization.
@@ -92,28 +90,27 @@ pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Resu
     Ok(())
 }
 
-/// The expression that tells an event when the transaction commits, as [`tell`] does, and its four parameters, numbered from
-/// `first`.
+/// The expression that tells an event when the transaction commits, as [`tell`] does. Its values are added to the arguments.
 ///
 /// # Errors
 /// [`Error::Internal`] when the event cannot be written as JSON.
-pub fn telling(organization: OrganizationId, event: &Event, first: usize) -> Result<(String, Telling)> {
-    let [class, group, channel, text] = std::array::from_fn(|at| first + at);
-    let expression = format!(
+pub fn telling(arguments: &mut PgArguments, organization: OrganizationId, event: &Event) -> Result<String> {
+    let [class, group, channel, text] = std::array::from_fn(|at| arguments.len() + 1 + at);
+    arguments.add(LOCK_CLASS).map_err(Error::internal)?;
+    arguments.add(i32::from(group_of(organization))).map_err(Error::internal)?;
+    arguments.add(CHANNEL).map_err(Error::internal)?;
+    arguments.add(payload(organization, event)?).map_err(Error::internal)?;
+    Ok(format!(
         "case when pg_try_advisory_xact_lock(${class}, ${group}) then null else pg_notify(${channel}, ${text}) end"
-    );
-    let payload = payload(organization, event)?;
-    Ok((expression, (LOCK_CLASS, group_of(organization).into(), CHANNEL, payload)))
+    ))
 }
 
-/// The parameters of [`telling`], in order.
-pub type Telling = (i32, i32, &'static str, String);
-
-/// The group of an organization.
+/// The group of an organization: the last byte of its id, which is random (UUID, version 7). More groups would mean fewer
+/// needless notifications, and more locks: an instance holds one for each group that it follows, and `PostgreSQL` has room
+/// for some thousands.
 fn group_of(organization: OrganizationId) -> u8 {
-    // The last bytes of a UUID of version 7 are random.
-    let [.., a, b] = *organization.uuid().as_bytes();
-    u8::try_from(u16::from_be_bytes([a, b]) % u16::from(GROUPS)).unwrap_or_default()
+    let [.., last] = *organization.uuid().as_bytes();
+    last
 }
 
 /// What is sent to [`CHANNEL`] of an event of this organization.
@@ -308,6 +305,6 @@ mod tests {
     fn organizations_fall_into_all_groups() {
         let groups: BTreeSet<u8> =
             (0..20_000).map(|number| group_of(OrganizationId::from_uuid(Uuid::from_u128(number)))).collect();
-        assert_eq!(groups.len(), usize::from(GROUPS));
+        assert_eq!(groups.len(), 256);
     }
 }

@@ -33,50 +33,21 @@ fn serialized<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a number.
-pub fn write_number(number: &serde_json::Number, out: &mut Vec<u8>) {
-    serialized(number, out);
+macro_rules! as_serde_writes_them {
+    ($($type:ty),+) => { $(
+        impl Json for $type {
+            fn write(&self, out: &mut Vec<u8>) {
+                serialized(self, out);
+            }
+        }
+    )+ };
 }
 
-impl Json for str {
-    fn write(&self, out: &mut Vec<u8>) {
-        serialized(self, out);
-    }
-}
-
-impl Json for String {
-    fn write(&self, out: &mut Vec<u8>) {
-        serialized(self, out);
-    }
-}
+as_serde_writes_them!(str, String, i32, i64, f64, serde_json::Number, serde_json::Value);
 
 impl Json for bool {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(if *self { b"true" } else { b"false" });
-    }
-}
-
-impl Json for i32 {
-    fn write(&self, out: &mut Vec<u8>) {
-        serialized(self, out);
-    }
-}
-
-impl Json for i64 {
-    fn write(&self, out: &mut Vec<u8>) {
-        serialized(self, out);
-    }
-}
-
-impl Json for f64 {
-    fn write(&self, out: &mut Vec<u8>) {
-        serialized(self, out);
-    }
-}
-
-impl Json for serde_json::Value {
-    fn write(&self, out: &mut Vec<u8>) {
-        serialized(self, out);
     }
 }
 

@@ -77,7 +77,7 @@ impl Db {
         let app = if limits.pooler {
             app.statement_cache_capacity(0).extra_float_digits(None)
         } else {
-            app.statement_cache_capacity(STATEMENTS).options(settings(API_TIMEOUT)).options([GENERIC_PLANS])
+            app.statement_cache_capacity(STATEMENTS).options(api_settings())
         };
         let reading = (limits.max_connections * 3 / 5).max(1);
         let readers = Arc::new(ReadPool::new(&app, reading, limits.acquire_timeout, limits.pooler));
@@ -160,27 +160,22 @@ impl Db {
     /// The settings that the API's sessions have not, as statements that give them: behind a pooler they are the role's,
     /// because it passes none on.
     pub async fn missing_settings(&self) -> Result<Vec<String>, sqlx::Error> {
-        let names: Vec<&str> = settings(API_TIMEOUT).iter().chain([&GENERIC_PLANS]).map(|(name, _)| *name).collect();
         let found: Vec<(String, String, String)> = self
             .app_statement(|connection| {
-                let names = names.clone();
                 Box::pin(async move {
                     sqlx::query_as(
-                        "select name, current_setting(name), format('%I', current_user) from unnest($1::text[]) as name",
+                        "select name, current_setting(name), format('%I', current_user) from unnest($1::text[]) with ordinality as named (name, place) order by place",
                     )
-                    .bind(names)
+                    .bind(api_settings().map(|(name, _)| name))
                     .fetch_all(connection)
                     .await
                 })
             })
             .await?;
-        let wanted = settings(API_TIMEOUT).into_iter().chain([GENERIC_PLANS]);
-        let missing = wanted.filter_map(|(name, wanted)| {
-            let (_, found, role) = found.iter().find(|(found, ..)| found == name)?;
-            let same = found == wanted || (wanted == "60s" && found == "1min");
-            (!same).then(|| format!("alter role {role} set {name} = '{wanted}';"))
-        });
-        Ok(missing.collect())
+        let missing = found.iter().zip(api_settings()).filter(|((_, found, _), (_, wanted))| found != wanted);
+        Ok(missing
+            .map(|((name, _, role), (_, wanted))| format!("alter role {role} set {name} = '{wanted}';"))
+            .collect())
     }
 
     /// Closes all pools after the work under way is done.
@@ -220,11 +215,18 @@ const GENERIC_PLANS: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 /// Begins a transaction behind a pooler: the session may have statements of others, whose names are those of ours.
 const BEGIN_POOLED: &str = "begin; deallocate all";
 
-/// The settings every session gets: bounds, so that nothing hangs forever, and one time zone.
+/// The settings of the API's sessions.
+fn api_settings() -> [(&'static str, &'static str); 6] {
+    let [statements, idle, locks, jit, timezone] = settings(API_TIMEOUT);
+    [statements, idle, locks, jit, timezone, GENERIC_PLANS]
+}
+
+/// The settings every session gets: bounds, so that nothing hangs forever, and one time zone. Written as `PostgreSQL` shows
+/// them, for [`Db::missing_settings`].
 fn settings(statement_timeout: &'static str) -> [(&'static str, &'static str); 5] {
     [
         ("statement_timeout", statement_timeout),
-        ("idle_in_transaction_session_timeout", "60s"),
+        ("idle_in_transaction_session_timeout", "1min"),
         ("lock_timeout", "10s"),
         ("jit", "off"),
         ("timezone", "UTC"),

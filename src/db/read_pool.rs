@@ -195,26 +195,33 @@ impl ReadPool {
     /// # Errors
     /// As the database gives them; [`Error::Unavailable`] when no connection is to be had in time.
     pub(super) async fn read_alone(self: &Arc<Self>, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
-        // An idle connection may have died with the server: try as many as were idle, then one new one.
+        self.on_living(|taken| async move {
+            let statement = taken.connection.prepared(sql, binds).await?;
+            let begin = taken.connection.client.batch_execute("begin read only");
+            let parameters = parameters_of(binds);
+            let (started, rows) = tokio::join!(begin, statement.run(&taken.connection.client, &parameters));
+            started?;
+            let rows = rows?;
+            taken.give_back(true);
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// Begins something on a connection that lives: an idle one may have died with the server, so as many are tried as were
+    /// idle, then a new one. Work that fails drops its connection.
+    ///
+    /// # Errors
+    /// As [`ReadPool::take`] and the work.
+    pub(super) async fn on_living<T, F>(self: &Arc<Self>, work: impl Fn(Taken) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, tokio_postgres::Error>>,
+    {
         let mut dead_connections_left = self.idle();
         loop {
-            let taken = self.take().await?;
-            let rows = async {
-                let statement = taken.connection.prepared(sql, binds).await?;
-                let begin = taken.connection.client.batch_execute("begin read only");
-                let parameters = parameters_of(binds);
-                let (started, rows) = tokio::join!(begin, statement.run(&taken.connection.client, &parameters));
-                started?;
-                rows
-            }
-            .await;
-            match rows {
-                Ok(rows) => {
-                    taken.give_back(true);
-                    return Ok(rows);
-                }
+            match work(self.take().await?).await {
                 Err(error) if dead_connections_left > 0 && died(&error) => dead_connections_left -= 1,
-                Err(error) => return Err(error.into()),
+                result => return Ok(result?),
             }
         }
     }
@@ -225,9 +232,7 @@ impl ReadPool {
     }
 
     async fn connect(&self) -> Result<ReadConnection> {
-        let connecting = self.config.connect(self.tls.clone());
-        let connected = tokio::time::timeout(self.acquire_timeout, connecting).await;
-        let (client, connection) = connected.map_err(|_| Error::Unavailable)??;
+        let (client, connection) = open(&self.config, self.tls.clone(), self.acquire_timeout).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection for reading ended");
@@ -313,12 +318,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// [`Error::Unavailable`] when it is not to be had in time.
-pub(crate) async fn connect_alone(
-    options: &PgConnectOptions,
-) -> Result<(Client, tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>)> {
-    let config = config(options);
-    let connecting = config.connect(tls::connector(options));
-    Ok(tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| Error::Unavailable)??)
+pub(crate) async fn connect_alone(options: &PgConnectOptions) -> Result<(Client, Connection)> {
+    open(&config(options), tls::connector(options), CONNECT_TIMEOUT).await
+}
+
+/// What has to be polled for a client to go on.
+type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+
+async fn open(config: &Config, tls: MakeRustlsConnect, limit: Duration) -> Result<(Client, Connection)> {
+    Ok(tokio::time::timeout(limit, config.connect(tls)).await.map_err(|_| Error::Unavailable)??)
 }
 
 /// The same address, user, database and settings for the other driver.
@@ -358,7 +366,7 @@ pub(super) fn parameters_of(binds: &[Bind]) -> Vec<&(dyn ToSql + Sync)> {
 
 /// Whether the connection was dead before the statement could begin: closed by the other side, or by a server that stops or
 /// stopped (SQLSTATE 57P01 to 57P03).
-pub(super) fn died(error: &tokio_postgres::Error) -> bool {
+fn died(error: &tokio_postgres::Error) -> bool {
     is_lost(error) || error.code().is_some_and(|code| code.code().starts_with("57P0"))
 }
 

@@ -21,7 +21,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use crate::access::{MemberRole, OrganizationRef, Tenant};
-use crate::db::read_pool::{self, ReadPool, Taken, parameters_of};
+use crate::db::read_pool::{Taken, parameters_of};
 use crate::db::{Bind, Db, connection_died};
 use crate::error::{Error, Result};
 use crate::id::Id;
@@ -191,28 +191,25 @@ impl TenantTx<Reading> {
         if [Some(subject), clerk, slug].into_iter().flatten().any(|text| text.contains('\0')) {
             return Err(Error::OrganizationNotFound);
         }
-        let pool: &Arc<ReadPool> = db.readers();
-        // An idle connection may have died with the server: try as many as were idle, then one new one.
-        let mut dead_connections_left = pool.idle();
-        loop {
-            let mode = Reading { taken: Some(pool.take().await?), unanswered: AtomicU32::new(0) };
+        let parameters: [&(dyn ToSql + Sync); 4] = [&subject, &id, &clerk, &slug];
+        let opening = db.readers().on_living(|taken| {
+            let mode = Reading { taken: Some(taken), unanswered: AtomicU32::new(0) };
             let mut tx = Self { mode, tenant: NOBODY, statements: Arc::clone(&statements) };
-            let opened = tx.enter(&[&subject, &id, &clerk, &slug], first).await;
-            let (rows, found) = match opened {
-                Ok(rows) => rows,
-                Err(error) => {
-                    tx.mode.taken = None;
-                    if dead_connections_left > 0 && read_pool::died(&error) {
-                        dead_connections_left -= 1;
-                        continue;
+            async move {
+                match tx.enter(&parameters, first).await {
+                    Ok((rows, found)) => Ok((tx, rows, found)),
+                    Err(error) => {
+                        // The connection is closed, not rolled back and given to the next one.
+                        drop(tx.mode.taken.take());
+                        Err(error)
                     }
-                    return Err(error.into());
                 }
-            };
-            let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
-            tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
-            return Ok((tx, found));
-        }
+            }
+        });
+        let (mut tx, rows, found) = opening.await?;
+        let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
+        tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+        Ok((tx, found))
     }
 
     /// Begins the transaction, enters the tenant and runs the first statement, in one write.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_graphql::{Context, Enum, InputType, SimpleObject};
 use chrono::{DateTime, Utc};
-use sqlx::{Arguments as _, AssertSqlSafe};
+use sqlx::AssertSqlSafe;
 
 use crate::access::{Action, Tenant};
 use crate::clock::Clock;
@@ -168,13 +168,7 @@ async fn conclude<M: Mutation>(tx: &mut TenantTx, session: &Session, done: Done<
     let entry = AuditEntry::of(M::AUDIT, done.id, done.audit);
     let mut arguments = trail::arguments(tenant, session.clock(), session.origin(), &entry)?;
     let told = match &done.event {
-        Some(event) => {
-            let (expression, (class, group, channel, payload)) =
-                events::telling(tenant.organization_id, event, arguments.len() + 1)?;
-            let added = [arguments.add(class), arguments.add(group), arguments.add(channel), arguments.add(payload)];
-            added.into_iter().collect::<std::result::Result<(), _>>().map_err(Error::internal)?;
-            expression
-        }
+        Some(event) => events::telling(&mut arguments, tenant.organization_id, event)?,
         None => "null".to_owned(),
     };
     let sql = format!(

@@ -364,7 +364,7 @@ async fn written<O: Object, I: Borrow<O>>(ctx: &ContextSelectionSet<'_>, items: 
 pub fn write_value(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Null => out.extend_from_slice(b"null"),
-        Value::Number(number) => json::write_number(number, out),
+        Value::Number(number) => number.write(out),
         Value::String(text) => text.write(out),
         Value::Boolean(value) => value.write(out),
         Value::Enum(name) => name.as_str().write(out),

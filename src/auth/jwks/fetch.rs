@@ -17,6 +17,7 @@ use jsonwebtoken::jwk::Jwk;
 
 use crate::auth::keys::parse_jwk_set;
 use crate::auth::verify::AuthSetupError;
+use crate::error::with_causes;
 
 /// The largest document that is read; real ones are below 10 KiB.
 pub(super) const MAX_BYTES: usize = 256 * 1024;
@@ -110,17 +111,6 @@ impl Remote {
         let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
         Ok(body.map_err(|error| FetchError::Body(error.to_string()))?.to_bytes())
     }
-}
-
-/// The client's own text says only that it could not connect; the reason is below it.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn is_loopback(host: &str) -> bool {

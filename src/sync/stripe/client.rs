@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::Value;
 use stripe_client_core::{CustomizedStripeRequest, Outcome, RequestBuilder, RequestStrategy, StripeMethod};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 
 /// A key of Stripe's API. `Debug` does not show it.
 #[derive(Clone)]
@@ -90,10 +90,8 @@ impl Http {
             .header("Stripe-Version", stripe_client_core::VERSION.as_str())
             .body(Empty::new())
             .map_err(Failure::unreachable)?;
-        let response = self.client.request(request).await.map_err(|error| {
-            // The outer error says no more than that something went wrong.
-            Failure::unreachable(std::error::Error::source(&error).unwrap_or(&error))
-        })?;
+        let answered = self.client.request(request).await;
+        let response = answered.map_err(|error| Failure::Unreachable(with_causes(&error)))?;
         let status = response.status();
         let should_retry =
             response.headers().get("Stripe-Should-Retry").and_then(|retry| retry.to_str().ok()?.parse().ok());

@@ -31,7 +31,7 @@ use tenantry::id::TicketId;
 use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
 
-use support::{Anything, DATABASE, Server, cpu_seconds, exchange, postgres_cpu_seconds};
+use support::{Anything, DATABASE, Server, cpu_seconds, exchange, exchange_reading, postgres_cpu_seconds};
 
 /// Organizations whose statements are captured; requests are spread over them.
 const SAMPLED: usize = 20;
@@ -98,7 +98,7 @@ fn main() -> Anything<()> {
         bench.postgres.version()
     );
     println!(
-        "| | statements | raw SQL, tx/s | req/s | of raw | p50, p99 ms | p50 at 1 connection | CPU µs, server / PostgreSQL | PostGraphile req/s | ratio | its CPU µs |"
+        "| | statements, round trips | raw SQL, tx/s | req/s | of raw | p50, p99 ms | p50 at 1 connection | CPU µs, server / PostgreSQL | PostGraphile req/s | ratio | its CPU µs |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let mut json = Vec::new();
@@ -114,19 +114,20 @@ fn main() -> Anything<()> {
                 theirs.push(load(&bench, peer, &operation.peer, options.connections, options.seconds)?);
             }
         }
+        let round_trips = round_trips(&bench, &operation.ours)?;
         let single = load(&bench, &bench.server, &operation.ours, 1, 2)?;
         let of = |measured: &[Measured], what: fn(&Measured) -> f64| median(measured.iter().map(what).collect());
         let (per_second, peer_per_second) = (of(&ours, |m| m.per_second), of(&theirs, |m| m.per_second));
         let raw = median(raw);
         let row = json!({
-            "operation": operation.name, "statements": statements, "rawPerSecond": raw, "perSecond": per_second,
+            "operation": operation.name, "statements": statements, "roundTrips": round_trips, "rawPerSecond": raw, "perSecond": per_second,
             "p50": of(&ours, |m| m.p50), "p99": of(&ours, |m| m.p99), "p50AtOneConnection": single.p50,
             "cpuMicros": of(&ours, |m| m.cpu_micros), "postgresCpuMicros": of(&ours, |m| m.postgres_micros),
             "peerPerSecond": peer_per_second, "peerCpuMicros": of(&theirs, |m| m.cpu_micros),
             "peerPostgresCpuMicros": of(&theirs, |m| m.postgres_micros),
         });
         println!(
-            "| {} | {statements} | {} | {per_second:.0} | {} | {:.2}, {:.2} | {:.2} | {:.0} / {:.0} | {} | {} | {} |",
+            "| {} | {statements}, {round_trips} | {} | {per_second:.0} | {} | {:.2}, {:.2} | {:.2} | {:.0} / {:.0} | {} | {} | {} |",
             operation.name,
             shown(raw, |raw| format!("{raw:.0}")),
             shown(raw, |raw| format!("{:.0} %", 100.0 * per_second / raw)),
@@ -185,6 +186,25 @@ fn picture(rows: &[Value]) -> String {
 
 fn shown(value: f64, text: impl Fn(f64) -> String) -> String {
     if value.is_finite() { text(value) } else { "–".to_owned() }
+}
+
+/// Round trips to `PostgreSQL` of a warm request, as the server tells in `Server-Timing`.
+fn round_trips(bench: &Bench, requests: &[Request]) -> Anything<u32> {
+    let request = requests.first().ok_or("no request")?;
+    let mut stream = BufReader::new(TcpStream::connect(bench.server.address)?);
+    let mut fewest = None;
+    // A connection that has not prepared the statements yet takes more.
+    for _ in 0..8 {
+        exchange_reading(&mut stream, &request.bytes, |name, value| {
+            let told = value.split_once("statements in ").and_then(|(_, told)| told.split_whitespace().next()?.parse().ok());
+            if name.eq_ignore_ascii_case("server-timing")
+                && let Some(told) = told
+            {
+                fewest = Some(fewest.map_or(told, |fewest: u32| fewest.min(told)));
+            }
+        })?;
+    }
+    fewest.ok_or_else(|| "the server does not tell its round trips: it has to run in development".into())
 }
 
 /// The middle value; not a number of nothing.

@@ -188,6 +188,15 @@ pub fn postgres_cpu_seconds(data_dir: &Path) -> Anything<f64> {
 
 /// One request and its response's body.
 pub fn exchange(stream: &mut BufReader<TcpStream>, request: &[u8]) -> io::Result<Vec<u8>> {
+    exchange_reading(stream, request, |_, _| ())
+}
+
+/// The same; `header` hears each header of the response.
+pub fn exchange_reading(
+    stream: &mut BufReader<TcpStream>,
+    request: &[u8],
+    mut header: impl FnMut(&str, &str),
+) -> io::Result<Vec<u8>> {
     stream.get_mut().write_all(request)?;
     let mut length = 0;
     let mut line = String::new();
@@ -204,10 +213,11 @@ pub fn exchange(stream: &mut BufReader<TcpStream>, request: &[u8]) -> io::Result
         if text.is_empty() {
             break;
         }
-        if let Some((name, value)) = text.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().map_err(io::Error::other)?;
+        if let Some((name, value)) = text.split_once(':') {
+            header(name, value.trim());
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().map_err(io::Error::other)?;
+            }
         }
     }
     let mut body = vec![0; length];

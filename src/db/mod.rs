@@ -10,6 +10,7 @@ mod roles;
 mod system_tx;
 mod tenant_tx;
 mod tls;
+mod traffic;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use roles::{RoleFinding, check_roles};
 pub use system_tx::SystemTx;
 pub use tenant_tx::{Reading, TenantTx, Writing};
 pub use tokio_postgres::Row;
+pub use traffic::Traffic;
 
 use crate::error::Result;
 

@@ -12,7 +12,7 @@
 //! connection is used again; a connection that cannot be rolled back is closed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::access::{MemberRole, OrganizationRef, Tenant};
 use crate::db::read_pool::{Taken, parameters_of};
-use crate::db::{Bind, Db, connection_died};
+use crate::db::{Bind, Db, Traffic, connection_died};
 use crate::error::{Error, Result};
 use crate::id::Id;
 
@@ -31,7 +31,7 @@ use crate::id::Id;
 pub struct TenantTx<M = Writing> {
     mode: M,
     tenant: Tenant,
-    statements: Arc<AtomicU32>,
+    traffic: Arc<Traffic>,
 }
 
 /// What a transaction that writes has.
@@ -43,6 +43,8 @@ pub struct Reading {
     taken: Option<Taken>,
     /// Statements that were sent and not answered.
     unanswered: AtomicU32,
+    /// Whether nothing was answered since something was sent.
+    one_flight: AtomicBool,
 }
 
 impl std::fmt::Debug for Reading {
@@ -62,7 +64,7 @@ impl<M> TenantTx<M> {
 impl TenantTx {
     /// Opens a transaction that writes, for the user with this `sub` in this organization: one round trip.
     ///
-    /// `statements` counts round trips, for the log and the N+1 test.
+    /// `traffic` counts what is sent, for the log and the N+1 test.
     ///
     /// # Errors
     /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, [`Error::Unavailable`] when
@@ -71,17 +73,18 @@ impl TenantTx {
         db: &Db,
         subject: &str,
         organization: &OrganizationRef,
-        statements: Arc<AtomicU32>,
+        traffic: Arc<Traffic>,
     ) -> Result<Self> {
         let begin = begin_statement(db.begin(), subject, organization)?;
         // An idle connection may have died with the server: try as many as were idle, then one new one.
         let mut dead_connections_left = db.app().num_idle();
         loop {
             let connection = db.app().acquire().await?;
-            statements.fetch_add(1, Ordering::Relaxed);
+            traffic.add_statements(1);
+            traffic.add_round_trip();
             // The guard exists before the statement is sent: a request that is cancelled here is rolled back as well.
             let mode = Writing(Some(connection));
-            let mut tx = Self { mode, tenant: NOBODY, statements: Arc::clone(&statements) };
+            let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
             let rows = match sqlx::raw_sql(AssertSqlSafe(begin.as_str())).fetch_all(tx.raw()).await {
                 Ok(rows) => rows,
                 Err(error) => {
@@ -101,7 +104,8 @@ impl TenantTx {
 
     /// The connection, for one statement: calls are counted.
     pub fn conn(&mut self) -> &mut PgConnection {
-        self.statements.fetch_add(1, Ordering::Relaxed);
+        self.traffic.add_statements(1);
+        self.traffic.add_round_trip();
         self.raw()
     }
 
@@ -155,7 +159,7 @@ const ENTER_TYPES: [Type; 4] = [Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
 impl TenantTx<Reading> {
     /// Opens a transaction that reads, for the user with this `sub` in this organization: one round trip.
     ///
-    /// `statements` counts statements, for the log and the N+1 test.
+    /// `traffic` counts what is sent, for the log and the N+1 test.
     ///
     /// # Errors
     /// As [`TenantTx::read_first`].
@@ -163,9 +167,9 @@ impl TenantTx<Reading> {
         db: &Db,
         subject: &str,
         organization: &OrganizationRef,
-        statements: Arc<AtomicU32>,
+        traffic: Arc<Traffic>,
     ) -> Result<Self> {
-        Ok(Self::read_first(db, subject, organization, statements, None).await?.0)
+        Ok(Self::read_first(db, subject, organization, traffic, None).await?.0)
     }
 
     /// Opens a transaction that reads and runs its first statement, in one round trip. The statement cannot know who the
@@ -179,7 +183,7 @@ impl TenantTx<Reading> {
         db: &Db,
         subject: &str,
         organization: &OrganizationRef,
-        statements: Arc<AtomicU32>,
+        traffic: Arc<Traffic>,
         first: Option<(&str, &[Bind])>,
     ) -> Result<(Self, Vec<Row>)> {
         let (mut id, mut clerk, mut slug): (Option<Uuid>, Option<&str>, Option<&str>) = (None, None, None);
@@ -193,8 +197,8 @@ impl TenantTx<Reading> {
         }
         let parameters: [&(dyn ToSql + Sync); 4] = [&subject, &id, &clerk, &slug];
         let opening = db.readers().on_living(|taken| {
-            let mode = Reading { taken: Some(taken), unanswered: AtomicU32::new(0) };
-            let mut tx = Self { mode, tenant: NOBODY, statements: Arc::clone(&statements) };
+            let mode = Reading { taken: Some(taken), unanswered: AtomicU32::new(0), one_flight: AtomicBool::new(false) };
+            let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
             async move {
                 match tx.enter(&parameters, first).await {
                     Ok((rows, found)) => Ok((tx, rows, found)),
@@ -224,7 +228,7 @@ impl TenantTx<Reading> {
             Some((sql, binds)) => Some((connection.prepared(sql, binds).await?, binds)),
             None => None,
         };
-        self.statements.fetch_add(if first.is_some() { 2 } else { 1 }, Ordering::Relaxed);
+        self.traffic.add_statements(if first.is_some() { 2 } else { 1 });
         let unanswered = self.sent();
         // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
         let begin = connection.client().batch_execute("begin isolation level repeatable read read only");
@@ -250,7 +254,7 @@ impl TenantTx<Reading> {
         let unanswered = self.sent();
         let result = async {
             let statement = connection.prepared(sql, binds).await?;
-            self.statements.fetch_add(1, Ordering::Relaxed);
+            self.traffic.add_statements(1);
             statement.run(connection.client(), &parameters_of(binds)).await
         }
         .await;
@@ -265,17 +269,21 @@ impl TenantTx<Reading> {
 
     fn sent(&self) -> Unanswered<'_> {
         self.mode.unanswered.fetch_add(1, Ordering::Relaxed);
-        Unanswered(&self.mode.unanswered)
+        if !self.mode.one_flight.swap(true, Ordering::Relaxed) {
+            self.traffic.add_round_trip();
+        }
+        Unanswered(&self.mode)
     }
 }
 
 /// A statement that was sent. When nobody waits for it any more it stays unanswered, and the transaction ends by
 /// cancelling it.
-struct Unanswered<'a>(&'a AtomicU32);
+struct Unanswered<'a>(&'a Reading);
 
 impl Unanswered<'_> {
     fn answered(self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.unanswered.fetch_sub(1, Ordering::Relaxed);
+        self.0.one_flight.store(false, Ordering::Relaxed);
     }
 }
 

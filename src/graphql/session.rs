@@ -8,7 +8,6 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_graphql::context::ContextBase;
@@ -18,7 +17,7 @@ use uuid::Uuid;
 use crate::access::{Action, Impersonation, MemberRole, OrganizationRef, Tenant};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
-use crate::db::{Bind, Db, Reading, Row, TenantTx};
+use crate::db::{Bind, Db, Reading, Row, TenantTx, Traffic};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::graphql::entity::{Entity as _, Loadable};
@@ -67,7 +66,7 @@ pub struct Session {
     read: tokio::sync::Mutex<Option<Arc<TenantTx<Reading>>>>,
     tenant: Mutex<Option<Tenant>>,
     loaders: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
-    statements: Arc<AtomicU32>,
+    traffic: Arc<Traffic>,
 }
 
 impl Session {
@@ -94,7 +93,7 @@ impl Session {
             read: tokio::sync::Mutex::new(None),
             tenant: Mutex::new(None),
             loaders: Mutex::new(HashMap::new()),
-            statements: Arc::new(AtomicU32::new(0)),
+            traffic: Arc::default(),
         }))
     }
 
@@ -115,10 +114,10 @@ impl Session {
         self.identity.as_ref().map(|identity| identity.expires_at)
     }
 
-    /// Round trips to the database so far.
+    /// What was asked of the database so far.
     #[must_use]
-    pub fn statements(&self) -> u32 {
-        self.statements.load(Ordering::Relaxed)
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// What all sessions share.
@@ -193,8 +192,8 @@ impl Session {
         first: Option<(&str, &[Bind])>,
     ) -> Result<Vec<Row>> {
         let (identity, chosen) = self.chosen()?;
-        let statements = Arc::clone(&self.statements);
-        let opening = TenantTx::read_first(&self.services.db, &identity.subject, &chosen.reference, statements, first);
+        let traffic = Arc::clone(&self.traffic);
+        let opening = TenantTx::read_first(&self.services.db, &identity.subject, &chosen.reference, traffic, first);
         let (tx, rows) = opening.await?;
         chosen.check(tx.tenant())?;
         *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = Some(tx.tenant());
@@ -211,8 +210,8 @@ impl Session {
         // What was read before is not what the payload is to show.
         self.close().await;
         let (identity, chosen) = self.chosen()?;
-        let statements = Arc::clone(&self.statements);
-        let begin = TenantTx::begin(&self.services.db, &identity.subject, &chosen.reference, statements);
+        let traffic = Arc::clone(&self.traffic);
+        let begin = TenantTx::begin(&self.services.db, &identity.subject, &chosen.reference, traffic);
         let tx = Box::pin(begin).await?;
         chosen.check(tx.tenant())?;
         self.permit(action, tx.tenant().role)?;

@@ -105,6 +105,41 @@ impl Client {
     }
 }
 
+/// Round trips to the database, as `Server-Timing` tells them: of several tries the fewest, because the first use of a
+/// statement may part what otherwise leaves together.
+async fn round_trips(client: &Client, body: &Value) -> u32 {
+    let mut fewest = u32::MAX;
+    for _ in 0..5 {
+        let reply = client.run(body).await;
+        assert!(reply.json().get("errors").is_none(), "{}", reply.text);
+        let told = reply.header("server-timing");
+        let told = told.split_once("statements in ").and_then(|(_, told)| told.split_whitespace().next()?.parse().ok());
+        fewest = fewest.min(told.expect("a number of round trips"));
+    }
+    fewest
+}
+
+#[tokio::test]
+async fn http_round_trips_are_those_of_the_levels_of_a_query_not_of_its_fields() {
+    let client = Client::start().await;
+    let tickets = client.query("{ organization { tickets(first: 1) { nodes { id } } } }").await.data();
+    let id = &tickets["organization"]["tickets"]["nodes"][0]["id"];
+    let nested = "{ organization { id members(first: 5) { nodes { user { name } } } budgets(first: 2) { nodes { usageRecords(first: 2) { nodes { id } } } }
+      tickets(first: 5) { nodes { assignee { user { name } } customer { name } } } featureFlags { key } subscription { plan } } }";
+    // The organization with the opening; its lists; their relations; the users of the assignees. Answers that arrive one by
+    // one let their relations go on alone, at most as many as there are.
+    let nested = round_trips(&client, &json!({ "query": nested })).await;
+    assert!((4..=10).contains(&nested), "{nested}");
+    let list = "{ organization { tickets(first: 5) { nodes { id assignee { role } customer { name } } } } }";
+    assert_eq!(round_trips(&client, &json!({ "query": list })).await, 3);
+    let node = json!({ "query": "query($id: ID!) { node(id: $id) { ... on Ticket { subject } } }", "variables": { "id": id } });
+    assert_eq!(round_trips(&client, &node).await, 1);
+    // The opening, the lock, the change, what is told of it, and the commit.
+    let change = "mutation($i: TicketUpdateInput!) { ticketUpdate(input: $i) { ticket { priority } } }";
+    let change = json!({ "query": change, "variables": { "i": { "id": id, "priority": "HIGH" } } });
+    assert_eq!(round_trips(&client, &change).await, 5);
+}
+
 #[tokio::test]
 async fn http_queries_over_post_and_get() {
     let client = Client::start().await;

@@ -253,15 +253,17 @@ impl Record {
         self.started.elapsed().as_secs_f64() * 1000.0
     }
 
-    /// SQL statements so far.
-    pub(super) fn statements(&self) -> u32 {
-        self.session.as_ref().map_or(0, |session| session.statements())
+    /// SQL statements and round trips so far.
+    pub(super) fn traffic(&self) -> (u32, u32) {
+        let traffic = self.session.as_ref().map(|session| session.traffic());
+        traffic.map_or((0, 0), |traffic| (traffic.statements(), traffic.round_trips()))
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         let operation = self.operation.as_deref();
+        let (statements, round_trips) = self.traffic();
         tracing::info!(
             request_id = self.request_id,
             transport = self.transport,
@@ -271,7 +273,8 @@ impl Drop for Record {
             status = self.status.as_u16(),
             errors = self.errors,
             ms = (self.milliseconds() * 100.0).round() / 100.0,
-            statements = self.statements(),
+            statements,
+            round_trips,
             "graphql"
         );
     }

@@ -123,8 +123,8 @@ async fn whole(edge: &Edge, media: Media, admitted: Admitted, mut record: Record
     record.status = StatusCode::OK;
     let mut http = http(StatusCode::OK, media, answer::json(&response), &record);
     if edge.settings.development {
-        let (exec, statements) = (record.milliseconds(), record.statements());
-        let value = format!("exec;dur={exec:.2}, db;desc=\"{statements} statements\"");
+        let (exec, (statements, round_trips)) = (record.milliseconds(), record.traffic());
+        let value = format!("exec;dur={exec:.2}, db;desc=\"{statements} statements in {round_trips} round trips\"");
         if let Ok(value) = HeaderValue::from_str(&value) {
             http.headers_mut().insert(SERVER_TIMING, value);
         }

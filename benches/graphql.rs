@@ -196,7 +196,8 @@ fn round_trips(bench: &Bench, requests: &[Request]) -> Anything<u32> {
     // A connection that has not prepared the statements yet takes more.
     for _ in 0..8 {
         exchange_reading(&mut stream, &request.bytes, |name, value| {
-            let told = value.split_once("statements in ").and_then(|(_, told)| told.split_whitespace().next()?.parse().ok());
+            let told =
+                value.split_once("statements in ").and_then(|(_, told)| told.split_whitespace().next()?.parse().ok());
             if name.eq_ignore_ascii_case("server-timing")
                 && let Some(told) = told
             {

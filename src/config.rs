@@ -10,7 +10,7 @@ use std::str::FromStr;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::access::Impersonation;
-use crate::db::PoolLimits;
+use crate::db::{PoolLimits, Pooler};
 use crate::organizations::OrganizationPlan;
 use crate::sync::apply::StripeKey;
 use crate::webhook_events::WebhookSource;
@@ -231,11 +231,11 @@ impl Config {
                     .unwrap_or(PoolLimits::default().max_connections)
                     .clamp(1, 1000),
                 pooler: match reader.text("DATABASE_POOLER").as_deref() {
-                    None => false,
-                    Some("transaction") => true,
+                    None => Pooler::None,
+                    Some("transaction") => Pooler::Transaction,
                     Some(other) => {
                         reader.problem(format!("DATABASE_POOLER is \"{other}\"; it takes transaction, or is not set"));
-                        false
+                        Pooler::None
                     }
                 },
                 ..PoolLimits::default()
@@ -280,7 +280,7 @@ impl Config {
                 reader.problem("CORS_ORIGINS is *: name the origins of your web clients");
             }
         }
-        if config.pool.pooler
+        if config.pool.pooler != Pooler::None
             && needs == Needs::Server
             && !matches!(&config.database, DatabaseConfig::Remote { superadmin: Some(_), .. })
         {
@@ -494,7 +494,8 @@ mod tests {
         let pooled = |more: &[(&str, &str)]| {
             read(&[&[("DATABASE_POOLER", "transaction"), ("DATABASE_URL", "postgres://app@pooler/x")], more].concat())
         };
-        assert!(pooled(&[("SUPERADMIN_DATABASE_URL", "postgres://system@db/x")]).expect("complete").pool.pooler);
+        let complete = pooled(&[("SUPERADMIN_DATABASE_URL", "postgres://system@db/x")]).expect("complete");
+        assert_eq!(complete.pool.pooler, Pooler::Transaction);
         assert!(pooled(&[]).expect_err("no direct address").to_string().contains("SUPERADMIN_DATABASE_URL"));
         let other = read(&[("DATABASE_POOLER", "session")]).expect_err("another mode");
         assert!(other.to_string().contains("DATABASE_POOLER is \"session\""));

@@ -40,6 +40,7 @@ pub mod sync;
 pub mod telemetry;
 pub mod tickets;
 pub mod trail;
+pub mod unread;
 pub mod verify;
 pub mod webhook_events;
 pub mod webhooks;

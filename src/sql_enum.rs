@@ -129,6 +129,12 @@ macro_rules! sql_enum {
             }
         }
 
+        impl $crate::unread::Unread for $name {
+            fn unread() -> Self {
+                Self::ALL[0]
+            }
+        }
+
         impl $crate::json::Json for $name {
             fn write(&self, out: &mut Vec<u8>) {
                 $crate::json::Json::write(self.label(), out);

@@ -16,7 +16,7 @@ use crate::auth::dev::{DEV_ISSUER, DevIssuer};
 use crate::auth::{AuthSettings, KeySource, Verifier};
 use crate::clock::Clock;
 use crate::config::{Config, KeysConfig, VARIABLES};
-use crate::db::{Db, check_roles, migrations};
+use crate::db::{Db, Pooler, check_roles, keeps_statements, migrations};
 use crate::seed;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::worker::Worker;
@@ -71,6 +71,9 @@ impl Serve {
             }
         }
         config.pool.workers = if self.role == Role::Api { 0 } else { self.workers.into() };
+        if config.pool.pooler == Pooler::Transaction && keeps_statements(&database.app).await? {
+            config.pool.pooler = Pooler::TransactionKeepingStatements;
+        }
         let db = database.pools(&config)?;
         refuse_lost_settings(&db, config.pool.pooler).await?;
         refuse_unsafe_roles(&db).await?;
@@ -104,7 +107,7 @@ impl Serve {
             None => None,
         };
         // A pooler in transaction mode passes no notification on.
-        let direct = if config.pool.pooler { database.superadmin.clone() } else { None };
+        let direct = if config.pool.pooler == Pooler::None { None } else { database.superadmin.clone() };
         let direct = direct.unwrap_or_else(|| database.app.clone());
         let app = App::new(AppParts {
             config,
@@ -192,21 +195,21 @@ fn verifier(config: &Config, dev: Option<&DevIssuer>) -> Result<Verifier, Comman
 }
 
 /// A pooler may pass the settings of sessions on to nobody; then they must be the role's. No request goes without them.
-async fn refuse_lost_settings(db: &Db, pooler: bool) -> Result<(), CommandError> {
+async fn refuse_lost_settings(db: &Db, pooler: Pooler) -> Result<(), CommandError> {
     let missing = db.missing_settings().await.map_err(crate::error::Error::from)?;
     if missing.is_empty() {
         return Ok(());
     }
     let statements = missing.join("\n  ");
-    Err(CommandError::usage(if pooler {
-        format!(
-            "a pooler passes the settings of sessions on to nobody, so they must be the role's. Run as the database's \
-             administrator, then reconnect the pooler:\n  {statements}"
-        )
-    } else {
+    Err(CommandError::usage(if pooler == Pooler::None {
         format!(
             "a pooler stands before the database and loses the settings of a session. Give the address of PostgreSQL itself, \
              or set DATABASE_POOLER=transaction; what is missing:\n  {statements}"
+        )
+    } else {
+        format!(
+            "a pooler passes the settings of sessions on to nobody, so they must be the role's. Run as the database's \
+             administrator, then reconnect the pooler:\n  {statements}"
         )
     }))
 }

@@ -22,6 +22,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 pub use bind::Bind;
 use read_pool::ReadPool;
 pub(crate) use read_pool::connect_alone;
+pub use read_pool::keeps_statements;
 pub use roles::{RoleFinding, check_roles};
 pub use system_tx::SystemTx;
 pub use tenant_tx::{Reading, TenantTx, Writing};
@@ -39,7 +40,20 @@ pub struct Db {
     app: PgPool,
     /// The superadmin role: webhooks, workers, commands.
     system: PgPool,
-    pooler: bool,
+    pooler: Pooler,
+}
+
+/// What stands between the API's connections and `PostgreSQL`. Behind a pooler in transaction mode two transactions of one
+/// client need not see the same session, and settings are the role's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooler {
+    /// Nothing, or a pooler that gives each client a session.
+    #[default]
+    None,
+    /// A pooler in transaction mode: nothing is prepared beyond a transaction.
+    Transaction,
+    /// A pooler in transaction mode that keeps its clients' prepared statements ([`keeps_statements`]).
+    TransactionKeepingStatements,
 }
 
 /// Limits of the pools.
@@ -53,14 +67,13 @@ pub struct PoolLimits {
     pub workers: u32,
     /// How long a request waits for a connection before it is refused as `UNAVAILABLE`.
     pub acquire_timeout: Duration,
-    /// `DATABASE_POOLER`: a pooler in transaction mode stands before the API's connections. Two transactions of one client
-    /// then need not see the same session: nothing is prepared beyond a transaction, and settings are the role's.
-    pub pooler: bool,
+    /// `DATABASE_POOLER`.
+    pub pooler: Pooler,
 }
 
 impl Default for PoolLimits {
     fn default() -> Self {
-        Self { max_connections: 10, workers: 0, acquire_timeout: Duration::from_secs(5), pooler: false }
+        Self { max_connections: 10, workers: 0, acquire_timeout: Duration::from_secs(5), pooler: Pooler::None }
     }
 }
 
@@ -76,13 +89,14 @@ impl Db {
                 .test_before_acquire(false)
         };
         let app = app.application_name("tenantry-api");
-        let app = if limits.pooler {
-            app.statement_cache_capacity(0).extra_float_digits(None)
-        } else {
-            app.statement_cache_capacity(STATEMENTS).options(api_settings())
+        let app = match limits.pooler {
+            Pooler::None => app.statement_cache_capacity(STATEMENTS).options(api_settings()),
+            Pooler::Transaction => app.statement_cache_capacity(0).extra_float_digits(None),
+            Pooler::TransactionKeepingStatements => app.statement_cache_capacity(STATEMENTS).extra_float_digits(None),
         };
+        let unprepared = limits.pooler == Pooler::Transaction;
         let reading = (limits.max_connections * 3 / 5).max(1);
-        let readers = Arc::new(ReadPool::new(&app, reading, limits.acquire_timeout, limits.pooler));
+        let readers = Arc::new(ReadPool::new(&app, reading, limits.acquire_timeout, unprepared));
         let app = pool(limits.max_connections.saturating_sub(reading).max(1)).connect_lazy_with(app);
         let system = system.application_name("tenantry-system").statement_cache_capacity(STATEMENTS);
         let system = pool((limits.max_connections / 4).max(2) + limits.workers)
@@ -107,7 +121,7 @@ impl Db {
 
     /// How a transaction of the API that writes begins.
     fn begin(&self) -> &'static str {
-        if self.pooler { BEGIN_POOLED } else { "begin" }
+        if self.pooler == Pooler::Transaction { BEGIN_POOLED } else { "begin" }
     }
 
     /// Runs a statement as the app role, outside of every tenant. See [`Db::retrying`].
@@ -117,7 +131,7 @@ impl Db {
     ) -> sqlx::Result<T> {
         let (pooler, work) = (self.pooler, &work);
         Self::retrying(&self.app, |pool| async move {
-            if !pooler {
+            if pooler != Pooler::Transaction {
                 let mut connection = pool.acquire().await?;
                 return work(&mut connection).await;
             }
@@ -214,7 +228,8 @@ const STATEMENTS: usize = 512;
 /// Row-level security makes every statement depend on a setting, not on a constant: a generic plan is as good as a custom
 /// one and saves planning (measured: 11 to 30 % of `PostgreSQL`'s CPU).
 const GENERIC_PLANS: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
-/// Begins a transaction behind a pooler: the session may have statements of others, whose names are those of ours.
+/// Begins a transaction behind a pooler that keeps no statements: the session may have those of others, whose names are those
+/// of ours. One that keeps them must not be sent this, because it would believe that they are still there.
 const BEGIN_POOLED: &str = "begin; deallocate all";
 
 /// The settings of the API's sessions.

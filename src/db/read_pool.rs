@@ -39,8 +39,8 @@ pub(super) struct ReadConnection {
     born: Instant,
     used: Instant,
     statements: Mutex<HashMap<Box<str>, Statement>>,
-    /// Behind a pooler nothing is prepared: the next transaction may have another session.
-    pooler: bool,
+    /// Behind a pooler that keeps no statements nothing is prepared: the next transaction may have another session.
+    unprepared: bool,
 }
 
 /// A statement that may be run.
@@ -94,7 +94,7 @@ impl ReadConnection {
         sql: &'a str,
         types: impl Iterator<Item = Type> + Clone,
     ) -> Result<Runnable<'a>, tokio_postgres::Error> {
-        if self.pooler {
+        if self.unprepared {
             return Ok(Runnable::Text(sql, types.collect()));
         }
         let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
@@ -125,7 +125,7 @@ pub(super) struct ReadPool {
     permits: Arc<Semaphore>,
     size: usize,
     acquire_timeout: Duration,
-    pooler: bool,
+    unprepared: bool,
 }
 
 impl std::fmt::Debug for ReadPool {
@@ -144,7 +144,7 @@ pub(super) struct Taken {
 
 impl ReadPool {
     /// A pool with the address and the settings of these options.
-    pub(super) fn new(options: &PgConnectOptions, size: u32, acquire_timeout: Duration, pooler: bool) -> Self {
+    pub(super) fn new(options: &PgConnectOptions, size: u32, acquire_timeout: Duration, unprepared: bool) -> Self {
         let size = size as usize;
         Self {
             config: config(options),
@@ -153,7 +153,7 @@ impl ReadPool {
             permits: Arc::new(Semaphore::new(size)),
             size,
             acquire_timeout,
-            pooler,
+            unprepared,
         }
     }
 
@@ -238,12 +238,12 @@ impl ReadPool {
                 tracing::debug!(%error, "a connection for reading ended");
             }
         });
-        if self.pooler {
+        if self.unprepared {
             learn_types(&client).await?;
         }
         let now = Instant::now();
-        let pooler = self.pooler;
-        Ok(ReadConnection { client, born: now, used: now, statements: Mutex::default(), pooler })
+        let unprepared = self.unprepared;
+        Ok(ReadConnection { client, born: now, used: now, statements: Mutex::default(), unprepared })
     }
 }
 
@@ -320,6 +320,32 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// [`Error::Unavailable`] when it is not to be had in time.
 pub(crate) async fn connect_alone(options: &PgConnectOptions) -> Result<(Client, Connection)> {
     open(&config(options), tls::connector(options), CONNECT_TIMEOUT).await
+}
+
+/// Whether a pooler in transaction mode keeps its clients' prepared statements, as `PgBouncer` does from 1.21 on where
+/// `max_prepared_statements` is not 0. It gives them names of its own, which a session shows (`PgBouncer` documentation,
+/// `max_prepared_statements`).
+///
+/// # Errors
+/// [`Error::Unavailable`] when the database cannot be reached in time.
+pub async fn keeps_statements(options: &PgConnectOptions) -> Result<bool> {
+    const NAMED: &str = "select exists (select from pg_prepared_statements where name like 'PGBOUNCER\\_%')";
+    let (client, connection) = connect_alone(options).await?;
+    let connection = tokio::spawn(connection);
+    let asked = async {
+        client.batch_execute("begin").await?;
+        // An error says that the name is taken: a session's statements are seen by the next client.
+        let Ok(kept) = client.prepare("select 1").await else { return Ok(false) };
+        let named = client.query_typed_one(NAMED, &[]).await?.try_get(0);
+        drop(kept);
+        client.batch_execute("rollback").await?;
+        named
+    }
+    .await;
+    drop(client);
+    // It ends when its client is gone and what was sent is out.
+    let _ = tokio::time::timeout(CONNECT_TIMEOUT, connection).await;
+    Ok(asked?)
 }
 
 /// What has to be polled for a client to go on.

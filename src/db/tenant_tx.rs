@@ -69,12 +69,7 @@ impl TenantTx {
     /// # Errors
     /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, [`Error::Unavailable`] when
     /// no connection is to be had in time.
-    pub async fn begin(
-        db: &Db,
-        subject: &str,
-        organization: &OrganizationRef,
-        traffic: Arc<Traffic>,
-    ) -> Result<Self> {
+    pub async fn begin(db: &Db, subject: &str, organization: &OrganizationRef, traffic: Arc<Traffic>) -> Result<Self> {
         let begin = begin_statement(db.begin(), subject, organization)?;
         // An idle connection may have died with the server: try as many as were idle, then one new one.
         let mut dead_connections_left = db.app().num_idle();
@@ -163,12 +158,7 @@ impl TenantTx<Reading> {
     ///
     /// # Errors
     /// As [`TenantTx::read_first`].
-    pub async fn read(
-        db: &Db,
-        subject: &str,
-        organization: &OrganizationRef,
-        traffic: Arc<Traffic>,
-    ) -> Result<Self> {
+    pub async fn read(db: &Db, subject: &str, organization: &OrganizationRef, traffic: Arc<Traffic>) -> Result<Self> {
         Ok(Self::read_first(db, subject, organization, traffic, None).await?.0)
     }
 
@@ -197,7 +187,8 @@ impl TenantTx<Reading> {
         }
         let parameters: [&(dyn ToSql + Sync); 4] = [&subject, &id, &clerk, &slug];
         let opening = db.readers().on_living(|taken| {
-            let mode = Reading { taken: Some(taken), unanswered: AtomicU32::new(0), one_flight: AtomicBool::new(false) };
+            let mode =
+                Reading { taken: Some(taken), unanswered: AtomicU32::new(0), one_flight: AtomicBool::new(false) };
             let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
             async move {
                 match tx.enter(&parameters, first).await {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::db::SystemTx;
 use crate::error::Result;
+use crate::graphql::cells::Columns;
 use crate::graphql::cursor::Cursors;
 use crate::graphql::listing::Listed;
 use crate::graphql::loader::{platform_count, platform_page};
@@ -53,7 +54,7 @@ pub struct Connection<E: Listed> {
     page: Arc<ListPage<E>>,
 }
 
-impl<E: Listed> Connection<E> {
+impl<E: Listed + Related> Connection<E> {
     /// Answers a connection field.
     ///
     /// # Errors
@@ -65,7 +66,10 @@ impl<E: Listed> Connection<E> {
             Reader::Tenant(_) => session.require(E::READ).await?.organization_id.uuid(),
             Reader::Platform(_) => Uuid::nil(),
         };
-        let (cursors, plan) = args.plan(organization, reader.scope())?;
+        let (cursors, mut plan) = args.plan(organization, reader.scope())?;
+        if matches!(reader, Reader::Tenant(_)) {
+            plan.columns = rows::columns::<E, Edge<E>>(ctx).with(cursors.columns());
+        }
         let plan = Arc::new(plan);
         let page = match reader {
             Reader::Tenant(scope) => session.page::<E>(scope, Arc::clone(&plan)).await?,
@@ -167,7 +171,8 @@ impl<E: Listed + Related> rows::Object for Edge<E> {
 
     fn part(name: &str) -> Option<Part<Self>> {
         match name {
-            "cursor" => Some(Part::of(|edge: &Self| edge.cursors.encode(&edge.node))),
+            // What it holds is read anyway.
+            "cursor" => Some(Part::of(|edge: &Self| edge.cursors.encode(&edge.node)).needing(Columns::NONE)),
             "node" => Some(Part::within(|edge: &Self| &*edge.node)),
             _ => None,
         }

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use crate::graphql::cells::Columns;
 use crate::graphql::listing::Listed;
 use crate::graphql::order::{CursorValue, Order};
 use crate::graphql::plan::Scope;
@@ -27,6 +28,12 @@ impl<E: Listed> Cursors<E> {
     pub fn new(organization: Uuid, scope: Scope, order: Order<E>) -> Self {
         let list = format!("{organization}|{}|{scope:?}|{order:?}", E::NAME);
         Self { order, list }
+    }
+
+    /// The columns that a cursor holds, and the id.
+    pub(super) fn columns(&self) -> Columns {
+        let ordered = self.order.iter().map(|(field, _)| E::place_of_column(E::order_column(*field).column));
+        ordered.fold(E::place("id"), Columns::with)
     }
 
     fn checksum(&self, body: &[u8]) -> [u8; 6] {

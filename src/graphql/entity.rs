@@ -3,12 +3,15 @@
 //! [`entity!`](crate::entity) makes a struct that is at the same time a row (its fields are the columns, in order) and a
 //! GraphQL object (its docs are the descriptions).
 
+use std::borrow::Cow;
+
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::access::{Action, MemberRole};
 use crate::db::Row;
 use crate::error::Result;
+use crate::graphql::cells::Columns;
 use crate::id::Identified;
 
 /// A row that the loaders can fetch.
@@ -46,12 +49,51 @@ pub trait Entity: Send + Sync + Unpin + Sized + 'static {
     ///
     /// # Errors
     /// When the column does not hold what the field expects.
-    fn read(row: &Row, at: usize) -> Result<Self>;
+    fn read(row: &Row, at: usize) -> Result<Self> {
+        Self::read_some(row, at, Columns::ALL)
+    }
+    /// The same of a row that holds only these columns; the other fields hold nothing of it.
+    ///
+    /// # Errors
+    /// When a column does not hold what the field expects.
+    fn read_some(row: &Row, at: usize, columns: Columns) -> Result<Self>;
     /// The row's id.
     fn uuid(&self) -> Uuid;
-    /// Writes the column behind a field of the schema as JSON; `None` when the field is no column.
-    fn column(field: &str) -> Option<fn(&Self, &mut Vec<u8>)>;
+    /// The field in Rust behind a field of the schema, and what writes it as JSON; `None` when it is no column.
+    fn column(field: &str) -> Option<Column<Self>>;
+
+    /// The place of a field in Rust.
+    #[must_use]
+    fn place(field: &str) -> Columns {
+        Self::FIELDS.iter().position(|known| *known == field).map_or(Columns::ALL, Columns::one)
+    }
+
+    /// The place of a column, which is written with the table's alias.
+    #[must_use]
+    fn place_of_column(column: &str) -> Columns {
+        Self::COLUMNS.split(", ").position(|known| known == column).map_or(Columns::ALL, Columns::one)
+    }
+
+    /// These columns, for SQL.
+    #[must_use]
+    fn sql_columns(columns: Columns) -> Cow<'static, str> {
+        if columns == Columns::ALL {
+            return Cow::Borrowed(Self::COLUMNS);
+        }
+        let chosen = Self::COLUMNS.split(", ").enumerate().filter(|(place, _)| columns.has(*place));
+        let mut text = String::with_capacity(Self::COLUMNS.len());
+        for (_, column) in chosen {
+            if !text.is_empty() {
+                text.push_str(", ");
+            }
+            text.push_str(column);
+        }
+        Cow::Owned(text)
+    }
 }
+
+/// A field in Rust, and what writes it as JSON.
+pub type Column<E> = (&'static str, fn(&E, &mut Vec<u8>));
 
 /// A marker of ids whose rows the loaders can fetch.
 pub trait Loadable: Identified {
@@ -137,17 +179,20 @@ macro_rules! entity {
                 Ok(Self { $( $field: sqlx::Row::try_get(row, next())?, )+ })
             }
 
-            fn read(row: &$crate::db::Row, at: usize) -> $crate::error::Result<Self> {
-                let mut columns = at..;
-                let mut next = || columns.next().unwrap_or(usize::MAX);
-                Ok(Self { $( $field: row.try_get(next())?, )+ })
+            fn read_some(
+                row: &$crate::db::Row,
+                at: usize,
+                columns: $crate::graphql::cells::Columns,
+            ) -> $crate::error::Result<Self> {
+                let mut cells = $crate::graphql::cells::Cells::new(row, at, columns);
+                Ok(Self { $( $field: cells.take()?, )+ })
             }
 
             fn uuid(&self) -> uuid::Uuid {
                 self.id.uuid()
             }
 
-            fn column(field: &str) -> Option<fn(&Self, &mut Vec<u8>)> {
+            fn column(field: &str) -> Option<$crate::graphql::entity::Column<Self>> {
                 $( $crate::shown!(field, $field, $([$($attribute)*])*); )+
                 None
             }
@@ -170,7 +215,7 @@ macro_rules! shown {
     };
     (@ $field:ident if $is_shown:expr) => {
         if $is_shown {
-            return Some(|row, out| $crate::json::Json::write(&row.$field, out));
+            return Some((stringify!($field), |row, out| $crate::json::Json::write(&row.$field, out)));
         }
     };
 }

@@ -118,7 +118,7 @@ impl<E: Listed> Fetch<Pages<E>> {
         let rows = run(&tx, &sql, parents, &plan.binds).await?;
         let mut pages: HashMap<Uuid, Vec<Arc<E>>> = HashMap::with_capacity(parents.len());
         for row in &rows {
-            pages.entry(page_of(row, parents)?).or_default().push(Arc::new(E::read(row, 1)?));
+            pages.entry(page_of(row, parents)?).or_default().push(Arc::new(E::read_some(row, 1, plan.columns)?));
         }
         Ok(pages)
     }
@@ -126,7 +126,7 @@ impl<E: Listed> Fetch<Pages<E>> {
 
 /// The statement of a page: the parent's id, or null, and the columns.
 fn page_statement<E: Listed>(plan: &ListPlan, parent: Option<Scope>, visible: &str) -> String {
-    let (columns, table, listed) = (E::COLUMNS, E::TABLE, E::LISTED_WHEN);
+    let (columns, table, listed) = (E::sql_columns(plan.columns), E::TABLE, E::LISTED_WHEN);
     let keyset = plan.keyset.as_deref().unwrap_or("true");
     let tail =
         format!("{visible} and {} and {keyset} order by {} limit {}", plan.condition, plan.order, plan.limit + 1);

@@ -5,6 +5,7 @@
 //! batches, [`rows`] writes what a list shows of them, [`mutation`] runs verbs (`idempotency` keeps them from running
 //! twice), [`follow`] tells subscribers. [`session`] is what one operation carries.
 
+pub mod cells;
 pub mod connection;
 pub mod cursor;
 pub mod entity;

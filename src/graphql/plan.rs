@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::db::Bind;
 use crate::error::{Error, Result};
+use crate::graphql::cells::Columns;
 use crate::graphql::cursor::Cursors;
 use crate::graphql::filter::{Conditions, Filter as _};
 use crate::graphql::listing::Listed;
@@ -76,6 +77,8 @@ pub struct ListPlan {
     pub limit: i64,
     /// Whether the page is read from the end.
     pub backward: bool,
+    /// What is read of each row.
+    pub columns: Columns,
 }
 
 /// A page as the loader delivers it.
@@ -154,7 +157,10 @@ impl<E: Listed> ListArgs<E> {
             }
         };
         let order = order_by::<E>(&order, backward);
-        Ok((cursors, ListPlan { condition, keyset, order, binds, filter_binds, limit, backward }))
+        Ok((
+            cursors,
+            ListPlan { condition, keyset, order, binds, filter_binds, limit, backward, columns: Columns::ALL },
+        ))
     }
 }
 

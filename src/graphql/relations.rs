@@ -71,7 +71,7 @@ macro_rules! relations {
                     $crate::graphql::session::Session::of(ctx)?.load_opt(self.$id).await
                 }
             ]
-            [$($parts)* { $field [$crate::graphql::rows::Part::related(|row: &Self| row.$id, false)] }]
+            [$($parts)* { $field [$crate::graphql::rows::Part::related(stringify!($id), |row: &Self| row.$id, false)] }]
             [$($rest)*] $($others)* }
     };
     (@one $object:ident $lists:tt [$($resolvers:tt)*] [$($parts:tt)*]
@@ -90,7 +90,7 @@ macro_rules! relations {
                     })
                 }
             ]
-            [$($parts)* { $field [$crate::graphql::rows::Part::related(|row: &Self| Some(row.$id), true)] }]
+            [$($parts)* { $field [$crate::graphql::rows::Part::related(stringify!($id), |row: &Self| Some(row.$id), true)] }]
             [$($rest)*] $($others)* }
     };
     (@one $object:ident $lists:tt [$($resolvers:tt)*] [$( { $one:ident [$($part:tt)*] } )*] []

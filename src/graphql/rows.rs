@@ -17,10 +17,11 @@ use async_graphql::context::{ContextSelectionSet, QueryEnv};
 use async_graphql::parser::types::{Field, Selection, SelectionSet};
 use async_graphql::registry::Registry;
 use async_graphql::resolver_utils::resolve_list;
-use async_graphql::{OutputType, Positioned, ServerResult, Value};
+use async_graphql::{Context, OutputType, Positioned, ServerResult, Value};
 use futures_util::future::{BoxFuture, join_all, ready};
 use uuid::Uuid;
 
+use crate::graphql::cells::Columns;
 use crate::graphql::entity::{Entity, Loadable};
 use crate::graphql::session::Session;
 use crate::id::Id;
@@ -55,12 +56,13 @@ impl<E: Entity + Related> Object for E {
     }
 
     fn part(name: &str) -> Option<Part<Self>> {
-        E::column(name).map(|write| Part(Behind::Value(Box::new(write)))).or_else(|| E::related(name))
+        let column = E::column(name);
+        column.map(|(field, write)| Part(Behind::Value(Box::new(write)), E::place(field))).or_else(|| E::related(name))
     }
 }
 
-/// What stands behind a field.
-pub struct Part<T>(Behind<T>);
+/// What stands behind a field, and the columns of the list's row that it needs.
+pub struct Part<T>(Behind<T>, Columns);
 
 enum Behind<T> {
     Value(Box<Write<T>>),
@@ -76,7 +78,7 @@ pub trait Computed: Sized + 'static {
 
 impl<V: Json + 'static> Computed for V {
     fn part<T: Send + Sync + 'static>(make: fn(&T) -> Self) -> Part<T> {
-        Part(Behind::Value(Box::new(move |row, out| make(row).write(out))))
+        Part(Behind::Value(Box::new(move |row, out| make(row).write(out))), Columns::ALL)
     }
 }
 
@@ -92,20 +94,26 @@ trait Nested<T>: Send + Sync {
     fn load<'a>(&'a mut self, session: &'a Session, rows: &'a [&'a T]) -> BoxFuture<'a, bool>;
     /// Writes the object of this row.
     fn write(&self, row: &T, out: &mut Vec<u8>);
+    /// The columns of the list's row that the object's own fields need.
+    fn columns(&self) -> Columns {
+        Columns::NONE
+    }
 }
 
 impl<T: Send + Sync + 'static> Part<T> {
-    /// The row that `id` names.
+    /// The row that `id` names, which is this field of the row.
     #[must_use]
-    pub fn related<M>(id: fn(&T) -> Option<Id<M>>, required: bool) -> Self
+    pub fn related<M>(field: &str, id: fn(&T) -> Option<Id<M>>, required: bool) -> Self
     where
+        T: Entity,
         M: Loadable,
         M::Entity: Related,
     {
-        Self(Behind::Object(Box::new(move |selected| {
+        let read: Box<Reader<T>> = Box::new(move |selected| {
             let plan = Plan::read(selected)?;
             Some(Box::new(RelatedRow::<T, M> { id, required, plan, found: HashMap::new() }))
-        })))
+        });
+        Self(Behind::Object(read), T::place(field))
     }
 
     /// A value computed from the row, or an object.
@@ -114,20 +122,29 @@ impl<T: Send + Sync + 'static> Part<T> {
         V::part(make)
     }
 
-    /// An object that is part of the row: `inner` finds it.
+    /// The same, when it is known what it needs.
+    #[must_use]
+    pub fn needing(self, columns: Columns) -> Self {
+        Self(self.0, columns)
+    }
+
+    /// The row itself, inside of what the list shows: `inner` finds it.
     #[must_use]
     pub fn within<O: Object>(inner: fn(&T) -> &O) -> Self {
-        Self(Behind::Object(Box::new(move |selected| Some(Box::new(Within { inner, plan: Plan::read(selected)? })))))
+        let read: Box<Reader<T>> =
+            Box::new(move |selected| Some(Box::new(Within { inner, plan: Plan::read(selected)? })));
+        Self(Behind::Object(read), Columns::NONE)
     }
 
     /// An object computed from the row.
     #[must_use]
     pub fn computed<O: Object>(make: fn(&T) -> O) -> Self {
-        Self(Behind::Object(Box::new(move |selected| {
+        let read: Box<Reader<T>> = Box::new(move |selected| {
             let plan = Plan::read(selected)?;
             // Nothing is loaded for what is made while it is written.
             (!plan.loads()).then(|| Box::new(Made { make, plan }) as Box<dyn Nested<T>>)
-        })))
+        });
+        Self(Behind::Object(read), Columns::ALL)
     }
 }
 
@@ -142,6 +159,8 @@ struct Selected<'a> {
 /// The fields of one selection set on `T`, in the order of the answer.
 struct Plan<T> {
     fields: Vec<Planned<T>>,
+    /// The columns of the list's row that the fields need.
+    columns: Columns,
 }
 
 struct Planned<T> {
@@ -160,7 +179,7 @@ enum Content<T> {
 impl<T: Object> Plan<T> {
     /// Reads a selection; `None` when the engine has to do it.
     fn read(selected: &Selected<'_>) -> Option<Self> {
-        let mut plan = Self { fields: Vec::with_capacity(selected.set.items.len()) };
+        let mut plan = Self { fields: Vec::with_capacity(selected.set.items.len()), columns: Columns::NONE };
         plan.add(selected)?;
         Some(plan)
     }
@@ -201,13 +220,17 @@ impl<T: Object> Plan<T> {
         let content = if field.name.node == "__typename" {
             Content::TypeName(T::type_name())
         } else {
-            match T::part(&field.name.node)?.0 {
+            let Part(behind, columns) = T::part(&field.name.node)?;
+            self.columns = self.columns.with(columns);
+            match behind {
                 Behind::Value(write) => Content::Value(write),
                 // The two selections would have to be merged.
                 Behind::Object(_) if known => return None,
                 Behind::Object(read) => {
                     let inner = Selected { set: &field.selection_set.node, ..*selected };
-                    Content::Object(read(&inner)?)
+                    let nested = read(&inner)?;
+                    self.columns = self.columns.with(nested.columns());
+                    Content::Object(nested)
                 }
             }
         };
@@ -265,6 +288,10 @@ impl<T: Send + Sync, O: Object> Nested<T> for Within<T, O> {
 
     fn write(&self, row: &T, out: &mut Vec<u8>) {
         self.plan.write((self.inner)(row), out);
+    }
+
+    fn columns(&self) -> Columns {
+        self.plan.columns
     }
 }
 
@@ -324,6 +351,42 @@ where
             None => out.extend_from_slice(b"null"),
         }
     }
+}
+
+/// The columns that the rows of this connection field are read with, beside those of its cursors.
+#[must_use]
+pub fn columns<O: Object, N: Object>(ctx: &Context<'_>) -> Columns {
+    if ctx.data_opt::<Merging>().is_some() {
+        return Columns::ALL;
+    }
+    let set = &ctx.item.node.selection_set.node;
+    let selected = Selected { set, query: ctx.query_env, registry: &ctx.schema_env.registry };
+    columns_of_page::<O, N>(&selected).unwrap_or(Columns::ALL)
+}
+
+fn columns_of_page<O: Object, N: Object>(selected: &Selected<'_>) -> Option<Columns> {
+    let mut columns = Columns::NONE;
+    for selection in &selected.set.items {
+        let more = match &selection.node {
+            Selection::Field(field) => {
+                let inner = Selected { set: &field.node.selection_set.node, ..*selected };
+                match field.node.name.node.as_str() {
+                    "nodes" => Plan::<O>::read(&inner)?.columns,
+                    "edges" => Plan::<N>::read(&inner)?.columns,
+                    _ => Columns::NONE,
+                }
+            }
+            Selection::InlineFragment(fragment) => {
+                columns_of_page::<O, N>(&Selected { set: &fragment.node.selection_set.node, ..*selected })?
+            }
+            Selection::FragmentSpread(spread) => {
+                let fragment = &selected.query.fragments.get(&spread.node.fragment_name.node)?.node;
+                columns_of_page::<O, N>(&Selected { set: &fragment.selection_set.node, ..*selected })?
+            }
+        };
+        columns = columns.with(more);
+    }
+    Some(columns)
 }
 
 /// Resolves a list of objects.

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::db::{Bind, Db, Reading, Row, TenantTx, Traffic};
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::graphql::cells::Columns;
 use crate::graphql::entity::{Entity as _, Loadable};
 use crate::graphql::listing::Listed;
 use crate::graphql::loader::{ById, Counts, Fetch, Loader, PageKey, Pages, by_id_at_first};
@@ -330,6 +331,7 @@ impl Session {
             order: if at_most.is_some() { plan.order.clone() } else { String::new() },
             limit: at_most.unwrap_or(0),
             backward: false,
+            columns: Columns::NONE,
             binds: plan.binds[..plan.filter_binds].to_vec(),
             ..plan.clone()
         });

@@ -45,6 +45,7 @@ const FLOORS: &[&[&str]] = &[
     &["access"],
     &["sql_enum"],
     &["json"],
+    &["unread"],
     &["id"],
     &["clock"],
     &["error"],

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
+use tenantry::db::keeps_statements;
 use tenantry::local_postgres;
 
 use crate::support::{Setup, TestApp, TestDb, cluster};
@@ -35,8 +36,18 @@ fn program() -> Option<PathBuf> {
     dirs.map(|dir| dir.join("pgbouncer")).find(|program| program.is_file())
 }
 
-/// A `PgBouncer` in transaction mode before the tests' `PostgreSQL`, if the machine has the program.
-async fn bouncer() -> Option<Bouncer> {
+/// Whether the version of the program is one that keeps prepared statements.
+fn can_keep_statements() -> bool {
+    let output = Command::new(program().expect("pgbouncer")).arg("--version").output().expect("a version");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().nth(1).expect("PgBouncer 1.x.y");
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().expect("a number"));
+    (parts.next(), parts.next()) >= (Some(1), Some(21))
+}
+
+/// A `PgBouncer` in transaction mode before the tests' `PostgreSQL`, if the machine has the program. It keeps so many prepared
+/// statements where its version can.
+async fn bouncer(kept: u32) -> Option<Bouncer> {
     let Some(program) = program() else {
         println!("!!!! SKIPPED: the tests of a pooler need the program pgbouncer (Debian: apt-get install pgbouncer)");
         return None;
@@ -56,9 +67,10 @@ async fn bouncer() -> Option<Bouncer> {
     let config = dir.join("pgbouncer.ini");
     let text = format!(
         "[databases]\n* = host={socket} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-         auth_type = trust\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = {SESSIONS}\nmax_client_conn = 200\n{}",
+         auth_type = trust\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = {SESSIONS}\nmax_client_conn = 200\n{}{}",
         options.get_port(),
         users.display(),
+        if can_keep_statements() { format!("max_prepared_statements = {kept}\n") } else { String::new() },
         owner(Path::new(&socket)).map(|name| format!("user = {name}\n")).unwrap_or_default()
     );
     std::fs::write(&config, text).expect("a file");
@@ -92,7 +104,7 @@ fn open_to_all(dir: &Path) {
 
 /// Gives the role the settings that sessions have otherwise, in this database only.
 async fn give_settings(database: &TestDb, port: u16) {
-    let missing = database.pooled(port).missing_settings().await.expect("the settings");
+    let missing = database.pooled(port).await.missing_settings().await.expect("the settings");
     assert!(missing.iter().any(|line| line.contains("plan_cache_mode")), "nothing is lost silently: {missing:?}");
     assert!(missing.iter().any(|line| line.contains("statement_timeout")), "{missing:?}");
     let mut superuser = database.superuser().await;
@@ -111,7 +123,7 @@ async fn give_settings(database: &TestDb, port: u16) {
     .expect("ended");
     // The pooler notices one by one.
     for _ in 0..200 {
-        if database.pooled(port).missing_settings().await.is_ok_and(|missing| missing.is_empty()) {
+        if database.pooled(port).await.missing_settings().await.is_ok_and(|missing| missing.is_empty()) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -126,8 +138,21 @@ const UPDATE: &str = "mutation($i: TicketUpdateInput!) { ticketUpdate(input: $i)
 
 #[tokio::test]
 async fn pooler_in_transaction_mode_serves_queries_and_mutations_of_many_clients() {
-    let Some(bouncer) = bouncer().await else { return };
+    queries_and_mutations_of_many_clients(100).await;
+}
+
+#[tokio::test]
+async fn pooler_that_could_keep_statements_and_does_not_is_noticed() {
+    queries_and_mutations_of_many_clients(0).await;
+}
+
+async fn queries_and_mutations_of_many_clients(kept: u32) {
+    let Some(bouncer) = bouncer(kept).await else { return };
     let app = TestApp::start_with(Setup { pooler: Some(bouncer.port), ..Setup::default() }).await;
+    let through = keeps_statements(&app.database.pooler_options(bouncer.port)).await.expect("the pooler");
+    assert_eq!(through, kept > 0 && can_keep_statements(), "1.21 and newer can, and are noticed");
+    let direct = keeps_statements(&app.database.options(local_postgres::APP_ROLE)).await.expect("the database");
+    assert!(!direct, "PostgreSQL itself is not taken for a pooler");
     give_settings(&app.database, bouncer.port).await;
     let (alice, bob) = (
         app.token("alice@example.com", Some("acme-corp")).await,

@@ -12,7 +12,7 @@ use tenantry::auth::dev::{DEV_ISSUER, DevIssuer, IssueRequest};
 use tenantry::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
 use tenantry::clock::Clock;
 use tenantry::config::{Config, Needs};
-use tenantry::db::{Db, PoolLimits, migrations};
+use tenantry::db::{Db, PoolLimits, Pooler, keeps_statements, migrations};
 use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
 use tokio::net::TcpListener;
@@ -151,10 +151,21 @@ impl TestDb {
     }
 
     /// The API's connections by way of a pooler in transaction mode.
-    pub fn pooled(&self, port: u16) -> Db {
-        let app = PgConnectOptions::new().host("127.0.0.1").port(port).database(&self.name);
-        let limits = PoolLimits { max_connections: 16, pooler: true, ..PoolLimits::default() };
-        Db::new(app.username(local_postgres::APP_ROLE), self.options(local_postgres::SUPERADMIN_ROLE), limits)
+    pub async fn pooled(&self, port: u16) -> Db {
+        let app = self.pooler_options(port);
+        let pooler = if keeps_statements(&app).await.expect("the pooler") {
+            Pooler::TransactionKeepingStatements
+        } else {
+            Pooler::Transaction
+        };
+        let limits = PoolLimits { max_connections: 16, pooler, ..PoolLimits::default() };
+        Db::new(app, self.options(local_postgres::SUPERADMIN_ROLE), limits)
+    }
+
+    /// The app role's way through a pooler.
+    pub fn pooler_options(&self, port: u16) -> PgConnectOptions {
+        let options = PgConnectOptions::new().host("127.0.0.1").port(port).database(&self.name);
+        options.username(local_postgres::APP_ROLE)
     }
 
     /// A connection as the role that row-level security binds.
@@ -269,7 +280,10 @@ impl TestApp {
         let dev_issuer = config.is_development().then_some(issuer);
         let app = App::new(AppParts {
             config,
-            db: setup.pooler.map_or_else(|| database.db(), |port| database.pooled(port)),
+            db: match setup.pooler {
+                Some(port) => database.pooled(port).await,
+                None => database.db(),
+            },
             clock: setup.clock.clone(),
             verifier,
             dev_issuer,

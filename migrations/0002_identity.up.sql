@@ -111,7 +111,6 @@ grant select, update (role, deleted_at, updated_at) on tenantry.organization_mem
 grant all on tenantry.organization_members to tenantry_superadmin;
 
 create index organization_members_created_at_idx on tenantry.organization_members (organization_id, created_at, id);
-create index organization_members_role_idx on tenantry.organization_members (organization_id, role, created_at, id);
 create index organization_members_user_id_idx on tenantry.organization_members (user_id);
 create trigger touch_updated_at before update on tenantry.organization_members for each row execute function tenantry.touch_updated_at();
 

@@ -99,13 +99,9 @@ grant all on tenantry.customer_profiles to tenantry_superadmin;
 
 create unique index customer_profiles_lower_email_key on tenantry.customer_profiles (organization_id, lower(email)) where deleted_at is null;
 create index customer_profiles_created_at_idx on tenantry.customer_profiles (organization_id, created_at, id);
-create index customer_profiles_updated_at_idx on tenantry.customer_profiles (organization_id, updated_at, id);
 create index customer_profiles_name_idx on tenantry.customer_profiles (organization_id, name, id);
 create index customer_profiles_email_idx on tenantry.customer_profiles (organization_id, email, id);
-create index customer_profiles_email_order_idx on tenantry.customer_profiles
-    (organization_id, (email is null), (case when email is null then '' else email end), id);
 create index customer_profiles_tier_rank_idx on tenantry.customer_profiles (organization_id, tier_rank, created_at, id);
-create index customer_profiles_lifetime_value_idx on tenantry.customer_profiles (organization_id, lifetime_value_minor, id);
 create trigger touch_updated_at before update on tenantry.customer_profiles for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.customer_profiles is 'Customers of a tenant, with or without an account of their own.';
@@ -269,9 +265,7 @@ create policy superadmin on tenantry.ticket_messages for all to tenantry_superad
 grant select, insert, update on tenantry.ticket_messages to tenantry_app;
 grant all on tenantry.ticket_messages to tenantry_superadmin;
 
-create index ticket_messages_created_at_idx on tenantry.ticket_messages (organization_id, created_at, id);
 create index ticket_messages_ticket_id_idx on tenantry.ticket_messages (organization_id, ticket_id, created_at, id);
-create index ticket_messages_author_user_id_idx on tenantry.ticket_messages (organization_id, author_user_id, created_at, id);
 create index ticket_messages_author_customer_id_idx on tenantry.ticket_messages (organization_id, author_customer_id, created_at, id);
 create trigger touch_updated_at before update on tenantry.ticket_messages for each row execute function tenantry.touch_updated_at();
 
@@ -312,7 +306,6 @@ grant select, insert, update on tenantry.escalations to tenantry_app;
 grant all on tenantry.escalations to tenantry_superadmin;
 
 create index escalations_created_at_idx on tenantry.escalations (organization_id, created_at, id);
-create index escalations_updated_at_idx on tenantry.escalations (organization_id, updated_at, id);
 create index escalations_status_rank_idx on tenantry.escalations (organization_id, status_rank, created_at, id);
 create index escalations_priority_rank_idx on tenantry.escalations (organization_id, priority_rank, created_at, id);
 create index escalations_ticket_id_idx on tenantry.escalations (organization_id, ticket_id, created_at, id);
@@ -360,7 +353,6 @@ create policy superadmin on tenantry.performance_metrics for all to tenantry_sup
 grant select on tenantry.performance_metrics to tenantry_app;
 grant all on tenantry.performance_metrics to tenantry_superadmin;
 
-create index performance_metrics_created_at_idx on tenantry.performance_metrics (organization_id, created_at, id);
 create index performance_metrics_period_start_idx on tenantry.performance_metrics (organization_id, period_start, id);
 create trigger touch_updated_at before update on tenantry.performance_metrics for each row execute function tenantry.touch_updated_at();
 
@@ -398,7 +390,6 @@ create policy superadmin on tenantry.team_performance for all to tenantry_supera
 grant select on tenantry.team_performance to tenantry_app;
 grant all on tenantry.team_performance to tenantry_superadmin;
 
-create index team_performance_created_at_idx on tenantry.team_performance (organization_id, created_at, id);
 create index team_performance_period_start_idx on tenantry.team_performance (organization_id, period_start, id);
 create index team_performance_representative_id_idx on tenantry.team_performance (organization_id, representative_id, period_start, id);
 create trigger touch_updated_at before update on tenantry.team_performance for each row execute function tenantry.touch_updated_at();

@@ -93,7 +93,6 @@ grant select, insert, update on tenantry.agent_configurations to tenantry_app;
 grant all on tenantry.agent_configurations to tenantry_superadmin;
 
 create index agent_configurations_created_at_idx on tenantry.agent_configurations (organization_id, created_at, id);
-create index agent_configurations_name_idx on tenantry.agent_configurations (organization_id, name, id);
 create trigger touch_updated_at before update on tenantry.agent_configurations for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.agent_configurations is 'How the AI agents of a tenant are set up.';
@@ -128,7 +127,6 @@ create policy superadmin on tenantry.decision_rules for all to tenantry_superadm
 grant select, insert, update, delete on tenantry.decision_rules to tenantry_app;
 grant all on tenantry.decision_rules to tenantry_superadmin;
 
-create index decision_rules_created_at_idx on tenantry.decision_rules (organization_id, created_at, id);
 create index decision_rules_agent_id_idx on tenantry.decision_rules (organization_id, agent_id, created_at, id);
 create trigger touch_updated_at before update on tenantry.decision_rules for each row execute function tenantry.touch_updated_at();
 
@@ -171,8 +169,6 @@ grant all on tenantry.budgets to tenantry_superadmin;
 
 create index budgets_created_at_idx on tenantry.budgets (organization_id, created_at, id);
 create index budgets_starts_at_idx on tenantry.budgets (organization_id, starts_at, id);
-create index budgets_ends_at_idx on tenantry.budgets (organization_id, ends_at, id);
-create index budgets_name_idx on tenantry.budgets (organization_id, name, id);
 create trigger touch_updated_at before update on tenantry.budgets for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.budgets is 'Money a tenant allows for a purpose and a period.';
@@ -212,7 +208,6 @@ create policy superadmin on tenantry.budget_usage_records for all to tenantry_su
 grant select, insert on tenantry.budget_usage_records to tenantry_app;
 grant all on tenantry.budget_usage_records to tenantry_superadmin;
 
-create index budget_usage_records_created_at_idx on tenantry.budget_usage_records (organization_id, created_at, id);
 create index budget_usage_records_budget_id_idx on tenantry.budget_usage_records (organization_id, budget_id, created_at, id);
 create index budget_usage_records_resource_id_idx on tenantry.budget_usage_records (organization_id, resource_id) where resource_id is not null;
 
@@ -266,9 +261,7 @@ grant select, insert, update on tenantry.refunds to tenantry_app;
 grant all on tenantry.refunds to tenantry_superadmin;
 
 create index refunds_created_at_idx on tenantry.refunds (organization_id, created_at, id);
-create index refunds_updated_at_idx on tenantry.refunds (organization_id, updated_at, id);
 create index refunds_status_rank_idx on tenantry.refunds (organization_id, status_rank, created_at, id);
-create index refunds_amount_idx on tenantry.refunds (organization_id, amount_minor, id);
 create index refunds_ticket_id_idx on tenantry.refunds (organization_id, ticket_id, created_at, id);
 create index refunds_customer_id_idx on tenantry.refunds (organization_id, customer_id, created_at, id);
 create index refunds_budget_id_idx on tenantry.refunds (organization_id, budget_id, created_at, id);

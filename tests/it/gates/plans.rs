@@ -36,6 +36,23 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("webhook_events", &["status", "source", "event_type", "object_id", "attempts"], "events are deleted after a time"),
     ("audit_logs", &["resource_type"], "the list ends when its page is full; the id alone is indexed"),
 ];
+/// Indexes of listed tables that no list uses, and for whom they are there.
+const KEPT_INDEXES: &[(&str, &str)] = &[
+    ("api_keys_created_by_idx", "keys of a member who leaves"),
+    ("api_keys_prefix_idx", "who brings a key has no tenant yet"),
+    ("budget_usage_records_resource_id_idx", "what a refund reserved and spent"),
+    ("escalations_escalated_by_idx", "foreign key: removing a representative looks for its rows"),
+    ("invitations_invited_by_idx", "invitations of a member who leaves"),
+    ("invitations_token_hash_idx", "who follows a link has no tenant yet"),
+    ("refunds_budget_id_idx", "foreign key: removing a budget looks for its rows"),
+    ("refunds_decided_by_idx", "foreign key: removing a user looks for its rows"),
+    ("refunds_decision_rule_id_idx", "foreign key: removing a rule looks for its rows"),
+    ("refunds_requested_by_idx", "foreign key: removing a user looks for its rows"),
+    ("ticket_messages_author_customer_id_idx", "what a customer wrote, when two become one"),
+    ("tickets_merged_into_id_idx", "foreign key: tickets that were merged into this one"),
+    ("webhook_events_object_id_idx", "the worker: what came for the same object before"),
+    ("webhook_events_pending_idx", "the worker: what is due"),
+];
 /// The orders in which lists of one parent are held: an index begins with the parent. In every other order the rows of the
 /// parents on the page are sorted, and no others.
 const PARENTS_ORDERS: &[&str] = &["order by t.created_at ", "order by t.period_start "];
@@ -134,6 +151,36 @@ fn plans_are_read_from_the_log() {
     assert!(planned("LOG:  statement: begin").is_none());
 }
 
+/// An index of a listed table costs every write. Each is used by some order, filter or look-up, or [`KEPT_INDEXES`] says for
+/// whom it is there; unique ones hold a rule.
+async fn unused_indexes(app: &TestApp, statements: &[Planned]) {
+    let mut used = BTreeSet::new();
+    for line in statements.iter().flat_map(|statement| statement.text.lines()) {
+        let name =
+            line.split_once(" using ").or_else(|| line.split_once("Bitmap Index Scan on ")).map(|(_, name)| name);
+        used.extend(name.and_then(|name| name.split_whitespace().next()).map(str::to_owned));
+    }
+    let tables: Vec<&str> =
+        ENTITIES.iter().filter(|entity| entity.listing.is_some()).map(|entity| entity.table).collect();
+    let all: Vec<String> = sqlx::query_scalar(
+        // Of a partitioned index the partitions' are used.
+        "select c.relname::text from pg_index i join pg_class c on c.oid = i.indexrelid and c.relkind = 'i'
+          where i.indrelid = any (select to_regclass(t) from unnest($1::text[]) t) and not i.indisunique order by 1",
+    )
+    .bind(&tables)
+    .fetch_all(&mut app.database.superuser().await)
+    .await
+    .expect("the indexes");
+    assert!(all.len() > 50, "{all:?}");
+    let kept: BTreeSet<&str> = KEPT_INDEXES.iter().map(|(name, _)| *name).collect();
+    let unused: Vec<&String> =
+        all.iter().filter(|name| !used.contains(*name) && !kept.contains(name.as_str())).collect();
+    assert!(unused.is_empty(), "indexes that nothing uses: {unused:#?}");
+    let stale: Vec<&&str> =
+        kept.iter().filter(|name| used.contains(**name) || !all.iter().any(|known| known == *name)).collect();
+    assert!(stale.is_empty(), "named as unused, and used or gone: {stale:?}");
+}
+
 #[tokio::test]
 async fn plans_read_no_more_than_a_page() {
     let rows: u32 = std::env::var("TENANTRY_PLAN_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(50_000);
@@ -194,6 +241,7 @@ async fn plans_read_no_more_than_a_page() {
     let statements: Vec<Planned> = entries.iter().filter_map(|entry| planned(entry)).collect();
     println!("{asked} requests, {} statements with {rows} rows in each table", statements.len());
     assert!(statements.len() >= asked, "{} statements of {asked} requests were seen", statements.len());
+    unused_indexes(&app, &statements).await;
     let unindexed = |text: &str| {
         UNINDEXED_FILTERS.iter().position(|(table, columns, _)| {
             text.contains(&format!("from tenantry.{table} t where t.organization_id = $1"))

@@ -48,13 +48,20 @@ impl BatchSql {
     /// The rows of one user.
     pub fn of_user(checked: &Checked, table: &CheckedTable, limit: u32) -> Self {
         let user = table.spec.organization.iter().find_map(|source| match source {
-            Source::User { user } => table.info.column(user),
+            Source::User { user, to } => table.info.column(user).map(|column| (column, to)),
             _ => None,
         });
-        let condition = user.map_or_else(
-            || "and false".to_owned(),
-            |column| format!("and t.{} = $1::{}", quote(&column.name), column.data_type),
-        );
+        let condition = match user {
+            None => "and false".to_owned(),
+            Some((column, None)) => format!("and t.{} = $1::{}", quote(&column.name), column.data_type),
+            Some((column, Some(to))) => format!(
+                "and t.{} = (select p.{} from {} p where p.{}::text = $1)",
+                quote(&column.name),
+                quote(to),
+                checked.plan.users.table.sql(),
+                quote(&checked.plan.users.id)
+            ),
+        };
         let sql = batch_sql(checked, table, &condition, limit, false);
         Self { label: table.label(), limit: u64::from(limit), first: sql.clone(), next: sql }
     }

@@ -39,6 +39,10 @@ pub struct TableInfo {
     pub indexed: Vec<String>,
     /// The team's own triggers that fire on every updated row.
     pub update_triggers: Vec<String>,
+    /// Tables whose rows it shows as well, or whose rows are among its own: `INHERITS`.
+    pub relatives: Vec<String>,
+    /// The table that this one is a partition of.
+    pub partition_of: Option<String>,
     /// Roles other than the owner and ours that may read or write it.
     pub grantees: Vec<String>,
 }
@@ -49,6 +53,10 @@ pub struct Column {
     pub name: String,
     /// Its type in SQL.
     pub data_type: String,
+    /// The same, or what it is a domain over.
+    pub base_type: String,
+    /// Whether its value is computed from others of the row: it is not known before the row is stored.
+    pub generated: bool,
     /// Whether it takes nulls.
     pub not_null: bool,
 }
@@ -122,7 +130,8 @@ select jsonb_build_object(
   'readable', has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
   'rows', c.reltuples, 'bytes', case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end,
   'row_security', c.relrowsecurity, 'force_row_security', c.relforcerowsecurity,
-  'columns', coalesce((select jsonb_agg(jsonb_build_object('name', a.attname, 'data_type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull) order by a.attnum)
+  'columns', coalesce((select jsonb_agg(jsonb_build_object('name', a.attname, 'data_type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull, 'generated', a.attgenerated <> '',
+         'base_type', (select case t.typtype when 'd' then format_type(t.typbasetype, t.typtypmod) else format_type(a.atttypid, a.atttypmod) end from pg_type t where t.oid = a.atttypid)) order by a.attnum)
       from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '[]'),
   'keys', coalesce((select jsonb_agg(jsonb_build_object('primary', i.indisprimary, 'columns', k.columns) order by i.indisprimary desc, k.width, i.indexrelid)
       from pg_index i
@@ -142,6 +151,10 @@ select jsonb_build_object(
      where i.indrelid = c.oid and i.indisvalid and i.indpred is null), '[]'),
   'update_triggers', coalesce((select jsonb_agg(t.tgname order by t.tgname) from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_namespace pn on pn.oid = p.pronamespace
      where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled in ('O', 'A') and t.tgtype & 16 <> 0 and t.tgtype & 1 <> 0 and pn.nspname <> 'tenantry'), '[]'),
+  'relatives', coalesce((select jsonb_agg(r.name order by r.name) from (
+         select i.inhrelid::regclass::text from pg_inherits i join pg_class k on k.oid = i.inhrelid where i.inhparent = c.oid and not k.relispartition
+         union select i.inhparent::regclass::text from pg_inherits i where i.inhrelid = c.oid and not c.relispartition) r(name)), '[]'),
+  'partition_of', (select i.inhparent::regclass::text from pg_inherits i where i.inhrelid = c.oid and c.relispartition limit 1),
   'grantees', coalesce((select jsonb_agg(distinct g.who) from (select case x.grantee when 0 then 'public' else pg_get_userbyid(x.grantee) end as who, x.grantee
         from aclexplode(c.relacl) x where x.privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE')) g
      where g.grantee <> c.relowner and g.who not in ('tenantry_app', 'tenantry_superadmin')), '[]'))

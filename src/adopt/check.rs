@@ -3,11 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use super::catalogue::{Catalogue, Column, TableInfo, did_you_mean};
+use super::catalogue::{Catalogue, Column, ForeignKey, TableInfo, did_you_mean};
 use super::installed::Wanted;
 use super::name::{Columns, Relation, quote};
 use super::plan::{Plan, Source, Table};
 use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
+
+/// Why a partitioned table is refused.
+const PARTITIONED: &str = "is partitioned, and such tables are not adopted: unique keys that begin with the organization cannot be built on one without blocking its writers, and nor can its foreign keys. Copy it into an ordinary table, or leave it out and let nobody but its owner read it";
 
 /// A plan that fits the database.
 #[derive(Clone, Debug)]
@@ -89,7 +92,7 @@ impl CheckedTable {
             .organization
             .iter()
             .flat_map(|source| match source {
-                Source::User { user: column } | Source::Column { column } => vec![column.as_str()],
+                Source::User { user: column, .. } | Source::Column { column, .. } => vec![column.as_str()],
                 Source::Row { by, .. } => by.0.iter().map(String::as_str).collect(),
                 Source::Workspace { .. } => Vec::new(),
             })
@@ -179,14 +182,58 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// A column that holds values of a unique column of another table. Where a foreign key of the column says which one, it is
+    /// that one: looking in another finds other rows, and says nothing.
+    fn reference(&mut self, info: &'a TableInfo, column: &str, target: &Relation, to: &str, typed: bool) {
+        let Some(mine) = self.column(info, column) else { return };
+        let Some(other) = self.catalogue.get(target) else { return };
+        let relation = info.relation();
+        let key = info.foreign_keys.iter().find(|key| key.columns == [column] && key.target() == *target);
+        if let Some(key) = key
+            && key.target_columns != [to]
+        {
+            let really = key.target_columns.join(", ");
+            self.problem(format!(
+                "{relation}: `{column}` refers to `{really}` of {target}, not to `{to}`: add `to = \"{really}\"`"
+            ));
+            return;
+        }
+        // The table may itself stand for the one that the key refers to, as profiles do for users.
+        let stands_for = |key: &ForeignKey| {
+            let mut own = other.foreign_keys.iter().filter(|own| own.columns == [to]);
+            own.any(|own| own.target() == key.target() && own.target_columns == key.target_columns)
+        };
+        // One of several keys of the column is enough.
+        let elsewhere = info.foreign_keys.iter().find(|key| key.columns == [column] && key.target() != *target);
+        if let Some(elsewhere) = elsewhere
+            && key.is_none()
+            && !stands_for(elsewhere)
+        {
+            let key = elsewhere;
+            self.problem(format!("{relation}: `{column}` refers to {}, not to {target}", key.target()));
+            return;
+        }
+        if let Some(theirs) = self.column(other, to) {
+            if typed && type_family(mine) != type_family(theirs) {
+                self.problem(format!(
+                    "{relation}: `{column}` is {}, and `{to}` of {target} is {}: the two cannot be compared",
+                    mine.data_type, theirs.data_type
+                ));
+            }
+            self.single_key(other, to);
+        }
+    }
+
     fn people(&mut self, plan: &Plan) {
         let users = &plan.users;
         if let Some(info) = self.find(&users.table) {
             self.single_key(info, &users.id);
-            for column in
-                [&users.email, &users.name, &users.clerk_id, &users.current_organization].into_iter().flatten()
-            {
+            for column in [&users.email, &users.name, &users.clerk_id].into_iter().flatten() {
                 self.column(info, column);
+            }
+            if let (Some(column), Some(organizations)) = (&users.current_organization, &plan.organizations) {
+                let to = users.current_organization_to.as_ref().unwrap_or(&organizations.id);
+                self.reference(info, column, &organizations.table, to, false);
             }
         }
         if let Some(organizations) = &plan.organizations
@@ -201,8 +248,12 @@ impl<'a> Checker<'a> {
         if let Some(memberships) = &plan.memberships
             && let Some(info) = self.find(&memberships.table)
         {
-            self.column(info, &memberships.user);
-            self.column(info, &memberships.organization);
+            let to = memberships.user_to.as_ref().unwrap_or(&users.id);
+            self.reference(info, &memberships.user, &users.table, to, true);
+            if let Some(organizations) = &plan.organizations {
+                let to = memberships.organization_to.as_ref().unwrap_or(&organizations.id);
+                self.reference(info, &memberships.organization, &organizations.table, to, false);
+            }
             if let Some(column) = &memberships.role {
                 self.column(info, column);
             }
@@ -224,13 +275,24 @@ impl<'a> Checker<'a> {
         let info = self.find(relation)?;
         if info.kind != "r" {
             let what = match info.kind.as_str() {
-                "p" => {
-                    "is partitioned: adopt ordinary tables; a partitioned one has to be copied into one that has organization_id"
-                }
+                "p" => PARTITIONED,
                 "f" => "is in another database",
                 _ => "is a view: adopt the tables under it",
             };
             self.problem(format!("{relation}: {what}"));
+            return None;
+        }
+        if let Some(parent) = &info.partition_of {
+            self.problem(format!(
+                "{relation}: is a partition of {parent}, whose rows and columns it shares. {parent} {PARTITIONED}"
+            ));
+            return None;
+        }
+        if !info.relatives.is_empty() {
+            let relatives = info.relatives.join(", ");
+            self.problem(format!(
+                "{relation}: inherits from, or is inherited by, {relatives}. A statement on the parent reaches the rows of its children, and a row's place is unique in its own table only: it cannot be adopted. Make it ordinary tables first (`alter table … no inherit …`), or copy its rows into one"
+            ));
             return None;
         }
         if let Some(column) = info.column(COLUMN)
@@ -246,7 +308,7 @@ impl<'a> Checker<'a> {
         }
         if table.with_user {
             match table.organization.as_slice() {
-                [Source::User { user }] if !info.indexed.contains(user) => self.problem(format!(
+                [Source::User { user, .. }] if !info.indexed.contains(user) => self.problem(format!(
                     "{relation}: `with_user` looks up a user's rows, and no index begins with `{user}`: `create index concurrently on {} ({})`, or leave `with_user` out",
                     relation.sql(), quote(user)
                 )),
@@ -287,10 +349,20 @@ impl<'a> Checker<'a> {
 
     fn source(&mut self, plan: &Plan, info: &'a TableInfo, source: &Source) {
         match source {
-            Source::User { user } => {
-                self.column(info, user);
+            Source::User { user, to } => {
+                let key = to.as_ref().unwrap_or(&plan.users.id);
+                self.reference(info, user, &plan.users.table, key, to.is_some());
             }
-            Source::Column { column } => {
+            Source::Column { column, to } => {
+                if let Some(organizations) = &plan.organizations {
+                    let to = to.as_ref().unwrap_or(&organizations.id);
+                    self.reference(info, column, &organizations.table, to, false);
+                } else if to.is_some() {
+                    self.problem(format!(
+                        "{}: `{column}`: `to` names a column of `[organizations]`, and there is none",
+                        info.relation()
+                    ));
+                }
                 if let Some(found) = self.column(info, column)
                     && plan.organizations.is_none()
                     && found.data_type != "uuid"
@@ -328,7 +400,7 @@ impl<'a> Checker<'a> {
                 }
                 for (mine, theirs) in columns.iter().zip(names.iter().map(|name| target.column(name))) {
                     if let (Some(mine), Some(theirs)) = (mine, theirs)
-                        && type_family(&mine.data_type) != type_family(&theirs.data_type)
+                        && type_family(mine) != type_family(theirs)
                     {
                         self.problem(format!(
                             "{}: `{}` is {}, {row}'s `{}` is {}: the two cannot be compared",
@@ -347,7 +419,8 @@ impl<'a> Checker<'a> {
 }
 
 /// The family of a type: types of one family can be compared.
-fn type_family(data_type: &str) -> &str {
+fn type_family(column: &Column) -> &str {
+    let data_type = column.base_type.as_str();
     match data_type.split('(').next().unwrap_or(data_type) {
         "smallint" | "integer" | "bigint" | "numeric" => "number",
         "text" | "character varying" | "character" => "text",

@@ -36,6 +36,20 @@ impl Mappings {
         }
     }
 
+    /// The mapping of organizations by another of their columns, which stands for `legacy_id`.
+    pub fn organizations_by(self, checked: &Checked, to: Option<&str>) -> String {
+        let mapping = self.organizations(&checked.plan.name);
+        match (to, &checked.plan.organizations) {
+            (Some(to), Some(plan)) => format!(
+                "(select p.{}::text as legacy_id, a.organization_id from {} p join {mapping} a on a.legacy_id = p.{}::text)",
+                quote(to),
+                plan.table.sql(),
+                quote(&plan.id)
+            ),
+            _ => mapping,
+        }
+    }
+
     /// A table whose rows have their organization.
     pub fn rows(self, checked: &Checked, relation: &Relation) -> String {
         match self {
@@ -87,19 +101,30 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
         let number = index + 1;
         let alias = format!("s{number}");
         let (join, organization, value, why_not) = match source {
-            Source::User { user } => {
+            Source::User { user, to } => {
                 let value = format!("b.{}::text", quote(user));
                 let why_not = format!(
                     "case when {alias}.legacy_id is null then 'user ' || {value} || ' does not exist' else 'user ' || {value} || ' ' || coalesce({alias}.reason, 'has no organization') end"
                 );
-                let join = format!("{} {alias} on {alias}.legacy_id = {value}", mappings.users(adoption));
+                let join = match to {
+                    None => format!("{} {alias} on {alias}.legacy_id = {value}", mappings.users(adoption)),
+                    Some(to) => format!(
+                        "lateral (select p.{id}::text as legacy_id, a.organization_id, a.reason from {users} p left join {mapping} a on a.legacy_id = p.{id}::text where p.{to} = b.{user}) {alias} on true",
+                        id = quote(&checked.plan.users.id),
+                        users = checked.plan.users.table.sql(),
+                        mapping = mappings.users(adoption),
+                        to = quote(to),
+                        user = quote(user),
+                    ),
+                };
                 (join, format!("{alias}.organization_id"), value, why_not)
             }
-            Source::Column { column } => {
+            Source::Column { column, to } => {
                 let value = format!("b.{}::text", quote(column));
                 let why_not = format!("'organization ' || {value} || ' does not exist'");
                 if checked.plan.organizations.is_some() {
-                    let join = format!("{} {alias} on {alias}.legacy_id = {value}", mappings.organizations(adoption));
+                    let organizations = mappings.organizations_by(checked, to.as_deref());
+                    let join = format!("{organizations} {alias} on {alias}.legacy_id = {value}");
                     (join, format!("{alias}.organization_id"), value, why_not)
                 } else {
                     let join = format!("tenantry.organizations {alias} on {alias}.id = b.{}", quote(column));
@@ -223,7 +248,7 @@ impl Inference {
 
 fn columns(source: &Source) -> String {
     match source {
-        Source::User { user: column } | Source::Column { column } => column.clone(),
+        Source::User { user: column, .. } | Source::Column { column, .. } => column.clone(),
         Source::Row { by, .. } => by.to_string(),
         Source::Workspace { .. } => String::new(),
     }

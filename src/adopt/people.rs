@@ -24,18 +24,20 @@ pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> Str
             .as_ref()
             .map_or_else(|| "null::text".to_owned(), |name| format!("nullif(btrim(u.{}::text), '')", quote(name)))
     };
-    let organizations = mappings.organizations(&checked.plan.name);
     let mut joins = String::new();
     let (mut current, mut current_key) = ("null::uuid".to_owned(), "null::text".to_owned());
     if let Some(column) = &users.current_organization {
         current_key = format!("u.{}::text", quote(column));
+        let organizations = mappings.organizations_by(checked, users.current_organization_to.as_deref());
         joins += &format!(" left join {organizations} c on c.legacy_id = {current_key}");
         "c.organization_id".clone_into(&mut current);
     }
     let (mut all, mut primaries, mut memberships) =
         ("'{}'::uuid[]".to_owned(), "'{}'::uuid[]".to_owned(), "'[]'::jsonb".to_owned());
     if let Some(plan) = &checked.plan.memberships {
-        joins += &format!(" left join lateral ({}) m on true", memberships_of(plan, &organizations, &users.id));
+        let organizations = mappings.organizations_by(checked, plan.organization_to.as_deref());
+        let user = plan.user_to.as_ref().unwrap_or(&users.id);
+        joins += &format!(" left join lateral ({}) m on true", memberships_of(plan, &organizations, user));
         "coalesce(m.all_of_them, '{}')".clone_into(&mut all);
         "coalesce(m.primaries, '{}')".clone_into(&mut primaries);
         "coalesce(m.memberships, '[]')".clone_into(&mut memberships);

@@ -80,6 +80,8 @@ pub struct Users {
     pub clerk_id: Option<String>,
     /// The key of the user's current organization.
     pub current_organization: Option<String>,
+    /// The column of the organizations that it holds, if not their key.
+    pub current_organization_to: Option<String>,
     /// Which organization counts when the current one is not the primary one. Without it, such users are reported.
     pub prefer: Option<Prefer>,
 }
@@ -127,8 +129,12 @@ pub struct Memberships {
     pub table: Relation,
     /// The column with the user's key.
     pub user: String,
+    /// The column of the users that it holds, if not their key.
+    pub user_to: Option<String>,
     /// The column with the organization's key.
     pub organization: String,
+    /// The column of the organizations that it holds, if not their key.
+    pub organization_to: Option<String>,
     /// A boolean column that marks a user's primary organization.
     pub primary: Option<String>,
     /// The column with the role.
@@ -262,11 +268,15 @@ pub enum Source {
     User {
         /// The column with the user's key.
         user: String,
+        /// The column of the users that it holds, if not their key: a foreign key may refer to another unique column.
+        to: Option<String>,
     },
     /// A column with an organization's key.
     Column {
         /// The column.
         column: String,
+        /// The column of the organizations that it holds, if not their key.
+        to: Option<String>,
     },
     /// A row of another table that this row references.
     Row {
@@ -295,8 +305,8 @@ pub enum DefaultWorkspace {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::User { user } => write!(f, "user of {user}"),
-            Self::Column { column } => write!(f, "column {column}"),
+            Self::User { user, .. } => write!(f, "user of {user}"),
+            Self::Column { column, .. } => write!(f, "column {column}"),
             Self::Row { row, by, .. } => write!(f, "{row} by {by}"),
             Self::Workspace { .. } => f.write_str("default workspace"),
         }
@@ -371,8 +381,8 @@ mod tests {
         assert_eq!(
             plan.tables[0].organization,
             [
-                Source::User { user: "user_id".to_owned() },
-                Source::Column { column: "org".to_owned() },
+                Source::User { user: "user_id".to_owned(), to: None },
+                Source::Column { column: "org".to_owned(), to: None },
                 Source::Row { row: Relation::new("legacy", "b"), by, to: None },
                 Source::Workspace { workspace: DefaultWorkspace::Default },
             ]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::catalogue::{Catalogue, TableInfo, did_you_mean};
+use super::catalogue::{Catalogue, ForeignKey, TableInfo, did_you_mean};
 use super::name::Relation;
 use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
 use crate::error::Code;
@@ -41,14 +41,25 @@ pub async fn suggest(
     let all = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
     // Tenantry's own schema is not in the catalogue.
     let wanted = |relation: &Relation| schema.is_none_or(|schema| relation.schema == schema);
-    let tables: Catalogue = all
-        .into_iter()
-        .filter(|(relation, info)| wanted(relation) && info.kind == "r" && relation.name != "_sqlx_migrations")
-        .collect();
+    let all = all.into_iter().filter(|(relation, _)| wanted(relation) && relation.name != "_sqlx_migrations");
+    let all = all.filter(|(_, info)| matches!(info.kind.as_str(), "r" | "p" | "f"));
+    let (left_out, tables): (Catalogue, Catalogue) = all.partition(|(_, info)| why_not(info).is_some());
     let users = find_users(&tables, users)?;
     let mut writer = Writer { tables: &tables, users, questions: Vec::new(), text: String::new() };
     writer.write(name);
+    writer.left_out(&left_out);
     Ok(Suggestion { toml: writer.text, questions: writer.questions })
+}
+
+/// Why a table cannot be adopted at all.
+fn why_not(info: &TableInfo) -> Option<&'static str> {
+    match info.kind.as_str() {
+        "p" => Some("is partitioned"),
+        "f" => Some("is in another database"),
+        _ if info.partition_of.is_some() => Some("is a partition"),
+        _ if !info.relatives.is_empty() => Some("inherits, or is inherited from"),
+        _ => None,
+    }
 }
 
 fn find_users<'a>(tables: &'a Catalogue, wanted: Option<&Relation>) -> Result<&'a TableInfo> {
@@ -78,6 +89,20 @@ struct Writer<'a> {
 /// The text as a TOML string: basic strings of TOML escape as JSON does.
 fn toml_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// What a source says beside its column when the foreign key refers to another than the key.
+fn to(target: &TableInfo, key: &ForeignKey) -> String {
+    other_column(target, key).map_or_else(String::new, |column| format!(", to = {}", toml_string(&column)))
+}
+
+/// The column that a foreign key refers to, if that is not the key.
+fn other_column(target: &TableInfo, key: &ForeignKey) -> Option<String> {
+    match (target.key(), key.target_columns.as_slice()) {
+        (Some([id]), [column]) if id == column => None,
+        (_, [column]) => Some(column.clone()),
+        _ => None,
+    }
 }
 
 fn first_of(table: &TableInfo, names: &[&str]) -> Option<String> {
@@ -154,6 +179,18 @@ impl Writer<'_> {
         self.adopted(&special, organizations);
     }
 
+    /// What stays as it is, so that nobody takes its absence for an oversight.
+    fn left_out(&mut self, tables: &Catalogue) {
+        let whole = tables.iter().filter(|(_, info)| info.partition_of.is_none());
+        for (relation, info) in whole {
+            self.text.push('\n');
+            self.question(format!(
+                "{relation} {}, and cannot be adopted: `tenantry_app` must get no rights on it. Copy its rows into an ordinary table first, if they belong to tenants",
+                why_not(info).unwrap_or_default()
+            ));
+        }
+    }
+
     fn people(&mut self, organizations: Option<&TableInfo>, memberships: Option<&TableInfo>) {
         let users = self.users;
         self.line("\n[users]");
@@ -176,14 +213,18 @@ impl Writer<'_> {
                 .foreign_keys
                 .iter()
                 .find(|key| key.target() == organizations.relation() && key.columns.len() == 1)
-                .map(|key| key.columns[0].clone());
-            if let Some(column) = current.or_else(|| {
+                .map(|key| (key.columns[0].clone(), other_column(organizations, key)));
+            if let Some((column, to)) = current.or_else(|| {
                 first_of(
                     users,
                     &["current_organization_id", "organization_id", "current_workspace_id", "workspace_id", "team_id"],
                 )
+                .map(|column| (column, None))
             }) {
                 self.line(&format!("current_organization = {}", toml_string(&column)));
+                if let Some(to) = to {
+                    self.line(&format!("current_organization_to = {}", toml_string(&to)));
+                }
             }
             if memberships.is_some() {
                 self.question("When a user's current and primary organization differ, whose are the user's rows? Without an answer they are reported, not assigned.".to_owned());
@@ -203,7 +244,7 @@ impl Writer<'_> {
                 self.line(&format!("slug = {}", toml_string(&column)));
             }
             if let Some(table) = memberships {
-                self.memberships(table, &organizations.relation());
+                self.memberships(table, organizations);
             }
         }
         self.line("\n[workspaces]");
@@ -211,20 +252,17 @@ impl Writer<'_> {
         self.line("users_without = \"personal\"");
     }
 
-    fn memberships(&mut self, table: &TableInfo, organizations: &Relation) {
-        let users = self.users.relation();
-        let column = |target: &Relation| {
-            table
-                .foreign_keys
-                .iter()
-                .find(|key| key.target() == *target)
-                .map(|key| key.columns[0].clone())
-                .unwrap_or_default()
-        };
+    fn memberships(&mut self, table: &TableInfo, organizations: &TableInfo) {
         self.line("\n[memberships]");
         self.line(&format!("table = {}", toml_string(&table.relation().to_string())));
-        self.line(&format!("user = {}", toml_string(&column(&users))));
-        self.line(&format!("organization = {}", toml_string(&column(organizations))));
+        for (word, target) in [("user", self.users), ("organization", organizations)] {
+            let key = table.foreign_keys.iter().find(|key| key.target() == target.relation() && key.columns.len() == 1);
+            let Some(key) = key else { continue };
+            self.line(&format!("{word} = {}", toml_string(&key.columns[0])));
+            if let Some(to) = other_column(target, key) {
+                self.line(&format!("{word}_to = {}", toml_string(&to)));
+            }
+        }
         if let Some(primary) = table.columns.iter().find(|column| {
             column.data_type == "boolean"
                 && ["primary", "default", "main"].iter().any(|word| column.name.contains(word))
@@ -305,9 +343,10 @@ impl Writer<'_> {
             let target = key.target();
             let one = key.columns.len() == 1;
             if one && target == users {
-                sources.push((0, format!("{{ user = {} }}", toml_string(&key.columns[0]))));
+                sources.push((0, format!("{{ user = {}{} }}", toml_string(&key.columns[0]), to(self.users, key))));
             } else if one && organizations.is_some_and(|o| o.relation() == target) {
-                sources.push((1, format!("{{ column = {} }}", toml_string(&key.columns[0]))));
+                let to = organizations.map_or_else(String::new, |organizations| to(organizations, key));
+                sources.push((1, format!("{{ column = {}{to} }}", toml_string(&key.columns[0]))));
             } else if written.contains(&target) {
                 let by: Vec<String> = key.columns.iter().map(|column| toml_string(column)).collect();
                 let by = if one { by[0].clone() } else { format!("[{}]", by.join(", ")) };

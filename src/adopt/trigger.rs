@@ -105,11 +105,20 @@ pub fn on_table(checked: &Checked, table: &CheckedTable) -> SchemaChange {
         .organization
         .iter()
         .filter_map(|source| match source {
-            Source::User { user } => Some(format!(
-                "        if new.{0} is not null then perform {1}(new.{0}::text); end if;\n",
-                quote(user),
-                newcomer_function_name(checked)
-            )),
+            Source::User { user, to } => {
+                let user = format!("new.{}", quote(user));
+                let key = match to {
+                    None => format!("{user}::text"),
+                    Some(to) => format!(
+                        "(select p.{}::text from {} p where p.{} = {user})",
+                        quote(&checked.plan.users.id),
+                        checked.plan.users.table.sql(),
+                        quote(to)
+                    ),
+                };
+                let meet = newcomer_function_name(checked);
+                Some(format!("        if {user} is not null then perform {meet}({key}); end if;\n"))
+            }
             _ => None,
         })
         .collect();

@@ -146,15 +146,16 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
           where t.{column} is not null and (o.id is null or o.deleted_at is not null) order by {order}"
     )).await?);
     for source in &table.spec.organization {
-        let Source::User { user } = source else { continue };
+        let Source::User { user, to } = source else { continue };
         let (user, users, id) = (quote(user), checked.plan.users.table.sql(), quote(&checked.plan.users.id));
+        let to = to.as_ref().map_or_else(|| id.clone(), |to| quote(to));
         findings.extend(query_findings(session, "orphaned-row", &format!(
             "select {label} || ' ' || {key}, 'its user ' || t.{user} || ' does not exist'
-               from {sql} t where t.{user} is not null and not exists (select from {users} l where l.{id}::text = t.{user}::text) order by {order}"
+               from {sql} t where t.{user} is not null and not exists (select from {users} l where l.{to}::text = t.{user}::text) order by {order}"
         )).await?);
         findings.extend(query_findings(session, "cross-workspace", &format!(
             "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and its user ' || t.{user} || ' is not a member there'
-               from {sql} t join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = t.{user}::text
+               from {sql} t join {users} l on l.{to}::text = t.{user}::text join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = l.{id}::text
               where t.{column} is not null and a.user_id is not null
                 and not exists (select from tenantry.organization_members m where m.organization_id = t.{column} and m.user_id = a.user_id and m.deleted_at is null)
               order by {order}"

@@ -3,6 +3,7 @@
 mod bad_input;
 mod interruptions;
 mod isolation;
+mod shapes;
 mod situations;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -37,7 +37,9 @@ pub struct TableInfo {
     pub foreign_keys: Vec<ForeignKey>,
     /// First columns of its indexes.
     pub indexed: Vec<String>,
-    /// The team's own triggers that fire on every updated row.
+    /// The team's own row triggers that fire before an insert or an update.
+    pub before_triggers: Vec<String>,
+    /// The team's own triggers that fire on every updated row, or once for every statement that updates.
     pub update_triggers: Vec<String>,
     /// Tables whose rows it shows as well, or whose rows are among its own: `INHERITS`.
     pub relatives: Vec<String>,
@@ -55,8 +57,8 @@ pub struct Column {
     pub data_type: String,
     /// The same, or what it is a domain over.
     pub base_type: String,
-    /// Whether its value is computed from others of the row: it is not known before the row is stored.
-    pub generated: bool,
+    /// The expression over others of the row that it is computed from: its value is not known before the row is stored.
+    pub generation: Option<String>,
     /// Whether it takes nulls.
     pub not_null: bool,
 }
@@ -84,6 +86,12 @@ pub struct ForeignKey {
     pub definition: String,
     /// `ON DELETE`: a no action, r restrict, c cascade, n set null, d set default.
     pub on_delete: String,
+    /// The columns that `ON DELETE SET NULL (…)` names, if it names them.
+    pub delete_columns: Vec<String>,
+    /// `MATCH FULL`.
+    pub match_full: bool,
+    /// Its comment.
+    pub comment: Option<String>,
     /// `ON UPDATE`, likewise.
     pub on_update: String,
     /// Whether it is deferrable, and initially deferred.
@@ -130,7 +138,7 @@ select jsonb_build_object(
   'readable', has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
   'rows', c.reltuples, 'bytes', case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end,
   'row_security', c.relrowsecurity, 'force_row_security', c.relforcerowsecurity,
-  'columns', coalesce((select jsonb_agg(jsonb_build_object('name', a.attname, 'data_type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull, 'generated', a.attgenerated <> '',
+  'columns', coalesce((select jsonb_agg(jsonb_build_object('name', a.attname, 'data_type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull, 'generation', case when a.attgenerated <> '' then (select pg_get_expr(d.adbin, d.adrelid) from pg_attrdef d where d.adrelid = c.oid and d.adnum = a.attnum) end,
          'base_type', (select case t.typtype when 'd' then format_type(t.typbasetype, t.typtypmod) else format_type(a.atttypid, a.atttypmod) end from pg_type t where t.oid = a.atttypid)) order by a.attnum)
       from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '[]'),
   'keys', coalesce((select jsonb_agg(jsonb_build_object('primary', i.indisprimary, 'columns', k.columns) order by i.indisprimary desc, k.width, i.indexrelid)
@@ -144,13 +152,17 @@ select jsonb_build_object(
          'target_schema', tn.nspname, 'target_name', t.relname,
          'target_columns', (select jsonb_agg(a.attname order by o.n) from unnest(f.confkey) with ordinality o(attnum, n) join pg_attribute a on a.attrelid = f.confrelid and a.attnum = o.attnum),
          'definition', pg_get_constraintdef(f.oid), 'on_delete', f.confdeltype::text, 'on_update', f.confupdtype::text,
+         'delete_columns', coalesce((select jsonb_agg(a.attname order by o.n) from unnest(f.confdelsetcols) with ordinality o(attnum, n) join pg_attribute a on a.attrelid = f.conrelid and a.attnum = o.attnum), '[]'),
+         'match_full', f.confmatchtype = 'f', 'comment', obj_description(f.oid, 'pg_constraint'),
          'deferrable', f.condeferrable, 'deferred', f.condeferred) order by f.conname)
       from pg_constraint f join pg_class t on t.oid = f.confrelid join pg_namespace tn on tn.oid = t.relnamespace
      where f.conrelid = c.oid and f.contype = 'f'), '[]'),
   'indexed', coalesce((select jsonb_agg(distinct a.attname) from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
      where i.indrelid = c.oid and i.indisvalid and i.indpred is null), '[]'),
+  'before_triggers', coalesce((select jsonb_agg(t.tgname order by t.tgname) from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_namespace pn on pn.oid = p.pronamespace
+     where t.tgrelid = c.oid and not t.tgisinternal and t.tgtype & 1 <> 0 and t.tgtype & 2 <> 0 and t.tgtype & 20 <> 0 and pn.nspname <> 'tenantry'), '[]'),
   'update_triggers', coalesce((select jsonb_agg(t.tgname order by t.tgname) from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_namespace pn on pn.oid = p.pronamespace
-     where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled in ('O', 'A') and t.tgtype & 16 <> 0 and t.tgtype & 1 <> 0 and pn.nspname <> 'tenantry'), '[]'),
+     where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled in ('O', 'A') and t.tgtype & 16 <> 0 and pn.nspname <> 'tenantry'), '[]'),
   'relatives', coalesce((select jsonb_agg(r.name order by r.name) from (
          select i.inhrelid::regclass::text from pg_inherits i join pg_class k on k.oid = i.inhrelid where i.inhparent = c.oid and not k.relispartition
          union select i.inhparent::regclass::text from pg_inherits i where i.inhrelid = c.oid and not c.relispartition) r(name)), '[]'),

@@ -111,6 +111,11 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
     checker.people(&plan);
     let found: Vec<CheckedTable> = plan.tables.iter().filter_map(|table| checker.table(&plan, table)).collect();
     let Checker { mut problems, .. } = checker;
+    for relation in &plan.shared {
+        if catalogue.get(relation).is_none_or(|info| info.kind == "v") {
+            problems.push(format!("shared: {relation}: there is no such table"));
+        }
+    }
     for table in &found {
         if wanted == Wanted::Write && !table.info.owned {
             let owner = &table.info.owner;
@@ -315,6 +320,14 @@ impl<'a> Checker<'a> {
                 [Source::User { .. }] => {}
                 _ => self.problem(format!("{relation}: `with_user` needs the user to be the only source")),
             }
+        }
+        let ours = super::trigger::trigger_name(&plan.name);
+        if let Some(later) = info.before_triggers.iter().find(|name| name.as_bytes() > ours.as_bytes()) {
+            let first = later.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+            self.problem(format!(
+                "{relation}: its trigger {} would fire after the one that looks for the organization, and may change what that has seen: `alter trigger {} on {} rename to {}`",
+                quote(later), quote(later), relation.sql(), quote(if first.is_empty() { "before_adopt" } else { first })
+            ));
         }
         let key = self.key(table, info)?;
         Some(CheckedTable { spec: table.clone(), info: info.clone(), key })

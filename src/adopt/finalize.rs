@@ -13,10 +13,14 @@ use super::catalogue::ForeignKey;
 use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote, short_name};
+use super::plan::toml_string;
 use super::run::{is_made, make, record};
 use super::trigger::{SchemaChange, THEN};
 use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing, policies, verify};
 use crate::error::Code;
+
+/// Findings that a refusal names.
+const SHOWN: usize = 20;
 
 /// How to finalize.
 #[derive(Clone, Debug)]
@@ -70,6 +74,7 @@ pub async fn finalize(session: &mut OwnerConnection, plan: Plan, options: &Final
     for table in &checked.tables {
         work.row_security(table).await?;
     }
+    work.shared().await?;
     if options.cut_over {
         work.cut_over().await?;
     }
@@ -141,10 +146,20 @@ async fn ready(session: &mut OwnerConnection, checked: &Checked, options: &Final
         problems.extend(policies::shared_with_the_api(session, checked).await?);
     }
     if problems.is_empty() {
-        // Otherwise a foreign key would refuse these rows hours later, without naming them.
-        let findings = verify::cross_references(session, checked).await?;
-        problems
-            .extend(findings.into_iter().take(20).map(|finding| format!("{}: {}", finding.subject, finding.problem)));
+        let findings = verify::blocking(session, checked).await?;
+        let more = findings.len().saturating_sub(SHOWN);
+        let shown = findings.iter().take(SHOWN).map(|finding| {
+            format!(
+                "{}: {}. (To go on all the same: `accept = [{}]`)",
+                finding.subject,
+                finding.problem,
+                toml_string(&finding.name())
+            )
+        });
+        problems.extend(shown);
+        if more > 0 {
+            problems.push(format!("and {more} more: `tenantry adopt verify` lists them"));
+        }
     }
     if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused(Code::NotReady, problems.join("\n"))) }
 }
@@ -170,11 +185,8 @@ impl Work<'_> {
     async fn run_concurrent(&mut self, change: SchemaChange) -> Result<()> {
         let adoption = &self.checked.plan.name;
         if !is_made(self.session, adoption, &change).await? {
-            let pending = SchemaChange {
-                statements: vec![format!("pending: {}", change.statements.join("; "))],
-                ..change.clone()
-            };
-            self.session.run_locked(&change.what, self.options.lock_timeout, &[record(adoption, &pending)]).await?;
+            let pending = record(adoption, &change.pending());
+            self.session.run_locked(&change.what, self.options.lock_timeout, &[pending]).await?;
             self.session.run_concurrent(&change.what, &change.statements).await?;
             self.session.run_locked(&change.what, self.options.lock_timeout, &[record(adoption, &change)]).await?;
             self.changes.push(change.what);
@@ -192,22 +204,39 @@ impl Work<'_> {
             return Ok(());
         }
         let adoption = &self.checked.plan.name;
+        let drop_it = format!("alter table if exists {sql} drop constraint if exists {name}");
+        let change = SchemaChange {
+            what: format!("not null on {sql}"),
+            statements: vec![format!("alter table {sql} alter column {column} set not null"), drop_it.clone()],
+            undo: format!("{drop_it}; alter table if exists {sql} alter column {column} drop not null"),
+        };
+        let timeout = self.options.lock_timeout;
         let add = [
-            format!("alter table {sql} drop constraint if exists {name}"),
+            record(adoption, &change.pending()),
+            drop_it.clone(),
             format!("alter table {sql} add constraint {name} check ({column} is not null) not valid"),
         ];
-        let what = format!("not null on {sql}");
-        self.session.run_locked(&what, self.options.lock_timeout, &add).await?;
-        self.session.run_concurrent(&what, &[format!("alter table {sql} validate constraint {name}")]).await?;
-        let change = SchemaChange {
-            what,
-            statements: vec![
-                format!("alter table {sql} alter column {column} set not null"),
-                format!("alter table {sql} drop constraint if exists {name}"),
-            ],
-            undo: format!("alter table if exists {sql} alter column {column} drop not null"),
-        };
-        make(self.session, adoption, self.options.lock_timeout, &change).await?;
+        self.session.run_locked(&change.what, timeout, &add).await?;
+        let validate = format!("alter table {sql} validate constraint {name}");
+        if let Err(error) = self.session.run_concurrent(&change.what, &[validate]).await {
+            // The check would refuse rows of the old application from now on.
+            self.session.run_locked(&change.what, timeout, &[drop_it]).await?;
+            return Err(match error {
+                AdoptError::Database { source: sqlx::Error::Database(ref database), .. }
+                    if database.code().as_deref() == Some("23514") =>
+                {
+                    let label = table.label();
+                    AdoptError::refused(
+                        Code::NotReady,
+                        format!(
+                            "{label}: rows came meanwhile that have no organization. Nothing is enforced on it yet: `tenantry adopt run`, then `tenantry adopt verify` lists what is left, then this command again"
+                        ),
+                    )
+                }
+                error => error,
+            });
+        }
+        make(self.session, adoption, timeout, &change).await?;
         self.changes.push(change.what);
         Ok(())
     }
@@ -262,7 +291,38 @@ impl Work<'_> {
             self.unique_index(&target, &key.target_columns).await?;
             let name = short_name(&format!("{}_org", key.name));
             self.foreign_key(&sql, &name, &composite(&key), Some(&key)).await?;
+            if key.match_full && key.columns.len() > 1 {
+                self.all_or_none(&sql, &key).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// `MATCH FULL` lets either all columns be null or none. With the organization in front, which never is, a check says so of
+    /// the others.
+    async fn all_or_none(&mut self, table: &str, key: &ForeignKey) -> Result<()> {
+        let name = quote(&short_name(&format!("{}_full", key.name)));
+        let columns: Vec<String> = key.columns.iter().map(|column| quote(column)).collect();
+        let (count, columns) = (columns.len(), columns.join(", "));
+        let change = SchemaChange {
+            what: format!("check {name} on {table}"),
+            statements: vec![
+                format!(
+                    "alter table {table} add constraint {name} check (num_nulls({columns}) in (0, {count})) not valid"
+                ),
+                format!("alter table {table} validate constraint {name}"),
+            ],
+            undo: format!("alter table if exists {table} drop constraint if exists {name}"),
+        };
+        let adoption = self.checked.plan.name.clone();
+        if is_made(self.session, &adoption, &change).await? {
+            return Ok(());
+        }
+        let add = [record(&adoption, &change.pending()), change.undo.clone(), change.statements[0].clone()];
+        self.session.run_locked(&change.what, self.options.lock_timeout, &add).await?;
+        self.session.run_concurrent(&change.what, &change.statements[1..]).await?;
+        self.session.run_locked(&change.what, self.options.lock_timeout, &[record(&adoption, &change)]).await?;
+        self.changes.push(change.what);
         Ok(())
     }
 
@@ -284,10 +344,16 @@ impl Work<'_> {
         if let Some(old) = replaced {
             let old_name = quote(&old.name);
             last.push(format!("alter table {table} drop constraint {old_name}"));
+            let mut again = String::new();
+            if let Some(comment) = &old.comment {
+                let comment = literal(comment);
+                last.push(format!("comment on constraint {name} on {table} is {comment}"));
+                again = format!("; comment on constraint {old_name} on {table} is {comment}");
+            }
             // PostgreSQL prints `NOT VALID` itself where the old key was not valid.
             let not_valid = if old.definition.ends_with("NOT VALID") { "" } else { " not valid" };
             undo = format!(
-                "alter table {table} drop constraint if exists {old_name}; alter table {table} add constraint {old_name} {}{not_valid}; {undo}{THEN}alter table {table} validate constraint {old_name}",
+                "alter table {table} drop constraint if exists {old_name}; alter table {table} add constraint {old_name} {}{not_valid}{again}; {undo}{THEN}alter table {table} validate constraint {old_name}",
                 old.definition
             );
         }
@@ -300,7 +366,8 @@ impl Work<'_> {
         if is_made(self.session, &adoption, &change).await? {
             return Ok(());
         }
-        self.session.run_locked(&what, self.options.lock_timeout, &[drop_it, add]).await?;
+        let pending = record(&adoption, &change.pending());
+        self.session.run_locked(&what, self.options.lock_timeout, &[pending, drop_it, add]).await?;
         self.session.run_concurrent(&what, &[last.remove(0)]).await?;
         last.push(record(&adoption, &change));
         self.session.run_locked(&what, self.options.lock_timeout, &last).await?;
@@ -323,6 +390,25 @@ impl Work<'_> {
                 let undo = format!("revoke usage on schema {schema} from tenantry_app, tenantry_superadmin");
                 self.run_locked(SchemaChange { what: format!("usage of schema {schema}"), statements, undo }).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Lets everybody read what belongs to nobody.
+    async fn shared(&mut self) -> Result<()> {
+        for relation in self.checked.plan.shared.clone() {
+            let sql = relation.sql();
+            let readable: bool = sqlx::query_scalar("select has_table_privilege('tenantry_app', $1, 'select')")
+                .bind(&sql)
+                .fetch_one(self.session.conn())
+                .await
+                .map_err(doing("looking at the shared tables"))?;
+            if readable {
+                continue;
+            }
+            let statements = vec![format!("grant select on {sql} to tenantry_app, tenantry_superadmin")];
+            let undo = format!("revoke select on {sql} from tenantry_app, tenantry_superadmin");
+            self.run_locked(SchemaChange { what: format!("reading of {sql}"), statements, undo }).await?;
         }
         Ok(())
     }
@@ -447,10 +533,11 @@ fn composite(key: &ForeignKey) -> String {
         "r" => " on delete restrict",
         _ => "",
     };
+    let emptied = if key.delete_columns.is_empty() { mine.clone() } else { columns(&key.delete_columns) };
     if key.on_delete == "n" {
-        text += &format!(" on delete set null ({mine})");
+        text += &format!(" on delete set null ({emptied})");
     } else if key.on_delete == "d" {
-        text += &format!(" on delete set default ({mine})");
+        text += &format!(" on delete set default ({emptied})");
     }
     // `set null` on update would also set the organization to null: such a key refuses the update instead.
     text += match key.on_update.as_str() {

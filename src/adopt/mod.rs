@@ -14,6 +14,7 @@
 //!
 //! Names of tables are data here, so SQL is built as text: identifiers are quoted, values are parameters.
 
+mod around;
 mod batch;
 mod catalogue;
 mod check;

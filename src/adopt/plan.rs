@@ -29,6 +29,12 @@ pub struct Plan {
     /// Roles that see all rows from `finalize` until the cut-over: the logins of the old application.
     #[serde(default)]
     pub keep_access: Vec<String>,
+    /// Tables that every tenant may read, and none owns: countries, prices. `finalize` lets `tenantry_app` read them.
+    #[serde(default)]
+    pub shared: Vec<Relation>,
+    /// Findings of `verify` that may stay, as it names them: `check subject`.
+    #[serde(default)]
+    pub accept: Vec<String>,
     /// What `tenantry_app` may do with the tables.
     #[serde(default = "all_grants")]
     pub grants: Vec<Grant>,
@@ -313,6 +319,11 @@ impl fmt::Display for Source {
     }
 }
 
+/// The text as a TOML string: basic strings of TOML escape as JSON does.
+pub(super) fn toml_string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
 impl Plan {
     /// Reads a plan.
     ///
@@ -334,6 +345,11 @@ impl Plan {
         }
         if plan.workspaces.role == Role::Owner {
             problems.push("workspaces.role = \"OWNER\": not everybody can own the default workspace; name one person with `owner`".to_owned());
+        }
+        for table in &plan.shared {
+            if *table == plan.users.table || plan.tables.iter().any(|adopted| adopted.table == *table) {
+                problems.push(format!("shared: {table} is adopted, or holds the users: it cannot be everybody's"));
+            }
         }
         for table in &plan.tables {
             if table.organization.is_empty() {

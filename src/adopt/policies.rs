@@ -9,7 +9,7 @@ use super::{OwnerConnection, Result, doing};
 
 /// `tenantry_app` and the logins with its rights. Logins that row-level security does not bind, or that are members of
 /// `tenantry_superadmin`, do not belong to the API: `tenantry verify` refuses them there.
-const API: &str = "(select r.oid from pg_roles r
+pub(super) const API: &str = "(select r.oid from pg_roles r
    where r.rolname = 'tenantry_app'
       or not r.rolsuper and not r.rolbypassrls and pg_has_role(r.oid, 'tenantry_app', 'usage') and not pg_has_role(r.oid, 'tenantry_superadmin', 'usage'))";
 

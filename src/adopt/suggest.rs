@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::catalogue::{Catalogue, ForeignKey, TableInfo, did_you_mean};
 use super::name::Relation;
+use super::plan::toml_string;
 use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
 use crate::error::Code;
 
@@ -84,11 +85,6 @@ struct Writer<'a> {
     users: &'a TableInfo,
     questions: Vec<String>,
     text: String,
-}
-
-/// The text as a TOML string: basic strings of TOML escape as JSON does.
-fn toml_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 /// What a source says beside its column when the foreign key refers to another than the key.

@@ -29,9 +29,18 @@ pub struct SchemaChange {
     pub undo: String,
 }
 
-/// The name of the trigger.
-pub fn trigger_name(checked: &Checked) -> String {
-    format!("adopt_{}", checked.plan.name)
+impl SchemaChange {
+    /// The same change, when it is about to be made in several steps: recorded before the first of them, so that a rollback takes
+    /// back whatever was reached. Its undo must be harmless before the change is made.
+    pub fn pending(&self) -> Self {
+        Self { statements: vec![format!("pending: {}", self.statements.join("; "))], ..self.clone() }
+    }
+}
+
+/// The name of the trigger: the last of the alphabet, because triggers fire in the order of their names, and the team's own may
+/// fill the columns that tell the organization.
+pub fn trigger_name(adoption: &str) -> String {
+    format!("~adopt_{adoption}")
 }
 
 fn newcomer_function_name(checked: &Checked) -> String {
@@ -72,7 +81,9 @@ end",
 /// they are inserted after the user: then the first row of the user is the moment.
 pub fn on_users(checked: &Checked) -> Option<SchemaChange> {
     let plan = &checked.plan;
-    if plan.organizations.is_some() {
+    // The users may be another role's: then a newcomer is met with the first row, too.
+    let owned = checked.catalogue.get(&plan.users.table).is_some_and(|info| info.owned);
+    if plan.organizations.is_some() || !owned {
         return None;
     }
     let body = format!(
@@ -94,19 +105,31 @@ end",
 pub fn on_table(checked: &Checked, table: &CheckedTable) -> SchemaChange {
     let inference = inference(checked, table, Mappings::Real);
     let columns = table.source_columns();
-    let row: Vec<String> = columns.iter().map(|name| format!("new.{0} as {0}", quote(name))).collect();
+    // A generated column is empty until the row is stored: its expression tells what it will be.
+    let value = |name: &&str| match table.info.column(name).and_then(|column| column.generation.as_ref()) {
+        Some(expression) => format!("({expression})"),
+        None => format!("r.{}", quote(name)),
+    };
+    let generated =
+        columns.iter().any(|name| table.info.column(name).is_some_and(|column| column.generation.is_some()));
+    let row: Vec<String> = columns.iter().map(|name| format!("{} as {}", value(name), quote(name))).collect();
     let row = if row.is_empty() { "1".to_owned() } else { row.join(", ") };
-    let unmoved: Vec<String> =
-        columns.iter().map(|name| format!("new.{0} is not distinct from old.{0}", quote(name))).collect();
-    let ask =
-        format!("select {} into v_organization from (select {row}) b{}", inference.organization(), inference.joins);
+    let unmoved: Vec<String> = columns
+        .iter()
+        .map(|name| format!("(select {} from (select new.*) r) is not distinct from old.{}", value(name), quote(name)))
+        .collect();
+    let ask = format!(
+        "select {} into v_organization from (select {row} from (select new.*) r) b{}",
+        inference.organization(),
+        inference.joins
+    );
     let meet: String = table
         .spec
         .organization
         .iter()
         .filter_map(|source| match source {
             Source::User { user, to } => {
-                let user = format!("new.{}", quote(user));
+                let user = format!("(select {} from (select new.*) r)", value(&user.as_str()));
                 let key = match to {
                     None => format!("{user}::text"),
                     Some(to) => format!(
@@ -142,8 +165,8 @@ begin
                and not exists (select from tenantry.adopt_changes where adoption = {adoption} and what = {added});
         if v_trusted then return new; end if;
         new.{column} := v_before;
-        if tg_op = 'UPDATE' and {unmoved} then return new; end if;
     end if;
+    if tg_op = 'UPDATE' and {unmoved} then return new; end if;
     {ask};
     if v_organization is null then
 {meet}        {ask};
@@ -165,25 +188,33 @@ end",
         label = literal(&table.label()),
         key = table.key_text("new"),
     );
-    let mut event = "before insert".to_owned();
-    if !columns.is_empty() {
-        let list: Vec<String> = columns.iter().map(|name| quote(name)).collect();
-        event += &format!(" or update of {}", list.join(", "));
-    }
     let sql = table.relation().sql();
-    let mut change = change(checked, &table.label(), &sql, &event, &body);
+    let mut change = change(checked, &table.label(), &sql, "before insert", &body);
     // No other adoption can have this name. Who may update any column may update this one. The batches of a run, with
     // our own login, skip it.
-    let trigger = quote(&format!("{} own", trigger_name(checked)));
+    let trigger = quote(&format!("{} own", trigger_name(&checked.plan.name)));
     let drop_it = format!("drop trigger if exists {trigger} on {sql}");
+    // Also when a trigger of the team changes a source, which no list of columns would tell; and not for the batches of a run,
+    // which change none. A condition cannot name generated columns: then the function looks.
+    let moves = quote(&format!("{} moves", trigger_name(&checked.plan.name)));
+    let moved = format!("drop trigger if exists {moves} on {sql}");
+    let changed: Vec<String> =
+        columns.iter().map(|name| format!("new.{0} is distinct from old.{0}", quote(name))).collect();
+    let when =
+        if generated || changed.is_empty() { String::new() } else { format!(" when ({})", changed.join(" or ")) };
     change.statements.extend([
         drop_it.clone(),
+        moved.clone(),
+        format!(
+            "create trigger {moves} before update on {sql} for each row{when} execute function {}()",
+            fill_function(checked, &table.label())
+        ),
         format!(
             "create trigger {trigger} before update of {column} on {sql} for each row when (new.{column} is distinct from old.{column} and not pg_has_role('tenantry_superadmin', 'usage')) execute function {}()",
             fill_function(checked, &table.label())
         ),
     ]);
-    change.undo = format!("{drop_it}; {}", change.undo);
+    change.undo = format!("{drop_it}; {moved}; {}", change.undo);
     change
 }
 
@@ -193,7 +224,7 @@ fn fill_function(checked: &Checked, table: &str) -> String {
 }
 
 fn change(checked: &Checked, label: &str, table: &str, event: &str, body: &str) -> SchemaChange {
-    let trigger = quote(&trigger_name(checked));
+    let trigger = quote(&trigger_name(&checked.plan.name));
     let function = fill_function(checked, label);
     SchemaChange {
         what: format!("trigger on {table}"),

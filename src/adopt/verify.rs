@@ -8,7 +8,7 @@ use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
 use super::plan::Source;
-use super::{COLUMN, OwnerConnection, Plan, Result, doing, policies};
+use super::{COLUMN, OwnerConnection, Plan, Result, around, doing, policies};
 
 /// Most findings of one check on one table.
 const LIMIT: u32 = 100;
@@ -22,6 +22,29 @@ pub struct AdoptionFinding {
     pub subject: String,
     /// What is wrong and what to do.
     pub problem: String,
+}
+
+impl AdoptionFinding {
+    /// The name by which the plan may accept it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{} {}", self.check, self.subject)
+    }
+}
+
+/// What `finalize` does not go past: rows that others would see or miss, and organizations that nobody could run.
+pub async fn blocking(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
+    let mut findings = people(session, checked).await?;
+    findings.retain(|finding| matches!(finding.check.as_str(), "user-not-a-member" | "organization-without-owner"));
+    for table in checked.tables.iter().filter(|table| table.has_column()) {
+        let rows = rows(session, checked, table).await?;
+        findings.extend(rows.into_iter().filter(|finding| finding.check == "cross-workspace"));
+    }
+    // Otherwise a foreign key would refuse these rows hours later, without naming them.
+    findings.extend(cross_references(session, checked).await?);
+    findings.extend(around::find(session, checked).await?);
+    findings.retain(|finding| !checked.plan.accept.contains(&finding.name()));
+    Ok(findings)
 }
 
 /// Checks an adoption. An empty list means that nothing is wrong.
@@ -41,6 +64,8 @@ pub async fn verify(session: &mut OwnerConnection, plan: Plan) -> Result<Vec<Ado
         }
     }
     findings.extend(cross_references(session, &checked).await?);
+    findings.extend(around::find(session, &checked).await?);
+    findings.retain(|finding| !checked.plan.accept.contains(&finding.name()));
     let finalized: Option<bool> =
         sqlx::query_scalar("select finalized_at is not null from tenantry.adoptions where name = $1")
             .bind(&checked.plan.name)
@@ -165,7 +190,7 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
 }
 
 /// Finds rows that reference rows of another organization, by foreign keys and by the sources of the plan.
-pub async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
+async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
     let mut findings = Vec::new();
     for table in checked.tables.iter().filter(|table| table.has_column()) {
         let mut references: Vec<(super::Relation, Vec<String>, Vec<String>)> = table

@@ -15,7 +15,7 @@ use tokio::process::Child;
 
 use super::{
     OLD_APP, assert_same, catalogue, count, ended, finalize, fixture, keeping_access, legacy, pairs, parse, plan,
-    rollback, run, run_sql, scratch, session, tenantry, try_run, verify,
+    rollback, run, run_sql, scratch, session, tenantry, try_run, verify, without_owner,
 };
 use crate::support::TestDb;
 
@@ -512,7 +512,7 @@ async fn finalize_validates_a_foreign_key_that_was_left() {
         "alter table legacy.dashboards add constraint dashboards_adopted_organization foreign key (organization_id) references tenantry.organizations (id) not valid",
     )
     .await;
-    finalize(&database, keeping_access(plan("workspaces"))).await.expect("finalize");
+    finalize(&database, without_owner(plan("workspaces"), "default")).await.expect("finalize");
     let valid =
         "select count(*) from pg_constraint c join tenantry.adopt_changes a on a.what like '%dashboards_adopted_organization%'
                   where c.conname = 'dashboards_adopted_organization' and c.convalidated";

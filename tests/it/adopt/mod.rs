@@ -38,6 +38,12 @@ pub async fn legacy(situation: &str) -> TestDb {
     let database = TestDb::seeded().await;
     let sql = std::fs::read_to_string(fixture(situation, "legacy.sql")).expect("the fixture");
     run_sql(&mut database.owner().await, &sql).await;
+    let_the_old_application_in(&database).await;
+    database
+}
+
+/// What the login of an old application may do with the team's tables.
+pub async fn let_the_old_application_in(database: &TestDb) {
     let role = format!(
         "do $$ begin create role {OLD_APP} login; exception when duplicate_object or unique_violation then null; end $$;
          grant usage on schema legacy to {OLD_APP};
@@ -45,7 +51,6 @@ pub async fn legacy(situation: &str) -> TestDb {
          grant usage on all sequences in schema legacy to {OLD_APP}"
     );
     run_sql(&mut database.superuser().await, &role).await;
-    database
 }
 
 pub async fn run_sql(connection: &mut PgConnection, sql: &str) {
@@ -92,6 +97,11 @@ pub async fn rollback(database: &TestDb, plan: Plan) -> Vec<String> {
 pub fn keeping_access(mut plan: Plan) -> Plan {
     plan.keep_access = vec![OLD_APP.to_owned()];
     plan
+}
+
+/// The same, where an organization has no owner and that is accepted.
+pub fn without_owner(plan: Plan, slug: &str) -> Plan {
+    Plan { accept: vec![format!("organization-without-owner {slug}")], ..keeping_access(plan) }
 }
 
 /// (table, assigned, unresolved) of a run.

@@ -9,13 +9,7 @@ use crate::support::TestDb;
 async fn shape(sql: &str) -> TestDb {
     let database = TestDb::seeded().await;
     run_sql(&mut database.owner().await, &format!("create schema legacy; {sql}")).await;
-    let role = format!(
-        "do $$ begin create role {OLD_APP} login; exception when duplicate_object or unique_violation then null; end $$;
-         grant usage on schema legacy to {OLD_APP};
-         grant select, insert, update, delete on all tables in schema legacy to {OLD_APP};
-         grant usage on all sequences in schema legacy to {OLD_APP}"
-    );
-    run_sql(&mut database.superuser().await, &role).await;
+    super::let_the_old_application_in(&database).await;
     database
 }
 
@@ -126,4 +120,204 @@ async fn adopt_refuses_inheritance_and_partitions_before_anything_is_written() {
     }
     let written = super::count(&database, "select (select count(*) from tenantry.adoptions) + (select count(*) from pg_attribute where attname = 'organization_id' and attrelid::regclass::text like 'legacy.%')").await;
     assert_eq!(written, 0);
+}
+
+const INVOICES: &str = "create table legacy.users (id int primary key, email text, name text);
+    create table legacy.invoices (id int primary key, user_id int not null references legacy.users, amount numeric);
+    create table legacy.countries (code text primary key, name text);
+    insert into legacy.users values (1, 'ann@x.test', 'Ann'), (2, 'bob@x.test', 'Bob');
+    insert into legacy.invoices values (1, 1, 10), (2, 2, 20);
+    insert into legacy.countries values ('DE', 'Germany');";
+
+#[tokio::test]
+async fn adopt_finds_every_way_around_the_policies_and_finalize_waits_for_them() {
+    let database = shape(&format!(
+        "{INVOICES}
+         create view legacy.everything as select * from legacy.invoices;
+         create view legacy.deeper as select sum(amount) from legacy.everything;
+         create view legacy.invoked with (security_invoker = on) as select * from legacy.invoices;
+         create view legacy.private as select * from legacy.invoices;
+         create view legacy.harmless as select 1 as one;
+         create materialized view legacy.totals as select user_id, sum(amount) from legacy.invoices group by 1;
+         create function legacy.of(p int) returns setof legacy.invoices language sql security definer as 'select * from legacy.invoices where user_id = p';
+         create function legacy.any_of(p text) returns bigint language plpgsql security definer as 'declare n bigint; begin execute p into n; return n; end';
+         create function legacy.own(p int) returns setof legacy.invoices language sql as 'select * from legacy.invoices';
+         create function legacy.secret(p int) returns setof legacy.invoices language sql security definer as 'select * from legacy.invoices';
+         revoke execute on function legacy.secret(int) from public;
+         grant select on legacy.everything, legacy.deeper, legacy.invoked, legacy.totals, legacy.harmless, legacy.countries, legacy.users to public;
+         create publication {name} for table legacy.invoices;",
+        name = "everywhere"
+    ))
+    .await;
+    let (plan, _) = suggested(&database).await;
+    let plan = super::keeping_access(plan);
+    run(&database, plan.clone()).await;
+    let found = verify(&database, plan.clone()).await;
+    let mut subjects: Vec<&str> = found.iter().map(|finding| finding.subject.as_str()).collect();
+    subjects.sort_unstable();
+    assert_eq!(
+        subjects,
+        [
+            "function legacy.any_of(text)",
+            "function legacy.of(integer)",
+            "materialized view legacy.totals",
+            "publication everywhere of legacy.invoices",
+            "table legacy.countries",
+            "table legacy.users",
+            "view legacy.deeper",
+            "view legacy.everything",
+        ],
+        "{found:#?}"
+    );
+    let refused = super::finalize(&database, plan.clone()).await.expect_err("open").to_string();
+    assert!(subjects.iter().all(|subject| refused.contains(subject)), "{refused}");
+
+    // Every statement that is offered closes what it is offered for.
+    let mut owner = database.owner().await;
+    for finding in &found {
+        let statement = finding.problem.split('`').nth(1).expect("a statement");
+        if !finding.subject.contains("countries") && !finding.subject.contains("publication") {
+            run_sql(&mut owner, statement).await;
+        }
+    }
+    let mut plan = plan;
+    plan.shared = vec![adopt::Relation::new("legacy", "countries")];
+    plan.accept = vec!["way-around publication everywhere of legacy.invoices".to_owned()];
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    super::finalize(&database, plan.clone()).await.expect("nothing is open");
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    let subject = "legacy:shape:1";
+    let seen = |sql: &'static str| super::seen_by(&database, subject, "ann-workspace", sql);
+    assert_eq!(seen("select id::text from legacy.invoices").await, ["1"]);
+    assert_eq!(seen("select id::text from legacy.everything").await, ["1"]);
+    assert_eq!(seen("select name from legacy.countries").await, ["Germany"]);
+    // What comes later is found as well.
+    run_sql(
+        &mut owner,
+        "create view legacy.later as select * from legacy.invoices; grant select on legacy.later to tenantry_app",
+    )
+    .await;
+    let later = verify(&database, plan.clone()).await;
+    assert_eq!(later.iter().map(|finding| finding.subject.as_str()).collect::<Vec<_>>(), ["view legacy.later"]);
+    run_sql(&mut owner, "drop view legacy.later").await;
+    super::rollback(&database, plan).await;
+    let granted = super::count(&database, "select count(*) from unnest(array['legacy.countries', 'legacy.invoices']) t where t <> 'legacy.countries' and has_table_privilege('tenantry_app', t, 'select')").await;
+    assert_eq!(granted, 0);
+}
+
+#[tokio::test]
+async fn adopt_fills_after_the_teams_own_triggers_and_for_generated_columns() {
+    let database = shape(
+        "create table legacy.users (id int primary key, email text, name text);
+         insert into legacy.users values (1, 'ann@x.test', 'Ann'), (2, 'bob@x.test', 'Bob');
+         create table legacy.notes (id bigint primary key, user_id int references legacy.users, body text);
+         create sequence legacy.note_ids start 100;
+         create function legacy.stamp() returns trigger language plpgsql as $$ begin
+           new.id := coalesce(new.id, nextval('legacy.note_ids'));
+           if tg_op = 'UPDATE' and new.body like 'to %' then new.user_id := substr(new.body, 4)::int; end if;
+           new.user_id := coalesce(new.user_id, nullif(current_setting('my.uid', true), '')::int); return new; end $$;
+         create trigger stamp_row before insert or update on legacy.notes for each row execute function legacy.stamp();
+         create table legacy.events (id bigserial primary key, data jsonb not null, user_id int generated always as ((data ->> 'user_id')::int) stored references legacy.users);
+         insert into legacy.notes values (1, 1, 'of Ann'), (2, 2, 'of Bob');
+         insert into legacy.events (data) values ('{\"user_id\": 1}'), ('{\"user_id\": 2}');",
+    )
+    .await;
+    let (plan, _) = suggested(&database).await;
+    let plan = super::keeping_access(plan);
+    run(&database, plan.clone()).await;
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    let mut old = sqlx::ConnectOptions::connect(&database.options(OLD_APP)).await.expect("the old application");
+    for round in 0..2 {
+        run_sql(&mut old, "set my.uid = '2'; insert into legacy.notes (body) values ('live'); insert into legacy.events (data) values ('{\"user_id\": 2}')").await;
+        // A source that only a trigger changes, and one that only the expression changes.
+        run_sql(&mut old, "update legacy.notes set body = 'to 2' where id = 1; update legacy.events set data = '{\"user_id\": 2}' where id = 1").await;
+        let wrong = "select (select count(*) from legacy.notes n join tenantry.adopt_users a on a.legacy_id = n.user_id::text where n.organization_id is distinct from a.organization_id)
+                          + (select count(*) from legacy.events n join tenantry.adopt_users a on a.legacy_id = n.user_id::text where n.organization_id is distinct from a.organization_id)";
+        assert_eq!(super::count(&database, wrong).await, 0, "round {round}");
+        run_sql(&mut old, "update legacy.notes set body = 'to 1' where id = 1; update legacy.events set data = '{\"user_id\": 1}' where id = 1").await;
+        assert_eq!(super::count(&database, wrong).await, 0, "back in round {round}");
+        if round == 0 {
+            super::finalize(&database, plan.clone()).await.expect("finalize");
+        }
+    }
+    // Whose trigger comes even later is told before anything is written.
+    run_sql(&mut database.owner().await, "alter trigger stamp_row on legacy.notes rename to \"~~~ late\"").await;
+    let refused = try_run(&database, plan).await.expect_err("a later trigger").to_string();
+    assert!(refused.contains("rename to \"late\""), "{refused}");
+}
+
+#[tokio::test]
+async fn adopt_keeps_every_property_of_a_key_that_it_replaces() {
+    let database = shape(
+        "create table legacy.users (id int primary key, email text, name text);
+         create table legacy.projects (area int not null, no int not null, user_id int not null references legacy.users, primary key (area, no));
+         create table legacy.tasks (id int primary key, area int not null, project_no int, foreign key (area, project_no) references legacy.projects on delete set null (project_no));
+         create table legacy.links (id int primary key, area int, project_no int, user_id int not null references legacy.users, foreign key (area, project_no) references legacy.projects match full);
+         comment on constraint tasks_area_project_no_fkey on legacy.tasks is 'a ''remark''';
+         insert into legacy.users values (1, 'ann@x.test', 'Ann'), (2, 'bob@x.test', 'Bob');
+         insert into legacy.projects values (1, 1, 1), (1, 2, 2);
+         insert into legacy.tasks values (1, 1, 1), (2, 1, 2);
+         insert into legacy.links values (1, 1, 1, 1), (2, null, null, 2);",
+    )
+    .await;
+    let (plan, _) = suggested(&database).await;
+    let plan = super::keeping_access(plan);
+    let before = super::fingerprint(&database).await;
+    run(&database, plan.clone()).await;
+    super::finalize(&database, plan.clone()).await.expect("finalize");
+    let mut owner = database.owner().await;
+    run_sql(&mut owner, "begin; delete from legacy.links; delete from legacy.projects where no = 1").await;
+    let task: (Option<i32>, Option<i32>) = sqlx::query_as("select area, project_no from legacy.tasks where id = 1")
+        .fetch_one(&mut owner)
+        .await
+        .expect("the task");
+    assert_eq!(task, (Some(1), None), "only what the old key emptied");
+    run_sql(&mut owner, "rollback").await;
+    let half = sqlx::raw_sql("insert into legacy.links (id, area, user_id, organization_id) select 9, 7, 1, organization_id from legacy.links limit 1").execute(&mut owner).await;
+    assert!(half.is_err(), "match full refuses a half-empty reference");
+    let remarks = super::count(
+        &database,
+        "select count(*) from pg_constraint where obj_description(oid, 'pg_constraint') = 'a ''remark'''",
+    )
+    .await;
+    assert_eq!(remarks, 1);
+    super::rollback(&database, plan).await;
+    super::assert_same(&before, &super::fingerprint(&database).await);
+    let remarks = super::count(&database, "select count(*) from pg_constraint where obj_description(oid, 'pg_constraint') = 'a ''remark''' and conname = 'tasks_area_project_no_fkey'").await;
+    assert_eq!(remarks, 1);
+}
+
+#[tokio::test]
+async fn adopt_takes_back_a_finalize_that_a_late_row_stopped() {
+    let database = shape(
+        "create table legacy.users (id int primary key, email text, name text);
+         create table legacy.notes (id int primary key, user_id int references legacy.users, organization_id uuid, body text);
+         insert into legacy.users values (1, 'ann@x.test', 'Ann');
+         insert into legacy.notes values (1, 1, null, 'a');",
+    )
+    .await;
+    let (plan, _) = suggested(&database).await;
+    let plan = super::keeping_access(plan);
+    let before = super::fingerprint(&database).await;
+    run(&database, plan.clone()).await;
+    // The row is not seen by the count, and comes before the check is there.
+    let mut writer = database.owner().await;
+    run_sql(&mut writer, "begin; insert into legacy.notes (id, body) values (2, 'late')").await;
+    let stopped = {
+        let (database, plan) = (&database, plan.clone());
+        let finalizing = super::finalize(database, plan);
+        let (done, ()) = futures_util::future::join(finalizing, async {
+            tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+            run_sql(&mut writer, "commit").await;
+        })
+        .await;
+        done.expect_err("a row without")
+    };
+    assert!(stopped.code() == "NOT_READY" && stopped.to_string().contains("came meanwhile"), "{stopped}");
+    // The old application is not hindered by a step that was not finished.
+    let mut old = sqlx::ConnectOptions::connect(&database.options(OLD_APP)).await.expect("the old application");
+    run_sql(&mut old, "insert into legacy.notes (id, body) values (3, 'no user')").await;
+    super::rollback(&database, plan).await;
+    run_sql(&mut old, "delete from legacy.notes where id > 1").await;
+    super::assert_same(&before, &super::fingerprint(&database).await);
 }

@@ -8,7 +8,7 @@ use tenantry::adopt::{self, FinalizeOptions, Plan, Source};
 use super::{
     OLD_APP, assert_foretold, assert_same, count, counts, difference, dry_run, ended, enter, finalize, fingerprint,
     fixture, keeping_access, legacy, map, pairs, parse, plan, rollback, run, run_sql, scratch, seen_by, session, slugs,
-    tenantry, try_run, verify,
+    tenantry, try_run, verify, without_owner,
 };
 use crate::support::TestDb;
 
@@ -235,7 +235,9 @@ async fn adopt_gives_an_application_without_workspaces_a_default_one() {
 
     what_verify_finds(&database).await;
 
-    finalize(&database, keeping_access(plan("workspaces"))).await.expect("finalize");
+    let refused = finalize(&database, keeping_access(plan("workspaces"))).await.expect_err("nobody could pay");
+    assert!(refused.to_string().contains("organization-without-owner default"), "{refused}");
+    finalize(&database, without_owner(plan("workspaces"), "default")).await.expect("finalize");
     let titles = "select title from legacy.dashboards order by title";
     assert_eq!(
         seen_by(&database, &format!("legacy:workspaces:{}", id(1)), "default", titles).await,
@@ -383,7 +385,7 @@ async fn adopt_infers_or_reports_rewards_and_never_guesses() {
          update legacy.tasks set organization_id = (select organization_id from tenantry.adopt_organizations where legacy_id = '2') where id = 5",
     )
     .await;
-    finalize(&database, keeping_access(plan("rewards"))).await.expect("finalize");
+    finalize(&database, without_owner(plan("rewards"), "red-2")).await.expect("finalize");
     reads_and_isolation_of_rewards(&database).await;
 
     let (code, text, error) = ended(tenantry(&database, &["adopt", "rollback", "--plan", file]).await).await;

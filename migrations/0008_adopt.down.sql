@@ -6,7 +6,7 @@ declare
 begin
     for item in
         select p.oid::regprocedure as function from pg_proc p
-         where p.pronamespace = 'tenantry'::regnamespace and (p.proname like 'adopt\_fill\_%' or p.proname like 'adopt\_meet\_%')
+         where p.pronamespace = 'tenantry'::regnamespace and (p.proname like 'adopt\_fill\_%' or p.proname like 'adopt\_meet\_%' or p.proname like 'adopt\_member\_%')
     loop
         execute format('drop function %s cascade', item.function);
     end loop;
@@ -15,6 +15,10 @@ $$;
 drop function tenantry.adopt_take_back(text);
 drop function tenantry.adopt_user(text, text, text, text, text, uuid, text, jsonb, text, uuid[], boolean);
 drop function tenantry.adopt_default_organization(text, uuid);
+drop function tenantry.adopt_end_user(text, text);
+drop function tenantry.adopt_end_membership(text, uuid, uuid);
+drop function tenantry.adopt_set_membership(text, uuid, uuid, tenantry.member_role);
+drop function tenantry.adopt_organization(text, text, uuid, text, text, boolean);
 drop function tenantry.adopt_create_membership(text, uuid, uuid, tenantry.member_role, uuid);
 drop function tenantry.adopt_create_organization(text, uuid, text, text, boolean);
 drop function tenantry.adopt_uuid_v7();

@@ -151,6 +151,85 @@ end
 $$;
 comment on function tenantry.adopt_create_membership(text, uuid, uuid, tenantry.member_role, uuid) is 'Makes a membership unless there is one, also a past one.';
 
+-- The one way a legacy organization becomes an organization; a run calls it, and a trigger for one that is made live. One with
+-- the id of an organization that somebody else made is a duplicate key, unless it may be joined.
+create function tenantry.adopt_organization(p_adoption text, p_legacy_id text, p_id uuid, p_name text, p_slug text, p_join boolean) returns uuid
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    organization uuid;
+begin
+    perform pg_advisory_xact_lock(hashtext('tenantry.adopt.' || p_adoption), hashtext('organization ' || p_legacy_id));
+    select organization_id into organization from tenantry.adopt_organizations where adoption = p_adoption and legacy_id = p_legacy_id;
+    if organization is not null then
+        return organization;
+    end if;
+    select o.id into organization from tenantry.organizations o
+     where o.id = p_id and o.deleted_at is null
+       and (p_join or exists (select from tenantry.adopt_created c where c.adoption = p_adoption and c.organization_id = o.id and c.user_id is null));
+    if organization is null then
+        organization := tenantry.adopt_create_organization(p_adoption, p_id, p_name, tenantry.adopt_slug(coalesce(p_slug, p_name)), false);
+    end if;
+    insert into tenantry.adopt_organizations (adoption, legacy_id, organization_id) values (p_adoption, p_legacy_id, organization);
+    return organization;
+end
+$$;
+comment on function tenantry.adopt_organization(text, text, uuid, text, text, boolean) is 'Makes a legacy organization an organization of Tenantry, once.';
+
+-- Memberships that somebody else made, as the sync does, are theirs.
+create function tenantry.adopt_set_membership(p_adoption text, p_organization uuid, p_user uuid, p_role tenantry.member_role) returns void
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    perform tenantry.adopt_create_membership(p_adoption, p_organization, p_user, p_role, tenantry.adopt_uuid_v7());
+    update tenantry.organization_members m set role = p_role, deleted_at = null, updated_at = now()
+     where m.organization_id = p_organization and m.user_id = p_user and (m.role <> p_role or m.deleted_at is not null)
+       and exists (select from tenantry.adopt_created c where c.adoption = p_adoption and c.organization_id = p_organization and c.user_id = p_user);
+end
+$$;
+comment on function tenantry.adopt_set_membership(text, uuid, uuid, tenantry.member_role) is 'Makes a membership, or gives one that this adoption made its role.';
+
+create function tenantry.adopt_end_membership(p_adoption text, p_organization uuid, p_user uuid) returns void
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    update tenantry.organization_members m set deleted_at = now(), updated_at = now()
+     where m.organization_id = p_organization and m.user_id = p_user and m.deleted_at is null
+       and exists (select from tenantry.adopt_created c where c.adoption = p_adoption and c.organization_id = p_organization and c.user_id = p_user);
+    if not found then
+        return;
+    end if;
+    update tenantry.users u set current_organization_id = null where u.id = p_user and u.current_organization_id = p_organization;
+    update tenantry.adopt_users a set organization_id = null, outcome = 'unresolved', reason = 'is no longer a member of its organization'
+     where a.adoption = p_adoption and a.user_id = p_user and a.organization_id = p_organization;
+end
+$$;
+comment on function tenantry.adopt_end_membership(text, uuid, uuid) is 'Ends a membership that this adoption made.';
+
+create function tenantry.adopt_end_user(p_adoption text, p_legacy_id text) returns void
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    person uuid;
+begin
+    select user_id into person from tenantry.adopt_users where adoption = p_adoption and legacy_id = p_legacy_id;
+    perform tenantry.adopt_end_membership(p_adoption, c.organization_id, person)
+       from tenantry.adopt_created c where c.adoption = p_adoption and c.user_id = person;
+    -- A workspace of one's own goes with its owner; rows that are still in it are reported.
+    update tenantry.organizations o set deleted_at = now()
+      from tenantry.adopt_created c
+     where c.adoption = p_adoption and c.user_id = person and o.id = c.organization_id and o.is_personal and o.deleted_at is null
+       and not exists (select from tenantry.organization_members m where m.organization_id = o.id and m.deleted_at is null);
+    update tenantry.users u set deleted_at = now() where u.id = person and u.deleted_at is null
+       and exists (select from tenantry.adopt_users a where a.adoption = p_adoption and a.user_id = person and a.user_created);
+end
+$$;
+comment on function tenantry.adopt_end_user(text, text) is 'Ends what this adoption gave to a user who is gone.';
+
 create function tenantry.adopt_default_organization(p_adoption text, p_id uuid) returns uuid
     language plpgsql volatile security definer
     set search_path = pg_catalog, tenantry, pg_temp
@@ -355,6 +434,10 @@ revoke execute on function
     tenantry.adopt_uuid_v7(),
     tenantry.adopt_create_organization(text, uuid, text, text, boolean),
     tenantry.adopt_create_membership(text, uuid, uuid, tenantry.member_role, uuid),
+    tenantry.adopt_organization(text, text, uuid, text, text, boolean),
+    tenantry.adopt_set_membership(text, uuid, uuid, tenantry.member_role),
+    tenantry.adopt_end_membership(text, uuid, uuid),
+    tenantry.adopt_end_user(text, text),
     tenantry.adopt_default_organization(text, uuid),
     tenantry.adopt_user(text, text, text, text, text, uuid, text, jsonb, text, uuid[], boolean),
     tenantry.adopt_take_back(text)

@@ -58,7 +58,7 @@ impl BatchSql {
                 "and t.{} = (select p.{} from {} p where p.{}::text = $1)",
                 quote(&column.name),
                 quote(to),
-                checked.plan.users.table.sql(),
+                checked.plan.users.rows(),
                 quote(&checked.plan.users.id)
             ),
         };

@@ -137,12 +137,33 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
             ));
         }
     }
+    if problems.is_empty() {
+        problems.extend(conditions(session, &plan).await?);
+    }
     problems.dedup();
     if !problems.is_empty() {
         return Err(AdoptError::Plan(problems));
     }
     let tables = in_order(found)?;
     Ok(Checked { plan, catalogue, tables })
+}
+
+/// Tries the conditions of the plan on the columns of their tables.
+async fn conditions(session: &mut OwnerConnection, plan: &Plan) -> Result<Vec<String>> {
+    let mut tried = vec![("users", plan.users.r#where.as_ref(), plan.users.rows())];
+    tried.extend(plan.organizations.iter().map(|o| ("organizations", o.r#where.as_ref(), o.rows())));
+    tried.extend(plan.memberships.iter().map(|m| ("memberships", m.r#where.as_ref(), m.rows())));
+    let mut problems = Vec::new();
+    for (name, _, rows) in tried.iter().filter(|(_, condition, _)| condition.is_some()) {
+        // Prepared and not run: a text of several statements is refused, and nothing is evaluated.
+        let sql = format!("select from {rows} x");
+        match sqlx::Executor::prepare(session.conn(), sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(sql))).await {
+            Ok(_) => {}
+            Err(sqlx::Error::Database(error)) => problems.push(format!("{name}.where: {}", error.message())),
+            Err(error) => return Err(doing("trying the conditions of the plan")(error)),
+        }
+    }
+    Ok(problems)
 }
 
 struct Checker<'a> {
@@ -246,6 +267,10 @@ impl<'a> Checker<'a> {
         {
             self.single_key(info, &organizations.id);
             self.column(info, &organizations.name);
+            if let Some(owner) = &organizations.owner {
+                let to = organizations.owner_to.as_ref().unwrap_or(&users.id);
+                self.reference(info, owner, &users.table, to, true);
+            }
             if let Some(column) = &organizations.slug {
                 self.column(info, column);
             }

@@ -175,7 +175,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> 
              select {id}, coalesce(a.organization_id, {}) from {} o
                left join tenantry.adopt_organizations a on a.adoption = {adoption} and a.legacy_id = {id}",
             placeholder_id("organization", &id),
-            organizations.table.sql()
+            organizations.rows()
         );
         execute(session, &sql).await?;
     }
@@ -185,7 +185,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> 
          select coalesce((select default_organization from tenantry.adoptions where name = {adoption}), {default})
           where {} and exists (select from {})",
         plan.workspaces.has_default(),
-        plan.users.table.sql()
+        plan.users.rows()
     );
     execute(session, &sql).await?;
     let (made, why) = match plan.workspaces.users_without {

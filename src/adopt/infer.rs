@@ -43,7 +43,7 @@ impl Mappings {
             (Some(to), Some(plan)) => format!(
                 "(select p.{}::text as legacy_id, a.organization_id from {} p join {mapping} a on a.legacy_id = p.{}::text)",
                 quote(to),
-                plan.table.sql(),
+                plan.rows(),
                 quote(&plan.id)
             ),
             _ => mapping,
@@ -111,7 +111,7 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
                     Some(to) => format!(
                         "lateral (select p.{id}::text as legacy_id, a.organization_id, a.reason from {users} p left join {mapping} a on a.legacy_id = p.{id}::text where p.{to} = b.{user}) {alias} on true",
                         id = quote(&checked.plan.users.id),
-                        users = checked.plan.users.table.sql(),
+                        users = checked.plan.users.rows(),
                         mapping = mappings.users(adoption),
                         to = quote(to),
                         user = quote(user),

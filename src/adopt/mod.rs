@@ -41,7 +41,7 @@ pub use dry_run::{DryRun, dry_run};
 pub use finalize::{FinalizeOptions, finalize};
 pub use name::{Columns, Relation};
 pub use owner_connection::OwnerConnection;
-pub use plan::{Plan, Policy, Source};
+pub use plan::{Plan, Policy, Source, Users};
 pub use progress::{Progress, ProgressListener, format_duration};
 pub use report::write_report;
 pub use rollback::rollback;

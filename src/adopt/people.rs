@@ -34,14 +34,20 @@ pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> Str
     }
     let (mut all, mut primaries, mut memberships) =
         ("'{}'::uuid[]".to_owned(), "'{}'::uuid[]".to_owned(), "'[]'::jsonb".to_owned());
-    if let Some(plan) = &checked.plan.memberships {
-        let organizations = mappings.organizations_by(checked, plan.organization_to.as_deref());
-        let user = plan.user_to.as_ref().unwrap_or(&users.id);
-        joins += &format!(" left join lateral ({}) m on true", memberships_of(plan, &organizations, user));
+    let id = quote(&users.id);
+    if let Some(rows) = self::memberships(checked, mappings, &format!("p.{id} = u.{id}")) {
+        joins += &format!(
+            " left join lateral (
+                 select array_agg(distinct organization_id) as all_of_them,
+                        array_agg(distinct organization_id) filter (where is_primary) as primaries,
+                        jsonb_agg(jsonb_build_object('organization', organization_id, 'role', role) order by organization_id, {BY_ROLE}) as memberships
+                   from ({rows}) l) m on true"
+        );
         "coalesce(m.all_of_them, '{}')".clone_into(&mut all);
         "coalesce(m.primaries, '{}')".clone_into(&mut primaries);
         "coalesce(m.memberships, '[]')".clone_into(&mut memberships);
     }
+    // An owner's column alone does not tell who the others are.
     let member_check = if checked.plan.memberships.is_some() {
         format!(
             "when {current} is not null and {current} <> all ({all}) then 'is not a member of its current organization' "
@@ -78,40 +84,65 @@ pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> Str
         clerk = text(&users.clerk_id),
         email = text(&users.email),
         name = text(&users.name),
-        table = users.table.sql(),
+        table = users.rows(),
     )
 }
 
-fn memberships_of(plan: &Memberships, organizations: &str, user_id: &str) -> String {
-    let role = plan.role.as_ref().map_or_else(
-        || "'MEMBER'".to_owned(),
-        |column| {
-            let known: Vec<String> = plan
-                .roles
-                .iter()
-                .map(|(value, role)| format!(" when {} then '{}'", literal(value), role.label()))
-                .collect();
-            let known = known.concat();
-            if known.is_empty() {
-                "'MEMBER'".to_owned()
-            } else {
-                format!("case l.{}::text{known} else 'MEMBER' end", quote(column))
-            }
-        },
-    );
-    let primary = plan.primary.as_ref().map_or_else(|| "false".to_owned(), |column| format!("l.{}", quote(column)));
-    format!(
-        "select array_agg(distinct o.organization_id) as all_of_them,
-                array_agg(distinct o.organization_id) filter (where {primary}) as primaries,
-                jsonb_agg(jsonb_build_object('organization', o.organization_id, 'role', {role}) order by o.organization_id) as memberships
-           from {table} l join {organizations} o on o.legacy_id = l.{organization}::text
-          where l.{user} = u.{user_id}",
-        table = plan.table.sql(),
-        organization = quote(&plan.organization),
-        user = quote(&plan.user),
-        user_id = quote(user_id),
-    )
+/// What the legacy database says of memberships, a row each: `legacy_user`, `organization_id`, `role`, `is_primary`. `condition`
+/// is on the user `p`. `None` where it says nothing.
+pub fn memberships(checked: &Checked, mappings: Mappings, condition: &str) -> Option<String> {
+    let users = &checked.plan.users;
+    let mut selects = Vec::new();
+    if let Some(organizations) = &checked.plan.organizations
+        && let Some(owner) = &organizations.owner
+    {
+        selects.push(format!(
+            "select p.{id}::text as legacy_user, o.organization_id, 'OWNER' as role, false as is_primary
+               from {users} p join {rows} l on l.{owner} = p.{to} join {mapping} o on o.legacy_id = l.{key}::text where {condition}",
+            id = quote(&users.id),
+            users = users.rows(),
+            rows = organizations.rows(),
+            owner = quote(owner),
+            to = quote(organizations.owner_to.as_ref().unwrap_or(&users.id)),
+            mapping = mappings.organizations(&checked.plan.name),
+            key = quote(&organizations.id),
+        ));
+    }
+    if let Some(plan) = &checked.plan.memberships {
+        let primary = plan
+            .primary
+            .as_ref()
+            .map_or_else(|| "false".to_owned(), |column| format!("coalesce(l.{}, false)", quote(column)));
+        selects.push(format!(
+            "select p.{id}::text as legacy_user, o.organization_id, {role} as role, {primary} as is_primary
+               from {users} p join {rows} l on l.{user} = p.{to} join {mapping} o on o.legacy_id = l.{organization}::text where {condition}",
+            id = quote(&users.id),
+            role = role_of(plan),
+            users = users.rows(),
+            rows = plan.rows(),
+            user = quote(&plan.user),
+            to = quote(plan.user_to.as_ref().unwrap_or(&users.id)),
+            mapping = mappings.organizations_by(checked, plan.organization_to.as_deref()),
+            organization = quote(&plan.organization),
+        ));
+    }
+    (!selects.is_empty()).then(|| selects.join(" union all "))
 }
+
+/// The role of a membership, in SQL over `l`.
+fn role_of(plan: &Memberships) -> String {
+    let known: Vec<String> =
+        plan.roles.iter().map(|(value, role)| format!(" when {} then '{}'", literal(value), role.label())).collect();
+    match &plan.role {
+        Some(column) if !known.is_empty() => {
+            format!("case l.{}::text{} else 'MEMBER' end", quote(column), known.concat())
+        }
+        _ => "'MEMBER'".to_owned(),
+    }
+}
+
+/// Roles from the strongest to the weakest: of several memberships in one organization the first counts.
+pub const BY_ROLE: &str = "array_position(array['OWNER', 'ADMIN', 'MEMBER', 'VIEWER'], role)";
 
 fn new_id(clock: &Clock) -> uuid::Uuid {
     Id::<()>::new(clock).uuid()
@@ -133,7 +164,7 @@ async fn missing_organizations(session: &mut OwnerConnection, checked: &Checked)
           order by o.{id}",
         id = quote(&plan.id),
         name = quote(&plan.name),
-        table = plan.table.sql(),
+        table = plan.rows(),
     );
     session
         .retrying("reading the organizations", async |connection| {
@@ -199,29 +230,71 @@ pub async fn organizations(
         let id = own_id(&legacy_id).unwrap_or_else(|| new_id(clock));
         session
             .retrying(&format!("making organization {legacy_id}"), async |connection| {
-                // An organization that was made just now and may not be joined is a duplicate key.
-                sqlx::query(
-                    "insert into tenantry.adopt_organizations (adoption, legacy_id, organization_id)
-                     select $1, $2, coalesce((select o.id from tenantry.organizations o
-                                               where o.id = $3 and o.deleted_at is null
-                                                 and ($6 or exists (select from tenantry.adopt_created c where c.adoption = $1 and c.organization_id = o.id and c.user_id is null))),
-                                             tenantry.adopt_create_organization($1, $3, $4, tenantry.adopt_slug(coalesce($5, $4)), false))
-                      where not exists (select from tenantry.adopt_organizations where adoption = $1 and legacy_id = $2)",
-                )
-                .bind(adoption)
-                .bind(&legacy_id)
-                .bind(id)
-                .bind(&name)
-                .bind(&slug)
-                .bind(plan.join_existing)
-                .execute(connection)
-                .await
-                .map(drop)
+                sqlx::query("select tenantry.adopt_organization($1, $2, $3, $4, $5, $6)")
+                    .bind(adoption)
+                    .bind(&legacy_id)
+                    .bind(id)
+                    .bind(&name)
+                    .bind(&slug)
+                    .bind(plan.join_existing)
+                    .execute(connection)
+                    .await
+                    .map(drop)
             })
             .await?;
         summary.organizations += 1;
     }
     Ok(())
+}
+
+/// Memberships that are not what the legacy database says: `legacy_user`, `organization_id`, `wanted` (a role, or null) and
+/// `found`. Those that somebody else made, as the sync does, are theirs.
+pub fn differing_memberships(checked: &Checked) -> Option<String> {
+    let rows = memberships(checked, Mappings::Real, "true")?;
+    let adoption = literal(&checked.plan.name);
+    // An owner's column alone does not tell who the others are.
+    let ended = if checked.plan.memberships.is_some() {
+        format!(
+            " union all
+            select a.legacy_id, c.organization_id, null, m.role::text
+              from tenantry.adopt_created c
+              join tenantry.adopt_organizations o on o.adoption = {adoption} and o.organization_id = c.organization_id
+              join tenantry.adopt_users a on a.adoption = {adoption} and a.user_id = c.user_id
+              join tenantry.organization_members m on m.organization_id = c.organization_id and m.user_id = c.user_id and m.deleted_at is null
+             where c.adoption = {adoption} and not exists (select from wanted w where w.legacy_user = a.legacy_id and w.organization_id = c.organization_id)"
+        )
+    } else {
+        String::new()
+    };
+    Some(format!(
+        "with wanted as (select legacy_user, organization_id, (array_agg(role order by {BY_ROLE}))[1] as role from ({rows}) r group by 1, 2)
+         select w.legacy_user, w.organization_id, w.role as wanted, case when m.deleted_at is null then m.role::text end as found
+           from wanted w
+           join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = w.legacy_user and a.user_id is not null
+           left join tenantry.organization_members m on m.organization_id = w.organization_id and m.user_id = a.user_id
+          where m.id is null
+             or (m.deleted_at is not null or m.role::text <> w.role)
+                and exists (select from tenantry.adopt_created c where c.adoption = {adoption} and c.organization_id = w.organization_id and c.user_id = a.user_id){ended}"
+    ))
+}
+
+/// Makes memberships what the legacy database says: what changed while no trigger looked.
+pub async fn follow_memberships(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
+    let Some(differing) = differing_memberships(checked) else { return Ok(()) };
+    let function = super::trigger::membership_function_name(checked);
+    let sql = format!("select {function}(legacy_user, organization_id) from ({differing}) d");
+    session
+        .retrying("following the memberships", async |connection| {
+            let there: bool = sqlx::query_scalar("select to_regproc($1) is not null")
+                .bind(&function)
+                .fetch_one(&mut *connection)
+                .await?;
+            if there {
+                sqlx::query(AssertSqlSafe(sql.as_str())).execute(connection).await?;
+            }
+            Ok(())
+        })
+        .await
 }
 
 /// A user to adopt: a row of [`resolution`].
@@ -259,8 +332,7 @@ pub async fn users(
     };
     let (total, mapped): (i64, i64) = session
         .retrying("counting the users", async |connection| {
-            let count =
-                format!("select count(*), count(*) filter (where not {unmapped}) from {} u", plan.users.table.sql());
+            let count = format!("select count(*), count(*) filter (where not {unmapped}) from {} u", plan.users.rows());
             sqlx::query_as(AssertSqlSafe(count)).fetch_one(connection).await
         })
         .await?;
@@ -381,7 +453,7 @@ pub async fn default_workspace(session: &mut OwnerConnection, checked: &Checked,
         .retrying("making the default workspace", async |connection| {
             let make = format!(
                 "select tenantry.adopt_default_organization($1, $2) from (select from {} limit 1) u",
-                plan.users.table.sql()
+                plan.users.rows()
             );
             sqlx::query(AssertSqlSafe(make)).bind(adoption).bind(id).execute(connection).await.map(drop)
         })

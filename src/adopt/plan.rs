@@ -84,6 +84,8 @@ pub struct Users {
     pub name: Option<String>,
     /// The id at the identity provider, if there is one.
     pub clerk_id: Option<String>,
+    /// Which rows are users, in SQL over the table's columns: `deleted_at is null`. The others are as if they were not there.
+    pub r#where: Option<String>,
     /// The key of the user's current organization.
     pub current_organization: Option<String>,
     /// The column of the organizations that it holds, if not their key.
@@ -100,6 +102,38 @@ pub enum Prefer {
     Current,
     /// The one marked as primary among the memberships.
     Primary,
+}
+
+/// The rows of a table that count, for a `from`.
+fn rows_of(table: &Relation, condition: Option<&String>) -> String {
+    match condition {
+        None => table.sql(),
+        Some(condition) => format!("(select * from {} where {condition})", table.sql()),
+    }
+}
+
+impl Users {
+    /// The users, for a `from`.
+    #[must_use]
+    pub fn rows(&self) -> String {
+        rows_of(&self.table, self.r#where.as_ref())
+    }
+}
+
+impl Organizations {
+    /// The organizations, for a `from`.
+    #[must_use]
+    pub fn rows(&self) -> String {
+        rows_of(&self.table, self.r#where.as_ref())
+    }
+}
+
+impl Memberships {
+    /// The memberships, for a `from`.
+    #[must_use]
+    pub fn rows(&self) -> String {
+        rows_of(&self.table, self.r#where.as_ref())
+    }
 }
 
 fn id() -> String {
@@ -119,6 +153,12 @@ pub struct Organizations {
     pub name: String,
     /// The slug. Without it, the slug is made from the name.
     pub slug: Option<String>,
+    /// The column with the key of the user who owns it: a member with the role OWNER, whether the memberships say so or not.
+    pub owner: Option<String>,
+    /// The column of the users that it holds, if not their key.
+    pub owner_to: Option<String>,
+    /// Which rows are organizations, in SQL over the table's columns.
+    pub r#where: Option<String>,
     /// Treat a legacy organization with the UUID of an existing organization as the same one: its members join it.
     #[serde(default)]
     pub join_existing: bool,
@@ -143,6 +183,8 @@ pub struct Memberships {
     pub organization_to: Option<String>,
     /// A boolean column that marks a user's primary organization.
     pub primary: Option<String>,
+    /// Which rows are memberships, in SQL over the table's columns: `accepted_at is not null and removed_at is null`.
+    pub r#where: Option<String>,
     /// The column with the role.
     pub role: Option<String>,
     /// What its values mean. Other values, and a missing column, mean MEMBER.

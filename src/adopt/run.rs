@@ -120,6 +120,7 @@ pub async fn run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions
     people::default_workspace(session, &checked, clock).await?;
     people::organizations(session, &checked, clock, &mut summary).await?;
     people::users(session, &checked, clock, options, &mut pace, &mut summary).await?;
+    people::follow_memberships(session, &checked).await?;
     for table in &checked.tables {
         fill(session, &checked, table, options, &mut pace, &mut summary).await?;
     }
@@ -214,8 +215,11 @@ async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunO
     for table in &checked.tables {
         make(session, adoption, options.lock_timeout, &trigger::on_table(checked, table)).await?;
     }
-    if let Some(change) = trigger::on_users(checked) {
-        // The old application needs access to its users table only: the function runs with our rights.
+    if let Some(change) = trigger::membership_function(checked) {
+        make(session, adoption, options.lock_timeout, &change).await?;
+    }
+    // The old application needs access to its own tables only: the functions run with our rights.
+    for change in trigger::on_people(checked) {
         make(session, adoption, options.lock_timeout, &change).await?;
     }
     Ok(())

@@ -7,8 +7,8 @@
 use super::COLUMN;
 use super::check::{Checked, CheckedTable};
 use super::infer::{Mappings, inference};
-use super::name::{literal, quote, short_name};
-use super::people::resolution;
+use super::name::{Relation, literal, quote, short_name};
+use super::people::{BY_ROLE, memberships, resolution};
 use super::plan::Source;
 
 /// The path of the functions. `public` has the operators of extensions' types (citext), by which keys are compared; nobody
@@ -77,28 +77,170 @@ end",
     }
 }
 
-/// The trigger on the users table: it adopts a user who registers in the old application. Where memberships decide,
-/// they are inserted after the user: then the first row of the user is the moment.
-pub fn on_users(checked: &Checked) -> Option<SchemaChange> {
+/// The function that makes the membership of a legacy user in an organization what the legacy database says now.
+pub fn membership_function(checked: &Checked) -> Option<SchemaChange> {
     let plan = &checked.plan;
-    // The users may be another role's: then a newcomer is met with the first row, too.
-    let owned = checked.catalogue.get(&plan.users.table).is_some_and(|info| info.owned);
-    if plan.organizations.is_some() || !owned {
-        return None;
-    }
+    let info = checked.catalogue.get(&plan.users.table);
+    let id_type = info.and_then(|info| info.column(&plan.users.id)).map_or("text", |column| column.data_type.as_str());
+    let rows = memberships(checked, Mappings::Real, &format!("p.{} = p_legacy_id::{id_type}", quote(&plan.users.id)))?;
+    let (function, meet, adoption) =
+        (membership_function_name(checked), newcomer_function_name(checked), literal(&plan.name));
     let body = format!(
-        "begin
-    perform {}(new.{}::text);
-    return null;
+        "declare
+    v_user uuid;
+    v_role tenantry.member_role;
+begin
+    if p_legacy_id is null or p_organization is null then return; end if;
+    perform {meet}(p_legacy_id);
+    select a.user_id into v_user from tenantry.adopt_users a where a.adoption = {adoption} and a.legacy_id = p_legacy_id;
+    if v_user is null then return; end if;
+    select m.role into v_role from ({rows}) m where m.organization_id = p_organization order by {BY_ROLE} limit 1;
+    if v_role is not null then
+        perform tenantry.adopt_set_membership({adoption}, p_organization, v_user, v_role);
+    else
+        perform tenantry.adopt_end_membership({adoption}, p_organization, v_user);
+        -- Whose rows are in another organization now, or in none.
+        perform {meet}(p_legacy_id);
+    end if;
+end"
+    );
+    Some(SchemaChange {
+        what: format!("function {function}"),
+        statements: vec![
+            format!(
+                "create or replace function {function}(p_legacy_id text, p_organization uuid) returns void language plpgsql security definer set search_path = {FUNCTION_PATH} as {}",
+                literal(&body)
+            ),
+            format!("revoke execute on function {function}(text, uuid) from public"),
+        ],
+        undo: format!("drop function if exists {function}(text, uuid)"),
+    })
+}
+
+pub fn membership_function_name(checked: &Checked) -> String {
+    format!("tenantry.{}", quote(&short_name(&format!("adopt_member_{}", checked.plan.name))))
+}
+
+/// The key of a user, from a column that holds it or another column of theirs.
+fn user_key(checked: &Checked, value: &str, to: Option<&String>) -> String {
+    let users = &checked.plan.users;
+    match to {
+        None => format!("({value})::text"),
+        Some(to) => {
+            format!("(select p.{}::text from {} p where p.{} = {value})", quote(&users.id), users.rows(), quote(to))
+        }
+    }
+}
+
+/// The triggers on the tables of users, organizations and memberships: what the old application does there arrives in the same
+/// transaction. Those of tables that are another role's are left out: then the next run brings it, and the first row of a user.
+pub fn on_people(checked: &Checked) -> Vec<SchemaChange> {
+    let plan = &checked.plan;
+    let owned = |table: &Relation| checked.catalogue.get(table).is_some_and(|info| info.owned);
+    let adoption = literal(&plan.name);
+    let member = membership_function_name(checked);
+    let mut changes = Vec::new();
+    let trigger = |label: &str, table: &Relation, work: &str| {
+        let body = format!(
+            "begin
+{work}    return null;
 exception when others then
-    raise warning 'adopting user % failed: %', new.{}, sqlerrm;
+    raise warning 'a change of % was not followed: %', {}, sqlerrm;
     return null;
 end",
-        newcomer_function_name(checked),
-        quote(&plan.users.id),
-        quote(&plan.users.id),
-    );
-    Some(change(checked, "users", &plan.users.table.sql(), "after insert", &body))
+            literal(&table.to_string())
+        );
+        change(checked, label, &table.sql(), "after insert or update or delete", &body)
+    };
+    let users = &plan.users;
+    if owned(&users.table) {
+        let id = quote(&users.id);
+        // Where memberships decide, they are inserted after the user: then that is the moment.
+        let insert = if plan.organizations.is_none() {
+            format!(
+                "    if tg_op = 'INSERT' then perform {}(new.{id}::text); end if;\n",
+                newcomer_function_name(checked)
+            )
+        } else {
+            String::new()
+        };
+        let column = |column: &Option<String>, or: &str| {
+            column.as_ref().map_or_else(
+                || or.to_owned(),
+                |column| format!("coalesce(nullif(btrim(new.{}::text), ''), {or})", quote(column)),
+            )
+        };
+        let work = format!(
+            "{insert}    if tg_op = 'DELETE' or tg_op = 'UPDATE' and not exists (select from {rows} p where p.{id} = new.{id}) then
+        perform tenantry.adopt_end_user({adoption}, old.{id}::text);
+    elsif tg_op = 'UPDATE' then
+        update tenantry.users u set name = left({name}, 200), updated_at = now()
+          from tenantry.adopt_users a
+         where a.adoption = {adoption} and a.legacy_id = new.{id}::text and a.user_created and u.id = a.user_id and u.name <> left({name}, 200);
+    end if;\n",
+            rows = users.rows(),
+            name = column(&users.name, "u.name"),
+        );
+        changes.push(trigger("users", &users.table, &work));
+    }
+    let Some(organizations) = &plan.organizations else { return changes };
+    if owned(&organizations.table) {
+        let id = quote(&organizations.id);
+        let name = format!(
+            "coalesce(nullif(btrim(new.{}::text), ''), 'Organization ' || new.{id}::text)",
+            quote(&organizations.name)
+        );
+        let slug = organizations
+            .slug
+            .as_ref()
+            .map_or_else(|| "null".to_owned(), |slug| format!("nullif(btrim(new.{}::text), '')", quote(slug)));
+        let owner = organizations.owner.as_ref().map_or_else(String::new, |owner| {
+            let key = |row: &str| user_key(checked, &format!("{row}.{}", quote(owner)), organizations.owner_to.as_ref());
+            let organization = |row: &str| format!("(select o.organization_id from tenantry.adopt_organizations o where o.adoption = {adoption} and o.legacy_id = {row}.{id}::text)");
+            format!(
+                "    if tg_op <> 'DELETE' then perform {member}({}, {}); end if;
+    if tg_op = 'UPDATE' and old.{owner} is distinct from new.{owner} then perform {member}({}, {}); end if;\n",
+                key("new"), organization("new"), key("old"), organization("old"), owner = quote(owner)
+            )
+        });
+        let work = format!(
+            "    if tg_op = 'DELETE' or tg_op = 'UPDATE' and not exists (select from {rows} p where p.{id} = new.{id}) then
+        update tenantry.organizations o set deleted_at = now()
+          from tenantry.adopt_organizations a
+         where a.adoption = {adoption} and a.legacy_id = old.{id}::text and o.id = a.organization_id and o.deleted_at is null
+           and exists (select from tenantry.adopt_created c where c.adoption = {adoption} and c.organization_id = o.id and c.user_id is null);
+    elsif tg_op = 'INSERT' and exists (select from {rows} p where p.{id} = new.{id}) or tg_op = 'UPDATE' then
+        perform tenantry.adopt_organization({adoption}, new.{id}::text,
+            case when new.{id}::text ~ '^[0-9a-fA-F]{{8}}(-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}$' then new.{id}::text::uuid else tenantry.adopt_uuid_v7() end,
+            {name}, {slug}, false);
+        update tenantry.organizations o set name = left({name}, 200)
+          from tenantry.adopt_organizations a
+         where a.adoption = {adoption} and a.legacy_id = new.{id}::text and o.id = a.organization_id and o.name <> left({name}, 200)
+           and exists (select from tenantry.adopt_created c where c.adoption = {adoption} and c.organization_id = o.id and c.user_id is null);
+    end if;\n{owner}",
+            rows = organizations.rows(),
+        );
+        changes.push(trigger("organizations", &organizations.table, &work));
+    }
+    if let Some(memberships) = &plan.memberships
+        && owned(&memberships.table)
+    {
+        let mapping = Mappings::Real.organizations_by(checked, memberships.organization_to.as_deref());
+        let call = |row: &str| {
+            format!(
+                "perform {member}({}, (select o.organization_id from {mapping} o where o.legacy_id = {row}.{}::text))",
+                user_key(checked, &format!("{row}.{}", quote(&memberships.user)), memberships.user_to.as_ref()),
+                quote(&memberships.organization)
+            )
+        };
+        let work = format!(
+            "    if tg_op <> 'INSERT' then {}; end if;\n    if tg_op <> 'DELETE' then {}; end if;\n",
+            call("old"),
+            call("new")
+        );
+        changes.push(trigger("memberships", &memberships.table, &work));
+    }
+    changes
 }
 
 /// The trigger on a table: it fills in the organization of new rows, and again when one of the sources changes.
@@ -130,15 +272,7 @@ pub fn on_table(checked: &Checked, table: &CheckedTable) -> SchemaChange {
         .filter_map(|source| match source {
             Source::User { user, to } => {
                 let user = format!("(select {} from (select new.*) r)", value(&user.as_str()));
-                let key = match to {
-                    None => format!("{user}::text"),
-                    Some(to) => format!(
-                        "(select p.{}::text from {} p where p.{} = {user})",
-                        quote(&checked.plan.users.id),
-                        checked.plan.users.table.sql(),
-                        quote(to)
-                    ),
-                };
+                let key = user_key(checked, &user, to.as_ref());
                 let meet = newcomer_function_name(checked);
                 Some(format!("        if {user} is not null then perform {meet}({key}); end if;\n"))
             }

@@ -7,6 +7,7 @@ use sqlx::AssertSqlSafe;
 use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
+use super::people::differing_memberships;
 use super::plan::Source;
 use super::{COLUMN, OwnerConnection, Plan, Result, around, doing, policies};
 
@@ -35,7 +36,9 @@ impl AdoptionFinding {
 /// What `finalize` does not go past: rows that others would see or miss, and organizations that nobody could run.
 pub async fn blocking(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
     let mut findings = people(session, checked).await?;
-    findings.retain(|finding| matches!(finding.check.as_str(), "user-not-a-member" | "organization-without-owner"));
+    findings.retain(|finding| {
+        matches!(finding.check.as_str(), "user-not-a-member" | "organization-without-owner" | "wrong-member")
+    });
     for table in checked.tables.iter().filter(|table| table.has_column()) {
         let rows = rows(session, checked, table).await?;
         findings.extend(rows.into_iter().filter(|finding| finding.check == "cross-workspace"));
@@ -104,7 +107,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<
     let plan = &checked.plan;
     let adoption = literal(&plan.name);
     let id = format!("u.{}::text", quote(&plan.users.id));
-    let table = plan.users.table.sql();
+    let table = plan.users.rows();
     let mut findings = query_findings(
         session,
         "user-without-organization",
@@ -142,7 +145,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<
                left join tenantry.adopt_organizations a on a.adoption = {adoption} and a.legacy_id = o.{id}::text
                left join tenantry.organizations t on t.id = a.organization_id
               group by 1 having count(*) > 1 order by 1",
-            slug = quote(slug), id = quote(&organizations.id), table = organizations.table.sql(), label = literal(&organizations.table.to_string())
+            slug = quote(slug), id = quote(&organizations.id), table = organizations.rows(), label = literal(&organizations.table.to_string())
         )).await?);
     }
     findings.extend(query_findings(session, "organization-without-owner", &format!(
@@ -152,6 +155,29 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<
             and not exists (select from tenantry.organization_members m where m.organization_id = o.id and m.role = 'OWNER' and m.deleted_at is null)
           order by 1"
     )).await?);
+    // After the cut-over the legacy database says nothing any more.
+    let live: bool =
+        sqlx::query_scalar("select exists (select from tenantry.adoptions where name = $1 and cut_over_at is null)")
+            .bind(&plan.name)
+            .fetch_one(session.conn())
+            .await
+            .map_err(doing("verifying"))?;
+    if live && let Some(differing) = differing_memberships(checked) {
+        findings.extend(
+            query_findings(
+                session,
+                "wrong-member",
+                &format!(
+                    "select 'user ' || d.legacy_user || ' in ' || o.slug,
+                            case when d.wanted is null then 'is ' || d.found || ', and no longer a member in the legacy database'
+                                 when d.found is null then 'is no member, and ' || d.wanted || ' in the legacy database'
+                                 else 'is ' || d.found || ', and ' || d.wanted || ' in the legacy database' end || ': `tenantry adopt run` again'
+                       from ({differing}) d join tenantry.organizations o on o.id = d.organization_id order by 1"
+                ),
+            )
+            .await?,
+        );
+    }
     Ok(findings)
 }
 
@@ -172,7 +198,7 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
     )).await?);
     for source in &table.spec.organization {
         let Source::User { user, to } = source else { continue };
-        let (user, users, id) = (quote(user), checked.plan.users.table.sql(), quote(&checked.plan.users.id));
+        let (user, users, id) = (quote(user), checked.plan.users.rows(), quote(&checked.plan.users.id));
         let to = to.as_ref().map_or_else(|| id.clone(), |to| quote(to));
         findings.extend(query_findings(session, "orphaned-row", &format!(
             "select {label} || ' ' || {key}, 'its user ' || t.{user} || ' does not exist'

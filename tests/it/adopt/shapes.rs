@@ -321,3 +321,128 @@ async fn adopt_takes_back_a_finalize_that_a_late_row_stopped() {
     run_sql(&mut old, "delete from legacy.notes where id > 1").await;
     super::assert_same(&before, &super::fingerprint(&database).await);
 }
+
+/// Organization, member, role and whether it is over.
+const MEMBERS: &str = "select o.name || ' ' || u.name, m.role::text || case when m.deleted_at is null then '' else ' before' end
+      from tenantry.organization_members m join tenantry.organizations o on o.id = m.organization_id join tenantry.users u on u.id = m.user_id
+     where m.organization_id in (select organization_id from tenantry.adopt_created) or u.clerk_id like 'legacy:%'";
+
+#[tokio::test]
+async fn adopt_follows_organizations_and_members_while_the_old_application_lives() {
+    let database = shape(
+        "create table legacy.users (id serial primary key, email text, name text);
+         create table legacy.teams (id serial primary key, name text not null);
+         create table legacy.team_members (team_id int not null references legacy.teams on delete cascade, user_id int not null references legacy.users on delete cascade, role text not null, primary key (team_id, user_id));
+         create table legacy.docs (id serial primary key, team_id int not null references legacy.teams, title text);
+         insert into legacy.users (email, name) values ('ann@x.test', 'Ann'), ('bob@x.test', 'Bob'), ('eve@x.test', 'Eve');
+         insert into legacy.teams (name) values ('Acme'), ('Bolt');
+         insert into legacy.team_members values (1, 1, 'owner'), (1, 2, 'member'), (2, 3, 'owner');
+         insert into legacy.docs (team_id, title) values (1, 'of Acme'), (2, 'of Bolt');",
+    )
+    .await;
+    let (plan, _) = suggested(&database).await;
+    let plan = super::keeping_access(plan);
+    run(&database, plan.clone()).await;
+    assert_same_map(&database, &[("Acme Ann", "OWNER"), ("Acme Bob", "MEMBER"), ("Bolt Eve", "OWNER")]).await;
+
+    // Bob is dismissed, Eve comes to Acme and takes it over; a new customer signs up.
+    let mut old = sqlx::ConnectOptions::connect(&database.options(OLD_APP)).await.expect("the old application");
+    run_sql(&mut old, "delete from legacy.team_members where user_id = 2; insert into legacy.team_members values (1, 3, 'owner'); update legacy.team_members set role = 'member' where user_id = 1").await;
+    let after = [
+        ("Acme Ann", "MEMBER"),
+        ("Acme Bob", "MEMBER before"),
+        ("Acme Eve", "OWNER"),
+        ("Bob's Workspace Bob", "OWNER"),
+        ("Bolt Eve", "OWNER"),
+    ];
+    assert_same_map(&database, &after).await;
+    run_sql(&mut old, "begin; insert into legacy.users (email, name) values ('new@x.test', 'Newt'); insert into legacy.teams (name) values ('Newco'); insert into legacy.team_members values (3, 4, 'owner'); insert into legacy.docs (team_id, title) values (3, 'of Newco'); commit").await;
+    assert_eq!(slugs(&database, "legacy.docs", "title").await["of Newco"], "newco");
+    let with_newco = [&after[..], &[("Newco Newt", "OWNER")]].concat();
+    assert_same_map(&database, &with_newco).await;
+    assert_eq!(verify(&database, plan.clone()).await, []);
+
+    // What came while the triggers were off is found, and brought by the next run.
+    let mut superuser = database.superuser().await;
+    run_sql(&mut superuser, "set session_replication_role = replica; update legacy.team_members set role = 'owner' where user_id = 1; delete from legacy.team_members where team_id = 1 and user_id = 3").await;
+    let found = verify(&database, plan.clone()).await;
+    assert_eq!(
+        found.iter().map(super::AdoptionFinding::name).collect::<Vec<_>>(),
+        ["wrong-member user 1 in acme", "wrong-member user 3 in acme"],
+        "{found:?}"
+    );
+    let refused = super::finalize(&database, plan.clone()).await.expect_err("wrong members").to_string();
+    assert!(refused.contains("wrong-member user 3 in acme"), "{refused}");
+    run(&database, plan.clone()).await;
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    super::finalize(&database, plan.clone()).await.expect("finalize");
+
+    // After finalize as well: a customer signs up, changes its name, and goes with everything.
+    run_sql(&mut old, "insert into legacy.teams (name) values ('Thirdco'); insert into legacy.team_members values (4, 2, 'owner'); insert into legacy.docs (team_id, title) values (4, 'of Thirdco'); update legacy.teams set name = 'Third' where id = 4").await;
+    assert_eq!(slugs(&database, "legacy.docs", "title").await["of Thirdco"], "thirdco");
+    let names = super::pairs(&database, "select slug, name || case when deleted_at is null then '' else ' (gone)' end from tenantry.organizations where slug = 'thirdco'").await;
+    assert_eq!(names["thirdco"], "Third");
+    run_sql(&mut old, "delete from legacy.docs where team_id = 4; delete from legacy.teams where id = 4; delete from legacy.users where id = 3").await;
+    let names = super::pairs(&database, "select slug, name || case when deleted_at is null then '' else ' (gone)' end from tenantry.organizations where slug = 'thirdco'").await;
+    assert_eq!(names["thirdco"], "Third (gone)");
+    let gone = super::pairs(
+        &database,
+        "select name, (deleted_at is not null)::text from tenantry.users where clerk_id like 'legacy:shape:%'",
+    )
+    .await;
+    assert_eq!((gone["Eve"].as_str(), gone["Bob"].as_str()), ("true", "false"));
+    super::rollback(&database, plan).await;
+    let left = super::count(&database, "select count(*) from pg_trigger where tgname like '~adopt%'").await;
+    assert_eq!(left, 0);
+}
+
+async fn assert_same_map(database: &TestDb, expected: &[(&str, &str)]) {
+    let expected = expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    super::assert_same(&expected, &super::pairs(database, MEMBERS).await);
+}
+
+#[tokio::test]
+async fn adopt_takes_owners_from_a_column_and_only_the_rows_that_count() {
+    let database = shape(
+        "create table legacy.users (id bigserial primary key, name text, email text unique, current_team_id bigint, deleted_at timestamptz);
+         create table legacy.teams (id bigserial primary key, user_id bigint not null, name text not null, closed boolean not null default false);
+         create table legacy.team_user (id bigserial primary key, team_id bigint not null references legacy.teams, user_id bigint not null references legacy.users, role text, accepted_at timestamptz, unique (team_id, user_id));
+         create table legacy.projects (id bigserial primary key, team_id bigint not null references legacy.teams, title text);
+         insert into legacy.users (name, email) values ('Ann', 'ann@x.test'), ('Bob', 'bob@x.test'), ('Eve', 'eve@x.test'), ('Gone', 'gone@x.test');
+         update legacy.users set deleted_at = now() where name = 'Gone';
+         insert into legacy.teams (user_id, name) values (1, 'Acme'), (2, 'Bolt');
+         insert into legacy.team_user (team_id, user_id, role, accepted_at) values (1, 2, 'editor', now()), (1, 3, 'editor', null), (1, 4, 'editor', now());
+         insert into legacy.projects (team_id, title) values (1, 'a'), (2, 'b');",
+    )
+    .await;
+    let text = "name = 'shape'\n[users]\ntable = 'legacy.users'\nemail = 'email'\nname = 'name'\nwhere = 'deleted_at is null'\n[organizations]\ntable = 'legacy.teams'\nowner = 'user_id'\nwhere = 'not closed'\n[memberships]\ntable = 'legacy.team_user'\nuser = 'user_id'\norganization = 'team_id'\nwhere = 'accepted_at is not null'\n[workspaces]\nusers_without = 'personal'\n[[tables]]\ntable = 'legacy.projects'\norganization = [{ column = 'team_id' }]\n";
+    for (right, wrong, word) in [
+        ("not closed", "not opened", "organizations.where: column \"opened\" does not exist"),
+        ("'not closed'", "'true) x; drop table legacy.teams; --'", "organizations.where"),
+    ] {
+        let refused = try_run(&database, Plan::parse(&text.replace(right, wrong)).expect("a plan"))
+            .await
+            .expect_err(wrong)
+            .to_string();
+        assert!(refused.contains(word), "{refused}");
+    }
+    let plan = super::keeping_access(Plan::parse(text).expect("a plan"));
+    // Bob is in two organizations, and the plan says which counts.
+    let plan = Plan { users: adopt::Users { prefer: None, ..plan.users }, ..plan };
+    run(&database, plan.clone()).await;
+    let members =
+        [("Acme Ann", "OWNER"), ("Acme Bob", "MEMBER"), ("Bolt Bob", "OWNER"), ("Eve's Workspace Eve", "OWNER")];
+    assert_same_map(&database, &members).await;
+    let mut old = sqlx::ConnectOptions::connect(&database.options(OLD_APP)).await.expect("the old application");
+    // She accepts; Acme is handed to her; Bolt is closed.
+    run_sql(&mut old, "update legacy.team_user set accepted_at = now() where user_id = 3; update legacy.teams set user_id = 3 where id = 1; update legacy.teams set closed = true where id = 2").await;
+    let members = super::pairs(&database, MEMBERS).await;
+    assert_eq!((members["Acme Eve"].as_str(), members["Acme Ann"].as_str()), ("OWNER", "OWNER before"), "{members:?}");
+    assert_eq!(members["Ann's Workspace Ann"], "OWNER", "who has nothing left has a workspace");
+    let closed = super::count(
+        &database,
+        "select count(*) from tenantry.organizations where slug = 'bolt' and deleted_at is not null",
+    )
+    .await;
+    assert_eq!(closed, 1);
+}

@@ -3,7 +3,6 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::COLUMN;
 use super::check::{Checked, CheckedTable};
 use super::infer::{Mappings, inference};
 use super::name::{literal, quote};
@@ -131,7 +130,7 @@ fn batch_sql(checked: &Checked, table: &CheckedTable, condition: &str, limit: u3
         position = position.join(", "),
         sources = sources.concat(),
         relation = table.relation().sql(),
-        column = quote(COLUMN),
+        column = quote(table.column()),
         source = inference.source(),
         reason = inference.reason(),
         detail = inference.detail(),

@@ -33,6 +33,8 @@ pub struct TableInfo {
     pub columns: Vec<Column>,
     /// Unique keys without nulls, the primary key first.
     pub keys: Vec<Key>,
+    /// The columns of all its unique keys, also of those that take nulls.
+    pub unique: Vec<Vec<String>>,
     /// Foreign keys of this table.
     pub foreign_keys: Vec<ForeignKey>,
     /// First columns of its indexes.
@@ -101,6 +103,25 @@ pub struct ForeignKey {
 }
 
 impl ForeignKey {
+    /// A reference that only the data tells.
+    pub fn inferred(column: &str, target: &Relation, key: &str) -> Self {
+        Self {
+            name: String::new(),
+            columns: vec![column.to_owned()],
+            target_schema: target.schema.clone(),
+            target_name: target.name.clone(),
+            target_columns: vec![key.to_owned()],
+            definition: String::new(),
+            on_delete: "a".to_owned(),
+            delete_columns: Vec::new(),
+            match_full: false,
+            comment: None,
+            on_update: "a".to_owned(),
+            deferrable: false,
+            deferred: false,
+        }
+    }
+
     /// The referenced table.
     #[must_use]
     pub fn target(&self) -> Relation {
@@ -147,6 +168,9 @@ select jsonb_build_object(
                       from unnest(i.indkey::int2[]) with ordinality o(attnum, n) join pg_attribute a on a.attrelid = c.oid and a.attnum = o.attnum
                      where o.n <= i.indnkeyatts) k on k.filled and k.width = i.indnkeyatts
      where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null), '[]'),
+  'unique', coalesce((select jsonb_agg(k.columns order by i.indexrelid) from pg_index i
+      join lateral (select jsonb_agg(a.attname order by o.n) as columns, count(*) as width from unnest(i.indkey::int2[]) with ordinality o(attnum, n) join pg_attribute a on a.attrelid = c.oid and a.attnum = o.attnum where o.n <= i.indnkeyatts) k on k.width = i.indnkeyatts
+     where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null), '[]'),
   'foreign_keys', coalesce((select jsonb_agg(jsonb_build_object('name', f.conname,
          'columns', (select jsonb_agg(a.attname order by o.n) from unnest(f.conkey) with ordinality o(attnum, n) join pg_attribute a on a.attrelid = f.conrelid and a.attnum = o.attnum),
          'target_schema', tn.nspname, 'target_name', t.relname,

@@ -7,7 +7,7 @@ use super::catalogue::{Catalogue, Column, ForeignKey, TableInfo, did_you_mean};
 use super::installed::Wanted;
 use super::name::{Columns, Relation, quote};
 use super::plan::{Plan, Source, Table};
-use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
+use super::{AdoptError, COLUMN, OTHER_COLUMN, OwnerConnection, Result, catalogue, doing};
 
 /// Why a partitioned table is refused.
 const PARTITIONED: &str = "is partitioned, and such tables are not adopted: unique keys that begin with the organization cannot be built on one without blocking its writers, and nor can its foreign keys. Copy it into an ordinary table, or leave it out and let nobody but its owner read it";
@@ -46,10 +46,16 @@ impl CheckedTable {
         self.spec.table.to_string()
     }
 
-    /// Whether `organization_id` is there already.
+    /// The column that holds the organization.
+    #[must_use]
+    pub fn column(&self) -> &str {
+        self.spec.column.as_deref().unwrap_or(COLUMN)
+    }
+
+    /// Whether the column of the organization is there already.
     #[must_use]
     pub fn has_column(&self) -> bool {
-        self.info.column(COLUMN).is_some()
+        self.info.column(self.column()).is_some()
     }
 
     /// The key of a row as text, for the mapping and reports.
@@ -325,12 +331,13 @@ impl<'a> Checker<'a> {
             ));
             return None;
         }
-        if let Some(column) = info.column(COLUMN)
+        let own = table.column.as_deref().unwrap_or(COLUMN);
+        if let Some(column) = info.column(own)
             && column.data_type != "uuid"
         {
             self.problem(format!(
-                "{relation}: has a column {COLUMN} of type {}, and Tenantry's is uuid. Rename yours (`alter table {} rename column {COLUMN} to legacy_{COLUMN}`) and use it as a source: {{ column = \"legacy_{COLUMN}\" }}",
-                column.data_type, relation.sql()
+                "{relation}: has a column {own} of type {}, and Tenantry's is uuid. Yours can stay and be a source ({{ column = \"{own}\" }}): give ours another name, `column = \"{OTHER_COLUMN}\"`",
+                column.data_type
             ));
         }
         for source in &table.organization {
@@ -457,7 +464,7 @@ impl<'a> Checker<'a> {
 }
 
 /// The family of a type: types of one family can be compared.
-fn type_family(column: &Column) -> &str {
+pub(super) fn type_family(column: &Column) -> &str {
     let data_type = column.base_type.as_str();
     match data_type.split('(').next().unwrap_or(data_type) {
         "smallint" | "integer" | "bigint" | "numeric" => "number",

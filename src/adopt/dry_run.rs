@@ -15,7 +15,7 @@ use super::name::{literal, quote};
 use super::people::{refuse_foreign_organizations, resolution};
 use super::plan::{Policy, Source};
 use super::progress::format_duration;
-use super::{COLUMN, OwnerConnection, Plan, Result, RunOptions, doing};
+use super::{OwnerConnection, Plan, Result, RunOptions, doing};
 
 /// The forecast of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -103,7 +103,7 @@ async fn temporary_tables(session: &mut OwnerConnection, checked: &Checked) -> R
         let _ = write!(
             sql,
             "create temp table {short} ({columns} {} uuid, already boolean not null, conflict boolean not null, reason text, primary key ({}));",
-            quote(COLUMN),
+            quote(table.column()),
             key.join(", ")
         );
     }
@@ -233,7 +233,7 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
     let dry = dry_table(checked, table.relation());
     let names: Vec<String> = columns(checked, table).iter().map(|name| quote(name)).collect();
     let behind_b: Vec<String> = names.iter().map(|name| format!("b.{name}")).collect();
-    let column = quote(COLUMN);
+    let column = quote(table.column());
     let own = if table.has_column() { format!("b.{column}") } else { "null::uuid".to_owned() };
     let organization = inference.organization();
     let sql = format!(

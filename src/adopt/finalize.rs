@@ -16,7 +16,7 @@ use super::name::{literal, quote, short_name};
 use super::plan::toml_string;
 use super::run::{is_made, make, record};
 use super::trigger::{SchemaChange, THEN};
-use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing, policies, verify};
+use super::{AdoptError, OwnerConnection, Plan, Result, doing, policies, verify};
 use crate::error::Code;
 
 /// Findings that a refusal names.
@@ -96,14 +96,14 @@ async fn ready(session: &mut OwnerConnection, checked: &Checked, options: &Final
         if !table.has_column() {
             return Err(AdoptError::refused(
                 Code::NotReady,
-                format!("{}: has no {COLUMN} yet: `tenantry adopt run` comes first", table.label()),
+                format!("{}: has no {} yet: `tenantry adopt run` comes first", table.label(), table.column()),
             ));
         }
-        let count = format!("select count(*) from {} where {} is null", table.relation().sql(), quote(COLUMN));
+        let count = format!("select count(*) from {} where {} is null", table.relation().sql(), quote(table.column()));
         let without: i64 =
             sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(session.conn()).await.map_err(doing("counting rows"))?;
         if without > 0 {
-            problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {COLUMN} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label()));
+            problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label(), table.column()));
         }
         let before = policies::security_before(session, checked, table).await?;
         problems.extend(policies::problems(session, checked, table, before).await?);
@@ -197,9 +197,9 @@ impl Work<'_> {
     /// A validated check lets `set not null` skip its scan.
     async fn not_null(&mut self, table: &CheckedTable) -> Result<()> {
         let sql = table.relation().sql();
-        let column = quote(COLUMN);
+        let column = quote(table.column());
         let name = quote(&format!("adopt_{}_not_null", self.checked.plan.name));
-        let already = table.info.column(COLUMN).is_some_and(|column| column.not_null);
+        let already = table.info.column(table.column()).is_some_and(|column| column.not_null);
         if already {
             return Ok(());
         }
@@ -249,7 +249,7 @@ impl Work<'_> {
 
     async fn unique_index(&mut self, table: &CheckedTable, columns: &[String]) -> Result<()> {
         let sql = table.relation().sql();
-        let list: Vec<String> = columns.iter().filter(|name| *name != COLUMN).map(|name| quote(name)).collect();
+        let list: Vec<String> = columns.iter().filter(|name| *name != table.column()).map(|name| quote(name)).collect();
         let name = index_name(&table.relation().name, columns);
         let full = format!("{}.{}", quote(&table.relation().schema), quote(&name));
         let change = SchemaChange {
@@ -260,7 +260,7 @@ impl Work<'_> {
                 format!(
                     "create unique index concurrently {} on {sql} ({}, {})",
                     quote(&name),
-                    quote(COLUMN),
+                    quote(table.column()),
                     list.join(", ")
                 ),
             ],
@@ -274,23 +274,23 @@ impl Work<'_> {
         let name = short_name(&format!("{}_adopted_organization", table.relation().name));
         // Our own does not count: it may exist without being validated.
         let refers = table.info.foreign_keys.iter().any(|key| {
-            key.name != name && key.columns == [COLUMN] && key.target().to_string() == "tenantry.organizations"
+            key.name != name && key.columns == [table.column()] && key.target().to_string() == "tenantry.organizations"
         });
         if !refers {
-            let definition = format!("foreign key ({}) references tenantry.organizations (id)", quote(COLUMN));
+            let definition = format!("foreign key ({}) references tenantry.organizations (id)", quote(table.column()));
             self.foreign_key(&sql, &name, &definition, None).await?;
         }
         for key in table.info.foreign_keys.clone() {
             let Some(target) = self.checked.tables.iter().find(|known| *known.relation() == key.target()) else {
                 continue;
             };
-            if key.columns.iter().any(|column| column == COLUMN) {
+            if key.columns.iter().any(|column| column == table.column()) {
                 continue;
             }
             let target = target.clone();
             self.unique_index(&target, &key.target_columns).await?;
             let name = short_name(&format!("{}_org", key.name));
-            self.foreign_key(&sql, &name, &composite(&key), Some(&key)).await?;
+            self.foreign_key(&sql, &name, &composite(&key, table.column(), target.column()), Some(&key)).await?;
             if key.match_full && key.columns.len() > 1 {
                 self.all_or_none(&sql, &key).await?;
             }
@@ -415,7 +415,7 @@ impl Work<'_> {
 
     async fn row_security(&mut self, table: &CheckedTable) -> Result<()> {
         let sql = table.relation().sql();
-        let column = quote(COLUMN);
+        let column = quote(table.column());
         let plan = &self.checked.plan;
         let grants: Vec<&str> = plan.grants.iter().map(|grant| grant.sql()).collect();
         let mut statements = vec![
@@ -518,14 +518,14 @@ fn index_name(table: &str, columns: &[String]) -> String {
 
 /// The foreign key with the organization in front. On delete it sets only its own columns to null, never the
 /// organization.
-fn composite(key: &ForeignKey) -> String {
+fn composite(key: &ForeignKey, own: &str, theirs: &str) -> String {
     let columns = |list: &[String]| list.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ");
     let mine = columns(&key.columns);
     let mut text = format!(
         "foreign key ({}, {mine}) references {} ({}, {})",
-        quote(COLUMN),
+        quote(own),
         key.target().sql(),
-        quote(COLUMN),
+        quote(theirs),
         columns(&key.target_columns)
     );
     text += match key.on_delete.as_str() {

@@ -151,7 +151,12 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
                     "{label} || ' ' || ({value}) || case when {found} then ' has no organization itself' else ' does not exist' end"
                 );
                 let join = format!("{} {alias} on {}", mappings.rows(checked, row), on.join(" and "));
-                (join, format!("{alias}.{}", quote(COLUMN)), format!("({value})"), why_not)
+                (
+                    join,
+                    format!("{alias}.{}", quote(target.map_or(COLUMN, CheckedTable::column))),
+                    format!("({value})"),
+                    why_not,
+                )
             }
             Source::Workspace { .. } => {
                 inference.fallback = Some((number, mappings.default_organization(adoption)));

@@ -19,6 +19,7 @@ mod batch;
 mod catalogue;
 mod check;
 mod dry_run;
+mod evidence;
 mod finalize;
 mod infer;
 mod installed;
@@ -53,6 +54,9 @@ use crate::error::Code;
 
 /// The column that every adopted table gets.
 pub const COLUMN: &str = "organization_id";
+
+/// What it is called where the team has a column of that name and another type.
+const OTHER_COLUMN: &str = "tenant_organization_id";
 
 /// Why an adoption failed.
 #[derive(Debug, thiserror::Error)]

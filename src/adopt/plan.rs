@@ -301,6 +301,9 @@ pub struct Table {
     pub table: Relation,
     /// The sources of the organization of a row. All sources with an answer must agree, else the row is reported.
     pub organization: Vec<Source>,
+    /// The name of the column that holds the organization, if not `organization_id`: where the team has one of that name and
+    /// another type.
+    pub column: Option<String>,
     /// The columns that identify a row, if not the primary key: unique and not null.
     pub key: Option<Columns>,
     /// Assign a user's rows in the transaction that gives the user an organization.

@@ -10,7 +10,7 @@ use super::check::check;
 use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
 use super::trigger::THEN;
-use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing};
+use super::{AdoptError, OwnerConnection, Plan, Result, doing};
 use crate::error::Code;
 
 /// The result of a rollback.
@@ -82,7 +82,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
              select (select count(*) from batch), (select count(*) from cleared)",
             table.relation().sql(),
             table.has_key("t", "b.key"),
-            column = quote(COLUMN),
+            column = quote(table.column()),
         );
         let mut progress = session.progress.begin(table.label(), 0);
         loop {

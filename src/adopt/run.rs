@@ -14,7 +14,7 @@ use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote};
 use super::trigger::{self, SchemaChange};
-use super::{AdoptError, COLUMN, OwnerConnection, Plan, Result, doing, people};
+use super::{AdoptError, OwnerConnection, Plan, Result, doing, people};
 use crate::clock::Clock;
 use crate::error::Code;
 
@@ -195,7 +195,7 @@ async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunO
     let adoption = &checked.plan.name;
     for table in checked.tables.iter().filter(|table| !table.has_column()) {
         let sql = table.relation().sql();
-        let column = quote(COLUMN);
+        let column = quote(table.column());
         let change = SchemaChange {
             what: format!("column on {sql}"),
             statements: vec![format!("alter table {sql} add column if not exists {column} uuid")],
@@ -292,7 +292,7 @@ async fn fill(
 ) -> Result<()> {
     let batch = BatchSql::of_table(checked, table, options.batch_size);
     let relation = table.relation().sql();
-    let column = quote(COLUMN);
+    let column = quote(table.column());
     let (adoption, label) = (literal(&checked.plan.name), literal(&table.label()));
     let what = table.label();
     let waiting: i64 =

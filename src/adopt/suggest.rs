@@ -4,24 +4,37 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::catalogue::{Catalogue, ForeignKey, TableInfo, did_you_mean};
-use super::name::Relation;
+use super::check::type_family;
+use super::evidence::{self, Notes};
+use super::name::{Relation, quote};
 use super::plan::toml_string;
-use super::{AdoptError, COLUMN, OwnerConnection, Result, catalogue, doing};
+use super::{AdoptError, COLUMN, OTHER_COLUMN, OwnerConnection, Result, catalogue, doing};
 use crate::error::Code;
 
 const USERS: [&str; 6] = ["users", "user", "accounts", "account", "profiles", "people"];
-const ORGANIZATIONS: [&str; 10] = [
-    "organizations",
-    "organization",
-    "organisations",
-    "orgs",
-    "workspaces",
-    "teams",
-    "companies",
-    "accounts",
-    "tenants",
-    "groups",
+/// Names that speak for an organization, and by how much: the weakest of the hints.
+const ORGANIZATIONS: [(&str, i32); 18] = [
+    ("organization", 2),
+    ("organisation", 2),
+    ("org", 2),
+    ("workspace", 2),
+    ("team", 2),
+    ("company", 2),
+    ("tenant", 2),
+    ("account", 1),
+    ("group", 1),
+    ("space", 1),
+    ("family", 1),
+    ("household", 1),
+    ("project", 1),
+    ("site", 1),
+    ("business", 1),
+    ("clinic", 1),
+    ("school", 1),
+    ("agency", 1),
 ];
+/// Columns of what lets one person in: an OAuth account, a session, an invitation.
+const CREDENTIALS: [&str; 5] = ["token", "password", "secret", "provider", "code"];
 
 /// A first plan.
 #[derive(Clone, Debug)]
@@ -45,8 +58,21 @@ pub async fn suggest(
     let all = all.into_iter().filter(|(relation, _)| wanted(relation) && relation.name != "_sqlx_migrations");
     let all = all.filter(|(_, info)| matches!(info.kind.as_str(), "r" | "p" | "f"));
     let (left_out, tables): (Catalogue, Catalogue) = all.partition(|(_, info)| why_not(info).is_some());
-    let users = find_users(&tables, users)?;
-    let mut writer = Writer { tables: &tables, users, questions: Vec::new(), text: String::new() };
+    let mut tables = tables;
+    let users = find_users(&tables, users)?.relation();
+    let notes = evidence::infer_references(session, &mut tables, &users).await?;
+    let users = find_users(&tables, Some(&users))?;
+    let candidates = organizations(&tables, users);
+    let facts = facts(session, users, candidates.first()).await?;
+    let mut writer = Writer {
+        tables: &tables,
+        users,
+        candidates: &candidates,
+        facts: &facts,
+        notes: &notes,
+        questions: Vec::new(),
+        text: String::new(),
+    };
     writer.write(name);
     writer.left_out(&left_out);
     Ok(Suggestion { toml: writer.text, questions: writer.questions })
@@ -72,17 +98,199 @@ fn find_users<'a>(tables: &'a Catalogue, wanted: Option<&Relation>) -> Result<&'
             AdoptError::refused(Code::NoUsersTable, format!("{wanted}: there is no such table{hint}"))
         });
     }
-    USERS
-        .iter()
-        .find_map(|name| tables.values().find(|table| table.relation().name.eq_ignore_ascii_case(name)))
+    let referring = |to: &TableInfo| tables.values().filter(|table| reference(table, to).is_some()).count();
+    let place = |table: &TableInfo| USERS.iter().position(|name| table.relation().name.eq_ignore_ascii_case(name));
+    tables
+        .values()
+        .filter_map(|table| Some((place(table)?, table)))
+        // Of several, one that can be referred to, then the name, then the one that most tables refer to.
+        .min_by_key(|(place, table)| {
+            let no_key = table.key().is_none_or(|key| key.len() != 1);
+            (no_key, *place, std::cmp::Reverse(referring(table)), table.relation().schema != "public")
+        })
+        .map(|(_, table)| table)
         .ok_or_else(|| {
             AdoptError::refused(Code::NoUsersTable, "no table of users was found: name it with --users schema.table")
         })
 }
 
+/// A table whose rows may be the organizations, and what speaks for it.
+struct Candidate<'a> {
+    table: &'a TableInfo,
+    memberships: Option<&'a TableInfo>,
+    /// The column of the users that holds the current one.
+    current: Option<&'a ForeignKey>,
+    /// The column with the owner.
+    owner: Option<&'a ForeignKey>,
+    /// Other tables that refer to it.
+    referring: usize,
+    score: i32,
+}
+
+/// The single column by which a table refers to another.
+fn reference<'a>(from: &'a TableInfo, to: &TableInfo) -> Option<&'a ForeignKey> {
+    from.foreign_keys.iter().find(|key| key.target() == to.relation() && key.columns.len() == 1)
+}
+
+fn has_credentials(table: &TableInfo) -> bool {
+    table.columns.iter().any(|column| CREDENTIALS.iter().any(|word| column.name.to_lowercase().contains(word)))
+}
+
+/// How much a table looks like the memberships of users in an organization: that a user is in one once, that both are always
+/// there, and its name; an invitation is none.
+fn membership_score(table: &TableInfo, users: &TableInfo, organizations: &TableInfo) -> Option<i32> {
+    let (user, organization) = (reference(table, users)?, reference(table, organizations)?);
+    let name = table.relation().name.to_lowercase();
+    let both = [&user.columns[0], &organization.columns[0]];
+    let once = table
+        .keys
+        .iter()
+        .any(|key| key.columns.len() == 2 && both.iter().all(|column| key.columns.contains(column)))
+        || table.unique.iter().any(|columns| columns.len() == 2 && both.iter().all(|column| columns.contains(column)));
+    let always = both.iter().all(|name| table.column(name).is_some_and(|column| column.not_null));
+    let mut score = 0;
+    score += if once { 3 } else { 0 };
+    score += i32::from(always);
+    score += if name.contains("member") || name.contains("user") { 2 } else { 0 };
+    score -= if name.contains("invit") || name.contains("request") || has_credentials(table) { 6 } else { 0 };
+    (score >= 3).then_some(score)
+}
+
+/// The tables that may be the organizations, the likeliest first.
+fn organizations<'a>(tables: &'a Catalogue, users: &'a TableInfo) -> Vec<Candidate<'a>> {
+    let mut found: Vec<Candidate<'a>> = Vec::new();
+    for table in tables.values() {
+        let one_key = table.key().is_some_and(|key| key.len() == 1);
+        if table.relation() == users.relation()
+            || !one_key
+            || has_credentials(table) && reference(table, users).is_some()
+        {
+            continue;
+        }
+        let memberships = tables
+            .values()
+            .filter(|other| other.relation() != users.relation() && other.relation() != table.relation())
+            .filter_map(|other| Some((membership_score(other, users, table)?, other)))
+            .max_by_key(|(score, other)| (*score, std::cmp::Reverse(other.columns.len())));
+        let memberships = memberships.map(|(_, table)| table);
+        let current = reference(users, table);
+        let owner = reference(table, users);
+        let special = |other: &TableInfo| {
+            other.relation() == users.relation()
+                || other.relation() == table.relation()
+                || memberships.is_some_and(|memberships| memberships.relation() == other.relation())
+        };
+        let referring = tables.values().filter(|other| !special(other) && reference(other, table).is_some()).count();
+        let name = table.relation().name.to_lowercase();
+        let named =
+            ORGANIZATIONS.iter().filter(|(word, _)| evidence::is_named(&name, word)).map(|(_, weight)| *weight).max();
+        let named = named.unwrap_or(0);
+        let score = if memberships.is_some() { 4 } else { 0 }
+            + if current.is_some() { 3 } else { 0 }
+            + i32::try_from(referring.min(4)).unwrap_or(4)
+            + named;
+        // Something has to say who belongs to it, and something has to belong to it or be called so.
+        let has_people = memberships.is_some() || current.is_some() && named > 0 || owner.is_some() && named == 2;
+        if has_people && (referring > 0 || named == 2) {
+            found.push(Candidate { table, memberships, current, owner, referring, score });
+        }
+    }
+    // Projects of a team have members as well: the team is what others are in.
+    let inside: Vec<(Relation, Relation)> = found
+        .iter()
+        .flat_map(|a| found.iter().map(move |b| (a, b)))
+        .filter(|(a, b)| a.table.relation() != b.table.relation() && reference(a.table, b.table).is_some())
+        .map(|(a, b)| (a.table.relation(), b.table.relation()))
+        .collect();
+    for candidate in &mut found {
+        let own = candidate.table.relation();
+        candidate.score += 4 * i32::from(inside.iter().any(|(_, outer)| *outer == own));
+        candidate.score -= 4 * i32::from(inside.iter().any(|(inner, _)| *inner == own));
+    }
+    found.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.table.relation().cmp(&b.table.relation())));
+    found
+}
+
+/// What the data says of the people.
+#[derive(Default)]
+struct Facts {
+    /// The values of the memberships' role, the column first.
+    roles: Option<(String, Vec<(String, i64)>)>,
+    /// Columns that say that a row does not count: the word of the plan, the condition, how many rows it leaves out, of how many.
+    not_counted: Vec<(&'static str, String, i64, i64)>,
+}
+
+async fn facts(
+    session: &mut OwnerConnection,
+    users: &TableInfo,
+    organizations: Option<&Candidate<'_>>,
+) -> Result<Facts> {
+    let mut facts = Facts::default();
+    let memberships = organizations.and_then(|candidate| candidate.memberships);
+    if let Some(table) = memberships.filter(|table| table.readable) {
+        let role = first_of(
+            table,
+            &["role", "member_role", "access_level", "permission", "type", "is_owner", "owner", "is_admin", "admin"],
+        );
+        if let Some(column) = role {
+            facts.roles = Some((column.clone(), evidence::values(session, &table.relation(), &column).await?));
+        }
+    }
+    let all = [
+        ("users", Some(users)),
+        ("organizations", organizations.map(|candidate| candidate.table)),
+        ("memberships", memberships),
+    ];
+    for (word, table) in all {
+        let Some(table) = table.filter(|table| table.readable) else { continue };
+        for column in &table.columns {
+            let name = quote(&column.name);
+            let condition = match column.name.to_lowercase().as_str() {
+                "deleted_at" | "deletedat" | "removed_at" | "archived_at" | "discarded_at" | "left_at"
+                | "revoked_at" => format!("{name} is null"),
+                "accepted_at" | "joined_at" | "confirmed_at" if word == "memberships" => format!("{name} is not null"),
+                "is_deleted" | "deleted" | "pending" | "is_pending" if column.data_type == "boolean" => {
+                    format!("not {name}")
+                }
+                "accepted" | "is_accepted" | "confirmed" if word == "memberships" && column.data_type == "boolean" => {
+                    name.clone()
+                }
+                _ => continue,
+            };
+            let (counted, rows) = evidence::count(session, &table.relation(), &condition).await?;
+            if counted < rows {
+                facts.not_counted.push((word, condition, rows - counted, rows));
+            }
+        }
+    }
+    Ok(facts)
+}
+
+/// What a value of a role probably means.
+fn meaning(column: &str, value: &str) -> Option<&'static str> {
+    let value = value.to_lowercase();
+    if matches!(value.as_str(), "true" | "t") {
+        return Some(if column.contains("owner") { "OWNER" } else { "ADMIN" });
+    }
+    if value.contains("own") || value.contains("creator") || value.contains("founder") {
+        Some("OWNER")
+    } else if value.contains("admin") || value.contains("manag") {
+        Some("ADMIN")
+    } else if value.contains("view") || value.contains("read") || value.contains("guest") {
+        Some("VIEWER")
+    } else if value.parse::<i64>().is_ok() {
+        None
+    } else {
+        Some("MEMBER")
+    }
+}
+
 struct Writer<'a> {
     tables: &'a Catalogue,
     users: &'a TableInfo,
+    candidates: &'a [Candidate<'a>],
+    facts: &'a Facts,
+    notes: &'a Notes,
     questions: Vec<String>,
     text: String,
 }
@@ -122,24 +330,10 @@ impl Writer<'_> {
     }
 
     fn write(&mut self, name: &str) {
-        let users = self.users.relation();
-        let organizations = self.tables.values().find(|table| {
-            table.relation() != users
-                && ORGANIZATIONS.iter().any(|known| table.relation().name.eq_ignore_ascii_case(known))
-                && table.key().is_some_and(|key| key.len() == 1)
-        });
-        let memberships = organizations.and_then(|organizations| {
-            self.tables.values().find(|table| {
-                let to = |relation: &Relation| {
-                    table.foreign_keys.iter().any(|key| key.target() == *relation && key.columns.len() == 1)
-                };
-                to(&users)
-                    && to(&organizations.relation())
-                    && table.foreign_keys.len() <= 3
-                    && table.columns.len() <= 10
-            })
-        });
-        self.line("# Written by `tenantry adopt plan` from the foreign keys of this database. Lines with `?` are what it cannot know.");
+        let chosen = self.candidates.first();
+        let organizations = chosen.map(|candidate| candidate.table);
+        let memberships = chosen.and_then(|candidate| candidate.memberships);
+        self.line("# Written by `tenantry adopt plan` from the keys and the data of this database. Lines with `?` are what it cannot know.");
         self.line(&format!("name = {}", toml_string(name)));
         let mut logins: BTreeSet<String> = BTreeSet::new();
         for table in self.tables.values() {
@@ -205,20 +399,9 @@ impl Writer<'_> {
             }
         }
         if let Some(organizations) = organizations {
-            let current = users
-                .foreign_keys
-                .iter()
-                .find(|key| key.target() == organizations.relation() && key.columns.len() == 1)
-                .map(|key| (key.columns[0].clone(), other_column(organizations, key)));
-            if let Some((column, to)) = current.or_else(|| {
-                first_of(
-                    users,
-                    &["current_organization_id", "organization_id", "current_workspace_id", "workspace_id", "team_id"],
-                )
-                .map(|column| (column, None))
-            }) {
-                self.line(&format!("current_organization = {}", toml_string(&column)));
-                if let Some(to) = to {
+            if let Some(key) = self.candidates.first().and_then(|candidate| candidate.current) {
+                self.line(&format!("current_organization = {}", toml_string(&key.columns[0])));
+                if let Some(to) = other_column(organizations, key) {
                     self.line(&format!("current_organization_to = {}", toml_string(&to)));
                 }
             }
@@ -226,7 +409,9 @@ impl Writer<'_> {
                 self.question("When a user's current and primary organization differ, whose are the user's rows? Without an answer they are reported, not assigned.".to_owned());
                 self.line("# prefer = \"primary\"");
             }
+            self.conditions("users");
             self.line("\n[organizations]");
+            self.chosen();
             self.line(&format!("table = {}", toml_string(&organizations.relation().to_string())));
             if let Some([id]) = organizations.key() {
                 self.line(&format!("id = {}", toml_string(id)));
@@ -239,9 +424,20 @@ impl Writer<'_> {
             if let Some(column) = first_of(organizations, &["slug", "handle"]) {
                 self.line(&format!("slug = {}", toml_string(&column)));
             }
+            if let Some(key) = self.candidates.first().and_then(|candidate| candidate.owner) {
+                self.line(&format!("owner = {}", toml_string(&key.columns[0])));
+                if let Some(to) = other_column(self.users, key) {
+                    self.line(&format!("owner_to = {}", toml_string(&to)));
+                }
+                self.noted(organizations, &key.columns[0]);
+            }
+            self.conditions("organizations");
             if let Some(table) = memberships {
                 self.memberships(table, organizations);
             }
+        }
+        if organizations.is_none() {
+            self.conditions("users");
         }
         self.line("\n[workspaces]");
         self.question("Users without an organization: `personal` (a workspace of their own), `default` (one for all of them), or `leave`?".to_owned());
@@ -265,10 +461,61 @@ impl Writer<'_> {
         }) {
             self.line(&format!("primary = {}", toml_string(&primary.name)));
         }
-        if let Some(role) = first_of(table, &["role", "member_role"]) {
-            self.line(&format!("role = {}", toml_string(&role)));
-            self.question(format!("{}.{role}: what do its values mean? Others become MEMBER.", table.relation()));
-            self.line("roles = { owner = \"OWNER\", admin = \"ADMIN\", member = \"MEMBER\", viewer = \"VIEWER\" }");
+        self.conditions("memberships");
+        if let Some((role, values)) = &self.facts.roles {
+            self.line(&format!("role = {}", toml_string(role)));
+            let seen: Vec<String> = values.iter().map(|(value, count)| format!("{value} ({count})")).collect();
+            self.question(format!(
+                "{}.{role}: what do its values mean? There are {}. Others become MEMBER.",
+                table.relation(),
+                if seen.is_empty() { "none yet".to_owned() } else { seen.join(", ") }
+            ));
+            let known: Vec<String> = values
+                .iter()
+                .filter_map(|(value, _)| Some(format!("{} = \"{}\"", toml_string(value), meaning(role, value)?)))
+                .collect();
+            let known = if values.is_empty() {
+                "owner = \"OWNER\", admin = \"ADMIN\", member = \"MEMBER\", viewer = \"VIEWER\"".to_owned()
+            } else {
+                known.join(", ")
+            };
+            self.line(&format!("roles = {{ {known} }}"));
+        }
+    }
+
+    /// Which table was taken for the organizations, and which others may be.
+    fn chosen(&mut self) {
+        let told = |candidate: &Candidate<'_>| {
+            let mut why = Vec::new();
+            why.extend(candidate.memberships.map(|table| format!("members in {}", table.relation())));
+            why.extend(candidate.current.map(|key| format!("users.{} refers to it", key.columns[0])));
+            why.push(format!("{} other tables refer to it", candidate.referring));
+            format!("{} ({})", candidate.table.relation(), why.join(", "))
+        };
+        if let [_, _, ..] = self.candidates {
+            let list: Vec<String> = self.candidates.iter().take(4).map(told).collect();
+            self.question(format!("Whose data is it? The likeliest first: {}", list.join("; ")));
+        } else if let [one] = self.candidates {
+            let told = told(one);
+            self.line(&format!("# {told}"));
+        }
+    }
+
+    /// Rows that probably do not count. Written out where counting them would let somebody in.
+    fn conditions(&mut self, word: &str) {
+        let facts = self.facts;
+        let of_word: Vec<&(&str, String, i64, i64)> = facts.not_counted.iter().filter(|(of, ..)| *of == word).collect();
+        let Some((_, _, without, rows)) = of_word.first() else { return };
+        let all: Vec<&str> = of_word.iter().map(|(_, condition, ..)| condition.as_str()).collect();
+        self.question(format!("{without} of {rows} {word} seem not to count. They are left out by:"));
+        self.line(&format!("where = {}", toml_string(&all.join(" and "))));
+    }
+
+    /// What an inferred reference rests on.
+    fn noted(&mut self, table: &TableInfo, column: &str) {
+        let notes = self.notes;
+        if let Some(note) = notes.get(&(table.relation(), column.to_owned())) {
+            self.line(&format!("# {note}"));
         }
     }
 
@@ -311,22 +558,21 @@ impl Writer<'_> {
             self.table(&next, &written, organizations);
             written.insert(next);
         }
-        for (relation, table) in self.tables {
+        for relation in self.tables.keys() {
             if special.contains(relation) || reached.contains(relation) {
                 continue;
             }
-            let hint = first_of(table, &["user_id", "owner_id", "created_by", "author_id", "account_id"]);
             self.text.push('\n');
-            if let Some(column) = hint {
-                self.question(format!(
-                    "{relation}: `{column}` looks like a user, and there is no foreign key. If it is one:"
-                ));
-                self.line("# [[tables]]");
-                self.line(&format!("# table = {}", toml_string(&relation.to_string())));
-                self.line(&format!("# organization = [{{ user = {} }}]", toml_string(&column)));
+            let notes: Vec<&String> =
+                self.notes.iter().filter(|((of, _), _)| of == relation).map(|(_, note)| note).collect();
+            let seen = if notes.is_empty() {
+                String::new()
             } else {
-                self.question(format!("{relation}: nothing leads from it to a user. Is it the same for all (leave it out), or whose are its rows?"));
-            }
+                format!(" ({})", notes.into_iter().cloned().collect::<Vec<_>>().join("; "))
+            };
+            self.question(format!(
+                "{relation} is left out: nothing leads from it to a user or an organization{seen}. If its rows are the same for everybody, write it into `shared`; else say whose they are"
+            ));
         }
     }
 
@@ -355,11 +601,51 @@ impl Writer<'_> {
             }
         }
         sources.sort();
+        // A column that always names the organization says it; a person may be in several, and a parent says the same or errs.
+        let names_it = |key: &ForeignKey| {
+            let one = organizations.is_some_and(|o| o.relation() == key.target()) && key.columns.len() == 1;
+            one && key.columns.iter().all(|name| table.column(name).is_some_and(|column| column.not_null))
+        };
+        if table.foreign_keys.iter().any(names_it) {
+            sources.retain(|(rank, _)| *rank == 1);
+        }
         self.line("\n[[tables]]");
         self.line(&format!("table = {}", toml_string(&relation.to_string())));
         let of_users = sources.iter().filter(|(rank, _)| *rank == 0).count();
         let list: Vec<String> = sources.into_iter().map(|(_, source)| source).collect();
         self.line(&format!("organization = [{}]", list.join(", ")));
+        let inferred: Vec<String> =
+            table.foreign_keys.iter().filter(|key| key.name.is_empty()).flat_map(|key| key.columns.clone()).collect();
+        for column in inferred {
+            self.noted(table, &column);
+        }
+        let notes = self.notes;
+        for ((_, column), note) in notes.iter().filter(|((of, _), _)| of == relation) {
+            if !table.foreign_keys.iter().any(|key| key.columns == [column.as_str()]) {
+                self.line(&format!("# {note}"));
+            }
+        }
+        let global: Vec<String> = table
+            .unique
+            .iter()
+            .filter(|columns| {
+                columns.iter().any(|column| {
+                    table.column(column).is_some_and(|column| matches!(type_family(column), "text" | "number"))
+                })
+            })
+            .filter(|columns| {
+                !table.keys.iter().any(|key| key.primary && key.columns == **columns)
+                    || columns.iter().any(|name| table.column(name).is_some_and(|column| type_family(column) == "text"))
+            })
+            .filter(|columns| !table.foreign_keys.iter().any(|key| columns.contains(&key.columns[0])))
+            .map(|columns| format!("({})", columns.join(", ")))
+            .collect();
+        if !global.is_empty() {
+            self.question(format!(
+                "{relation}: {} stays unique across all tenants: one learns that another has a value, and cannot use it. If it is a tenant's own matter, make it unique together with {COLUMN} after `adopt finalize`",
+                global.join(", ")
+            ));
+        }
         if of_users > 1 {
             self.question(format!("{relation} refers to users in {of_users} ways. Rows where they are of different organizations will be reported; take out those that do not own the row."));
         }
@@ -374,10 +660,9 @@ impl Writer<'_> {
         if let Some(column) = table.column(COLUMN)
             && column.data_type != "uuid"
         {
-            self.question(format!(
-                "{relation}: its column {COLUMN} is {}; rename it, Tenantry's is uuid",
-                column.data_type
-            ));
+            let kind = column.data_type.clone();
+            self.line(&format!("# your {COLUMN} is {kind} and stays; Tenantry's is uuid"));
+            self.line(&format!("column = {}", toml_string(OTHER_COLUMN)));
         }
         if !table.update_triggers.is_empty() {
             self.question(format!(

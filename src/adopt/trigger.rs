@@ -4,7 +4,6 @@
 //! The functions run with the rights of the owner, since the old application's login sees nothing of adopt's tables. A failure
 //! in them never fails the write of the old application: the row stays without an organization for the next run.
 
-use super::COLUMN;
 use super::check::{Checked, CheckedTable};
 use super::infer::{Mappings, inference};
 use super::name::{Relation, literal, quote, short_name};
@@ -279,7 +278,7 @@ pub fn on_table(checked: &Checked, table: &CheckedTable) -> SchemaChange {
             _ => None,
         })
         .collect();
-    let column = quote(COLUMN);
+    let column = quote(table.column());
     let body = format!(
         "declare
     v_organization uuid;

@@ -9,7 +9,7 @@ use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
 use super::people::differing_memberships;
 use super::plan::Source;
-use super::{COLUMN, OwnerConnection, Plan, Result, around, doing, policies};
+use super::{OwnerConnection, Plan, Result, around, doing, policies};
 
 /// Most findings of one check on one table.
 const LIMIT: u32 = 100;
@@ -62,7 +62,7 @@ pub async fn verify(session: &mut OwnerConnection, plan: Plan) -> Result<Vec<Ado
             findings.push(AdoptionFinding {
                 check: "not-adopted".to_owned(),
                 subject: table.label(),
-                problem: format!("has no {COLUMN} yet: `tenantry adopt run` comes first"),
+                problem: format!("has no {} yet: `tenantry adopt run` comes first", table.column()),
             });
         }
     }
@@ -184,7 +184,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<
 async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedTable) -> Result<Vec<AdoptionFinding>> {
     let adoption = literal(&checked.plan.name);
     let label = literal(&table.label());
-    let (sql, column, key) = (table.relation().sql(), quote(COLUMN), table.key_text("t"));
+    let (sql, column, key) = (table.relation().sql(), quote(table.column()), table.key_text("t"));
     let order = table.key_columns("t").join(", ");
     let mut findings = query_findings(session, "orphaned-row", &format!(
         "select {label} || ' ' || {key}, coalesce(u.reason, 'came since the last run: run again')
@@ -223,7 +223,7 @@ async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> R
             .info
             .foreign_keys
             .iter()
-            .filter(|key| !key.columns.iter().any(|column| column == COLUMN))
+            .filter(|key| !key.columns.iter().any(|column| column == table.column()))
             .map(|key| (key.target(), key.columns.clone(), key.target_columns.clone()))
             .collect();
         for source in &table.spec.organization {
@@ -238,19 +238,18 @@ async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> R
         references.sort();
         references.dedup();
         for (target, mine, theirs) in references {
-            let known = checked.tables.iter().any(|other| *other.relation() == target && other.has_column());
-            if !known {
-                continue;
-            }
+            let known = checked.tables.iter().find(|other| *other.relation() == target && other.has_column());
+            let Some(known) = known else { continue };
             let on: Vec<String> =
                 mine.iter().zip(&theirs).map(|(a, b)| format!("r.{} = t.{}", quote(b), quote(a))).collect();
             let value: Vec<String> = mine.iter().map(|name| format!("t.{}::text", quote(name))).collect();
             findings.extend(query_findings(session, "cross-workspace", &format!(
-                "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and {target} ' || {value} || ' that it refers to belongs to ' || r.{column}
-                   from {sql} t join {other} r on {on} where r.{column} <> t.{column} order by {order}",
+                "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and {target} ' || {value} || ' that it refers to belongs to ' || r.{theirs}
+                   from {sql} t join {other} r on {on} where r.{theirs} <> t.{column} order by {order}",
                 label = literal(&table.label()),
                 key = table.key_text("t"),
-                column = quote(COLUMN),
+                column = quote(table.column()),
+                theirs = quote(known.column()),
                 target = target.to_string().replace('\'', "''"),
                 value = value.join(" || ', ' || "),
                 sql = table.relation().sql(),
@@ -264,23 +263,24 @@ async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> R
 }
 
 fn enforced(table: &CheckedTable) -> Vec<AdoptionFinding> {
+    let own = table.column();
     let mut problems = Vec::new();
-    if table.info.column(COLUMN).is_none_or(|column| !column.not_null) {
-        problems.push(format!("{COLUMN} takes nulls"));
+    if table.info.column(own).is_none_or(|column| !column.not_null) {
+        problems.push(format!("{own} takes nulls"));
     }
     if !(table.info.row_security && table.info.force_row_security) {
         problems.push("row-level security is not enabled and forced".to_owned());
     }
-    if !table.info.foreign_keys.iter().any(|key| key.columns == [COLUMN]) {
-        problems.push(format!("{COLUMN} has no foreign key to organizations"));
+    if !table.info.foreign_keys.iter().any(|key| key.columns == [own]) {
+        problems.push(format!("{own} has no foreign key to organizations"));
     }
     for key in &table.info.foreign_keys {
-        if key.columns.iter().any(|column| column == COLUMN) && key.definition.ends_with("NOT VALID") {
+        if key.columns.iter().any(|column| column == own) && key.definition.ends_with("NOT VALID") {
             problems.push(format!("the foreign key {} is not validated", key.name));
         }
     }
-    if !table.info.indexed.iter().any(|column| column == COLUMN) {
-        problems.push(format!("no index begins with {COLUMN}"));
+    if !table.info.indexed.iter().any(|column| column == own) {
+        problems.push(format!("no index begins with {own}"));
     }
     let finding = |problem: String| AdoptionFinding {
         check: "enforcement".to_owned(),

@@ -53,7 +53,10 @@ const MISFITS: &[(&str, &[&str])] = &[
     ),
     (
         "[[tables]]\ntable = 'legacy.other_column'\norganization = [{ user = 'user_id' }]",
-        &["has a column organization_id of type integer", "rename column organization_id to legacy_organization_id"],
+        &[
+            "has a column organization_id of type integer",
+            "give ours another name, `column = \"tenant_organization_id\"`",
+        ],
     ),
     ("[[tables]]\ntable = 'legacy.parted'\norganization = [{ user = 'user_id' }]", &["is partitioned"]),
     (

@@ -446,3 +446,156 @@ async fn adopt_takes_owners_from_a_column_and_only_the_rows_that_count() {
     .await;
     assert_eq!(closed, 1);
 }
+
+#[tokio::test]
+async fn adopt_plan_takes_no_login_and_no_invitation_for_an_organization_or_a_member() {
+    let database = shape(
+        "create table legacy.users (id text primary key, name text, email text unique);
+         create table legacy.accounts (id text primary key, user_id text not null references legacy.users on delete cascade, provider text not null, provider_account_id text not null, unique (provider, provider_account_id));
+         create table legacy.polls (id text primary key, user_id text references legacy.users, account_id text references legacy.accounts, title text);
+         insert into legacy.users values ('a', 'Ann', 'ann@x.test');",
+    )
+    .await;
+    let (plan, text) = suggested(&database).await;
+    assert!(plan.organizations.is_none(), "{text}");
+
+    let database = shape(
+        "create table legacy.users (id int primary key, name text, email text);
+         create table legacy.organizations (id int primary key, name text not null, slug text not null unique);
+         create table legacy.organization_invitations (id int primary key, organization_id int not null references legacy.organizations, user_id int references legacy.users, code text);
+         create table legacy.organization_memberships (id int primary key, organization_id int not null references legacy.organizations, user_id int not null references legacy.users, is_owner boolean not null default false, removed_at timestamptz, unique (organization_id, user_id));
+         create table legacy.contracts (id int primary key, org int not null references legacy.organizations, author_id int references legacy.users, text text);
+         insert into legacy.users values (1, 'Ann', 'ann@x.test'), (2, 'Outsider', 'out@x.test'), (3, 'Former', 'f@x.test');
+         insert into legacy.organizations values (1, 'Acme', 'acme');
+         insert into legacy.organization_memberships values (1, 1, 1, true, null), (2, 1, 3, false, now());
+         insert into legacy.organization_invitations values (1, 1, 2, 'not accepted');
+         insert into legacy.contracts values (1, 1, 2, 'of Acme');",
+    )
+    .await;
+    let (plan, text) = suggested(&database).await;
+    let memberships = plan.memberships.clone().expect("memberships");
+    assert_eq!(memberships.table.to_string(), "legacy.organization_memberships", "{text}");
+    assert_eq!(
+        (memberships.role.as_deref(), memberships.r#where.as_deref()),
+        (Some("is_owner"), Some("\"removed_at\" is null")),
+        "{text}"
+    );
+    run(&database, plan.clone()).await;
+    let members = super::pairs(&database, MEMBERS).await;
+    assert_eq!(members["Acme Ann"], "OWNER");
+    assert!(!members.contains_key("Acme Outsider") && !members.contains_key("Acme Former"), "{members:?}");
+    assert_eq!(slugs(&database, "legacy.contracts", "text").await["of Acme"], "acme", "who wrote it may be anybody");
+    super::finalize(&database, super::keeping_access(plan)).await.expect("finalize");
+}
+
+#[tokio::test]
+async fn adopt_plan_infers_references_that_the_data_confirms() {
+    // Hardly a foreign key; ids of accounts and of users overlap, so that taking one for the other goes unnoticed.
+    let database = shape(
+        "create table legacy.accounts (id serial primary key, name text not null);
+         create table legacy.users (id serial primary key, email text, name text);
+         create table legacy.account_users (id bigserial primary key, account_id bigint, user_id bigint, role int default 0, unique (account_id, user_id));
+         create table legacy.inboxes (id serial primary key, account_id int not null, name text);
+         create table legacy.conversations (id serial primary key, account_id int not null, inbox_id int not null, assignee_id int);
+         create table legacy.messages (id serial primary key, conversation_id int not null, sender_type text, sender_id bigint, content text);
+         create table legacy.strays (id serial primary key, account_id int not null, content text);
+         insert into legacy.accounts (name) values ('Acme'), ('Bolt');
+         insert into legacy.users (email, name) values ('bob@bolt.test', 'Bob'), ('ann@acme.test', 'Ann');
+         insert into legacy.account_users (account_id, user_id, role) values (1, 2, 1), (2, 1, 1);
+         insert into legacy.inboxes (account_id, name) values (1, 'acme'), (2, 'bolt');
+         insert into legacy.conversations (account_id, inbox_id, assignee_id) values (1, 1, 2), (2, 2, 1);
+         insert into legacy.messages (conversation_id, sender_type, sender_id, content) values (1, 'User', 2, 'of Acme'), (2, 'User', 1, 'of Bolt');
+         insert into legacy.strays (account_id, content) values (1, 'x'), (77, 'y');",
+    )
+    .await;
+    let (plan, text) = suggested(&database).await;
+    assert_eq!(plan.organizations.as_ref().expect("organizations").table.to_string(), "legacy.accounts", "{text}");
+    assert_eq!(plan.memberships.as_ref().expect("memberships").table.to_string(), "legacy.account_users", "{text}");
+    assert!(text.contains("`account_id` refers to legacy.accounts by its name: all 2 values are found"), "{text}");
+    assert!(
+        text.contains("only 1 of 2 values are found there") && text.contains("1 (2)"),
+        "what is not confirmed is said: {text}"
+    );
+    assert!(!plan.tables.iter().any(|table| table.table.name == "strays"), "{text}");
+    run(&database, plan.clone()).await;
+    for (table, column) in [("legacy.messages", "content"), ("legacy.inboxes", "name")] {
+        let given = slugs(&database, table, column).await;
+        for (key, slug) in &given {
+            assert!(key.to_lowercase().contains(slug.as_str()), "{table}: {given:?}");
+        }
+        assert_eq!(given.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn adopt_plan_finds_an_owner_in_a_column_and_the_current_team() {
+    let database = shape(
+        "create table legacy.users (id bigserial primary key, name text, email text unique, current_team_id bigint);
+         create table legacy.teams (id bigserial primary key, user_id bigint not null, name text not null, personal_team boolean not null);
+         create table legacy.team_user (id bigserial primary key, team_id bigint not null references legacy.teams, user_id bigint not null references legacy.users, role text, unique (team_id, user_id));
+         create table legacy.projects (id bigserial primary key, team_id bigint not null references legacy.teams, slug text not null unique, title text);
+         insert into legacy.users (name, email, current_team_id) values ('Ann', 'ann@x.test', 1), ('Bob', 'bob@x.test', 1), ('Eve', 'eve@x.test', 3);
+         insert into legacy.teams (user_id, name, personal_team) values (1, 'Acme', true), (2, 'Bolt', true), (3, 'Crew', true);
+         insert into legacy.team_user (team_id, user_id, role) values (1, 2, 'editor');
+         insert into legacy.projects (team_id, slug, title) values (1, 'a', 'a'), (2, 'b', 'b'), (3, 'c', 'c');",
+    )
+    .await;
+    let (plan, text) = suggested(&database).await;
+    assert_eq!(plan.users.current_organization.as_deref(), Some("current_team_id"), "{text}");
+    assert_eq!(plan.organizations.as_ref().and_then(|o| o.owner.as_deref()), Some("user_id"), "{text}");
+    assert!(text.contains("(slug) stays unique across all tenants"), "{text}");
+    run(&database, plan.clone()).await;
+    let members = [("Acme Ann", "OWNER"), ("Acme Bob", "MEMBER"), ("Bolt Bob", "OWNER"), ("Crew Eve", "OWNER")];
+    assert_same_map(&database, &members).await;
+    assert_eq!(
+        slugs(&database, "legacy.projects", "title").await,
+        super::map([("a", "acme"), ("b", "bolt"), ("c", "crew")])
+    );
+    assert_eq!(verify(&database, plan).await, []);
+}
+
+#[tokio::test]
+async fn adopt_lets_an_integer_organization_id_of_the_teams_own_stay() {
+    let database = shape(
+        "create table legacy.organizations (id bigserial primary key, name text not null, slug text);
+         create table legacy.users (id bigserial primary key, email text, name text, organization_id bigint references legacy.organizations);
+         create table legacy.articles (id bigserial primary key, user_id bigint references legacy.users, organization_id bigint not null references legacy.organizations, title text);
+         create table legacy.comments (id bigserial primary key, article_id bigint not null references legacy.articles, body text);
+         insert into legacy.organizations (name, slug) values ('Acme', 'acme'), ('Bolt', 'bolt');
+         insert into legacy.users (email, name, organization_id) values ('ann@x.test', 'Ann', 1), ('bob@x.test', 'Bob', 2);
+         insert into legacy.articles (user_id, organization_id, title) values (1, 1, 'of Acme'), (2, 2, 'of Bolt');
+         insert into legacy.comments (article_id, body) values (1, 'on Acme'), (2, 'on Bolt');",
+    )
+    .await;
+    let (plan, text) = suggested(&database).await;
+    let plan = Plan {
+        accept: vec!["organization-without-owner acme".to_owned(), "organization-without-owner bolt".to_owned()],
+        ..super::keeping_access(plan)
+    };
+    let before = super::fingerprint(&database).await;
+    let forecast = dry_run(&database, plan.clone()).await;
+    super::assert_foretold(&forecast, &run(&database, plan.clone()).await);
+    let places = "select a.title, o.slug from legacy.articles a join tenantry.organizations o on o.id = a.tenant_organization_id
+                  union all select c.body, o.slug from legacy.comments c join tenantry.organizations o on o.id = c.organization_id";
+    let expected = [("of Acme", "acme"), ("of Bolt", "bolt"), ("on Acme", "acme"), ("on Bolt", "bolt")];
+    assert_eq!(super::pairs(&database, places).await, super::map(expected), "{text}");
+    super::finalize(&database, plan.clone()).await.expect("finalize");
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    // The old application goes on with its own column, and each tenant sees its own.
+    let mut old = sqlx::ConnectOptions::connect(&database.options(OLD_APP)).await.expect("the old application");
+    run_sql(&mut old, "insert into legacy.articles (user_id, organization_id, title) values (2, 2, 'live'); insert into legacy.comments (article_id, body) values (3, 'on live')").await;
+    let live = super::pairs(&database, places).await;
+    assert_eq!((live["live"].as_str(), live["on live"].as_str()), ("bolt", "bolt"));
+    let seen = super::seen_by(
+        &database,
+        "legacy:shape:1",
+        "acme",
+        "select title from legacy.articles union all select body from legacy.comments order by 1",
+    )
+    .await;
+    assert_eq!(seen, ["of Acme", "on Acme"]);
+    run_sql(&mut old, "delete from legacy.comments where article_id = 3; delete from legacy.articles where id = 3")
+        .await;
+    super::rollback(&database, plan).await;
+    super::assert_same(&before, &super::fingerprint(&database).await);
+}

@@ -146,6 +146,19 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
     if problems.is_empty() {
         problems.extend(conditions(session, &plan).await?);
     }
+    if plan.quiet_triggers {
+        let allowed: bool =
+            sqlx::query_scalar("select has_parameter_privilege(current_user, 'session_replication_role', 'set')")
+                .fetch_one(session.conn())
+                .await
+                .map_err(doing("asking what we may set"))?;
+        if !allowed {
+            problems.push(format!(
+                "quiet_triggers: {0} may not set session_replication_role: `grant set on parameter session_replication_role to {0}`, as the database's administrator, for the time of the adoption",
+                quote(&who)
+            ));
+        }
+    }
     problems.dedup();
     if !problems.is_empty() {
         return Err(AdoptError::Plan(problems));

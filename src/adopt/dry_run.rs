@@ -279,9 +279,9 @@ fn notes(checked: &Checked, options: &RunOptions, seconds: f64) -> Vec<String> {
         ),
     ];
     for table in &checked.tables {
-        if !table.info.update_triggers.is_empty() {
+        if !table.info.update_triggers.is_empty() && !checked.plan.quiet_triggers {
             notes.push(format!(
-                "{}: your triggers fire for every row that gets its organization: {}. If one of them sets updated_at or sends something, disable it for the run",
+                "{}: your triggers fire for every row that gets its organization: {}. If one of them sets updated_at, sends or refuses something, write `quiet_triggers = true`: a rollback does not take back what they do",
                 table.label(),
                 table.info.update_triggers.join(", ")
             ));

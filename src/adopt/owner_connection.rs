@@ -23,6 +23,7 @@ pub struct OwnerConnection {
     connection: PgConnection,
     lock: Option<String>,
     durability_relaxed: bool,
+    quiet: bool,
     /// Hears how far the work is.
     pub progress: ProgressListener,
     /// How often a step was repeated.
@@ -83,6 +84,7 @@ impl OwnerConnection {
             connection,
             lock: None,
             durability_relaxed: false,
+            quiet: false,
             progress: ProgressListener::default(),
             retries: 0,
             retry_for: RETRY_FOR,
@@ -131,6 +133,14 @@ impl OwnerConnection {
     pub async fn relax_durability(&mut self) -> Result<()> {
         self.durability_relaxed = true;
         self.connection.execute("set synchronous_commit = off").await.map(drop).map_err(doing("preparing the session"))
+    }
+
+    /// Keeps the team's triggers from firing for what this connection writes, or lets them fire again. Those that are enabled
+    /// `always` fire all the same (`PostgreSQL` documentation, `session_replication_role`).
+    pub async fn quiet(&mut self, quiet: bool) -> Result<()> {
+        self.quiet = quiet;
+        let statement = if quiet { "set session_replication_role = replica" } else { "reset session_replication_role" };
+        self.connection.execute(statement).await.map(drop).map_err(doing("keeping triggers quiet"))
     }
 
     /// Waits until all commits are on disk: the log is written in order, so one durable commit is enough.
@@ -206,6 +216,9 @@ impl OwnerConnection {
                     self.connection = connection;
                     if self.durability_relaxed {
                         self.relax_durability().await?;
+                    }
+                    if self.quiet {
+                        self.quiet(true).await?;
                     }
                     if let Some(adoption) = self.lock.take() {
                         self.lock(&adoption).await?;

@@ -29,6 +29,10 @@ pub struct Plan {
     /// Roles that see all rows from `finalize` until the cut-over: the logins of the old application.
     #[serde(default)]
     pub keep_access: Vec<String>,
+    /// Whether the team's triggers are kept from firing for the rows that a run and a rollback write. It needs the right to set
+    /// `session_replication_role`.
+    #[serde(default)]
+    pub quiet_triggers: bool,
     /// Tables that every tenant may read, and none owns: countries, prices. `finalize` lets `tenantry_app` read them.
     #[serde(default)]
     pub shared: Vec<Relation>,

@@ -67,6 +67,9 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
     }
     // Read again: added columns are gone. Columns that existed before stay, and lose the values they got here.
     let checked = check(session, plan, Wanted::Write).await?;
+    if checked.plan.quiet_triggers {
+        session.quiet(true).await?;
+    }
     for table in checked.tables.iter().filter(|table| table.has_column()) {
         let (adoption, label) = (literal(&name), literal(&table.label()));
         let sql = format!(
@@ -98,6 +101,9 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
             }
         }
         progress.finish();
+    }
+    if checked.plan.quiet_triggers {
+        session.quiet(false).await?;
     }
     let take_back = format!(
         "select kept from tenantry.adopt_take_back({0}); delete from tenantry.adoptions where name = {0}",

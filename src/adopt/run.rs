@@ -121,8 +121,14 @@ pub async fn run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions
     people::organizations(session, &checked, clock, &mut summary).await?;
     people::users(session, &checked, clock, options, &mut pace, &mut summary).await?;
     people::follow_memberships(session, &checked).await?;
+    if checked.plan.quiet_triggers {
+        session.quiet(true).await?;
+    }
     for table in &checked.tables {
         fill(session, &checked, table, options, &mut pace, &mut summary).await?;
+    }
+    if checked.plan.quiet_triggers {
+        session.quiet(false).await?;
     }
     session.flush(&checked.plan.name).await?;
     summary.retries = session.retries;

@@ -54,7 +54,7 @@ pub async fn suggest(
 ) -> Result<Suggestion> {
     let all = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
     // Tenantry's own schema is not in the catalogue.
-    let wanted = |relation: &Relation| schema.is_none_or(|schema| relation.schema == schema);
+    let wanted = |relation: &Relation| schema.is_none_or(|schema| relation.schema == schema) || users == Some(relation);
     let all = all.into_iter().filter(|(relation, _)| wanted(relation) && relation.name != "_sqlx_migrations");
     let all = all.filter(|(_, info)| matches!(info.kind.as_str(), "r" | "p" | "f"));
     let (left_out, tables): (Catalogue, Catalogue) = all.partition(|(_, info)| why_not(info).is_some());
@@ -405,7 +405,7 @@ impl Writer<'_> {
                     self.line(&format!("current_organization_to = {}", toml_string(&to)));
                 }
             }
-            if memberships.is_some() {
+            if memberships.is_some() && self.candidates.first().is_some_and(|candidate| candidate.current.is_some()) {
                 self.question("When a user's current and primary organization differ, whose are the user's rows? Without an answer they are reported, not assigned.".to_owned());
                 self.line("# prefer = \"primary\"");
             }
@@ -666,7 +666,7 @@ impl Writer<'_> {
         }
         if !table.update_triggers.is_empty() {
             self.question(format!(
-                "{relation}: its triggers fire for every row that gets an organization: {}. Is that harmless?",
+                "{relation}: its triggers fire for every row that gets an organization: {}. Is that harmless? If not, write `quiet_triggers = true` above [users]",
                 table.update_triggers.join(", ")
             ));
         }

@@ -599,3 +599,45 @@ async fn adopt_lets_an_integer_organization_id_of_the_teams_own_stay() {
     super::rollback(&database, plan).await;
     super::assert_same(&before, &super::fingerprint(&database).await);
 }
+
+#[tokio::test]
+async fn adopt_keeps_the_teams_triggers_quiet_where_it_may() {
+    let database = shape(
+        "create table legacy.users (id int primary key, email text, name text);
+         create table legacy.notes (id int primary key, user_id int references legacy.users, body text, updated_at timestamptz not null default '2020-01-01');
+         create table legacy.audit (id int primary key, user_id int references legacy.users);
+         create table legacy.outbox (id serial primary key, what text);
+         create function legacy.touch() returns trigger language plpgsql as $$ begin new.updated_at := now(); return new; end $$;
+         create trigger touch before update on legacy.notes for each row execute function legacy.touch();
+         create function legacy.publish() returns trigger language plpgsql as $$ begin insert into legacy.outbox (what) select 'note' from changed; return null; end $$;
+         create trigger publish after update on legacy.notes referencing new table as changed for each statement execute function legacy.publish();
+         create function legacy.frozen() returns trigger language plpgsql as $$ begin raise exception 'never'; end $$;
+         create trigger frozen before update or delete on legacy.audit for each row execute function legacy.frozen();
+         insert into legacy.users values (1, 'ann@x.test', 'Ann');
+         insert into legacy.notes (id, user_id, body) values (1, 1, 'a');
+         insert into legacy.audit values (1, 1);",
+    )
+    .await;
+    let (plan, text) = suggested(&database).await;
+    assert!(text.contains("publish, touch") && text.contains("quiet_triggers = true"), "{text}");
+    let before = super::fingerprint(&database).await;
+    let plan = Plan { quiet_triggers: true, ..super::keeping_access(plan) };
+    let refused = try_run(&database, plan.clone()).await.expect_err("no right").to_string();
+    assert!(refused.contains("grant set on parameter session_replication_role to \"tenantry_owner\""), "{refused}");
+    let mut superuser = database.superuser().await;
+    // The right is the cluster's: another test's database must not miss it meanwhile, and needs it not.
+    run_sql(&mut superuser, "grant set on parameter session_replication_role to tenantry_owner").await;
+    run(&database, plan.clone()).await;
+    let wrote = super::count(&database, "select (select count(*) from legacy.outbox) + (select count(*) from legacy.notes where updated_at > '2020-01-02')").await;
+    assert_eq!(wrote, 0);
+    assert_eq!(super::count(&database, "select count(*) from legacy.audit where organization_id is null").await, 0);
+    super::finalize(&database, plan.clone()).await.expect("finalize");
+    // The old application's own changes still fire them.
+    let mut old = sqlx::ConnectOptions::connect(&database.options(OLD_APP)).await.expect("the old application");
+    run_sql(&mut old, "update legacy.notes set body = 'b'").await;
+    assert_eq!(super::count(&database, "select count(*) from legacy.outbox").await, 1);
+    run_sql(&mut superuser, "set session_replication_role = replica; update legacy.notes set body = 'a', updated_at = '2020-01-01'; delete from legacy.outbox").await;
+    super::rollback(&database, plan).await;
+    super::assert_same(&before, &super::fingerprint(&database).await);
+    run_sql(&mut superuser, "revoke set on parameter session_replication_role from tenantry_owner").await;
+}

@@ -82,6 +82,7 @@ pub struct Inference {
     pub joins: String,
     known: Vec<Known>,
     fallback: Option<(usize, String)>,
+    first_decides: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -96,7 +97,8 @@ struct Known {
 /// Builds the inference of a table.
 pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) -> Inference {
     let adoption = &checked.plan.name;
-    let mut inference = Inference { joins: String::new(), known: Vec::new(), fallback: None };
+    let mut inference =
+        Inference { joins: String::new(), known: Vec::new(), fallback: None, first_decides: table.spec.first_decides };
     for (index, source) in table.spec.organization.iter().enumerate() {
         let number = index + 1;
         let alias = format!("s{number}");
@@ -182,7 +184,7 @@ impl Inference {
 
     /// Whether two sources name different organizations.
     pub fn conflict(&self) -> String {
-        if self.known.len() < 2 {
+        if self.known.len() < 2 || self.first_decides {
             return "false".to_owned();
         }
         // Both ignore nulls, so they differ only if two sources name different organizations.
@@ -193,7 +195,7 @@ impl Inference {
 
     /// The organization that all sources with an answer agree on, else null.
     pub fn organization(&self) -> String {
-        if self.known.len() < 2 {
+        if self.known.len() < 2 || self.first_decides {
             return self.coalesce();
         }
         format!("case when {} then null else {} end", self.conflict(), self.coalesce())

@@ -303,11 +303,14 @@ impl Workspaces {
 #[serde(deny_unknown_fields)]
 pub struct Table {
     pub table: Relation,
-    /// The sources of the organization of a row. All sources with an answer must agree, else the row is reported.
+    /// The sources of the organization of a row.
     pub organization: Vec<Source>,
     /// The name of the column that holds the organization, if not `organization_id`: where the team has one of that name and
     /// another type.
     pub column: Option<String>,
+    /// The first source that knows decides. Without it all that know must agree, else the row is reported.
+    #[serde(default)]
+    pub first_decides: bool,
     /// The columns that identify a row, if not the primary key: unique and not null.
     pub key: Option<Columns>,
     /// Assign a user's rows in the transaction that gives the user an organization.

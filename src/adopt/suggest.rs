@@ -190,7 +190,13 @@ fn organizations<'a>(tables: &'a Catalogue, users: &'a TableInfo) -> Vec<Candida
             + i32::try_from(referring.min(4)).unwrap_or(4)
             + named;
         // Something has to say who belongs to it, and something has to belong to it or be called so.
-        let has_people = memberships.is_some() || current.is_some() && named > 0 || owner.is_some() && named == 2;
+        // Readers of a feed or watchers of a thread are no members: without a name that speaks for it, roles have to.
+        let is_membership = memberships.is_some_and(|table| {
+            named > 0
+                || table.relation().name.to_lowercase().contains("member")
+                || table.columns.iter().any(|column| column.name.to_lowercase().contains("role"))
+        });
+        let has_people = is_membership || current.is_some() && named > 0 || owner.is_some() && named == 2;
         if has_people && (referring > 0 || named == 2) {
             found.push(Candidate { table, memberships, current, owner, referring, score });
         }
@@ -474,7 +480,10 @@ impl Writer<'_> {
                 .iter()
                 .filter_map(|(value, _)| Some(format!("{} = \"{}\"", toml_string(value), meaning(role, value)?)))
                 .collect();
-            let known = if values.is_empty() {
+            let boolean = table.column(role).is_some_and(|column| column.data_type == "boolean");
+            let known = if values.is_empty() && boolean {
+                format!("true = \"{}\"", meaning(role, "true").unwrap_or("MEMBER"))
+            } else if values.is_empty() {
                 "owner = \"OWNER\", admin = \"ADMIN\", member = \"MEMBER\", viewer = \"VIEWER\"".to_owned()
             } else {
                 known.join(", ")
@@ -555,28 +564,68 @@ impl Writer<'_> {
                 .or_else(|| reached.iter().find(|relation| !written.contains(*relation)))
                 .cloned();
             let Some(next) = next else { break };
-            self.table(&next, &written, organizations);
+            self.table(&next, &written, special, organizations);
             written.insert(next);
         }
-        for relation in self.tables.keys() {
-            if special.contains(relation) || reached.contains(relation) {
-                continue;
+        self.global_keys(&reached);
+        let without: Vec<&Relation> =
+            self.tables.keys().filter(|relation| !special.contains(relation) && !reached.contains(*relation)).collect();
+        if without.is_empty() {
+            return;
+        }
+        self.text.push('\n');
+        let names: Vec<String> = without.iter().map(ToString::to_string).collect();
+        self.question(format!(
+            "Left out, because nothing leads from them to a user or an organization: {}. Those whose rows are the same for everybody go into `shared`; of the others, say whose they are",
+            names.join(", ")
+        ));
+        for relation in without {
+            let notes = self.notes;
+            for (_, note) in notes.iter().filter(|((of, _), _)| of == relation) {
+                self.line(&format!("# {relation}: {note}"));
             }
+        }
+    }
+
+    /// Keys that stay unique across all tenants, and are no mere ids.
+    fn global_keys(&mut self, reached: &BTreeSet<Relation>) {
+        let technical = |name: &str| {
+            let name = name.to_lowercase();
+            name == "id" || ["uuid", "guid", "hash", "key"].iter().chain(&CREDENTIALS).any(|word| name.contains(word))
+        };
+        let mut found = Vec::new();
+        for relation in reached {
+            let table = &self.tables[relation];
+            for columns in &table.unique {
+                let referring =
+                    table.foreign_keys.iter().any(|key| key.columns.iter().any(|column| columns.contains(column)));
+                let values = columns.iter().all(|name| {
+                    table.column(name).is_some_and(|column| matches!(type_family(column), "text" | "number"))
+                });
+                let counted = columns.len() == 1
+                    && table.key() == Some(columns.as_slice())
+                    && table.column(&columns[0]).is_some_and(|column| type_family(column) == "number");
+                if values && !referring && !counted && !columns.iter().any(|name| technical(name)) {
+                    found.push(format!("{relation} ({})", columns.join(", ")));
+                }
+            }
+        }
+        if !found.is_empty() {
             self.text.push('\n');
-            let notes: Vec<&String> =
-                self.notes.iter().filter(|((of, _), _)| of == relation).map(|(_, note)| note).collect();
-            let seen = if notes.is_empty() {
-                String::new()
-            } else {
-                format!(" ({})", notes.into_iter().cloned().collect::<Vec<_>>().join("; "))
-            };
             self.question(format!(
-                "{relation} is left out: nothing leads from it to a user or an organization{seen}. If its rows are the same for everybody, write it into `shared`; else say whose they are"
+                "These stay unique across all tenants, so that one learns that another has a value, and cannot use it: {}. Where it is a tenant's own matter, make it unique together with {COLUMN} after `adopt finalize`",
+                found.join(", ")
             ));
         }
     }
 
-    fn table(&mut self, relation: &Relation, written: &BTreeSet<Relation>, organizations: Option<&TableInfo>) {
+    fn table(
+        &mut self,
+        relation: &Relation,
+        written: &BTreeSet<Relation>,
+        special: &[Relation],
+        organizations: Option<&TableInfo>,
+    ) {
         let table = &self.tables[relation];
         let users = self.users.relation();
         let mut sources = Vec::new();
@@ -596,7 +645,11 @@ impl Writer<'_> {
                 let to: Vec<String> = key.target_columns.iter().map(|column| toml_string(column)).collect();
                 let to = if primary { String::new() } else { format!(", to = [{}]", to.join(", ")) };
                 sources.push((2, format!("{{ row = {}, by = {by}{to} }}", toml_string(&target.to_string()))));
-            } else if self.tables.contains_key(&target) && !circular.contains(&target) {
+            } else if self.tables.contains_key(&target)
+                && !special.contains(&target)
+                && target != *relation
+                && !circular.contains(&target)
+            {
                 circular.push(target);
             }
         }
@@ -625,31 +678,10 @@ impl Writer<'_> {
                 self.line(&format!("# {note}"));
             }
         }
-        let global: Vec<String> = table
-            .unique
-            .iter()
-            .filter(|columns| {
-                columns.iter().any(|column| {
-                    table.column(column).is_some_and(|column| matches!(type_family(column), "text" | "number"))
-                })
-            })
-            .filter(|columns| {
-                !table.keys.iter().any(|key| key.primary && key.columns == **columns)
-                    || columns.iter().any(|name| table.column(name).is_some_and(|column| type_family(column) == "text"))
-            })
-            .filter(|columns| !table.foreign_keys.iter().any(|key| columns.contains(&key.columns[0])))
-            .map(|columns| format!("({})", columns.join(", ")))
-            .collect();
-        if !global.is_empty() {
-            self.question(format!(
-                "{relation}: {} stays unique across all tenants: one learns that another has a value, and cannot use it. If it is a tenant's own matter, make it unique together with {COLUMN} after `adopt finalize`",
-                global.join(", ")
-            ));
-        }
         if of_users > 1 {
             self.question(format!("{relation} refers to users in {of_users} ways. Rows where they are of different organizations will be reported; take out those that do not own the row."));
         }
-        for target in circular {
+        for target in circular.into_iter().filter(|_| list.is_empty()) {
             self.question(format!(
                 "{relation} also refers to {target}; as a source that would go in a circle, or it is not adopted"
             ));

@@ -8,7 +8,7 @@ use super::check::{Checked, CheckedTable};
 use super::infer::{Mappings, inference};
 use super::name::{Relation, literal, quote, short_name};
 use super::people::{BY_ROLE, memberships, resolution};
-use super::plan::Source;
+use super::plan::{Memberships, Organizations, Source};
 
 /// The path of the functions. `public` has the operators of extensions' types (citext), by which keys are compared; nobody
 /// but its owner may create there (`SCHEMA_OPEN`).
@@ -136,110 +136,121 @@ fn user_key(checked: &Checked, value: &str, to: Option<&String>) -> String {
 pub fn on_people(checked: &Checked) -> Vec<SchemaChange> {
     let plan = &checked.plan;
     let owned = |table: &Relation| checked.catalogue.get(table).is_some_and(|info| info.owned);
-    let adoption = literal(&plan.name);
-    let member = membership_function_name(checked);
     let mut changes = Vec::new();
-    let trigger = |label: &str, table: &Relation, work: &str| {
-        let body = format!(
-            "begin
+    if owned(&plan.users.table) {
+        changes.push(on_users(checked));
+    }
+    if let Some(organizations) = plan.organizations.as_ref().filter(|organizations| owned(&organizations.table)) {
+        changes.push(on_organizations(checked, organizations));
+    }
+    if let Some(memberships) = plan.memberships.as_ref().filter(|memberships| owned(&memberships.table)) {
+        changes.push(on_memberships(checked, memberships));
+    }
+    changes
+}
+
+/// A trigger that does this work after every change of a row, and never fails it.
+fn followed(checked: &Checked, label: &str, table: &Relation, work: &str) -> SchemaChange {
+    let body = format!(
+        "begin
 {work}    return null;
 exception when others then
     raise warning 'a change of % was not followed: %', {}, sqlerrm;
     return null;
 end",
-            literal(&table.to_string())
-        );
-        change(checked, label, &table.sql(), "after insert or update or delete", &body)
-    };
+        literal(&table.to_string())
+    );
+    change(checked, label, &table.sql(), "after insert or update or delete", &body)
+}
+
+fn on_users(checked: &Checked) -> SchemaChange {
+    let plan = &checked.plan;
+    let adoption = literal(&plan.name);
     let users = &plan.users;
-    if owned(&users.table) {
-        let id = quote(&users.id);
-        // Where memberships decide, they are inserted after the user: then that is the moment.
-        let insert = if plan.organizations.is_none() {
-            format!(
-                "    if tg_op = 'INSERT' then perform {}(new.{id}::text); end if;\n",
-                newcomer_function_name(checked)
-            )
-        } else {
-            String::new()
-        };
-        let column = |column: &Option<String>, or: &str| {
-            column.as_ref().map_or_else(
-                || or.to_owned(),
-                |column| format!("coalesce(nullif(btrim(new.{}::text), ''), {or})", quote(column)),
-            )
-        };
-        let work = format!(
-            "{insert}    if tg_op = 'DELETE' or tg_op = 'UPDATE' and not exists (select from {rows} p where p.{id} = new.{id}) then
-        perform tenantry.adopt_end_user({adoption}, old.{id}::text);
-    elsif tg_op = 'UPDATE' then
-        update tenantry.users u set name = left({name}, 200), updated_at = now()
-          from tenantry.adopt_users a
-         where a.adoption = {adoption} and a.legacy_id = new.{id}::text and a.user_created and u.id = a.user_id and u.name <> left({name}, 200);
-    end if;\n",
-            rows = users.rows(),
-            name = column(&users.name, "u.name"),
-        );
-        changes.push(trigger("users", &users.table, &work));
-    }
-    let Some(organizations) = &plan.organizations else { return changes };
-    if owned(&organizations.table) {
-        let id = quote(&organizations.id);
-        let name = format!(
-            "coalesce(nullif(btrim(new.{}::text), ''), 'Organization ' || new.{id}::text)",
-            quote(&organizations.name)
-        );
-        let slug = organizations
-            .slug
-            .as_ref()
-            .map_or_else(|| "null".to_owned(), |slug| format!("nullif(btrim(new.{}::text), '')", quote(slug)));
-        let owner = organizations.owner.as_ref().map_or_else(String::new, |owner| {
-            let key = |row: &str| user_key(checked, &format!("{row}.{}", quote(owner)), organizations.owner_to.as_ref());
-            let organization = |row: &str| format!("(select o.organization_id from tenantry.adopt_organizations o where o.adoption = {adoption} and o.legacy_id = {row}.{id}::text)");
-            format!(
-                "    if tg_op <> 'DELETE' then perform {member}({}, {}); end if;
-    if tg_op = 'UPDATE' and old.{owner} is distinct from new.{owner} then perform {member}({}, {}); end if;\n",
-                key("new"), organization("new"), key("old"), organization("old"), owner = quote(owner)
-            )
-        });
-        let work = format!(
-            "    if tg_op = 'DELETE' or tg_op = 'UPDATE' and not exists (select from {rows} p where p.{id} = new.{id}) then
-        update tenantry.organizations o set deleted_at = now()
-          from tenantry.adopt_organizations a
-         where a.adoption = {adoption} and a.legacy_id = old.{id}::text and o.id = a.organization_id and o.deleted_at is null
-           and exists (select from tenantry.adopt_created c where c.adoption = {adoption} and c.organization_id = o.id and c.user_id is null);
-    elsif tg_op = 'INSERT' and exists (select from {rows} p where p.{id} = new.{id}) or tg_op = 'UPDATE' then
-        perform tenantry.adopt_organization({adoption}, new.{id}::text,
-            case when new.{id}::text ~ '^[0-9a-fA-F]{{8}}(-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}$' then new.{id}::text::uuid else tenantry.adopt_uuid_v7() end,
-            {name}, {slug}, false);
-        update tenantry.organizations o set name = left({name}, 200)
-          from tenantry.adopt_organizations a
-         where a.adoption = {adoption} and a.legacy_id = new.{id}::text and o.id = a.organization_id and o.name <> left({name}, 200)
-           and exists (select from tenantry.adopt_created c where c.adoption = {adoption} and c.organization_id = o.id and c.user_id is null);
-    end if;\n{owner}",
-            rows = organizations.rows(),
-        );
-        changes.push(trigger("organizations", &organizations.table, &work));
-    }
-    if let Some(memberships) = &plan.memberships
-        && owned(&memberships.table)
-    {
-        let mapping = Mappings::Real.organizations_by(checked, memberships.organization_to.as_deref());
-        let call = |row: &str| {
-            format!(
-                "perform {member}({}, (select o.organization_id from {mapping} o where o.legacy_id = {row}.{}::text))",
-                user_key(checked, &format!("{row}.{}", quote(&memberships.user)), memberships.user_to.as_ref()),
-                quote(&memberships.organization)
-            )
-        };
-        let work = format!(
-            "    if tg_op <> 'INSERT' then {}; end if;\n    if tg_op <> 'DELETE' then {}; end if;\n",
-            call("old"),
-            call("new")
-        );
-        changes.push(trigger("memberships", &memberships.table, &work));
-    }
-    changes
+    let id = quote(&users.id);
+    // Where memberships decide, they are inserted after the user: then that is the moment.
+    let insert = if plan.organizations.is_none() {
+        format!("    if tg_op = 'INSERT' then perform {}(new.{id}::text); end if;\n", newcomer_function_name(checked))
+    } else {
+        String::new()
+    };
+    let column = |column: &Option<String>, or: &str| {
+        column.as_ref().map_or_else(
+            || or.to_owned(),
+            |column| format!("coalesce(nullif(btrim(new.{}::text), ''), {or})", quote(column)),
+        )
+    };
+    let work = format!(
+        "{insert}    if tg_op = 'DELETE' or tg_op = 'UPDATE' and not exists (select from {rows} p where p.{id} = new.{id}) then
+    perform tenantry.adopt_end_user({adoption}, old.{id}::text);
+elsif tg_op = 'UPDATE' then
+    update tenantry.users u set name = left({name}, 200), updated_at = now()
+      from tenantry.adopt_users a
+     where a.adoption = {adoption} and a.legacy_id = new.{id}::text and a.user_created and u.id = a.user_id and u.name <> left({name}, 200);
+end if;\n",
+        rows = users.rows(),
+        name = column(&users.name, "u.name"),
+    );
+    followed(checked, "users", &users.table, &work)
+}
+
+fn on_organizations(checked: &Checked, organizations: &Organizations) -> SchemaChange {
+    let adoption = literal(&checked.plan.name);
+    let member = membership_function_name(checked);
+    let id = quote(&organizations.id);
+    let name = format!(
+        "coalesce(nullif(btrim(new.{}::text), ''), 'Organization ' || new.{id}::text)",
+        quote(&organizations.name)
+    );
+    let slug = organizations
+        .slug
+        .as_ref()
+        .map_or_else(|| "null".to_owned(), |slug| format!("nullif(btrim(new.{}::text), '')", quote(slug)));
+    let ownership = organizations.owner.as_ref().map_or_else(String::new, |owner| {
+        let key = |row: &str| user_key(checked, &format!("{row}.{}", quote(owner)), organizations.owner_to.as_ref());
+        let organization = |row: &str| format!("(select o.organization_id from tenantry.adopt_organizations o where o.adoption = {adoption} and o.legacy_id = {row}.{id}::text)");
+        format!(
+            "    if tg_op <> 'DELETE' then perform {member}({}, {}); end if;
+if tg_op = 'UPDATE' and old.{owner} is distinct from new.{owner} then perform {member}({}, {}); end if;\n",
+            key("new"), organization("new"), key("old"), organization("old"), owner = quote(owner)
+        )
+    });
+    let work = format!(
+        "    if tg_op = 'DELETE' or tg_op = 'UPDATE' and not exists (select from {rows} p where p.{id} = new.{id}) then
+    update tenantry.organizations o set deleted_at = now()
+      from tenantry.adopt_organizations a
+     where a.adoption = {adoption} and a.legacy_id = old.{id}::text and o.id = a.organization_id and o.deleted_at is null
+       and exists (select from tenantry.adopt_created c where c.adoption = {adoption} and c.organization_id = o.id and c.user_id is null);
+elsif tg_op = 'INSERT' and exists (select from {rows} p where p.{id} = new.{id}) or tg_op = 'UPDATE' then
+    perform tenantry.adopt_organization({adoption}, new.{id}::text,
+        case when new.{id}::text ~ '^[0-9a-fA-F]{{8}}(-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}$' then new.{id}::text::uuid else tenantry.adopt_uuid_v7() end,
+        {name}, {slug}, false);
+    update tenantry.organizations o set name = left({name}, 200)
+      from tenantry.adopt_organizations a
+     where a.adoption = {adoption} and a.legacy_id = new.{id}::text and o.id = a.organization_id and o.name <> left({name}, 200)
+       and exists (select from tenantry.adopt_created c where c.adoption = {adoption} and c.organization_id = o.id and c.user_id is null);
+end if;\n{ownership}",
+        rows = organizations.rows(),
+    );
+    followed(checked, "organizations", &organizations.table, &work)
+}
+
+fn on_memberships(checked: &Checked, memberships: &Memberships) -> SchemaChange {
+    let member = membership_function_name(checked);
+    let mapping = Mappings::Real.organizations_by(checked, memberships.organization_to.as_deref());
+    let call = |row: &str| {
+        format!(
+            "perform {member}({}, (select o.organization_id from {mapping} o where o.legacy_id = {row}.{}::text))",
+            user_key(checked, &format!("{row}.{}", quote(&memberships.user)), memberships.user_to.as_ref()),
+            quote(&memberships.organization)
+        )
+    };
+    let work = format!(
+        "    if tg_op <> 'INSERT' then {}; end if;\n    if tg_op <> 'DELETE' then {}; end if;\n",
+        call("old"),
+        call("new")
+    );
+    followed(checked, "memberships", &memberships.table, &work)
 }
 
 /// The trigger on a table: it fills in the organization of new rows, and again when one of the sources changes.
@@ -329,8 +340,8 @@ end",
     let drop_it = format!("drop trigger if exists {trigger} on {sql}");
     // Also when a trigger of the team changes a source, which no list of columns would tell; and not for the batches of a run,
     // which change none. A condition cannot name generated columns: then the function looks.
-    let moves = quote(&format!("{} moves", trigger_name(&checked.plan.name)));
-    let moved = format!("drop trigger if exists {moves} on {sql}");
+    let on_update = quote(&format!("{} moves", trigger_name(&checked.plan.name)));
+    let moved = format!("drop trigger if exists {on_update} on {sql}");
     let changed: Vec<String> =
         columns.iter().map(|name| format!("new.{0} is distinct from old.{0}", quote(name))).collect();
     let when =
@@ -339,7 +350,7 @@ end",
         drop_it.clone(),
         moved.clone(),
         format!(
-            "create trigger {moves} before update on {sql} for each row{when} execute function {}()",
+            "create trigger {on_update} before update on {sql} for each row{when} execute function {}()",
             fill_function(checked, &table.label())
         ),
         format!(

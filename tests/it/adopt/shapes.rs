@@ -543,7 +543,7 @@ async fn adopt_plan_finds_an_owner_in_a_column_and_the_current_team() {
     let (plan, text) = suggested(&database).await;
     assert_eq!(plan.users.current_organization.as_deref(), Some("current_team_id"), "{text}");
     assert_eq!(plan.organizations.as_ref().and_then(|o| o.owner.as_deref()), Some("user_id"), "{text}");
-    assert!(text.contains("(slug) stays unique across all tenants"), "{text}");
+    assert!(text.contains("stay unique across all tenants") && text.contains("legacy.projects (slug)"), "{text}");
     run(&database, plan.clone()).await;
     let members = [("Acme Ann", "OWNER"), ("Acme Bob", "MEMBER"), ("Bolt Bob", "OWNER"), ("Crew Eve", "OWNER")];
     assert_same_map(&database, &members).await;
@@ -640,4 +640,41 @@ async fn adopt_keeps_the_teams_triggers_quiet_where_it_may() {
     super::rollback(&database, plan).await;
     super::assert_same(&before, &super::fingerprint(&database).await);
     run_sql(&mut superuser, "revoke set on parameter session_replication_role from tenantry_owner").await;
+}
+
+#[tokio::test]
+async fn adopt_plan_takes_no_readers_for_members_and_lets_the_first_source_decide() {
+    let database = shape(
+        "create table legacy.users (id int primary key, name text, email text);
+         create table legacy.feeds (id int primary key, title text);
+         create table legacy.subscriptions (id int primary key, user_id int not null references legacy.users, feed_id int not null references legacy.feeds, unique (user_id, feed_id));
+         create table legacy.entries (id int primary key, feed_id int not null references legacy.feeds);
+         insert into legacy.users values (1, 'Ann', 'ann@x.test'), (2, 'Bob', 'bob@x.test');",
+    )
+    .await;
+    let (plan, text) = suggested(&database).await;
+    assert!(plan.organizations.is_none(), "{text}");
+    assert!(text.contains("Left out, because nothing leads from them") && text.contains("legacy.feeds"), "{text}");
+
+    // A board is its team's, and without one its user's; whoever is in the team does not matter.
+    run_sql(
+        &mut database.owner().await,
+        "create table legacy.teams (id int primary key, name text not null);
+         create table legacy.team_users (team_id int not null references legacy.teams, user_id int not null references legacy.users, role text, primary key (team_id, user_id));
+         create table legacy.boards (id int primary key, user_id int references legacy.users, team_id int references legacy.teams, title text);
+         insert into legacy.teams values (1, 'Acme'), (2, 'Bolt');
+         insert into legacy.team_users values (1, 1, 'team-owner'), (2, 2, 'team-owner');
+         insert into legacy.boards values (1, 1, 2, 'of Bolt'), (2, 1, null, 'of Ann'), (3, null, 1, 'of Acme');",
+    )
+    .await;
+    let (plan, text) = suggested(&database).await;
+    let boards = plan.tables.iter().position(|table| table.table.name == "boards").expect("boards");
+    let strict = dry_run(&database, plan.clone()).await;
+    assert_eq!(strict.tables.iter().map(|table| table.conflicts).sum::<i64>(), 1, "reported, not guessed: {text}");
+    let mut plan = plan;
+    plan.tables[boards].first_decides = true;
+    plan.tables[boards].organization.reverse();
+    super::assert_foretold(&dry_run(&database, plan.clone()).await, &run(&database, plan.clone()).await);
+    let given = slugs(&database, "legacy.boards", "title").await;
+    assert_eq!(given, super::map([("of Bolt", "bolt"), ("of Ann", "acme"), ("of Acme", "acme")]));
 }

@@ -278,6 +278,27 @@ fn notes(checked: &Checked, options: &RunOptions, seconds: f64) -> Vec<String> {
             options.batch_size
         ),
     ];
+    for table in checked.tables.iter().filter(|table| !table.info.owned) {
+        notes.push(format!(
+            "REFUSED: {} belongs to {}, and `adopt run` will not begin: let MIGRATION_DATABASE_URL log in as its owner or a member of that role",
+            table.label(),
+            table.info.owner
+        ));
+    }
+    let plan = &checked.plan;
+    let people = [
+        Some(&plan.users.table),
+        plan.organizations.as_ref().map(|o| &o.table),
+        plan.memberships.as_ref().map(|m| &m.table),
+    ];
+    for relation in people.into_iter().flatten() {
+        if let Some(info) = checked.catalogue.get(relation).filter(|info| !info.owned) {
+            notes.push(format!(
+                "{relation} belongs to {}: what the old application changes there is not followed live, it arrives with the next run, and new users with their first row",
+                info.owner
+            ));
+        }
+    }
     for table in &checked.tables {
         if !table.info.update_triggers.is_empty() && !checked.plan.quiet_triggers {
             notes.push(format!(

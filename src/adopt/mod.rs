@@ -32,6 +32,7 @@ mod progress;
 mod report;
 mod rollback;
 mod run;
+mod status;
 mod suggest;
 mod trigger;
 mod verify;
@@ -47,6 +48,7 @@ pub use progress::{Progress, ProgressListener, format_duration};
 pub use report::write_report;
 pub use rollback::rollback;
 pub use run::{RunOptions, Summary, run};
+pub use status::{Status, status};
 pub use suggest::suggest;
 pub use verify::{AdoptionFinding, verify};
 

@@ -14,7 +14,7 @@ use super::output::{CommandResult, Exit, Output};
 use super::progress::progress_bar;
 use crate::adopt::{
     AdoptError, DryRun, FinalizeOptions, OwnerConnection, Plan, Relation, Result, RunOptions, Summary, dry_run,
-    finalize, format_duration, rollback, run, suggest, verify, write_report,
+    finalize, format_duration, rollback, run, status, suggest, verify, write_report,
 };
 use crate::clock::Clock;
 use crate::config::Config;
@@ -23,8 +23,7 @@ use crate::error::Code;
 /// The steps in their order, for `--help`.
 const STEPS: &str = "\
 The order, with MIGRATION_DATABASE_URL as the owner of all the tables:
-  0. back up; move the old tables into a schema of their own, such as
-     `legacy`; tenantry migrate up
+  0. back up; tenantry migrate up
   1. adopt plan --schema legacy --output plan.toml
      then answer its lines with `?`
   2. adopt run --dry-run: counts, samples, locks, time; changes nothing
@@ -32,7 +31,8 @@ The order, with MIGRATION_DATABASE_URL as the owner of all the tables:
   4. adopt verify: rows without an organization; set it, or delete the row
   5. adopt finalize: not null, foreign keys, row-level security
   6. adopt finalize --cut-over: when the old application no longer writes
-To undo everything, at any time: adopt rollback.
+adopt status says how far it is. To undo everything, at any time: adopt
+rollback.
 
 Exits with 0 (well), 1 (found something, or failed) or 2 (plan, login or state
 do not allow it). Messages of errors begin with a code: PLAN_INVALID, NOT_READY,
@@ -44,6 +44,7 @@ DISK_FULL and so on.";
 pub(super) enum Adopt {
     Plan(SuggestPlan),
     Run(RunPlan),
+    Status(Status),
     Verify(Verify),
     Finalize(Finalize),
     Rollback(Rollback),
@@ -99,6 +100,13 @@ pub(super) struct Verify {
     /// Write the mapping here: .csv or .json.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+}
+
+/// Say how far the adoption is, what comes next, and what a rollback would take back.
+#[derive(Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    plan: PlanArg,
 }
 
 /// Enforce tenancy: not null, foreign keys, indexes, row-level security.
@@ -179,6 +187,7 @@ impl Adopt {
         match self {
             Self::Plan(command) => command.run(owner, output).await,
             Self::Run(command) => command.run(owner, output).await,
+            Self::Status(command) => command.run(owner, output).await,
             Self::Verify(command) => command.run(owner, output).await,
             Self::Finalize(command) => command.run(owner, output).await,
             Self::Rollback(command) => command.run(owner, output).await,
@@ -229,6 +238,36 @@ impl RunPlan {
         session.close().await;
         output.result(&summary, |summary| summary_text(summary) + &report)?;
         Ok(Exit::findings(summary.unresolved() > 0))
+    }
+}
+
+impl Status {
+    async fn run(self, owner: &PgConnectOptions, output: Output) -> CommandResult {
+        let plan = self.plan.read()?;
+        let mut session = OwnerConnection::open(owner).await?;
+        let status = status(&mut session, plan).await?;
+        session.close().await;
+        output.result(&status, |status| {
+            let mut text = format!("{} is {}\n", status.name, status.step);
+            for table in &status.tables {
+                let rows = match table.without {
+                    None => "not begun".to_owned(),
+                    Some(0) => "every row has its organization".to_owned(),
+                    Some(without) => format!("{without} rows without an organization"),
+                };
+                let enforced = if table.enforced { ", enforced" } else { "" };
+                text += &format!("  {:<40} {rows}{enforced}\n", table.table);
+            }
+            text += &format!(
+                "made: {} users, {} organizations\nnext: {}\n",
+                status.users, status.organizations, status.next
+            );
+            text + &match status.to_take_back.as_slice() {
+                [] => "a rollback has nothing to take back".to_owned(),
+                changes => format!("a rollback takes back, in this order:\n  {}", changes.join("\n  ")),
+            }
+        })?;
+        Ok(Exit::Success)
     }
 }
 

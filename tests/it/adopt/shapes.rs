@@ -678,3 +678,89 @@ async fn adopt_plan_takes_no_readers_for_members_and_lets_the_first_source_decid
     let given = slugs(&database, "legacy.boards", "title").await;
     assert_eq!(given, super::map([("of Bolt", "bolt"), ("of Ann", "acme"), ("of Acme", "acme")]));
 }
+
+#[tokio::test]
+async fn adopt_works_beside_users_of_another_owner_and_foretells_what_it_may_not() {
+    let database = TestDb::seeded().await;
+    run_sql(&mut database.owner().await, "create schema legacy").await;
+    super::let_the_old_application_in(&database).await;
+    run_sql(
+        &mut database.superuser().await,
+        &format!(
+            "create schema provider authorization {OLD_APP}; set role {OLD_APP};
+             create table provider.users (id int primary key, email text);
+             create table provider.files (id int primary key, user_id int references provider.users);
+             insert into provider.users values (1, 'ann@x.test'), (2, 'bob@x.test');
+             grant usage on schema provider to tenantry_owner; grant select, references on all tables in schema provider to tenantry_owner; reset role"
+        ),
+    )
+    .await;
+    run_sql(
+        &mut database.owner().await,
+        &format!(
+            "create table legacy.todos (id int primary key, user_id int not null references provider.users, task text);
+         insert into legacy.todos values (1, 1, 'of Ann'), (2, 2, 'of Bob'); grant all on legacy.todos to {OLD_APP}"
+        ),
+    )
+    .await;
+    let users = adopt::Relation::new("provider", "users");
+    let suggestion = adopt::suggest(&mut session(&database).await, "shape", Some("legacy"), Some(&users)).await;
+    let text = suggestion.expect("a suggestion").toml;
+    let plan = super::keeping_access(Plan::parse(&text).expect("a plan"));
+    let forecast = dry_run(&database, plan.clone()).await;
+    assert!(forecast.notes.iter().any(|note| note.starts_with("provider.users belongs to")), "{:?}", forecast.notes);
+    run(&database, plan.clone()).await;
+    let given = slugs(&database, "legacy.todos", "task").await;
+    assert_eq!(given, super::map([("of Ann", "ann-workspace"), ("of Bob", "bob-workspace")]));
+    let mut old = sqlx::ConnectOptions::connect(&database.options(OLD_APP)).await.expect("the old application");
+    run_sql(
+        &mut old,
+        "insert into provider.users values (3, 'eve@x.test'); insert into legacy.todos values (3, 3, 'of Eve')",
+    )
+    .await;
+    assert_eq!(slugs(&database, "legacy.todos", "task").await["of Eve"], "eve-workspace");
+    super::finalize(&database, plan).await.expect("finalize");
+
+    let foreign =
+        format!("{text}\n[[tables]]\ntable = \"provider.files\"\norganization = [{{ user = \"user_id\" }}]\n");
+    let plan = Plan::parse(&foreign).expect("a plan");
+    let forecast = dry_run(&database, plan.clone()).await;
+    assert!(forecast.notes.iter().any(|note| note.starts_with("REFUSED: provider.files")), "{:?}", forecast.notes);
+    let refused = try_run(&database, plan).await.expect_err("not ours").to_string();
+    assert!(refused.contains("provider.files"), "{refused}");
+}
+
+#[tokio::test]
+async fn adopt_status_says_what_is_done_and_what_is_next() {
+    let database = shape(INVOICES).await;
+    let (plan, text) = suggested(&database).await;
+    let file = super::scratch(&database).join("plan.toml");
+    std::fs::write(&file, text.replace("# keep_access", "keep_access")).expect("a file");
+    let path = file.to_str().expect("a path");
+    let asked = async |arguments: &[&str]| {
+        let (code, text, error) =
+            super::ended(super::tenantry(&database, &[arguments, &["--plan", path]].concat()).await).await;
+        assert_eq!(code, 0, "{error}");
+        text
+    };
+    let status = async || asked(&["adopt", "status"]).await;
+    let planned = status().await;
+    assert!(
+        planned.contains("shape is planned")
+            && planned.contains("not begun")
+            && planned.contains("nothing to take back"),
+        "{planned}"
+    );
+    run(&database, plan).await;
+    let ready = status().await;
+    assert!(
+        ready.contains("shape is ready")
+            && ready.contains("next: tenantry adopt verify")
+            && ready.contains("column on \"legacy\".\"invoices\""),
+        "{ready}"
+    );
+    asked(&["adopt", "finalize", "--yes"]).await;
+    let finalized = super::parse(&asked(&["adopt", "status", "--json"]).await);
+    assert_eq!((finalized["step"].as_str(), finalized["users"].as_i64()), (Some("finalized"), Some(2)), "{finalized}");
+    std::fs::remove_dir_all(super::scratch(&database)).ok();
+}

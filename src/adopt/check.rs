@@ -374,6 +374,26 @@ impl<'a> Checker<'a> {
                 quote(later), quote(later), relation.sql(), quote(if first.is_empty() { "before_adopt" } else { first })
             ));
         }
+        for Columns(names) in &table.unique_per_tenant {
+            let wanted: BTreeSet<&String> = names.iter().collect();
+            let same = |columns: &[String]| columns.iter().collect::<BTreeSet<_>>() == wanted;
+            let ours = |columns: &[String]| columns.first().is_some_and(|first| first == own);
+            // Once it is done, the key begins with the organization.
+            let known = info.unique.iter().any(|columns| same(columns) || ours(columns) && same(&columns[1..]));
+            let shown = names.join(", ");
+            if !known {
+                self.problem(format!("{relation}: unique_per_tenant: there is no unique key of ({shown})"));
+            } else if info.keys.iter().any(|key| key.primary && same(&key.columns)) {
+                self.problem(format!("{relation}: unique_per_tenant: ({shown}) is the primary key, which identifies rows here; give the table another first"));
+            } else if let Some(other) = self.catalogue.values().find(|other| {
+                other.foreign_keys.iter().any(|key| key.target() == *relation && same(&key.target_columns))
+            }) {
+                self.problem(format!(
+                    "{relation}: unique_per_tenant: ({shown}) is what {} refers to",
+                    other.relation()
+                ));
+            }
+        }
         let key = self.key(table, info)?;
         Some(CheckedTable { spec: table.clone(), info: info.clone(), key })
     }

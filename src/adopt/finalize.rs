@@ -19,6 +19,9 @@ use super::trigger::{SchemaChange, THEN};
 use super::{AdoptError, OwnerConnection, Plan, Result, doing, policies, verify};
 use crate::error::Code;
 
+/// How the record names a key that became a tenant's own: its full name follows, and the table.
+pub(super) const KEY: &str = "key ";
+
 /// Findings that a refusal names.
 const SHOWN: usize = 20;
 
@@ -65,6 +68,7 @@ pub async fn finalize(session: &mut OwnerConnection, plan: Plan, options: &Final
     for table in &checked.tables {
         work.not_null(table).await?;
         work.index(table).await?;
+        work.tenants_keys(table).await?;
     }
     // All indexes first: foreign keys of one table need the unique indexes of another.
     for table in &checked.tables {
@@ -245,6 +249,45 @@ impl Work<'_> {
     async fn index(&mut self, table: &CheckedTable) -> Result<()> {
         let key: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
         self.unique_index(table, &key).await
+    }
+
+    /// Keys that become a tenant's own: the new one first, then the old one goes.
+    async fn tenants_keys(&mut self, table: &CheckedTable) -> Result<()> {
+        let sql = table.relation().sql();
+        for columns in table.spec.unique_per_tenant.clone() {
+            let old: Option<(String, Option<String>, String)> = sqlx::query_as(
+                "select c.relname::text, pg_get_constraintdef(k.oid), pg_get_indexdef(i.indexrelid)
+                   from pg_index i join pg_class c on c.oid = i.indexrelid left join pg_constraint k on k.conindid = i.indexrelid and k.contype = 'u'
+                  where i.indrelid = to_regclass($1) and i.indisunique and not i.indisprimary and i.indpred is null and i.indexprs is null
+                    and (select array_agg(a.attname::text order by a.attname) from unnest(i.indkey::int2[]) with ordinality o(attnum, n) join pg_attribute a on a.attrelid = i.indrelid and a.attnum = o.attnum where o.n <= i.indnkeyatts)
+                      = (select array_agg(x order by x) from unnest($2::text[]) x)
+                  order by 1 limit 1",
+            )
+            .bind(&sql)
+            .bind(&columns.0)
+            .fetch_optional(self.session.conn())
+            .await
+            .map_err(doing("looking for a unique key"))?;
+            let Some((name, constraint, index)) = old else { continue };
+            self.unique_index(table, &columns.0).await?;
+            let quoted = quote(&name);
+            let full = format!("{}.{quoted}", quote(&table.relation().schema));
+            let (drop_it, again) = match constraint {
+                Some(definition) => (
+                    format!("alter table {sql} drop constraint {quoted}"),
+                    format!("alter table {sql} add constraint {quoted} {definition}"),
+                ),
+                None => (format!("drop index {full}"), index),
+            };
+            // Tenants may have come to use the same value: then a rollback says so, and goes on.
+            let undo = format!(
+                "do $undo$ begin if to_regclass({}) is null then {again}; end if; exception when unique_violation then null; end $undo$",
+                literal(&full)
+            );
+            self.run_locked(SchemaChange { what: format!("{KEY}{full} of {sql}"), statements: vec![drop_it], undo })
+                .await?;
+        }
+        Ok(())
     }
 
     async fn unique_index(&mut self, table: &CheckedTable, columns: &[String]) -> Result<()> {

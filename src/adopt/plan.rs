@@ -311,6 +311,9 @@ pub struct Table {
     /// The first source that knows decides. Without it all that know must agree, else the row is reported.
     #[serde(default)]
     pub first_decides: bool,
+    /// Unique keys that become a tenant's own at `finalize`: unique together with the organization, and no more across all.
+    #[serde(default)]
+    pub unique_per_tenant: Vec<Columns>,
     /// The columns that identify a row, if not the primary key: unique and not null.
     pub key: Option<Columns>,
     /// Assign a user's rows in the transaction that gives the user an organization.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use sqlx::AssertSqlSafe;
 
 use super::check::check;
+use super::finalize::KEY;
 use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
 use super::trigger::THEN;
@@ -29,6 +30,9 @@ pub struct RolledBack {
 /// Reverts an adoption. After an interruption it continues when run again.
 pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: Duration) -> Result<RolledBack> {
     check_installed(session, Wanted::Write).await?;
+    // What is to be taken back was recorded; a key that could not be must not hold up the rest.
+    let mut plan = plan;
+    plan.tables.iter_mut().for_each(|table| table.unique_per_tenant.clear());
     let name = plan.name.clone();
     session.lock(&name).await?;
     let known: bool = sqlx::query_scalar("select exists (select from tenantry.adoptions where name = $1)")
@@ -48,6 +52,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
             .fetch_all(session.conn())
             .await
             .map_err(doing("reading the record"))?;
+    let mut unrestored = Vec::new();
     for (what, undo) in changes {
         let forget = format!(
             "delete from tenantry.adopt_changes where adoption = {} and what = {}",
@@ -63,6 +68,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
                 session.run_locked(&doing_it, lock_timeout, &[forget]).await?;
             }
         }
+        unrestored.extend(missing_key(session, &what).await?);
         result.changes.push(what);
     }
     // Read again: added columns are gone. Columns that existed before stay, and lose the values they got here.
@@ -116,5 +122,17 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
             rows.iter().map(|row| sqlx::Row::try_get(row, 0)).collect()
         })
         .await?;
+    result.kept.extend(unrestored);
     Ok(result)
+}
+
+/// Says so when a key that had become a tenant's own could not be made unique across all again.
+async fn missing_key(session: &mut OwnerConnection, what: &str) -> Result<Option<String>> {
+    let Some((key, table)) = what.strip_prefix(KEY).and_then(|key| key.split_once(" of ")) else { return Ok(None) };
+    let there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+        .bind(key)
+        .fetch_one(session.conn())
+        .await
+        .map_err(doing("looking for a key"))?;
+    Ok((!there).then(|| format!("{table} without its unique key {key}: tenants have come to use the same value")))
 }

@@ -591,7 +591,8 @@ impl Writer<'_> {
     fn global_keys(&mut self, reached: &BTreeSet<Relation>) {
         let technical = |name: &str| {
             let name = name.to_lowercase();
-            name == "id" || ["uuid", "guid", "hash", "key"].iter().chain(&CREDENTIALS).any(|word| name.contains(word))
+            name == "id"
+                || ["uuid", "guid", "hash", "key", "token", "secret", "password"].iter().any(|word| name.contains(word))
         };
         let mut found = Vec::new();
         for relation in reached {
@@ -613,7 +614,7 @@ impl Writer<'_> {
         if !found.is_empty() {
             self.text.push('\n');
             self.question(format!(
-                "These stay unique across all tenants, so that one learns that another has a value, and cannot use it: {}. Where it is a tenant's own matter, make it unique together with {COLUMN} after `adopt finalize`",
+                "These stay unique across all tenants, so that one learns that another has a value, and cannot use it: {}. Where it is a tenant's own matter, write `unique_per_tenant = [\"slug\"]` into its table",
                 found.join(", ")
             ));
         }

@@ -764,3 +764,53 @@ async fn adopt_status_says_what_is_done_and_what_is_next() {
     assert_eq!((finalized["step"].as_str(), finalized["users"].as_i64()), (Some("finalized"), Some(2)), "{finalized}");
     std::fs::remove_dir_all(super::scratch(&database)).ok();
 }
+
+#[tokio::test]
+async fn adopt_makes_unique_keys_a_tenants_own() {
+    let database = shape(
+        "create table legacy.users (id int primary key, email text, name text);
+         create table legacy.boards (id int primary key, user_id int not null references legacy.users, slug text not null unique, code text);
+         create unique index \"Board codes\" on legacy.boards (code);
+         insert into legacy.users values (1, 'ann@x.test', 'Ann'), (2, 'bob@x.test', 'Bob');
+         insert into legacy.boards values (1, 1, 'roadmap', 'x'), (2, 2, 'bobs', 'y');",
+    )
+    .await;
+    let (_, text) = suggested(&database).await;
+    assert!(
+        text.contains("legacy.boards (slug), legacy.boards (code)") && text.contains("unique_per_tenant"),
+        "{text}"
+    );
+    let with = |keys: &str| {
+        let table = "table = \"legacy.boards\"";
+        Plan::parse(&text.replace(table, &format!("{table}\nunique_per_tenant = {keys}"))).expect("a plan")
+    };
+    for (keys, word) in [("[\"title\"]", "no unique key of (title)"), ("[\"id\"]", "is the primary key")] {
+        let refused = try_run(&database, with(keys)).await.expect_err(keys).to_string();
+        assert!(refused.contains(word), "{refused}");
+    }
+    let plan = super::keeping_access(with("[\"slug\", [\"code\"]]"));
+    let before = super::fingerprint(&database).await;
+    run(&database, plan.clone()).await;
+    super::finalize(&database, plan.clone()).await.expect("finalize");
+    assert_eq!(super::finalize(&database, plan.clone()).await.expect("again"), Vec::<String>::new());
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    // Both tenants may have it, and none twice.
+    let mut owner = database.owner().await;
+    let board = |id: i32, user: i32| {
+        format!(
+            "insert into legacy.boards (id, user_id, slug, code, organization_id) select {id}, {user}, 'roadmap', 'x', organization_id from tenantry.adopt_users where legacy_id = '{user}'"
+        )
+    };
+    run_sql(&mut owner, &board(3, 2)).await;
+    let twice = sqlx::raw_sql(sqlx::AssertSqlSafe(board(4, 2))).execute(&mut owner).await;
+    assert!(twice.is_err(), "once in a tenant");
+    let kept = super::rollback(&database, plan.clone()).await;
+    assert!(kept.len() == 2 && kept[0].contains("tenants have come to use the same value"), "{kept:?}");
+    run_sql(&mut owner, "delete from legacy.boards where id = 3; alter table legacy.boards add unique (slug); create unique index \"Board codes\" on legacy.boards (code)").await;
+    super::assert_same(&before, &super::fingerprint(&database).await);
+    // Without such rows everything is as it was.
+    run(&database, plan.clone()).await;
+    super::finalize(&database, plan.clone()).await.expect("finalize");
+    assert_eq!(super::rollback(&database, plan).await, Vec::<String>::new());
+    super::assert_same(&before, &super::fingerprint(&database).await);
+}

@@ -169,11 +169,12 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
 
 /// Tries the conditions of the plan on the columns of their tables.
 async fn conditions(session: &mut OwnerConnection, plan: &Plan) -> Result<Vec<String>> {
-    let mut tried = vec![("users", plan.users.r#where.as_ref(), plan.users.rows())];
-    tried.extend(plan.organizations.iter().map(|o| ("organizations", o.r#where.as_ref(), o.rows())));
-    tried.extend(plan.memberships.iter().map(|m| ("memberships", m.r#where.as_ref(), m.rows())));
+    let mut tried = Vec::new();
+    tried.extend(plan.users.r#where.iter().map(|_| ("users", plan.users.rows())));
+    tried.extend(plan.organizations.iter().filter(|o| o.r#where.is_some()).map(|o| ("organizations", o.rows())));
+    tried.extend(plan.memberships.iter().filter(|m| m.r#where.is_some()).map(|m| ("memberships", m.rows())));
     let mut problems = Vec::new();
-    for (name, _, rows) in tried.iter().filter(|(_, condition, _)| condition.is_some()) {
+    for (name, rows) in tried {
         // Prepared and not run: a text of several statements is refused, and nothing is evaluated.
         let sql = format!("select from {rows} x");
         match sqlx::Executor::prepare(session.conn(), sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(sql))).await {
@@ -249,12 +250,8 @@ impl<'a> Checker<'a> {
             own.any(|own| own.target() == key.target() && own.target_columns == key.target_columns)
         };
         // One of several keys of the column is enough.
-        let elsewhere = info.foreign_keys.iter().find(|key| key.columns == [column] && key.target() != *target);
-        if let Some(elsewhere) = elsewhere
-            && key.is_none()
-            && !stands_for(elsewhere)
-        {
-            let key = elsewhere;
+        let elsewhere = info.foreign_keys.iter().find(|key| key.columns == [column]);
+        if let Some(key) = elsewhere.filter(|elsewhere| key.is_none() && !stands_for(elsewhere)) {
             self.problem(format!("{relation}: `{column}` refers to {}, not to {target}", key.target()));
             return;
         }

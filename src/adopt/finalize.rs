@@ -357,20 +357,29 @@ impl Work<'_> {
             ],
             undo: format!("alter table if exists {table} drop constraint if exists {name}"),
         };
+        let drop_it = change.undo.clone();
+        self.added_then_validated(change, drop_it).await
+    }
+
+    /// Adds a constraint without validation, validates it under a lock that blocks no writers, and does what comes then: the
+    /// statements of the change in this order. `drop_it` takes away what an interrupted attempt left.
+    async fn added_then_validated(&mut self, change: SchemaChange, drop_it: String) -> Result<()> {
         let adoption = self.checked.plan.name.clone();
+        let [add, validate, then @ ..] = change.statements.as_slice() else { return Ok(()) };
         if is_made(self.session, &adoption, &change).await? {
             return Ok(());
         }
-        let add = [record(&adoption, &change.pending()), change.undo.clone(), change.statements[0].clone()];
-        self.session.run_locked(&change.what, self.options.lock_timeout, &add).await?;
-        self.session.run_concurrent(&change.what, &change.statements[1..]).await?;
-        self.session.run_locked(&change.what, self.options.lock_timeout, &[record(&adoption, &change)]).await?;
+        let (what, timeout) = (&change.what, self.options.lock_timeout);
+        let pending = record(&adoption, &change.pending());
+        self.session.run_locked(what, timeout, &[pending, drop_it, add.clone()]).await?;
+        self.session.run_concurrent(what, std::slice::from_ref(validate)).await?;
+        let then = [then, &[record(&adoption, &change)]].concat();
+        self.session.run_locked(what, timeout, &then).await?;
         self.changes.push(change.what);
         Ok(())
     }
 
-    /// Adds a foreign key without validation, validates it under a lock that blocks no writers, then drops the one it
-    /// replaces.
+    /// Adds a foreign key, then drops the one it replaces.
     async fn foreign_key(
         &mut self,
         table: &str,
@@ -379,18 +388,19 @@ impl Work<'_> {
         replaced: Option<&ForeignKey>,
     ) -> Result<()> {
         let name = quote(name);
-        let adoption = self.checked.plan.name.clone();
-        let what = format!("foreign key {name} on {table}");
         let drop_it = format!("alter table if exists {table} drop constraint if exists {name}");
         let mut undo = drop_it.clone();
-        let mut last = vec![format!("alter table {table} validate constraint {name}")];
+        let mut statements = vec![
+            format!("alter table {table} add constraint {name} {definition} not valid"),
+            format!("alter table {table} validate constraint {name}"),
+        ];
         if let Some(old) = replaced {
             let old_name = quote(&old.name);
-            last.push(format!("alter table {table} drop constraint {old_name}"));
+            statements.push(format!("alter table {table} drop constraint {old_name}"));
             let mut again = String::new();
             if let Some(comment) = &old.comment {
                 let comment = literal(comment);
-                last.push(format!("comment on constraint {name} on {table} is {comment}"));
+                statements.push(format!("comment on constraint {name} on {table} is {comment}"));
                 again = format!("; comment on constraint {old_name} on {table} is {comment}");
             }
             // PostgreSQL prints `NOT VALID` itself where the old key was not valid.
@@ -400,22 +410,8 @@ impl Work<'_> {
                 old.definition
             );
         }
-        let add = format!("alter table {table} add constraint {name} {definition} not valid");
-        let change = SchemaChange {
-            what: what.clone(),
-            statements: std::iter::once(add.clone()).chain(last.clone()).collect(),
-            undo,
-        };
-        if is_made(self.session, &adoption, &change).await? {
-            return Ok(());
-        }
-        let pending = record(&adoption, &change.pending());
-        self.session.run_locked(&what, self.options.lock_timeout, &[pending, drop_it, add]).await?;
-        self.session.run_concurrent(&what, &[last.remove(0)]).await?;
-        last.push(record(&adoption, &change));
-        self.session.run_locked(&what, self.options.lock_timeout, &last).await?;
-        self.changes.push(what);
-        Ok(())
+        let change = SchemaChange { what: format!("foreign key {name} on {table}"), statements, undo };
+        self.added_then_validated(change, drop_it).await
     }
 
     /// Lets our roles use the schemas of the tables.

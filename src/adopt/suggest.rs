@@ -142,11 +142,8 @@ fn membership_score(table: &TableInfo, users: &TableInfo, organizations: &TableI
     let (user, organization) = (reference(table, users)?, reference(table, organizations)?);
     let name = table.relation().name.to_lowercase();
     let both = [&user.columns[0], &organization.columns[0]];
-    let once = table
-        .keys
-        .iter()
-        .any(|key| key.columns.len() == 2 && both.iter().all(|column| key.columns.contains(column)))
-        || table.unique.iter().any(|columns| columns.len() == 2 && both.iter().all(|column| columns.contains(column)));
+    let once =
+        table.unique.iter().any(|columns| columns.len() == 2 && both.iter().all(|column| columns.contains(column)));
     let always = both.iter().all(|name| table.column(name).is_some_and(|column| column.not_null));
     let mut score = 0;
     score += if once { 3 } else { 0 };
@@ -189,13 +186,13 @@ fn organizations<'a>(tables: &'a Catalogue, users: &'a TableInfo) -> Vec<Candida
             + if current.is_some() { 3 } else { 0 }
             + i32::try_from(referring.min(4)).unwrap_or(4)
             + named;
-        // Something has to say who belongs to it, and something has to belong to it or be called so.
         // Readers of a feed or watchers of a thread are no members: without a name that speaks for it, roles have to.
         let is_membership = memberships.is_some_and(|table| {
             named > 0
                 || table.relation().name.to_lowercase().contains("member")
                 || table.columns.iter().any(|column| column.name.to_lowercase().contains("role"))
         });
+        // Something has to say who belongs to it, and something has to belong to it or be called so.
         let has_people = is_membership || current.is_some() && named > 0 || owner.is_some() && named == 2;
         if has_people && (referring > 0 || named == 2) {
             found.push(Candidate { table, memberships, current, owner, referring, score });
@@ -454,8 +451,7 @@ impl Writer<'_> {
         self.line("\n[memberships]");
         self.line(&format!("table = {}", toml_string(&table.relation().to_string())));
         for (word, target) in [("user", self.users), ("organization", organizations)] {
-            let key = table.foreign_keys.iter().find(|key| key.target() == target.relation() && key.columns.len() == 1);
-            let Some(key) = key else { continue };
+            let Some(key) = reference(table, target) else { continue };
             self.line(&format!("{word} = {}", toml_string(&key.columns[0])));
             if let Some(to) = other_column(target, key) {
                 self.line(&format!("{word}_to = {}", toml_string(&to)));

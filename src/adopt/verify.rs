@@ -33,17 +33,32 @@ impl AdoptionFinding {
     }
 }
 
-/// What `finalize` does not go past: rows that others would see or miss, and organizations that nobody could run.
+/// The checks that `finalize` does not go past: rows that others would see or miss, and organizations that nobody could run.
+/// Of references across organizations a foreign key would say so hours later, without naming the rows.
+const BLOCKING: [&str; 5] =
+    ["user-not-a-member", "organization-without-owner", "wrong-member", "cross-workspace", around::CHECK];
+
+/// What `finalize` does not go past.
 pub async fn blocking(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
+    let mut findings = not_accepted(session, checked).await?;
+    findings.retain(|finding| BLOCKING.contains(&finding.check.as_str()));
+    Ok(findings)
+}
+
+/// What is wrong with people and rows, and what leads around the policies, without what the plan accepts.
+async fn not_accepted(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
     let mut findings = people(session, checked).await?;
-    findings.retain(|finding| {
-        matches!(finding.check.as_str(), "user-not-a-member" | "organization-without-owner" | "wrong-member")
-    });
-    for table in checked.tables.iter().filter(|table| table.has_column()) {
-        let rows = rows(session, checked, table).await?;
-        findings.extend(rows.into_iter().filter(|finding| finding.check == "cross-workspace"));
+    for table in &checked.tables {
+        if table.has_column() {
+            findings.extend(rows(session, checked, table).await?);
+        } else {
+            findings.push(AdoptionFinding {
+                check: "not-adopted".to_owned(),
+                subject: table.label(),
+                problem: format!("has no {} yet: `tenantry adopt run` comes first", table.column()),
+            });
+        }
     }
-    // Otherwise a foreign key would refuse these rows hours later, without naming them.
     findings.extend(cross_references(session, checked).await?);
     findings.extend(around::find(session, checked).await?);
     findings.retain(|finding| !checked.plan.accept.contains(&finding.name()));
@@ -54,21 +69,7 @@ pub async fn blocking(session: &mut OwnerConnection, checked: &Checked) -> Resul
 pub async fn verify(session: &mut OwnerConnection, plan: Plan) -> Result<Vec<AdoptionFinding>> {
     check_installed(session, Wanted::Read).await?;
     let checked = check(session, plan, Wanted::Read).await?;
-    let mut findings = people(session, &checked).await?;
-    for table in &checked.tables {
-        if table.has_column() {
-            findings.extend(rows(session, &checked, table).await?);
-        } else {
-            findings.push(AdoptionFinding {
-                check: "not-adopted".to_owned(),
-                subject: table.label(),
-                problem: format!("has no {} yet: `tenantry adopt run` comes first", table.column()),
-            });
-        }
-    }
-    findings.extend(cross_references(session, &checked).await?);
-    findings.extend(around::find(session, &checked).await?);
-    findings.retain(|finding| !checked.plan.accept.contains(&finding.name()));
+    let mut findings = not_accepted(session, &checked).await?;
     let finalized: Option<bool> =
         sqlx::query_scalar("select finalized_at is not null from tenantry.adoptions where name = $1")
             .bind(&checked.plan.name)

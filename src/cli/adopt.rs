@@ -50,7 +50,7 @@ pub(super) enum Adopt {
     Rollback(Rollback),
 }
 
-/// Read the catalogue and write a first plan, with its questions as comments.
+/// Read the catalogue and the data, and write a first plan, with its questions as comments.
 #[derive(Args)]
 pub(super) struct SuggestPlan {
     /// The schema of the old application's tables. Without it, every schema but Tenantry's own.

@@ -105,11 +105,11 @@ impl Client {
     }
 }
 
-/// Round trips to the database, as `Server-Timing` tells them: of several tries the fewest, because the first use of a
-/// statement may part what otherwise leaves together.
+/// Round trips to the database, as `Server-Timing` tells them: of many tries the fewest, because the first use of a
+/// statement, and a busy machine, part what otherwise leaves together.
 async fn round_trips(client: &Client, body: &Value) -> u32 {
     let mut fewest = u32::MAX;
-    for _ in 0..5 {
+    for _ in 0..25 {
         let reply = client.run(body).await;
         assert!(reply.json().get("errors").is_none(), "{}", reply.text);
         let told = reply.header("server-timing");
@@ -126,10 +126,10 @@ async fn http_round_trips_are_those_of_the_levels_of_a_query_not_of_its_fields()
     let id = &tickets["organization"]["tickets"]["nodes"][0]["id"];
     let nested = "{ organization { id members(first: 5) { nodes { user { name } } } budgets(first: 2) { nodes { usageRecords(first: 2) { nodes { id } } } }
       tickets(first: 5) { nodes { assignee { user { name } } customer { name } } } featureFlags { key } subscription { plan } } }";
-    // The organization with the opening; its lists; their relations; the users of the assignees. Answers that arrive one by
-    // one let their relations go on alone, at most as many as there are.
+    // The organization with the opening; its lists; their relations; the users of the assignees, unless those of the members
+    // came first and are the same. Answers that arrive one by one let their relations go on alone, at most as many as there are.
     let nested = round_trips(&client, &json!({ "query": nested })).await;
-    assert!((4..=10).contains(&nested), "{nested}");
+    assert!((3..=10).contains(&nested), "{nested}");
     let list = "{ organization { tickets(first: 5) { nodes { id assignee { role } customer { name } } } } }";
     assert_eq!(round_trips(&client, &json!({ "query": list })).await, 3);
     let node = json!({ "query": "query($id: ID!) { node(id: $id) { ... on Ticket { subject } } }", "variables": { "id": id } });

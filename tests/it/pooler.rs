@@ -112,18 +112,27 @@ async fn give_settings(database: &TestDb, port: u16) {
         let here = line.replacen(" set ", &format!(" in database {} set ", database.name), 1);
         sqlx::raw_sql(AssertSqlSafe(here)).execute(&mut superuser).await.expect("a setting");
     }
-    // What is open has the settings of before.
-    sqlx::raw_sql(AssertSqlSafe(format!(
-        "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and usename = '{}'",
+    // What is open has the settings of before. Once their sockets are closed, the pooler's next look at its sockets finds them
+    // all, before it serves what was asked later.
+    let open = format!(
+        "from pg_stat_activity where datname = '{}' and usename = '{}'",
         database.name,
         local_postgres::APP_ROLE
-    )))
-    .execute(&mut superuser)
-    .await
-    .expect("ended");
-    // The pooler notices one by one.
+    );
     for _ in 0..200 {
-        if database.pooled(port).await.missing_settings().await.is_ok_and(|missing| missing.is_empty()) {
+        let left: i64 =
+            sqlx::query_scalar(AssertSqlSafe(format!("select count(pg_terminate_backend(pid)) {open}")))
+                .fetch_one(&mut superuser)
+                .await
+                .expect("ended");
+        if left == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for _ in 0..200 {
+        let kept = keeps_statements(&database.pooler_options(port)).await;
+        if kept.is_ok() && database.pooled(port).await.missing_settings().await.is_ok_and(|missing| missing.is_empty()) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -18,10 +18,12 @@ create table tenantry.adopt_organizations (
     adoption        text not null references tenantry.adoptions on delete cascade,
     legacy_id       text not null,
     organization_id uuid not null,
+    ended           boolean not null default false,
     primary key (adoption, legacy_id)
 );
 create index adopt_organizations_organization_id_idx on tenantry.adopt_organizations (adoption, organization_id);
 comment on table tenantry.adopt_organizations is 'Organizations of the legacy database and what they became.';
+comment on column tenantry.adopt_organizations.ended is 'Closed because the legacy database closed it: opened again when that does.';
 
 create table tenantry.adopt_users (
     adoption             text not null references tenantry.adoptions on delete cascade,
@@ -33,6 +35,7 @@ create table tenantry.adopt_users (
     user_created         boolean not null default false,
     current_before       uuid,
     current_set          boolean not null default false,
+    ended                boolean not null default false,
     primary key (adoption, legacy_id),
     check ((organization_id is null) = (outcome = 'unresolved')),
     check ((reason is null) or (outcome = 'unresolved'))
@@ -40,6 +43,7 @@ create table tenantry.adopt_users (
 create index adopt_users_user_id_idx on tenantry.adopt_users (adoption, user_id);
 comment on table tenantry.adopt_users is 'Users of the legacy database, whom they became, and the organization of their rows.';
 comment on column tenantry.adopt_users.outcome is 'processed: given an organization here; skipped: had one; unresolved: has none, see reason.';
+comment on column tenantry.adopt_users.ended is 'Gone from the legacy database, and back when they come back there.';
 comment on column tenantry.adopt_users.current_before is 'users.current_organization_id before, when current_set.';
 
 create table tenantry.adopt_created (
@@ -163,6 +167,10 @@ begin
     perform pg_advisory_xact_lock(hashtext('tenantry.adopt.' || p_adoption), hashtext('organization ' || p_legacy_id));
     select organization_id into organization from tenantry.adopt_organizations where adoption = p_adoption and legacy_id = p_legacy_id;
     if organization is not null then
+        update tenantry.adopt_organizations set ended = false where adoption = p_adoption and legacy_id = p_legacy_id and ended;
+        if found then
+            update tenantry.organizations set deleted_at = null where id = organization;
+        end if;
         return organization;
     end if;
     select o.id into organization from tenantry.organizations o
@@ -175,7 +183,24 @@ begin
     return organization;
 end
 $$;
-comment on function tenantry.adopt_organization(text, text, uuid, text, text, boolean) is 'Makes a legacy organization an organization of Tenantry, once.';
+comment on function tenantry.adopt_organization(text, text, uuid, text, text, boolean) is 'Makes a legacy organization an organization of Tenantry, once; opens it again if it was closed there.';
+
+-- One that somebody else made, or closed already, is theirs.
+create function tenantry.adopt_end_organization(p_adoption text, p_legacy_id text) returns void
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    update tenantry.organizations o set deleted_at = now()
+      from tenantry.adopt_organizations a
+     where a.adoption = p_adoption and a.legacy_id = p_legacy_id and o.id = a.organization_id and o.deleted_at is null
+       and exists (select from tenantry.adopt_created c where c.adoption = p_adoption and c.organization_id = o.id and c.user_id is null);
+    if found then
+        update tenantry.adopt_organizations set ended = true where adoption = p_adoption and legacy_id = p_legacy_id;
+    end if;
+end
+$$;
+comment on function tenantry.adopt_end_organization(text, text) is 'Closes an organization that this adoption made.';
 
 -- Memberships that somebody else made, as the sync does, are theirs.
 create function tenantry.adopt_set_membership(p_adoption text, p_organization uuid, p_user uuid, p_role tenantry.member_role) returns void
@@ -226,9 +251,43 @@ begin
        and not exists (select from tenantry.organization_members m where m.organization_id = o.id and m.deleted_at is null);
     update tenantry.users u set deleted_at = now() where u.id = person and u.deleted_at is null
        and exists (select from tenantry.adopt_users a where a.adoption = p_adoption and a.user_id = person and a.user_created);
+    update tenantry.adopt_users set ended = true where adoption = p_adoption and legacy_id = p_legacy_id;
 end
 $$;
 comment on function tenantry.adopt_end_user(text, text) is 'Ends what this adoption gave to a user who is gone.';
+
+-- Whom the identity provider deleted stays deleted. Memberships that the legacy database knows come from there.
+create function tenantry.adopt_resume_user(p_adoption text, p_legacy_id text) returns boolean
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    person uuid;
+    organization uuid;
+begin
+    update tenantry.adopt_users set ended = false where adoption = p_adoption and legacy_id = p_legacy_id and ended returning user_id into person;
+    if person is null then
+        return false;
+    end if;
+    update tenantry.users u set deleted_at = null
+     where u.id = person and exists (select from tenantry.adopt_users a where a.adoption = p_adoption and a.user_id = person and a.user_created)
+       and not exists (select from tenantry.sync_objects s where s.source = 'CLERK' and s.kind = 'user' and s.object_id = u.clerk_id and s.deleted_at is not null);
+    update tenantry.organizations o set deleted_at = null
+      from tenantry.adopt_created c
+     where c.adoption = p_adoption and c.user_id = person and o.id = c.organization_id and o.is_personal;
+    update tenantry.organization_members m set deleted_at = null, updated_at = now()
+      from tenantry.adopt_created c join tenantry.organizations o on o.id = c.organization_id and o.deleted_at is null
+     where c.adoption = p_adoption and c.user_id = person and m.user_id = person and m.organization_id = c.organization_id
+       and (o.is_personal or o.id = (select a.default_organization from tenantry.adoptions a where a.name = p_adoption))
+    returning m.organization_id into organization;
+    if organization is not null then
+        update tenantry.users set current_organization_id = coalesce(current_organization_id, organization) where id = person;
+        update tenantry.adopt_users set organization_id = organization, outcome = 'processed', reason = null where adoption = p_adoption and legacy_id = p_legacy_id;
+    end if;
+    return true;
+end
+$$;
+comment on function tenantry.adopt_resume_user(text, text) is 'Gives back to a user who came back what ended with them; false: they were not gone.';
 
 create function tenantry.adopt_default_organization(p_adoption text, p_id uuid) returns uuid
     language plpgsql volatile security definer
@@ -437,7 +496,9 @@ revoke execute on function
     tenantry.adopt_organization(text, text, uuid, text, text, boolean),
     tenantry.adopt_set_membership(text, uuid, uuid, tenantry.member_role),
     tenantry.adopt_end_membership(text, uuid, uuid),
+    tenantry.adopt_end_organization(text, text),
     tenantry.adopt_end_user(text, text),
+    tenantry.adopt_resume_user(text, text),
     tenantry.adopt_default_organization(text, uuid),
     tenantry.adopt_user(text, text, text, text, text, uuid, text, jsonb, text, uuid[], boolean),
     tenantry.adopt_take_back(text)

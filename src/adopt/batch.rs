@@ -4,7 +4,7 @@
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::check::{Checked, CheckedTable};
-use super::infer::{Mappings, inference};
+use super::infer::{Mappings, conditions, inference};
 use super::name::{literal, quote};
 use super::plan::Source;
 
@@ -47,7 +47,7 @@ impl BatchSql {
     /// The rows of one user.
     pub fn of_user(checked: &Checked, table: &CheckedTable, limit: u32) -> Self {
         let user = table.spec.organization.iter().find_map(|source| match source {
-            Source::User { user, to } => table.info.column(user).map(|column| (column, to)),
+            Source::User { user, to, .. } => table.info.column(user).map(|column| (column, to)),
             _ => None,
         });
         let condition = match user {
@@ -87,7 +87,8 @@ impl BatchSql {
 fn batch_sql(checked: &Checked, table: &CheckedTable, condition: &str, limit: u32, checkpoint: bool) -> String {
     let inference = inference(checked, table, Mappings::Real);
     let keys = table.key_columns("t").join(", ");
-    let sources: Vec<String> = table.source_columns().iter().map(|name| format!(", t.{}", quote(name))).collect();
+    let sources = table.source_columns().into_iter().map(|name| format!("t.{}", quote(name)));
+    let sources: Vec<String> = sources.chain(conditions(table)).map(|column| format!(", {column}")).collect();
     let position: Vec<String> = table.key_columns("t").iter().map(|column| format!("{column}::text")).collect();
     let organization = inference.organization();
     let (adoption, label) = (literal(&checked.plan.name), literal(&table.label()));

@@ -59,6 +59,10 @@ pub struct Column {
     pub data_type: String,
     /// The same, or what it is a domain over.
     pub base_type: String,
+    /// Its collation, quoted, where that is not the database's.
+    pub collation: Option<String>,
+    /// Whether different texts are equal: `citext`, and collations that are not deterministic.
+    pub loose: bool,
     /// The expression over others of the row that it is computed from: its value is not known before the row is stored.
     pub generation: Option<String>,
     /// Whether it takes nulls.
@@ -159,7 +163,9 @@ select jsonb_build_object(
   'readable', has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
   'rows', c.reltuples, 'bytes', case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end,
   'row_security', c.relrowsecurity, 'force_row_security', c.relforcerowsecurity,
-  'columns', coalesce((select jsonb_agg(jsonb_build_object('name', a.attname, 'data_type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull, 'generation', case when a.attgenerated <> '' then (select pg_get_expr(d.adbin, d.adrelid) from pg_attrdef d where d.adrelid = c.oid and d.adnum = a.attnum) end,
+  'columns', coalesce((select jsonb_agg(jsonb_build_object('name', a.attname, 'data_type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
+         'collation', (select format('%I.%I', cn.nspname, l.collname) from pg_collation l join pg_namespace cn on cn.oid = l.collnamespace where l.oid = a.attcollation and l.collname <> 'default'),
+         'loose', coalesce((select not l.collisdeterministic from pg_collation l where l.oid = a.attcollation), false) or a.atttypid::regtype::text ~ '(^|\\.)citext$', 'generation', case when a.attgenerated <> '' then (select pg_get_expr(d.adbin, d.adrelid) from pg_attrdef d where d.adrelid = c.oid and d.adnum = a.attnum) end,
          'base_type', (select case t.typtype when 'd' then format_type(t.typbasetype, t.typtypmod) else format_type(a.atttypid, a.atttypmod) end from pg_type t where t.oid = a.atttypid)) order by a.attnum)
       from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '[]'),
   'keys', coalesce((select jsonb_agg(jsonb_build_object('primary', i.indisprimary, 'columns', k.columns) order by i.indisprimary desc, k.width, i.indexrelid)

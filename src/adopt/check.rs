@@ -91,6 +91,18 @@ impl CheckedTable {
         self.key.iter().map(|column| format!("{alias}.{}", quote(&column.name))).collect()
     }
 
+    /// Whether a foreign key stays what it was, and may lead to other tenants.
+    #[must_use]
+    pub fn stays_plain(&self, columns: &[String]) -> bool {
+        self.spec.plain.iter().any(|Columns(names)| names == columns)
+    }
+
+    /// Whether rows of the table tell the organization of others in it.
+    #[must_use]
+    pub fn asks_itself(&self) -> bool {
+        self.spec.organization.iter().any(|source| matches!(source, Source::Row { row, .. } if row == self.relation()))
+    }
+
     /// Columns that the sources of this table read.
     #[must_use]
     pub fn source_columns(&self) -> BTreeSet<&str> {
@@ -170,16 +182,26 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
 /// Tries the conditions of the plan on the columns of their tables.
 async fn conditions(session: &mut OwnerConnection, plan: &Plan) -> Result<Vec<String>> {
     let mut tried = Vec::new();
-    tried.extend(plan.users.r#where.iter().map(|_| ("users", plan.users.rows())));
-    tried.extend(plan.organizations.iter().filter(|o| o.r#where.is_some()).map(|o| ("organizations", o.rows())));
-    tried.extend(plan.memberships.iter().filter(|m| m.r#where.is_some()).map(|m| ("memberships", m.rows())));
+    tried.extend(plan.users.r#where.iter().map(|_| ("users.where".to_owned(), plan.users.rows())));
+    let named = |name: &str, rows: String| (name.to_owned(), rows);
+    tried.extend(
+        plan.organizations.iter().filter(|o| o.r#where.is_some()).map(|o| named("organizations.where", o.rows())),
+    );
+    tried.extend(plan.memberships.iter().filter(|m| m.r#where.is_some()).map(|m| named("memberships.where", m.rows())));
+    for table in &plan.tables {
+        for source in &table.organization {
+            let Some(condition) = source.condition() else { continue };
+            let rows = format!("(select ({condition})::boolean from {})", table.table.sql());
+            tried.push((format!("{}: {source}: where", table.table), rows));
+        }
+    }
     let mut problems = Vec::new();
     for (name, rows) in tried {
         // Prepared and not run: a text of several statements is refused, and nothing is evaluated.
         let sql = format!("select from {rows} x");
         match sqlx::Executor::prepare(session.conn(), sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(sql))).await {
             Ok(_) => {}
-            Err(sqlx::Error::Database(error)) => problems.push(format!("{name}.where: {}", error.message())),
+            Err(sqlx::Error::Database(error)) => problems.push(format!("{name}: {}", error.message())),
             Err(error) => return Err(doing("trying the conditions of the plan")(error)),
         }
     }
@@ -363,6 +385,23 @@ impl<'a> Checker<'a> {
                 _ => self.problem(format!("{relation}: `with_user` needs the user to be the only source")),
             }
         }
+        let roots = |source: &Source| !matches!(source, Source::Row { row, .. } if row == relation);
+        if !table.organization.is_empty() && !table.organization.iter().any(roots) {
+            self.problem(format!(
+                "{relation}: the inference goes in a circle: {relation} → {relation}. Its only source are rows of its own; what says whose the first of them is?"
+            ));
+        }
+        for Columns(names) in &table.plain {
+            let shown = names.join(", ");
+            if !info.foreign_keys.iter().any(|key| key.columns == *names) {
+                self.problem(format!("{relation}: plain: there is no foreign key of ({shown})"));
+            }
+            if table.organization.iter().any(|source| matches!(source, Source::Row { by, .. } if by.0 == *names)) {
+                self.problem(format!(
+                    "{relation}: plain: ({shown}) is a source as well: a row is in the organization of what it refers to, or it may refer to any"
+                ));
+            }
+        }
         let ours = super::trigger::trigger_name(&plan.name);
         if let Some(later) = info.before_triggers.iter().find(|name| name.as_bytes() > ours.as_bytes()) {
             let first = later.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
@@ -424,11 +463,11 @@ impl<'a> Checker<'a> {
 
     fn source(&mut self, plan: &Plan, info: &'a TableInfo, source: &Source) {
         match source {
-            Source::User { user, to } => {
+            Source::User { user, to, .. } => {
                 let key = to.as_ref().unwrap_or(&plan.users.id);
                 self.reference(info, user, &plan.users.table, key, to.is_some());
             }
-            Source::Column { column, to } => {
+            Source::Column { column, to, .. } => {
                 if let Some(organizations) = &plan.organizations {
                     let to = to.as_ref().unwrap_or(&organizations.id);
                     self.reference(info, column, &organizations.table, to, false);
@@ -445,7 +484,7 @@ impl<'a> Checker<'a> {
                     self.problem(format!("{}: `{column}` is {} and there is no `[organizations]` to look it up in; without, the column must hold ids of Tenantry's organizations (uuid)", info.relation(), found.data_type));
                 }
             }
-            Source::Row { row, by, to } => {
+            Source::Row { row, by, to, .. } => {
                 let columns: Vec<Option<&Column>> = by.0.iter().map(|name| self.column(info, name)).collect();
                 let Some(target) = self.find(row) else { return };
                 if *row == plan.users.table {
@@ -539,7 +578,8 @@ fn in_order(mut waiting: Vec<CheckedTable>) -> Result<Vec<CheckedTable>> {
 
 fn source_tables(table: &CheckedTable) -> impl Iterator<Item = &Relation> {
     table.spec.organization.iter().filter_map(|source| match source {
-        Source::Row { row, .. } => Some(row),
+        // Rows of its own are filled from the root of their tree on.
+        Source::Row { row, .. } if row != table.relation() => Some(row),
         _ => None,
     })
 }

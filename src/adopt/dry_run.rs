@@ -9,7 +9,7 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::check::{Checked, CheckedTable, check};
-use super::infer::{Mappings, dry_table, inference};
+use super::infer::{Mappings, conditions, dry_table, inference};
 use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
 use super::people::{refuse_foreign_organizations, resolution};
@@ -62,7 +62,7 @@ pub struct Sample {
 /// Rows per second that a run writes at least, as measured by `cargo bench --bench adopt`. The estimate is rather too
 /// long.
 const ROWS_PER_SECOND: f64 = 15_000.0;
-const USERS_PER_SECOND: f64 = 200.0;
+const USERS_PER_SECOND: f64 = 1_000.0;
 
 /// Forecasts a run.
 pub async fn dry_run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions) -> Result<DryRun> {
@@ -183,7 +183,7 @@ async fn people(session: &mut OwnerConnection, checked: &Checked) -> Result<()> 
     let sql = format!(
         "insert into pg_temp.adopt_default
          select coalesce((select default_organization from tenantry.adoptions where name = {adoption}), {default})
-          where {} and exists (select from {})",
+          where {} and exists (select from {} u)",
         plan.workspaces.has_default(),
         plan.users.rows()
     );
@@ -245,10 +245,35 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
         behind_b = behind_b.join(", "),
         conflict = inference.conflict(),
         reason = inference.reason(),
-        relation = table.relation().sql(),
+        relation = rows_with_conditions(table),
         joins = inference.joins,
     );
     execute(session, &sql).await?;
+    if table.asks_itself() {
+        // From the roots on, a level of the trees at a time.
+        let keys: Vec<String> = table.key.iter().map(|key| format!("d.{0} = x.{0}", quote(&key.name))).collect();
+        let level = format!(
+            "with x as (select {behind_b}, {organization} as found, {conflict} as conflict_now, {reason} as reason_now from {relation} b{joins}),
+                  u as (update {dry} d set {column} = x.found, conflict = x.conflict_now, reason = case when x.found is null then x.reason_now end
+                          from x where {keys} and d.{column} is null returning d.{column})
+             select count({column}) from u",
+            behind_b = behind_b.join(", "),
+            conflict = inference.conflict(),
+            reason = inference.reason(),
+            relation = rows_with_conditions(table),
+            joins = inference.joins,
+            keys = keys.join(" and "),
+        );
+        loop {
+            let found: i64 = sqlx::query_scalar(AssertSqlSafe(level.as_str()))
+                .fetch_one(session.conn())
+                .await
+                .map_err(doing("dry run"))?;
+            if found == 0 {
+                break;
+            }
+        }
+    }
     let counts = format!(
         "select count(*), count(*) filter (where already), count(*) filter (where not already and {column} is not null),
                 count(*) filter (where {column} is null), count(*) filter (where conflict) from {dry}"
@@ -264,6 +289,14 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
         sqlx::query_as(AssertSqlSafe(samples)).fetch_all(session.conn()).await.map_err(doing("dry run"))?;
     let samples = samples.into_iter().map(|(Json(sample),)| sample).collect();
     Ok(TableForecast { table: table.label(), rows, already, assigned, unresolved, conflicts, samples })
+}
+
+/// The rows of a table with what its sources' conditions say of each.
+fn rows_with_conditions(table: &CheckedTable) -> String {
+    match conditions(table).as_slice() {
+        [] => table.relation().sql(),
+        conditions => format!("(select *, {} from {})", conditions.join(", "), table.relation().sql()),
+    }
 }
 
 fn notes(checked: &Checked, options: &RunOptions, seconds: f64) -> Vec<String> {

@@ -13,6 +13,7 @@ use super::catalogue::ForeignKey;
 use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote, short_name};
+use super::owner_connection::LOCK_TIMEOUT;
 use super::plan::toml_string;
 use super::run::{is_made, make, record};
 use super::trigger::{SchemaChange, THEN};
@@ -36,7 +37,7 @@ pub struct FinalizeOptions {
 
 impl Default for FinalizeOptions {
     fn default() -> Self {
-        Self { lock_timeout: Duration::from_millis(300), cut_over: false }
+        Self { lock_timeout: LOCK_TIMEOUT, cut_over: false }
     }
 }
 
@@ -327,7 +328,7 @@ impl Work<'_> {
             let Some(target) = self.checked.tables.iter().find(|known| *known.relation() == key.target()) else {
                 continue;
             };
-            if key.columns.iter().any(|column| column == table.column()) {
+            if key.columns.iter().any(|column| column == table.column()) || table.stays_plain(&key.columns) {
                 continue;
             }
             let target = target.clone();

@@ -4,6 +4,7 @@
 //! mappings by temporary tables.
 
 use super::COLUMN;
+use super::catalogue::Column;
 use super::check::{Checked, CheckedTable};
 use super::name::{Relation, literal, quote};
 use super::plan::Source;
@@ -92,6 +93,34 @@ struct Known {
     organization: String,
     value: String,
     why_not: String,
+    /// Whether it holds for this row at all.
+    holds: Option<String>,
+}
+
+/// The column of `b` that says whether a source with a condition holds for the row.
+fn holds(number: usize) -> String {
+    format!("b.\"~holds_{number}\"")
+}
+
+/// The columns of `b` that say which sources hold for a row, for a `select` from the table alone: conditions name its columns as
+/// the team does, without an alias.
+pub fn conditions(table: &CheckedTable) -> Vec<String> {
+    let sources = table.spec.organization.iter().enumerate();
+    sources
+        .filter_map(|(index, source)| Some(format!("({}) as \"~holds_{}\"", source.condition()?, index + 1)))
+        .collect()
+}
+
+/// A column for a comparison with a column of another table: as a foreign key does it, by the collation of the other.
+pub fn compared(alias: &str, mine: Option<&Column>, theirs: Option<&Column>) -> String {
+    let Some(mine) = mine else { return "null".to_owned() };
+    let name = format!("{alias}.{}", quote(&mine.name));
+    match theirs.map(|theirs| &theirs.collation) {
+        Some(collation) if *collation != mine.collation => {
+            format!("{name} collate {}", collation.as_deref().unwrap_or("pg_catalog.\"default\""))
+        }
+        _ => name,
+    }
 }
 
 /// Builds the inference of a table.
@@ -102,38 +131,56 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
     for (index, source) in table.spec.organization.iter().enumerate() {
         let number = index + 1;
         let alias = format!("s{number}");
+        let holds = source.condition().map(|_| holds(number));
         let (join, organization, value, why_not) = match source {
-            Source::User { user, to } => {
+            Source::User { user, to, .. } => {
                 let value = format!("b.{}::text", quote(user));
                 let why_not = format!(
                     "case when {alias}.legacy_id is null then 'user ' || {value} || ' does not exist' else 'user ' || {value} || ' ' || coalesce({alias}.reason, 'has no organization') end"
                 );
+                let users = checked.catalogue.get(&checked.plan.users.table);
+                let id = users.and_then(|info| info.column(&checked.plan.users.id));
+                // The mapping has the key's text; where other texts are equal, the users' own column says which.
+                let to = to.as_ref().or_else(|| id.filter(|id| id.loose).map(|id| &id.name));
                 let join = match to {
                     None => format!("{} {alias} on {alias}.legacy_id = {value}", mappings.users(adoption)),
                     Some(to) => format!(
-                        "lateral (select p.{id}::text as legacy_id, a.organization_id, a.reason from {users} p left join {mapping} a on a.legacy_id = p.{id}::text where p.{to} = b.{user}) {alias} on true",
+                        "lateral (select p.{id}::text as legacy_id, a.organization_id, a.reason from {users} p left join {mapping} a on a.legacy_id = p.{id}::text where p.{to} = {mine}) {alias} on true",
                         id = quote(&checked.plan.users.id),
                         users = checked.plan.users.rows(),
                         mapping = mappings.users(adoption),
                         to = quote(to),
-                        user = quote(user),
+                        mine = compared("b", table.info.column(user), users.and_then(|info| info.column(to))),
                     ),
                 };
                 (join, format!("{alias}.organization_id"), value, why_not)
             }
-            Source::Column { column, to } => {
+            Source::Column { column, to, .. } => {
                 let value = format!("b.{}::text", quote(column));
                 let why_not = format!("'organization ' || {value} || ' does not exist'");
-                if checked.plan.organizations.is_some() {
-                    let organizations = mappings.organizations_by(checked, to.as_deref());
-                    let join = format!("{organizations} {alias} on {alias}.legacy_id = {value}");
+                if let Some(plan) = &checked.plan.organizations {
+                    let to = to.as_ref().unwrap_or(&plan.id);
+                    let theirs = checked.catalogue.get(&plan.table).and_then(|info| info.column(to));
+                    let mapping = mappings.organizations(adoption);
+                    let join = if theirs.is_some_and(|theirs| theirs.loose) {
+                        format!(
+                            "lateral (select a.organization_id from {} p join {mapping} a on a.legacy_id = p.{}::text where p.{} = {}) {alias} on true",
+                            plan.rows(),
+                            quote(&plan.id),
+                            quote(to),
+                            compared("b", table.info.column(column), theirs)
+                        )
+                    } else {
+                        let to = Some(to.as_str()).filter(|to| *to != plan.id);
+                        format!("{} {alias} on {alias}.legacy_id = {value}", mappings.organizations_by(checked, to))
+                    };
                     (join, format!("{alias}.organization_id"), value, why_not)
                 } else {
                     let join = format!("tenantry.organizations {alias} on {alias}.id = b.{}", quote(column));
                     (join, format!("{alias}.id"), value, why_not)
                 }
             }
-            Source::Row { row, by, to } => {
+            Source::Row { row, by, to, .. } => {
                 let target = checked.tables.iter().find(|known| known.relation() == row);
                 let keys: Vec<String> = to
                     .as_ref()
@@ -141,7 +188,10 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
                 let on: Vec<String> =
                     by.0.iter()
                         .zip(&keys)
-                        .map(|(mine, theirs)| format!("{alias}.{} = b.{}", quote(theirs), quote(mine)))
+                        .map(|(mine, theirs)| {
+                            let other = checked.catalogue.get(row).and_then(|info| info.column(theirs));
+                            format!("{alias}.{} = {}", quote(theirs), compared("b", table.info.column(mine), other))
+                        })
                         .collect();
                 let values: Vec<String> = by.0.iter().map(|mine| format!("b.{}::text", quote(mine))).collect();
                 // A row with a null in one part of the key references nothing.
@@ -166,7 +216,10 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
             }
         };
         inference.joins += &format!(" left join {join}");
-        inference.known.push(Known { number, source: source.clone(), organization, value, why_not });
+        if let Some(holds) = &holds {
+            inference.joins += &format!(" and {holds}");
+        }
+        inference.known.push(Known { number, source: source.clone(), organization, value, why_not, holds });
     }
     inference
 }
@@ -217,8 +270,15 @@ impl Inference {
             .known
             .iter()
             .map(|known| {
+                let otherwise = match (&known.holds, known.source.condition()) {
+                    (Some(holds), Some(condition)) => format!(
+                        "when {holds} is not true then {} ",
+                        literal(&format!("{} counts where {condition}", columns(&known.source)))
+                    ),
+                    _ => String::new(),
+                };
                 format!(
-                    "case when {} is null then {} else {} end",
+                    "case {otherwise}when {} is null then {} else {} end",
                     known.value,
                     literal(&format!("{} is empty", columns(&known.source))),
                     known.why_not

@@ -13,6 +13,9 @@ use crate::error::Code;
 /// How long a step is repeated after deadlocks, lock timeouts and lost connections, unless a command says otherwise. The
 /// budget is time and not a number of attempts: on a busy machine the transactions that hold the locks take longer, too.
 pub const RETRY_FOR: Duration = Duration::from_mins(2);
+/// How long a change of the schema waits for its lock at a time, unless a command says otherwise. Whoever comes later queues
+/// behind the wait, so it is short; what makes up for it is that the step is repeated for [`RETRY_FOR`].
+pub const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
 /// How long the lock of an adoption is waited for. The server notices a killed client only when it next writes to it.
 const LOCK_FOR: Duration = Duration::from_secs(30);
 
@@ -184,7 +187,7 @@ impl OwnerConnection {
                 self.connection.execute("rollback").await.ok();
                 return Err(doing(what)(error));
             }
-            let pause = Duration::from_millis(20 << attempt.min(7));
+            let pause = Duration::from_millis(20 << attempt.min(5));
             match remedy(&error) {
                 Remedy::GiveUp => {
                     // A failed transaction must not stay open.

@@ -1,14 +1,14 @@
-//! Makes organizations and users of Tenantry from the legacy ones, each in a transaction of its own.
+//! Makes organizations and users of Tenantry from the legacy ones.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::batch::BatchSql;
 use super::check::Checked;
-use super::infer::Mappings;
+use super::infer::{Mappings, compared};
 use super::name::{literal, quote};
 use super::plan::{Memberships, Prefer};
 use super::run::{Pace, RunOptions, Summary};
-use super::{AdoptError, OwnerConnection, Result, doing};
+use super::{AdoptError, OwnerConnection, Relation, Result, doing};
 use crate::clock::Clock;
 use crate::error::Code;
 use crate::id::Id;
@@ -92,17 +92,21 @@ pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> Str
 /// is on the user `p`. `None` where it says nothing.
 pub fn memberships(checked: &Checked, mappings: Mappings, condition: &str) -> Option<String> {
     let users = &checked.plan.users;
+    let column = |table: &Relation, name: &str| checked.catalogue.get(table).and_then(|info| info.column(name));
+    let names_user = |table: &Relation, name: &str, to: Option<&String>| {
+        compared("l", column(table, name), column(&users.table, to.unwrap_or(&users.id)))
+    };
     let mut selects = Vec::new();
     if let Some(organizations) = &checked.plan.organizations
         && let Some(owner) = &organizations.owner
     {
         selects.push(format!(
             "select p.{id}::text as legacy_user, o.organization_id, 'OWNER' as role, false as is_primary
-               from {users} p join {rows} l on l.{owner} = p.{to} join {mapping} o on o.legacy_id = l.{key}::text where {condition}",
+               from {users} p join {rows} l on {owner} = p.{to} join {mapping} o on o.legacy_id = l.{key}::text where {condition}",
             id = quote(&users.id),
             users = users.rows(),
             rows = organizations.rows(),
-            owner = quote(owner),
+            owner = names_user(&organizations.table, owner, organizations.owner_to.as_ref()),
             to = quote(organizations.owner_to.as_ref().unwrap_or(&users.id)),
             mapping = mappings.organizations(&checked.plan.name),
             key = quote(&organizations.id),
@@ -115,12 +119,12 @@ pub fn memberships(checked: &Checked, mappings: Mappings, condition: &str) -> Op
             .map_or_else(|| "false".to_owned(), |column| format!("coalesce(l.{}, false)", quote(column)));
         selects.push(format!(
             "select p.{id}::text as legacy_user, o.organization_id, {role} as role, {primary} as is_primary
-               from {users} p join {rows} l on l.{user} = p.{to} join {mapping} o on o.legacy_id = l.{organization}::text where {condition}",
+               from {users} p join {rows} l on {user} = p.{to} join {mapping} o on o.legacy_id = l.{organization}::text where {condition}",
             id = quote(&users.id),
             role = role_of(plan),
             users = users.rows(),
             rows = plan.rows(),
-            user = quote(&plan.user),
+            user = names_user(&plan.table, &plan.user, plan.user_to.as_ref()),
             to = quote(plan.user_to.as_ref().unwrap_or(&users.id)),
             mapping = mappings.organizations_by(checked, plan.organization_to.as_deref()),
             organization = quote(&plan.organization),
@@ -160,7 +164,7 @@ async fn missing_organizations(session: &mut OwnerConnection, checked: &Checked)
     let sql = format!(
         "select o.{id}::text, coalesce(nullif(btrim(o.{name}::text), ''), 'Organization ' || o.{id}::text), {slug}
            from {table} o
-          where not exists (select from tenantry.adopt_organizations a where a.adoption = $1 and a.legacy_id = o.{id}::text)
+          where not exists (select from tenantry.adopt_organizations a where a.adoption = $1 and a.legacy_id = o.{id}::text and not a.ended)
           order by o.{id}",
         id = quote(&plan.id),
         name = quote(&plan.name),
@@ -278,6 +282,37 @@ pub fn differing_memberships(checked: &Checked) -> Option<String> {
     ))
 }
 
+/// Ends organizations and users that are gone from the legacy database, and gives back those who came back, where no trigger
+/// looked.
+pub async fn follow_ends(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
+    let plan = &checked.plan;
+    let adoption = literal(&plan.name);
+    let mut work = Vec::new();
+    if let Some(organizations) = &plan.organizations {
+        work.push(format!(
+            "select tenantry.adopt_end_organization(a.adoption, a.legacy_id) from tenantry.adopt_organizations a
+              where a.adoption = {adoption} and not a.ended and not exists (select from {} p where p.{}::text = a.legacy_id)",
+            organizations.rows(),
+            quote(&organizations.id)
+        ));
+    }
+    for (function, ended) in [("adopt_end_user", false), ("adopt_resume_user", true)] {
+        let (state, there) = if ended { ("a.ended", "exists") } else { ("not a.ended", "not exists") };
+        work.push(format!(
+            "select tenantry.{function}(a.adoption, a.legacy_id) from tenantry.adopt_users a
+              where a.adoption = {adoption} and {state} and a.user_id is not null and {there} (select from {} p where p.{}::text = a.legacy_id)",
+            plan.users.rows(),
+            quote(&plan.users.id)
+        ));
+    }
+    let work = work.join("; ");
+    session
+        .retrying("following who is gone", async |connection| {
+            sqlx::raw_sql(AssertSqlSafe(work.as_str())).execute(connection).await.map(drop)
+        })
+        .await
+}
+
 /// Makes memberships what the legacy database says: what changed while no trigger looked.
 pub async fn follow_memberships(session: &mut OwnerConnection, checked: &Checked) -> Result<()> {
     let Some(differing) = differing_memberships(checked) else { return Ok(()) };
@@ -301,7 +336,7 @@ pub async fn follow_memberships(session: &mut OwnerConnection, checked: &Checked
 type Person =
     (String, Option<String>, Option<String>, Option<String>, Option<uuid::Uuid>, Option<String>, serde_json::Value);
 
-/// Gives every user an organization, as the plan says, each in a transaction of its own.
+/// Gives every user an organization, as the plan says.
 pub async fn users(
     session: &mut OwnerConnection,
     checked: &Checked,
@@ -358,23 +393,81 @@ pub async fn users(
             .await?;
         let Some(last) = people.last() else { break };
         after = Some(last.0.clone());
-        for person in &people {
-            let ids = [new_id(clock), new_id(clock), new_id(clock)];
-            let (outcome, rows) = session
-                .retrying(&format!("user {}", person.0), async |connection| {
-                    adopt_one(connection, plan, person, &ids, &with_user).await
-                })
-                .await?;
-            summary.users.count(&outcome);
-            for (table, count) in rows {
-                summary.table(&table).assigned += count;
+        for group in people.chunks(USERS_AT_ONCE) {
+            let outcomes = if with_user.is_empty() {
+                adopt_together(session, plan, group, clock).await?
+            } else {
+                vec![None; group.len()]
+            };
+            for (person, outcome) in group.iter().zip(outcomes) {
+                let outcome = if let Some(outcome) = outcome {
+                    outcome
+                } else {
+                    let ids = [new_id(clock), new_id(clock), new_id(clock)];
+                    let (outcome, rows) = session
+                        .retrying(&format!("user {}", person.0), async |connection| {
+                            adopt_one(connection, plan, person, &ids, &with_user).await
+                        })
+                        .await?;
+                    for (table, count) in rows {
+                        summary.table(&table).assigned += count;
+                    }
+                    outcome
+                };
+                summary.users.count(&outcome);
+                progress.advance(1);
             }
-            progress.advance(1);
         }
         pace.pause(session).await?;
     }
     progress.finish();
     Ok(())
+}
+
+/// Users that are adopted in one transaction: some tens of milliseconds, for which somebody who registers may wait.
+const USERS_AT_ONCE: usize = 100;
+
+/// Adopts users in one transaction. `None`: one whom somebody else is adopting at the moment, or all where one of them fails; they
+/// are adopted one by one, which names who fails and waits for nobody while it holds others.
+async fn adopt_together(
+    session: &mut OwnerConnection,
+    plan: &super::Plan,
+    people: &[Person],
+    clock: &Clock,
+) -> Result<Vec<Option<String>>> {
+    let list: Vec<serde_json::Value> = people
+        .iter()
+        .map(|(legacy_id, clerk_id, email, name, organization, reason, memberships)| {
+            serde_json::json!({
+                "legacy_id": legacy_id, "clerk_id": clerk_id, "email": email, "name": name, "organization": organization,
+                "reason": reason, "memberships": memberships, "ids": [new_id(clock), new_id(clock), new_id(clock)],
+            })
+        })
+        .collect();
+    let list = serde_json::Value::from(list);
+    let adopted = session
+        .retrying("users", async |connection| {
+            let adopted = sqlx::query_scalar(
+                "select case when pg_try_advisory_xact_lock(hashtext('tenantry.adopt.' || $1), hashtext(p.legacy_id)) then
+                            tenantry.adopt_user($1, p.legacy_id, p.clerk_id, p.email, p.name, p.organization, p.reason, p.memberships, $3, p.ids, false) end
+                   from rows from (jsonb_to_recordset($2) as (legacy_id text, clerk_id text, email text, name text, organization uuid, reason text, memberships jsonb, ids uuid[])) with ordinality
+                     as p(legacy_id, clerk_id, email, name, organization, reason, memberships, ids, place) order by p.place",
+            )
+            .bind(&plan.name)
+            .bind(&list)
+            .bind(plan.workspaces.users_without.word())
+            .fetch_all(connection)
+            .await;
+            match adopted {
+                // Neither a lock nor a lost connection: it is about one of them.
+                Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23") || code.starts_with("P0")) => {
+                    Ok(vec![None; people.len()])
+                }
+                adopted => adopted,
+            }
+        })
+        .await?;
+    Ok(adopted)
 }
 
 /// Adopts a user, and the rows in the tables that move with the user, in one transaction.

@@ -314,6 +314,10 @@ pub struct Table {
     /// Unique keys that become a tenant's own at `finalize`: unique together with the organization, and no more across all.
     #[serde(default)]
     pub unique_per_tenant: Vec<Columns>,
+    /// Foreign keys that may lead to rows of other tenants and stay as they are: likes, replies, "copied from". Who may write the
+    /// row can find out whether such a row exists elsewhere.
+    #[serde(default)]
+    pub plain: Vec<Columns>,
     /// The columns that identify a row, if not the primary key: unique and not null.
     pub key: Option<Columns>,
     /// Assign a user's rows in the transaction that gives the user an organization.
@@ -323,7 +327,7 @@ pub struct Table {
 
 /// A source of the organization of a row.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "WrittenSource")]
 pub enum Source {
     /// The row's user.
     User {
@@ -331,6 +335,8 @@ pub enum Source {
         user: String,
         /// The column of the users that it holds, if not their key: a foreign key may refer to another unique column.
         to: Option<String>,
+        /// The rows that it holds for, in SQL over the row's columns: `owner_type = 'User'`.
+        r#where: Option<String>,
     },
     /// A column with an organization's key.
     Column {
@@ -338,8 +344,10 @@ pub enum Source {
         column: String,
         /// The column of the organizations that it holds, if not their key.
         to: Option<String>,
+        /// As with a user.
+        r#where: Option<String>,
     },
-    /// A row of another table that this row references.
+    /// A row of another table that this row references, or of its own.
     Row {
         /// That table.
         row: Relation,
@@ -347,12 +355,63 @@ pub enum Source {
         by: Columns,
         /// The referenced columns, if not the primary key of that table.
         to: Option<Columns>,
+        /// As with a user.
+        r#where: Option<String>,
     },
     /// The default workspace, if no other source has an answer.
     Workspace {
         /// Only `default`.
         workspace: DefaultWorkspace,
     },
+}
+
+impl Source {
+    /// The rows that it holds for.
+    #[must_use]
+    pub fn condition(&self) -> Option<&str> {
+        match self {
+            Self::User { r#where, .. } | Self::Column { r#where, .. } | Self::Row { r#where, .. } => r#where.as_deref(),
+            Self::Workspace { .. } => None,
+        }
+    }
+}
+
+/// A source as it is written: every word of every kind, so that a word that fits none, or not there, is named.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenSource {
+    user: Option<String>,
+    column: Option<String>,
+    row: Option<Relation>,
+    workspace: Option<DefaultWorkspace>,
+    by: Option<Columns>,
+    to: Option<Columns>,
+    r#where: Option<String>,
+}
+
+impl TryFrom<WrittenSource> for Source {
+    type Error = String;
+
+    fn try_from(written: WrittenSource) -> Result<Self, String> {
+        let WrittenSource { user, column, row, workspace, by, to, r#where } = written;
+        let one = |to: Option<Columns>| match to {
+            None => Ok(None),
+            Some(Columns(names)) => match <[String; 1]>::try_from(names) {
+                Ok([name]) => Ok(Some(name)),
+                Err(names) => Err(format!("`to` names one column here, and there are {}", names.len())),
+            },
+        };
+        match (user, column, row, workspace, by) {
+            (Some(user), None, None, None, None) => Ok(Self::User { user, to: one(to)?, r#where }),
+            (None, Some(column), None, None, None) => Ok(Self::Column { column, to: one(to)?, r#where }),
+            (None, None, Some(row), None, Some(by)) => Ok(Self::Row { row, by, to, r#where }),
+            (None, None, Some(row), None, None) => Err(format!("{row}: `by` says which columns of this table refer to it")),
+            (None, None, None, Some(workspace), None) if to.is_none() && r#where.is_none() => {
+                Ok(Self::Workspace { workspace })
+            }
+            _ => Err("a source is one of { user = … }, { column = … }, { row = …, by = … } and { workspace = \"default\" }; the first three also take `to` and `where`".to_owned()),
+        }
+    }
 }
 
 /// The word `default`.
@@ -445,16 +504,16 @@ mod tests {
     #[test]
     fn every_kind_of_source_is_read() {
         let text = format!(
-            "{SMALLEST}newcomers = 'default'\n[[tables]]\ntable = 'legacy.a'\norganization = [{{ user = 'user_id' }}, {{ column = 'org' }}, {{ row = 'legacy.b', by = ['x', 'y'] }}, {{ workspace = 'default' }}]"
+            "{SMALLEST}newcomers = 'default'\n[[tables]]\ntable = 'legacy.a'\norganization = [{{ user = 'user_id' }}, {{ column = 'org', where = \"kind = 'Team'\" }}, {{ row = 'legacy.b', by = ['x', 'y'] }}, {{ workspace = 'default' }}]"
         );
         let plan = Plan::parse(&text).expect("a plan");
         let by = Columns(vec!["x".to_owned(), "y".to_owned()]);
         assert_eq!(
             plan.tables[0].organization,
             [
-                Source::User { user: "user_id".to_owned(), to: None },
-                Source::Column { column: "org".to_owned(), to: None },
-                Source::Row { row: Relation::new("legacy", "b"), by, to: None },
+                Source::User { user: "user_id".to_owned(), to: None, r#where: None },
+                Source::Column { column: "org".to_owned(), to: None, r#where: Some("kind = 'Team'".to_owned()) },
+                Source::Row { row: Relation::new("legacy", "b"), by, to: None, r#where: None },
                 Source::Workspace { workspace: DefaultWorkspace::Default },
             ]
         );
@@ -469,6 +528,16 @@ mod tests {
             (&format!("{SMALLEST}[[tables]]\ntable = 'legacy.users'\norganization = []"), "are the users"),
             (&format!("{SMALLEST}[[tables]]\ntable = 'a'\norganization = [{{ workspace = 'default' }}]"), "makes none"),
             (&format!("{SMALLEST}[[tables]]\ntable = 'a.b.c'\norganization = [{{ user = 'u' }}]"), "too many parts"),
+            (&format!("{SMALLEST}[[tables]]\ntable = 'a'\norganization = [{{ user = 'u', wher = 'x' }}]"), "wher"),
+            (
+                &format!("{SMALLEST}[[tables]]\ntable = 'a'\norganization = [{{ user = 'u', column = 'x' }}]"),
+                "is one of",
+            ),
+            (&format!("{SMALLEST}[[tables]]\ntable = 'a'\norganization = [{{ row = 'b' }}]"), "`by` says"),
+            (
+                &format!("{SMALLEST}[[tables]]\ntable = 'a'\norganization = [{{ user = 'u', to = ['a', 'b'] }}]"),
+                "one column",
+            ),
             (&format!("{SMALLEST}role = 'OWNER'\n[[tables]]\ntable = 'a'\norganization = [{{ user = 'u' }}]"), "OWNER"),
         ] {
             let error = Plan::parse(text).expect_err(text).to_string();

@@ -13,6 +13,7 @@ use super::batch::BatchSql;
 use super::check::{Checked, CheckedTable, check};
 use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote};
+use super::owner_connection::LOCK_TIMEOUT;
 use super::trigger::{self, SchemaChange};
 use super::{AdoptError, OwnerConnection, Plan, Result, doing, people};
 use crate::clock::Clock;
@@ -33,7 +34,7 @@ pub struct RunOptions {
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { batch_size: 500, sleep: Duration::ZERO, max_lag: None, lock_timeout: Duration::from_millis(300) }
+        Self { batch_size: 500, sleep: Duration::ZERO, max_lag: None, lock_timeout: LOCK_TIMEOUT }
     }
 }
 
@@ -115,12 +116,17 @@ pub async fn run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions
     let mut summary = Summary { name: checked.plan.name.clone(), ..Summary::default() };
     let mut pace = Pace::new(session, options).await?;
     register(session, &checked).await?;
-    expand(session, &checked, options).await?;
+    let cut_over = expand(session, &checked, options).await?;
     session.relax_durability().await?;
     people::default_workspace(session, &checked, clock).await?;
+    if !cut_over {
+        people::follow_ends(session, &checked).await?;
+    }
     people::organizations(session, &checked, clock, &mut summary).await?;
     people::users(session, &checked, clock, options, &mut pace, &mut summary).await?;
-    people::follow_memberships(session, &checked).await?;
+    if !cut_over {
+        people::follow_memberships(session, &checked).await?;
+    }
     if checked.plan.quiet_triggers {
         session.quiet(true).await?;
     }
@@ -196,8 +202,8 @@ pub(super) fn record(adoption: &str, change: &SchemaChange) -> String {
     )
 }
 
-/// Columns and triggers.
-async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunOptions) -> Result<()> {
+/// Columns and triggers. Answers whether the cut-over was: then the legacy database says nothing any more.
+async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunOptions) -> Result<bool> {
     let adoption = &checked.plan.name;
     for table in checked.tables.iter().filter(|table| !table.has_column()) {
         let sql = table.relation().sql();
@@ -215,7 +221,7 @@ async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunO
         .await
         .map_err(doing("reading the state of the adoption"))?;
     if cut_over {
-        return Ok(());
+        return Ok(true);
     }
     make(session, adoption, options.lock_timeout, &trigger::newcomer_function(checked)).await?;
     for table in &checked.tables {
@@ -228,7 +234,7 @@ async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunO
     for change in trigger::on_people(checked) {
         make(session, adoption, options.lock_timeout, &change).await?;
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Slows the run down as its options ask.
@@ -308,7 +314,9 @@ async fn fill(
     let mut assigned = 0;
     let checkpoint =
         format!("select position from tenantry.adopt_checkpoints where adoption = {adoption} and table_name = {label}");
-    for sweep in 0..SWEEPS {
+    let mut sweep = 0;
+    while sweep < SWEEPS {
+        let before = assigned;
         loop {
             let done = session
                 .retrying(&what, async |connection| {
@@ -343,10 +351,15 @@ async fn fill(
             table.key_text("t")
         );
         locked = scalar(session, &what, &left).await?;
+        // What others of the same table wait for was found: once more, from the roots of their trees on.
+        if table.asks_itself() && assigned > before {
+            continue;
+        }
         if locked == 0 {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(50 * u64::from(sweep + 1))).await;
+        sweep += 1;
+        tokio::time::sleep(Duration::from_millis(50 * u64::from(sweep))).await;
     }
     progress.finish();
     let unresolved: i64 = scalar(

@@ -5,7 +5,7 @@
 //! in them never fails the write of the old application: the row stays without an organization for the next run.
 
 use super::check::{Checked, CheckedTable};
-use super::infer::{Mappings, inference};
+use super::infer::{Mappings, conditions, inference};
 use super::name::{Relation, literal, quote, short_name};
 use super::people::{BY_ROLE, memberships, resolution};
 use super::plan::{Memberships, Organizations, Source};
@@ -126,7 +126,15 @@ fn user_key(checked: &Checked, value: &str, to: Option<&String>) -> String {
     match to {
         None => format!("({value})::text"),
         Some(to) => {
-            format!("(select p.{}::text from {} p where p.{} = {value})", quote(&users.id), users.rows(), quote(to))
+            let theirs = checked.catalogue.get(&users.table).and_then(|info| info.column(to));
+            let collation = theirs.and_then(|theirs| theirs.collation.as_ref());
+            let collate = collation.map_or_else(String::new, |collation| format!(" collate {collation}"));
+            format!(
+                "(select p.{}::text from {} p where p.{} = {value}{collate})",
+                quote(&users.id),
+                users.rows(),
+                quote(to)
+            )
         }
     }
 }
@@ -180,8 +188,16 @@ fn on_users(checked: &Checked) -> SchemaChange {
             |column| format!("coalesce(nullif(btrim(new.{}::text), ''), {or})", quote(column)),
         )
     };
+    // Who comes back gets back what ended with them, and the memberships that the legacy database still knows.
+    let members =
+        memberships(checked, Mappings::Real, &format!("p.{id} = new.{id}")).map_or_else(String::new, |rows| {
+            format!(" perform {}(m.legacy_user, m.organization_id) from ({rows}) m;", membership_function_name(checked))
+        });
     let work = format!(
-        "{insert}    if tg_op = 'DELETE' or tg_op = 'UPDATE' and not exists (select from {rows} p where p.{id} = new.{id}) then
+        "    if tg_op <> 'DELETE' and exists (select from {rows} p where p.{id} = new.{id}) then
+    if tenantry.adopt_resume_user({adoption}, new.{id}::text) then{members} perform {meet}(new.{id}::text); end if;
+end if;
+{insert}    if tg_op = 'DELETE' or tg_op = 'UPDATE' and not exists (select from {rows} p where p.{id} = new.{id}) then
     perform tenantry.adopt_end_user({adoption}, old.{id}::text);
 elsif tg_op = 'UPDATE' then
     update tenantry.users u set name = left({name}, 200), updated_at = now()
@@ -189,6 +205,7 @@ elsif tg_op = 'UPDATE' then
      where a.adoption = {adoption} and a.legacy_id = new.{id}::text and a.user_created and u.id = a.user_id and u.name <> left({name}, 200);
 end if;\n",
         rows = users.rows(),
+        meet = newcomer_function_name(checked),
         name = column(&users.name, "u.name"),
     );
     followed(checked, "users", &users.table, &work)
@@ -217,10 +234,7 @@ if tg_op = 'UPDATE' and old.{owner} is distinct from new.{owner} then perform {m
     });
     let work = format!(
         "    if tg_op = 'DELETE' or tg_op = 'UPDATE' and not exists (select from {rows} p where p.{id} = new.{id}) then
-    update tenantry.organizations o set deleted_at = now()
-      from tenantry.adopt_organizations a
-     where a.adoption = {adoption} and a.legacy_id = old.{id}::text and o.id = a.organization_id and o.deleted_at is null
-       and exists (select from tenantry.adopt_created c where c.adoption = {adoption} and c.organization_id = o.id and c.user_id is null);
+    perform tenantry.adopt_end_organization({adoption}, old.{id}::text);
 elsif tg_op = 'INSERT' and exists (select from {rows} p where p.{id} = new.{id}) or tg_op = 'UPDATE' then
     perform tenantry.adopt_organization({adoption}, new.{id}::text,
         case when new.{id}::text ~ '^[0-9a-fA-F]{{8}}(-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}$' then new.{id}::text::uuid else tenantry.adopt_uuid_v7() end,
@@ -265,11 +279,16 @@ pub fn on_table(checked: &Checked, table: &CheckedTable) -> SchemaChange {
     let generated =
         columns.iter().any(|name| table.info.column(name).is_some_and(|column| column.generation.is_some()));
     let row: Vec<String> = columns.iter().map(|name| format!("{} as {}", value(name), quote(name))).collect();
+    let row = [row, conditions(table)].concat();
     let row = if row.is_empty() { "1".to_owned() } else { row.join(", ") };
-    let unmoved: Vec<String> = columns
+    let mut unmoved: Vec<String> = columns
         .iter()
         .map(|name| format!("(select {} from (select new.*) r) is not distinct from old.{}", value(name), quote(name)))
         .collect();
+    let held = table.spec.organization.iter().filter_map(Source::condition);
+    unmoved.extend(held.map(|condition| {
+        format!("(select ({condition}) from (select new.*) r) is not distinct from (select ({condition}) from (select old.*) r)")
+    }));
     let ask = format!(
         "select {} into v_organization from (select {row} from (select new.*) r) b{}",
         inference.organization(),
@@ -280,8 +299,9 @@ pub fn on_table(checked: &Checked, table: &CheckedTable) -> SchemaChange {
         .organization
         .iter()
         .filter_map(|source| match source {
-            Source::User { user, to } => {
-                let user = format!("(select {} from (select new.*) r)", value(&user.as_str()));
+            Source::User { user, to, r#where } => {
+                let holds = r#where.as_ref().map_or_else(String::new, |condition| format!(" where {condition}"));
+                let user = format!("(select {} from (select new.*) r{holds})", value(&user.as_str()));
                 let key = user_key(checked, &user, to.as_ref());
                 let meet = newcomer_function_name(checked);
                 Some(format!("        if {user} is not null then perform {meet}({key}); end if;\n"))
@@ -339,13 +359,14 @@ end",
     let trigger = quote(&format!("{} own", trigger_name(&checked.plan.name)));
     let drop_it = format!("drop trigger if exists {trigger} on {sql}");
     // Also when a trigger of the team changes a source, which no list of columns would tell; and not for the batches of a run,
-    // which change none. A condition cannot name generated columns: then the function looks.
+    // which change none. A condition cannot name generated columns, and what a source's condition reads is not known: then the
+    // function looks.
     let on_update = quote(&format!("{} moves", trigger_name(&checked.plan.name)));
     let moved = format!("drop trigger if exists {on_update} on {sql}");
     let changed: Vec<String> =
         columns.iter().map(|name| format!("new.{0} is distinct from old.{0}", quote(name))).collect();
-    let when =
-        if generated || changed.is_empty() { String::new() } else { format!(" when ({})", changed.join(" or ")) };
+    let looks = generated || table.spec.organization.iter().any(|source| source.condition().is_some());
+    let when = if looks || changed.is_empty() { String::new() } else { format!(" when ({})", changed.join(" or ")) };
     change.statements.extend([
         drop_it.clone(),
         moved.clone(),

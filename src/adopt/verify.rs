@@ -4,11 +4,13 @@
 use serde::Serialize;
 use sqlx::AssertSqlSafe;
 
-use super::check::{Checked, CheckedTable, check};
+use super::catalogue::Column;
+use super::check::{Checked, CheckedTable, check, type_family};
+use super::infer::compared;
 use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
 use super::people::differing_memberships;
-use super::plan::Source;
+use super::plan::{Source, toml_string};
 use super::{OwnerConnection, Plan, Result, around, doing, policies};
 
 /// Most findings of one check on one table.
@@ -198,16 +200,29 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
           where t.{column} is not null and (o.id is null or o.deleted_at is not null) order by {order}"
     )).await?);
     for source in &table.spec.organization {
-        let Source::User { user, to } = source else { continue };
+        let Source::User { user, to, .. } = source else { continue };
+        let sql = match source.condition() {
+            None => sql.clone(),
+            Some(condition) => format!("(select * from {sql} where {condition})"),
+        };
+        let to = to.as_ref().unwrap_or(&checked.plan.users.id);
+        let theirs = checked.catalogue.get(&checked.plan.users.table).and_then(|info| info.column(to));
+        let mine = compared("t", table.info.column(user), theirs);
+        // Without a foreign key the two may be of types that have no operator.
+        let family = |column: Option<&Column>| column.map(type_family).map(str::to_owned);
+        let same = if family(theirs) == family(table.info.column(user)) {
+            format!("l.{} = {mine}", quote(to))
+        } else {
+            format!("l.{}::text = t.{}::text", quote(to), quote(user))
+        };
         let (user, users, id) = (quote(user), checked.plan.users.rows(), quote(&checked.plan.users.id));
-        let to = to.as_ref().map_or_else(|| id.clone(), |to| quote(to));
         findings.extend(query_findings(session, "orphaned-row", &format!(
             "select {label} || ' ' || {key}, 'its user ' || t.{user} || ' does not exist'
-               from {sql} t where t.{user} is not null and not exists (select from {users} l where l.{to}::text = t.{user}::text) order by {order}"
+               from {sql} t where t.{user} is not null and not exists (select from {users} l where {same}) order by {order}"
         )).await?);
         findings.extend(query_findings(session, "cross-workspace", &format!(
             "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and its user ' || t.{user} || ' is not a member there'
-               from {sql} t join {users} l on l.{to}::text = t.{user}::text join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = l.{id}::text
+               from {sql} t join {users} l on {same} join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = l.{id}::text
               where t.{column} is not null and a.user_id is not null
                 and not exists (select from tenantry.organization_members m where m.organization_id = t.{column} and m.user_id = a.user_id and m.deleted_at is null)
               order by {order}"
@@ -220,40 +235,60 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
 async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
     let mut findings = Vec::new();
     for table in checked.tables.iter().filter(|table| table.has_column()) {
-        let mut references: Vec<(super::Relation, Vec<String>, Vec<String>)> = table
+        // A foreign key and a source that say the same are one.
+        let mut references: Vec<(super::Relation, Vec<String>, Vec<String>, Option<&str>)> = table
             .info
             .foreign_keys
             .iter()
             .filter(|key| !key.columns.iter().any(|column| column == table.column()))
-            .map(|key| (key.target(), key.columns.clone(), key.target_columns.clone()))
+            .filter(|key| !table.stays_plain(&key.columns))
+            .map(|key| (key.target(), key.columns.clone(), key.target_columns.clone(), None))
             .collect();
         for source in &table.spec.organization {
-            if let Source::Row { row, by, to } = source {
+            if let Source::Row { row, by, to, .. } = source {
                 let info = checked.catalogue.get(row);
                 let to = to
                     .as_ref()
                     .map_or_else(|| info.and_then(|info| info.key()).unwrap_or_default().to_vec(), |to| to.0.clone());
-                references.push((row.clone(), by.0.clone(), to));
+                references.push((row.clone(), by.0.clone(), to, source.condition()));
             }
         }
         references.sort();
         references.dedup();
-        for (target, mine, theirs) in references {
+        for (target, mine, theirs, condition) in references {
             let known = checked.tables.iter().find(|other| *other.relation() == target && other.has_column());
             let Some(known) = known else { continue };
-            let on: Vec<String> =
-                mine.iter().zip(&theirs).map(|(a, b)| format!("r.{} = t.{}", quote(b), quote(a))).collect();
+            let is_source = |source: &Source| matches!(source, Source::Row { by, .. } if by.0 == mine);
+            let by_key = !table.spec.organization.iter().any(is_source);
+            let on: Vec<String> = mine
+                .iter()
+                .zip(&theirs)
+                .map(|(a, b)| {
+                    let mine = compared("t", table.info.column(a), known.info.column(b));
+                    format!("r.{} = {mine}", quote(b))
+                })
+                .collect();
             let value: Vec<String> = mine.iter().map(|name| format!("t.{}::text", quote(name))).collect();
             findings.extend(query_findings(session, "cross-workspace", &format!(
-                "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and {target} ' || {value} || ' that it refers to belongs to ' || r.{theirs}
+                "select {label} || ' ' || {key}, 'belongs to organization ' || t.{column} || ', and {target} ' || {value} || ' that it refers to belongs to ' || r.{theirs}{way_out}
                    from {sql} t join {other} r on {on} where r.{theirs} <> t.{column} order by {order}",
                 label = literal(&table.label()),
                 key = table.key_text("t"),
                 column = quote(table.column()),
                 theirs = quote(known.column()),
+                way_out = if by_key {
+                    let names: Vec<String> = mine.iter().map(|name| toml_string(name)).collect();
+                    let names = if let [one] = names.as_slice() { one.clone() } else { format!("[{}]", names.join(", ")) };
+                    format!(" || {}", literal(&format!(". If such rows may be of several tenants: `plain = [{names}]` in its table")))
+                } else {
+                    String::new()
+                },
                 target = target.to_string().replace('\'', "''"),
                 value = value.join(" || ', ' || "),
-                sql = table.relation().sql(),
+                sql = condition.map_or_else(
+                    || table.relation().sql(),
+                    |condition| format!("(select * from {} where {condition})", table.relation().sql())
+                ),
                 other = target.sql(),
                 on = on.join(" and "),
                 order = table.key_columns("t").join(", "),

@@ -158,7 +158,7 @@ impl PlanArg {
 #[derive(Args)]
 struct LockArgs {
     /// Wait this long for a lock at a time. Others queue behind the wait.
-    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "40ms", value_parser = parse_duration)]
     lock_timeout: Duration,
     /// Repeat a step for this long when locks are not granted or transactions deadlock.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]

@@ -120,11 +120,10 @@ async fn give_settings(database: &TestDb, port: u16) {
         local_postgres::APP_ROLE
     );
     for _ in 0..200 {
-        let left: i64 =
-            sqlx::query_scalar(AssertSqlSafe(format!("select count(pg_terminate_backend(pid)) {open}")))
-                .fetch_one(&mut superuser)
-                .await
-                .expect("ended");
+        let left: i64 = sqlx::query_scalar(AssertSqlSafe(format!("select count(pg_terminate_backend(pid)) {open}")))
+            .fetch_one(&mut superuser)
+            .await
+            .expect("ended");
         if left == 0 {
             break;
         }
@@ -132,7 +131,8 @@ async fn give_settings(database: &TestDb, port: u16) {
     }
     for _ in 0..200 {
         let kept = keeps_statements(&database.pooler_options(port)).await;
-        if kept.is_ok() && database.pooled(port).await.missing_settings().await.is_ok_and(|missing| missing.is_empty()) {
+        if kept.is_ok() && database.pooled(port).await.missing_settings().await.is_ok_and(|missing| missing.is_empty())
+        {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -5,6 +5,7 @@ mod interruptions;
 mod isolation;
 mod shapes;
 mod situations;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use super::{OLD_APP, dry_run, run, run_sql, session, slugs, try_run, verify};
 use crate::support::TestDb;
 
 /// A database of a team: Tenantry's tables beside these, which an old application may read and write.
-async fn shape(sql: &str) -> TestDb {
+pub async fn shape(sql: &str) -> TestDb {
     let database = TestDb::seeded().await;
     run_sql(&mut database.owner().await, &format!("create schema legacy; {sql}")).await;
     super::let_the_old_application_in(&database).await;

@@ -1,0 +1,311 @@
+//! Words of the plan that some databases need: sources with a condition, trees, keys that stay plain, what comes back, and types
+//! whose equality is not that of their texts.
+
+use tenantry::adopt::Plan;
+
+use super::shapes::shape;
+use super::{
+    OLD_APP, assert_foretold, dry_run, finalize, keeping_access, pairs, rollback, run, run_sql, slugs, verify,
+};
+use crate::support::TestDb;
+
+fn plan(text: &str) -> Plan {
+    Plan::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+async fn old_application(database: &TestDb) -> sqlx::PgConnection {
+    sqlx::ConnectOptions::connect(&database.options(OLD_APP)).await.expect("the old application")
+}
+
+/// Ann is in Acme, Bob in Bolt.
+const TEAMS: &str = "create table legacy.users (id serial primary key, email text, name text, deleted_at timestamptz);
+    create table legacy.teams (id serial primary key, name text not null, closed boolean not null default false);
+    create table legacy.members (team_id int not null references legacy.teams on delete cascade, user_id int not null references legacy.users on delete cascade, role text not null, primary key (team_id, user_id));
+    insert into legacy.users (email, name) values ('ann@x.test', 'Ann'), ('bob@x.test', 'Bob');
+    insert into legacy.teams (name) values ('Acme'), ('Bolt');
+    insert into legacy.members values (1, 1, 'owner'), (2, 2, 'owner');";
+const PLAN: &str = "name = 'words'
+    [users]
+    table = 'legacy.users'
+    email = 'email'
+    name = 'name'
+    where = 'deleted_at is null'
+    [organizations]
+    table = 'legacy.teams'
+    where = 'not closed'
+    [memberships]
+    table = 'legacy.members'
+    user = 'user_id'
+    organization = 'team_id'
+    role = 'role'
+    roles = { owner = 'OWNER' }
+    [workspaces]
+    users_without = 'personal'";
+
+#[tokio::test]
+async fn adopt_follows_references_to_several_tables_by_their_type() {
+    let database = shape(&format!(
+        "{TEAMS}
+         create table legacy.projects (id int primary key, team_id int not null references legacy.teams);
+         create table legacy.files (id serial primary key, owner_type text not null, owner_id int not null, name text);
+         insert into legacy.projects values (1, 2), (2, 1);
+         insert into legacy.files (owner_type, owner_id, name) values
+           ('User', 1, 'of Ann'), ('Team', 2, 'of Bolt'), ('Project', 2, 'of a project of Acme'), ('Project', 1, 'of a project of Bolt'), ('Robot', 1, 'of nobody');"
+    ))
+    .await;
+    let plan = keeping_access(plan(&format!(
+        "{PLAN}
+         [[tables]]
+         table = 'legacy.projects'
+         organization = [{{ column = 'team_id' }}]
+         [[tables]]
+         table = 'legacy.files'
+         organization = [
+           {{ user = 'owner_id', where = \"owner_type = 'User'\" }},
+           {{ column = 'owner_id', where = \"owner_type = 'Team'\" }},
+           {{ row = 'legacy.projects', by = 'owner_id', where = \"owner_type = 'Project'\" }},
+         ]"
+    )));
+    let forecast = dry_run(&database, plan.clone()).await;
+    assert_foretold(&forecast, &run(&database, plan.clone()).await);
+    let expected = super::map([
+        ("of Ann", "acme"),
+        ("of Bolt", "bolt"),
+        ("of a project of Acme", "acme"),
+        ("of a project of Bolt", "bolt"),
+        ("of nobody", "–"),
+    ]);
+    super::assert_same(&expected, &slugs(&database, "legacy.files", "name").await);
+    let found = verify(&database, plan.clone()).await;
+    assert!(found.len() == 1 && found[0].problem.contains("owner_id counts where owner_type = 'User'"), "{found:?}");
+
+    // Live: a new file, and one that is handed from a project of Bolt to Ann without its id being touched.
+    let mut old = old_application(&database).await;
+    run_sql(&mut old, "insert into legacy.files (owner_type, owner_id, name) values ('Project', 1, 'live'); update legacy.files set owner_type = 'User' where name = 'of a project of Bolt'; delete from legacy.files where owner_type = 'Robot'").await;
+    let now = slugs(&database, "legacy.files", "name").await;
+    assert_eq!((now["live"].as_str(), now["of a project of Bolt"].as_str()), ("bolt", "acme"));
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    finalize(&database, plan.clone()).await.expect("finalize");
+    run_sql(&mut old, "insert into legacy.files (owner_type, owner_id, name) values ('Team', 2, 'later')").await;
+    assert_eq!(slugs(&database, "legacy.files", "name").await["later"], "bolt");
+
+    let wrong = format!(
+        "{PLAN}\n[[tables]]\ntable = 'legacy.files'\norganization = [{{ user = 'owner_id', where = 'owner_typ = 1' }}]"
+    );
+    let refused = super::try_run(&database, self::plan(&wrong)).await.expect_err("no such column").to_string();
+    assert!(
+        refused.contains("legacy.files: user of owner_id: where: column \"owner_typ\" does not exist"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn adopt_fills_trees_from_their_roots() {
+    // Each folder's parent has a greater key, so that every batch meets the children first.
+    let database = shape(&format!(
+        "{TEAMS}
+         create table legacy.folders (id int primary key, parent_id int references legacy.folders, team_id int references legacy.teams);
+         insert into legacy.folders (id, team_id) values (100, 1), (200, 2), (300, null);
+         insert into legacy.folders (id, parent_id) select n, case when n % 20 = 19 then 100 * (1 + n / 20 % 3) else n + 1 end from generate_series(59, 0, -1) n;"
+    ))
+    .await;
+    let plan = keeping_access(plan(&format!(
+        "{PLAN}
+         [[tables]]
+         table = 'legacy.folders'
+         organization = [{{ column = 'team_id' }}, {{ row = 'legacy.folders', by = 'parent_id' }}]"
+    )));
+    let forecast = dry_run(&database, plan.clone()).await;
+    let summary = run(&database, plan.clone()).await;
+    assert_foretold(&forecast, &summary);
+    assert_eq!(super::counts(&summary), [("legacy.folders", 42, 21)], "those below the folder that is nobody's");
+    let given = slugs(&database, "legacy.folders", "id").await;
+    for (id, slug) in [("0", "acme"), ("19", "acme"), ("20", "bolt"), ("39", "bolt"), ("40", "–"), ("300", "–")] {
+        assert_eq!(given[id], slug, "{id}");
+    }
+    let mut old = old_application(&database).await;
+    run_sql(&mut old, "insert into legacy.folders values (401, 0, null), (402, 401, null); delete from legacy.folders where id between 40 and 59 or id = 300").await;
+    assert_eq!(slugs(&database, "legacy.folders", "id").await["402"], "acme");
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    finalize(&database, plan).await.expect("finalize");
+}
+
+#[tokio::test]
+async fn adopt_leaves_keys_plain_that_lead_to_others() {
+    let database = shape(&format!(
+        "{TEAMS}
+         create table legacy.posts (id int primary key, team_id int not null references legacy.teams);
+         create table legacy.likes (id serial primary key, user_id int not null references legacy.users, post_id int not null references legacy.posts on delete cascade);
+         insert into legacy.posts values (1, 1), (2, 2);
+         insert into legacy.likes (user_id, post_id) values (1, 1), (1, 2), (2, 1);"
+    ))
+    .await;
+    let before = super::fingerprint(&database).await;
+    let text = format!(
+        "{PLAN}
+         [[tables]]
+         table = 'legacy.posts'
+         organization = [{{ column = 'team_id' }}]
+         [[tables]]
+         table = 'legacy.likes'
+         organization = [{{ user = 'user_id' }}]"
+    );
+    let strict = keeping_access(plan(&text));
+    run(&database, strict.clone()).await;
+    let refused = finalize(&database, strict).await.expect_err("likes across teams").to_string();
+    assert!(refused.contains("cross-workspace legacy.likes 2"), "{refused}");
+    assert!(
+        refused.contains("plain = [\\\"post_id\\\"]") || refused.contains("plain = [\"post_id\"]"),
+        "the way out is named: {refused}"
+    );
+
+    let plain = keeping_access(plan(&format!("{text}\nplain = ['post_id']")));
+    finalize(&database, plain.clone()).await.expect("finalize");
+    assert_eq!(verify(&database, plain.clone()).await, []);
+    let key = "select conname::text, pg_get_constraintdef(oid) from pg_constraint where conname = 'likes_post_id_fkey'";
+    assert!(pairs(&database, key).await["likes_post_id_fkey"].ends_with("ON DELETE CASCADE"));
+    // Each sees the likes of their own.
+    let mut old = old_application(&database).await;
+    run_sql(&mut old, "insert into legacy.likes (user_id, post_id) values (2, 1)").await;
+    assert_eq!(rollback(&database, plain).await, Vec::<String>::new());
+    run_sql(&mut old, "delete from legacy.likes where id = 4").await;
+    let mut after = super::fingerprint(&database).await;
+    // The number that was used is used.
+    after.insert("rows of legacy.likes_id_seq".to_owned(), String::new());
+    after.retain(|key, _| before.contains_key(key));
+    super::assert_same(&before, &after);
+
+    for (word, problem) in [("['nothing']", "no foreign key"), ("['user_id']", "")] {
+        let text = format!("{text}\nplain = {word}");
+        let tried = super::try_run(&database, plan(&text)).await;
+        match problem {
+            "" => drop(tried.expect("users are nobody's, so a key to them is plain anyway")),
+            problem => assert!(tried.expect_err(word).to_string().contains(problem)),
+        }
+    }
+}
+
+const STATE: &str = "select o.name || ' ' || u.name, concat_ws(' ', m.role::text, case when m.deleted_at is not null then 'ended' end, case when o.deleted_at is not null then 'closed' end, case when u.deleted_at is not null then 'gone' end)
+     from tenantry.organization_members m join tenantry.organizations o on o.id = m.organization_id join tenantry.users u on u.id = m.user_id
+    where exists (select from tenantry.adopt_created c where c.organization_id = o.id and c.user_id = u.id)";
+
+#[tokio::test]
+async fn adopt_opens_again_what_the_old_application_opens_again() {
+    let database = shape(&format!(
+        "{TEAMS}
+         insert into legacy.users (email, name) values ('eve@x.test', 'Eve');
+         create table legacy.notes (id serial primary key, user_id int not null references legacy.users, body text);
+         insert into legacy.notes (user_id, body) values (1, 'of Ann'), (3, 'of Eve');"
+    ))
+    .await;
+    let plan = keeping_access(plan(&format!(
+        "{PLAN}\n[[tables]]\ntable = 'legacy.notes'\norganization = [{{ user = 'user_id' }}]"
+    )));
+    run(&database, plan.clone()).await;
+    let open = super::map([("Acme Ann", "OWNER"), ("Bolt Bob", "OWNER"), ("Eve's Workspace Eve", "OWNER")]);
+    super::assert_same(&open, &pairs(&database, STATE).await);
+
+    let mut old = old_application(&database).await;
+    let close = "update legacy.teams set closed = true where id = 2; update legacy.users set deleted_at = now() where id in (1, 3)";
+    let reopen = "update legacy.teams set closed = false where id = 2; update legacy.users set deleted_at = null where id in (1, 3)";
+    let closed = super::map([
+        ("Acme Ann", "OWNER ended gone"),
+        ("Bolt Bob", "OWNER closed"),
+        ("Eve's Workspace Eve", "OWNER ended closed gone"),
+    ]);
+    run_sql(&mut old, close).await;
+    super::assert_same(&closed, &pairs(&database, STATE).await);
+    run_sql(&mut old, reopen).await;
+    super::assert_same(&open, &pairs(&database, STATE).await);
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    run_sql(&mut old, "insert into legacy.notes (user_id, body) values (3, 'again')").await;
+    assert_eq!(slugs(&database, "legacy.notes", "body").await["again"], "eve-workspace");
+
+    // Where no trigger looked, the next run does it.
+    let mut superuser = database.superuser().await;
+    run_sql(&mut superuser, &format!("set session_replication_role = replica; {close}")).await;
+    run(&database, plan.clone()).await;
+    super::assert_same(&closed, &pairs(&database, STATE).await);
+    run_sql(&mut superuser, reopen).await;
+    run(&database, plan.clone()).await;
+    super::assert_same(&open, &pairs(&database, STATE).await);
+    assert_eq!(verify(&database, plan.clone()).await, []);
+
+    // What Tenantry's own people closed stays closed, and whom the identity provider deleted stays deleted.
+    run_sql(&mut superuser, "set session_replication_role = origin; update tenantry.organizations set deleted_at = now() where slug = 'bolt';
+        insert into tenantry.sync_objects (source, kind, object_id, deleted_at) select 'CLERK', 'user', clerk_id, now() from tenantry.users where clerk_id = 'legacy:words:3'").await;
+    run_sql(&mut old, close).await;
+    run_sql(&mut old, reopen).await;
+    let now = pairs(&database, STATE).await;
+    assert_eq!((now["Acme Ann"].as_str(), now["Bolt Bob"].as_str()), ("OWNER", "OWNER closed"));
+    assert!(now["Eve's Workspace Eve"].ends_with("gone"), "{now:?}");
+}
+
+#[tokio::test]
+async fn adopt_compares_as_foreign_keys_do() {
+    let database = shape(
+        "create collation legacy.loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         create domain legacy.code as text check (value <> '');
+         create table legacy.users (login text collate legacy.loose primary key, email text collate \"C\" not null unique, name text);
+         create table legacy.teams (code legacy.code collate legacy.loose primary key, name text not null);
+         create table legacy.members (login text collate \"POSIX\" not null references legacy.users, team text not null references legacy.teams, primary key (login, team));
+         create table legacy.projects (name text collate legacy.loose primary key, team legacy.code not null references legacy.teams);
+         create table legacy.notes (id int primary key, login text collate \"C\" not null references legacy.users, body text);
+         create table legacy.mails (id int primary key, email text collate \"POSIX\" not null references legacy.users (email), body text);
+         create table legacy.tasks (id int primary key, project text collate \"C\" not null references legacy.projects, body text);
+         insert into legacy.users values ('ann', 'ann@x.test', 'Ann'), ('bob', 'bob@x.test', 'Bob');
+         insert into legacy.teams values ('acme', 'Acme'), ('bolt', 'Bolt');
+         insert into legacy.members values ('ann', 'acme'), ('BOB', 'bolt');
+         insert into legacy.projects values ('one', 'ACME'), ('two', 'bolt');
+         insert into legacy.notes values (1, 'ANN', 'of Ann'), (2, 'bob', 'of Bob');
+         insert into legacy.mails values (1, 'ann@x.test', 'of Ann'), (2, 'bob@x.test', 'of Bob');
+         insert into legacy.tasks values (1, 'ONE', 'of Acme'), (2, 'two', 'of Bolt');",
+    )
+    .await;
+    let plan = keeping_access(plan(
+        "name = 'words'
+         accept = ['organization-without-owner acme', 'organization-without-owner bolt']
+         [users]
+         table = 'legacy.users'
+         id = 'login'
+         email = 'email'
+         name = 'name'
+         [organizations]
+         table = 'legacy.teams'
+         id = 'code'
+         [memberships]
+         table = 'legacy.members'
+         user = 'login'
+         organization = 'team'
+         [workspaces]
+         users_without = 'personal'
+         [[tables]]
+         table = 'legacy.projects'
+         organization = [{ column = 'team' }]
+         [[tables]]
+         table = 'legacy.notes'
+         organization = [{ user = 'login' }]
+         [[tables]]
+         table = 'legacy.mails'
+         organization = [{ user = 'email', to = 'email' }]
+         [[tables]]
+         table = 'legacy.tasks'
+         organization = [{ row = 'legacy.projects', by = 'project' }]",
+    ));
+    let forecast = dry_run(&database, plan.clone()).await;
+    assert_foretold(&forecast, &run(&database, plan.clone()).await);
+    assert_eq!(slugs(&database, "legacy.notes", "body").await, super::map([("of Ann", "acme"), ("of Bob", "bolt")]));
+    assert_eq!(slugs(&database, "legacy.mails", "body").await, super::map([("of Ann", "acme"), ("of Bob", "bolt")]));
+    assert_eq!(slugs(&database, "legacy.tasks", "body").await, super::map([("of Acme", "acme"), ("of Bolt", "bolt")]));
+    let mut old = old_application(&database).await;
+    run_sql(
+        &mut old,
+        "insert into legacy.notes values (3, 'BoB', 'live'); insert into legacy.tasks values (3, 'TWO', 'live')",
+    )
+    .await;
+    assert_eq!(slugs(&database, "legacy.notes", "body").await["live"], "bolt");
+    assert_eq!(slugs(&database, "legacy.tasks", "body").await["live"], "bolt");
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    finalize(&database, plan.clone()).await.expect("finalize");
+    assert_eq!(verify(&database, plan).await, []);
+}

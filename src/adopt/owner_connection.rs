@@ -16,6 +16,8 @@ pub const RETRY_FOR: Duration = Duration::from_mins(2);
 /// How long a change of the schema waits for its lock at a time, unless a command says otherwise. Whoever comes later queues
 /// behind the wait, so it is short; what makes up for it is that the step is repeated for [`RETRY_FOR`].
 pub const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
+/// The same for the server.
+const SHORT_WAIT: &str = "40ms";
 /// How long the lock of an adoption is waited for. The server notices a killed client only when it next writes to it.
 const LOCK_FOR: Duration = Duration::from_secs(30);
 
@@ -63,7 +65,8 @@ async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
             ("timezone", "UTC"),
             ("datestyle", "ISO"),
             ("extra_float_digits", "1"),
-            ("lock_timeout", "2s"),
+            // Also for rows: who waits with a batch of changed rows in hand holds up those who want them.
+            ("lock_timeout", SHORT_WAIT),
             ("idle_in_transaction_session_timeout", "60s"),
             ("jit", "off"),
             ("client_min_messages", "warning"),
@@ -262,7 +265,7 @@ impl OwnerConnection {
                     break;
                 }
             }
-            connection.execute("set lock_timeout = '2s'").await?;
+            connection.execute("reset lock_timeout").await?;
             result
         })
         .await

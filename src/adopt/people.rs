@@ -35,13 +35,14 @@ pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> Str
     let (mut all, mut primaries, mut memberships) =
         ("'{}'::uuid[]".to_owned(), "'{}'::uuid[]".to_owned(), "'[]'::jsonb".to_owned());
     let id = quote(&users.id);
-    if let Some(rows) = self::memberships(checked, mappings, &format!("p.{id} = u.{id}")) {
+    // Of all the users at once: the legacy database need not have an index that begins with the user.
+    if let Some(rows) = self::memberships(checked, mappings, &format!("p.{id} in (select k.{id} from page k)")) {
         joins += &format!(
-            " left join lateral (
-                 select array_agg(distinct organization_id) as all_of_them,
+            " left join (
+                 select legacy_user, array_agg(distinct organization_id) as all_of_them,
                         array_agg(distinct organization_id) filter (where is_primary) as primaries,
                         jsonb_agg(jsonb_build_object('organization', organization_id, 'role', role) order by organization_id, {BY_ROLE}) as memberships
-                   from ({rows}) l) m on true"
+                   from ({rows}) l group by legacy_user) m on m.legacy_user = u.{id}::text"
         );
         "coalesce(m.all_of_them, '{}')".clone_into(&mut all);
         "coalesce(m.primaries, '{}')".clone_into(&mut primaries);
@@ -76,10 +77,11 @@ pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> Str
               when {current} is null and cardinality({primaries}) = 0 and cardinality({all}) > 1 then 'is a member of several organizations, and none is primary' end"
     );
     format!(
-        "select r.legacy_id, r.clerk_id, r.email, r.name, case when r.reason is null then r.chosen end as organization_id, r.reason, r.memberships, r.key
+        "with page as materialized (select u.* from {table} u where {condition})
+         select r.legacy_id, r.clerk_id, r.email, r.name, case when r.reason is null then r.chosen end as organization_id, r.reason, r.memberships, r.key
            from (select u.{id}::text as legacy_id, {clerk} as clerk_id, {email} as email, {name} as name,
                         {chosen} as chosen, {reason} as reason, {memberships} as memberships, u.{id} as key
-                   from {table} u{joins} where {condition}) r",
+                   from page u{joins}) r",
         id = quote(&users.id),
         clerk = text(&users.clerk_id),
         email = text(&users.email),
@@ -352,14 +354,15 @@ pub async fn users(
         .get(&plan.users.table)
         .and_then(|info| info.column(&plan.users.id))
         .map_or("text", |c| c.data_type.as_str());
+    // A look-up for each user, whatever the planner thinks of a table that just begins to fill.
     let unmapped = format!(
-        "not exists (select from tenantry.adopt_users a where a.adoption = {} and a.legacy_id = u.{id}::text and a.organization_id is not null)",
+        "(select a.organization_id from tenantry.adopt_users a where a.adoption = {} and a.legacy_id = u.{id}::text) is null",
         literal(&plan.name)
     );
     let reading = |after: bool| {
         let beyond = if after { format!(" and u.{id} > $1::{id_type}") } else { String::new() };
         // The limit belongs into the innermost query, so that memberships are read for this page only.
-        let condition = format!("{unmapped}{beyond} order by u.{id} limit {}", options.batch_size);
+        let condition = format!("{unmapped}{beyond} order by u.{id} limit {USERS_OF_A_PAGE}");
         format!(
             "select legacy_id, clerk_id, email, name, organization_id, reason, memberships from ({}) p order by key",
             resolution(checked, Mappings::Real, &condition)
@@ -417,13 +420,15 @@ pub async fn users(
                 summary.users.count(&outcome);
                 progress.advance(1);
             }
+            pace.pause(session).await?;
         }
-        pace.pause(session).await?;
     }
     progress.finish();
     Ok(())
 }
 
+/// Users that are read at once, with their memberships.
+const USERS_OF_A_PAGE: u32 = 5_000;
 /// Users that are adopted in one transaction: some tens of milliseconds, for which somebody who registers may wait.
 const USERS_AT_ONCE: usize = 100;
 

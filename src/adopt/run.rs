@@ -317,15 +317,24 @@ async fn fill(
     let mut sweep = 0;
     while sweep < SWEEPS {
         let before = assigned;
+        let mut position: Option<Vec<String>> = None;
+        let mut known = false;
         loop {
             let done = session
                 .retrying(&what, async |connection| {
-                    // Read again each time: a batch whose answer was lost may have been committed.
-                    let position: Option<Vec<String>> =
-                        sqlx::query_scalar(AssertSqlSafe(checkpoint.as_str())).fetch_optional(&mut *connection).await?;
-                    batch.execute(connection, position.as_deref()).await
+                    // A batch whose answer was lost may have been committed.
+                    if !known {
+                        position = sqlx::query_scalar(AssertSqlSafe(checkpoint.as_str()))
+                            .fetch_optional(&mut *connection)
+                            .await?;
+                    }
+                    known = false;
+                    let done = batch.execute(connection, position.as_deref()).await?;
+                    known = true;
+                    Ok(done)
                 })
                 .await?;
+            position.clone_from(&done.position);
             assigned += done.assigned;
             progress.advance(done.seen);
             if done.seen < batch.limit || done.position.is_none() {

@@ -294,21 +294,7 @@ pub fn on_table(checked: &Checked, table: &CheckedTable) -> SchemaChange {
         inference.organization(),
         inference.joins
     );
-    let meet: String = table
-        .spec
-        .organization
-        .iter()
-        .filter_map(|source| match source {
-            Source::User { user, to, r#where } => {
-                let holds = r#where.as_ref().map_or_else(String::new, |condition| format!(" where {condition}"));
-                let user = format!("(select {} from (select new.*) r{holds})", value(&user.as_str()));
-                let key = user_key(checked, &user, to.as_ref());
-                let meet = newcomer_function_name(checked);
-                Some(format!("        if {user} is not null then perform {meet}({key}); end if;\n"))
-            }
-            _ => None,
-        })
-        .collect();
+    let meet = meeting(checked, table, value);
     let column = quote(table.column());
     let body = format!(
         "declare
@@ -381,6 +367,25 @@ end",
     ]);
     change.undo = format!("{drop_it}; {moved}; {}", change.undo);
     change
+}
+
+/// The statements that adopt the users whom a new row names. `value` is a column of the row in SQL.
+fn meeting(checked: &Checked, table: &CheckedTable, value: impl Fn(&&str) -> String) -> String {
+    table
+        .spec
+        .organization
+        .iter()
+        .filter_map(|source| match source {
+            Source::User { user, to, r#where } => {
+                let holds = r#where.as_ref().map_or_else(String::new, |condition| format!(" where {condition}"));
+                let user = format!("(select {} from (select new.*) r{holds})", value(&user.as_str()));
+                let key = user_key(checked, &user, to.as_ref());
+                let meet = newcomer_function_name(checked);
+                Some(format!("        if {user} is not null then perform {meet}({key}); end if;\n"))
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 /// The name comes from the table and not from its place in the plan, which may change between runs.

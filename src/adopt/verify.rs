@@ -231,12 +231,15 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
     Ok(findings)
 }
 
+/// The table that a row refers to, its columns for that, those of the other, and for which rows it holds.
+type Reference<'a> = (super::Relation, Vec<String>, Vec<String>, Option<&'a str>);
+
 /// Finds rows that reference rows of another organization, by foreign keys and by the sources of the plan.
 async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
     let mut findings = Vec::new();
     for table in checked.tables.iter().filter(|table| table.has_column()) {
         // A foreign key and a source that say the same are one.
-        let mut references: Vec<(super::Relation, Vec<String>, Vec<String>, Option<&str>)> = table
+        let mut references: Vec<Reference<'_>> = table
             .info
             .foreign_keys
             .iter()

@@ -224,7 +224,10 @@ async fn adopt_run_tries_collisions_again() {
          create trigger never before update on legacy.\"Bot Runs\" for each row execute function legacy.never()",
     )
     .await;
-    let error = try_run(&database, plan("bots")).await.expect_err("never");
+    let mut session = super::session(&database).await;
+    session.retry_for = Duration::from_secs(5);
+    let error = adopt::run(&mut session, plan("bots"), &super::small(), &Clock::System).await.expect_err("never");
+    session.close().await;
     assert!(error.code() == "COLLISIONS" && error.to_string().contains("run the same command again"), "{error}");
     run_sql(&mut database.owner().await, "drop trigger never on legacy.\"Bot Runs\"").await;
     run(&database, plan("bots")).await;

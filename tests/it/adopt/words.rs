@@ -309,3 +309,55 @@ async fn adopt_compares_as_foreign_keys_do() {
     finalize(&database, plan.clone()).await.expect("finalize");
     assert_eq!(verify(&database, plan).await, []);
 }
+
+#[tokio::test]
+async fn adopt_gives_no_row_to_the_tenant_that_it_just_left() {
+    let database = shape(&format!(
+        "{TEAMS}
+         create table legacy.notes (id int primary key, user_id int not null references legacy.users, body text);
+         insert into legacy.notes select n, 1, 'note ' || n from generate_series(1, 5) n;"
+    ))
+    .await;
+    let plan = keeping_access(plan(&format!(
+        "{PLAN}\n[[tables]]\ntable = 'legacy.notes'\norganization = [{{ user = 'user_id' }}]"
+    )));
+    // What makes the columns and the triggers, and assigns everything; then as if nothing had been.
+    run(&database, plan.clone()).await;
+    let mut superuser = database.superuser().await;
+    run_sql(&mut superuser, "set session_replication_role = replica; update legacy.notes set organization_id = null; delete from tenantry.adopt_batches").await;
+
+    // A note is given to Bob, by somebody who bypasses the triggers, while a batch that saw it with Ann waits for it.
+    run_sql(&mut superuser, "begin; update legacy.notes set user_id = 2 where id = 3").await;
+    let mut session = super::session(&database).await;
+    run_sql(session.conn(), "set lock_timeout = '20s'").await;
+    let waits = "select count(*) from pg_stat_activity where application_name = 'tenantry-adopt' and wait_event_type = 'Lock' and datname = current_database()";
+    let commit = async {
+        while super::count(&database, waits).await == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        run_sql(&mut superuser, "commit").await;
+    };
+    let options = super::small();
+    let adopting = tenantry::adopt::run(&mut session, plan.clone(), &options, &tenantry::clock::Clock::System);
+    let (summary, ()) = futures_util::future::join(adopting, commit).await;
+    assert_eq!(super::counts(&summary.expect("a run")), [("legacy.notes", 5, 0)]);
+    let given = slugs(&database, "legacy.notes", "id").await;
+    assert_eq!((given["3"].as_str(), given["2"].as_str()), ("bolt", "acme"), "{given:?}");
+
+    session.close().await;
+
+    // Somebody who keeps a row for long does not keep the others.
+    run_sql(&mut superuser, "update legacy.notes set organization_id = null").await;
+    run_sql(&mut superuser, "begin; select from legacy.notes where id = 1 for update").await;
+    let others = "select count(*) from legacy.notes where organization_id is null";
+    let let_go = async {
+        while super::count(&database, others).await > 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        run_sql(&mut superuser, "rollback").await;
+    };
+    let mut session = super::session(&database).await;
+    let adopting = tenantry::adopt::run(&mut session, plan, &options, &tenantry::clock::Clock::System);
+    let (summary, ()) = futures_util::future::join(adopting, let_go).await;
+    assert_eq!(super::counts(&summary.expect("a run")), [("legacy.notes", 5, 0)]);
+}

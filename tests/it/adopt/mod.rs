@@ -1,6 +1,7 @@
 //! `tenantry adopt` on real legacy databases.
 
 mod bad_input;
+mod generated;
 mod interruptions;
 mod isolation;
 mod shapes;

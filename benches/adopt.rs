@@ -72,7 +72,7 @@ async fn bench(options: &Options) -> Anything<()> {
     // The users first, by a table with next to nothing in it.
     let summary = adopted(&owner, "small", &run_options).await?;
     let users = options.rows / ROWS_PER_USER;
-    println!("users: {users} in {:.1} s, {:.0}/s, a transaction each", summary.seconds, rate(users, summary.seconds));
+    println!("users: {users} in {:.1} s, {:.0}/s", summary.seconds, rate(users, summary.seconds));
 
     println!("| | rows/s |\n|---|---|");
     let before = bare(&owner, &mut superuser, "bare_a", options).await?;

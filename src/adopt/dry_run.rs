@@ -9,13 +9,14 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::check::{Checked, CheckedTable, check};
+use super::finalize::access;
 use super::infer::{Mappings, conditions, dry_table, inference};
-use super::installed::{Wanted, check_installed};
+use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote};
 use super::people::{refuse_foreign_organizations, resolution};
 use super::plan::{Policy, Source};
 use super::progress::format_duration;
-use super::{OwnerConnection, Plan, Result, RunOptions, doing};
+use super::{OwnerConnection, Plan, Result, RunOptions, around, doing, rehearse};
 
 /// The forecast of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -77,7 +78,33 @@ pub async fn dry_run(session: &mut OwnerConnection, plan: Plan, options: &RunOpt
     let result = forecast(session, &checked, options).await;
     session.conn().execute("rollback").await.map_err(doing("dry run"))?;
     session.conn().execute("discard temp").await.map_err(doing("dry run"))?;
-    result
+    let mut forecast = result?;
+    forecast.notes.extend(obstacles(session, &checked).await?);
+    Ok(forecast)
+}
+
+/// What `run` and `finalize` would refuse, or would fail at.
+async fn obstacles(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<String>> {
+    let run = rehearse::run_of(session, checked).await?;
+    let finalize = rehearse::finalize_of(session, checked).await?;
+    let mut notes: Vec<String> = run.refused.iter().map(|problem| format!("REFUSED: {problem}")).collect();
+    let mut before: Vec<String> = Vec::new();
+    if let Err(error) = refuse_open_schemas(session).await {
+        before.push(error.to_string());
+    }
+    // What stops the run stops here as well.
+    before.extend(finalize.refused.into_iter().filter(|problem| !run.refused.contains(problem)));
+    before.extend(access(session, checked, false).await?);
+    let ways = around::find(session, checked).await?;
+    let ways = ways.into_iter().filter(|finding| !checked.plan.accept.contains(&finding.name()));
+    before.extend(ways.map(|finding| format!("{}: {}", finding.subject, finding.problem)));
+    notes.extend(before.iter().flat_map(|problem| problem.lines()).map(|line| format!("BEFORE FINALIZE: {line}")));
+    let untried: std::collections::BTreeSet<String> = run.untried.into_iter().chain(finalize.untried).collect();
+    if !untried.is_empty() {
+        let list: Vec<String> = untried.into_iter().collect();
+        notes.push(format!("not tried, because others held it: {}", list.join(", ")));
+    }
+    Ok(notes)
 }
 
 async fn execute(session: &mut OwnerConnection, sql: &str) -> Result<()> {

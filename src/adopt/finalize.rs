@@ -110,46 +110,8 @@ async fn ready(session: &mut OwnerConnection, checked: &Checked, options: &Final
         if without > 0 {
             problems.push(format!("{}: {without} rows have no organization. `tenantry adopt verify` lists them and why; set {} for them, or delete them, or run `tenantry adopt run` again for those that came since", table.label(), table.column()));
         }
-        let before = policies::security_before(session, checked, table).await?;
-        problems.extend(policies::problems(session, checked, table, before).await?);
-        // Where row-level security was enabled before, only the owner loses access.
-        let mut blind: Vec<&String> = table
-            .info
-            .grantees
-            .iter()
-            .filter(|role| !before.enabled && *role != "public" && !checked.plan.keep_access.contains(role))
-            .collect();
-        if !before.enabled && !options.cut_over && table.info.grantees.iter().any(|role| role == "public") {
-            problems.push(format!(
-                "{}: is granted to PUBLIC, and row-level security would hide all rows from it. No policy can keep that: it would hold for tenantry_app as well. Name the old application's login instead: `grant select, insert, update, delete on {1} to <its login>; revoke all on {1} from public`, and list it in keep_access",
-                table.label(),
-                table.relation().sql()
-            ));
-        }
-        // The login of this command sees all rows as a member of tenantry_superadmin.
-        let superadmin: bool = sqlx::query_scalar("select pg_has_role($1, 'tenantry_superadmin', 'usage') or rolsuper or rolbypassrls from pg_roles where rolname = $1")
-            .bind(&table.info.owner)
-            .fetch_optional(session.conn())
-            .await
-            .map_err(doing("looking at the owner"))?
-            .unwrap_or(false);
-        let had_its_own = before.enabled && before.forced;
-        if !superadmin && !had_its_own && !checked.plan.keep_access.contains(&table.info.owner) {
-            blind.push(&table.info.owner);
-        }
-        if !blind.is_empty() && !options.cut_over {
-            let list: Vec<String> = blind.iter().map(|role| format!("\"{role}\"")).collect();
-            problems.push(format!(
-                "{}: row-level security would hide all rows from {}. While the old application runs, write `keep_access = [{}]` into the plan (before the first table); when it is gone, add --cut-over",
-                table.label(),
-                blind.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(", "),
-                list.join(", ")
-            ));
-        }
     }
-    if !options.cut_over {
-        problems.extend(policies::shared_with_the_api(session, checked).await?);
-    }
+    problems.extend(access(session, checked, options.cut_over).await?);
     if problems.is_empty() {
         let findings = verify::blocking(session, checked).await?;
         let more = findings.len().saturating_sub(SHOWN);
@@ -167,6 +129,53 @@ async fn ready(session: &mut OwnerConnection, checked: &Checked, options: &Final
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(AdoptError::refused(Code::NotReady, problems.join("\n"))) }
+}
+
+/// Who would see all rows or none: policies, grants and owners that row-level security does not fit. It does not need the run.
+pub async fn access(session: &mut OwnerConnection, checked: &Checked, cut_over: bool) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for table in &checked.tables {
+        let before = policies::security_before(session, checked, table).await?;
+        problems.extend(policies::problems(session, checked, table, before).await?);
+        // Where row-level security was enabled before, only the owner loses access.
+        let mut blind: Vec<&String> = table
+            .info
+            .grantees
+            .iter()
+            .filter(|role| !before.enabled && *role != "public" && !checked.plan.keep_access.contains(role))
+            .collect();
+        if !before.enabled && !cut_over && table.info.grantees.iter().any(|role| role == "public") {
+            problems.push(format!(
+                "{}: is granted to PUBLIC, and row-level security would hide all rows from it. No policy can keep that: it would hold for tenantry_app as well. Name the old application's login instead: `grant select, insert, update, delete on {1} to <its login>; revoke all on {1} from public`, and list it in keep_access",
+                table.label(),
+                table.relation().sql()
+            ));
+        }
+        // The login of this command sees all rows as a member of tenantry_superadmin.
+        let superadmin: bool = sqlx::query_scalar("select pg_has_role($1, 'tenantry_superadmin', 'usage') or rolsuper or rolbypassrls from pg_roles where rolname = $1")
+            .bind(&table.info.owner)
+            .fetch_optional(session.conn())
+            .await
+            .map_err(doing("looking at the owner"))?
+            .unwrap_or(false);
+        let had_its_own = before.enabled && before.forced;
+        if !superadmin && !had_its_own && !checked.plan.keep_access.contains(&table.info.owner) {
+            blind.push(&table.info.owner);
+        }
+        if !blind.is_empty() && !cut_over {
+            let list: Vec<String> = blind.iter().map(|role| format!("\"{role}\"")).collect();
+            problems.push(format!(
+                "{}: row-level security would hide all rows from {}. While the old application runs, write `keep_access = [{}]` into the plan (before the first table); when it is gone, add --cut-over",
+                table.label(),
+                blind.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(", "),
+                list.join(", ")
+            ));
+        }
+    }
+    if !cut_over {
+        problems.extend(policies::shared_with_the_api(session, checked).await?);
+    }
+    Ok(problems)
 }
 
 struct Work<'a> {
@@ -454,57 +463,9 @@ impl Work<'_> {
     }
 
     async fn row_security(&mut self, table: &CheckedTable) -> Result<()> {
-        let sql = table.relation().sql();
-        let column = quote(table.column());
         let plan = &self.checked.plan;
-        let grants: Vec<&str> = plan.grants.iter().map(|grant| grant.sql()).collect();
-        let mut statements = vec![
-            format!("drop policy if exists tenant on {sql}"),
-            format!(
-                "create policy tenant on {sql} for all to tenantry_app using ({column} = tenantry.current_org()) with check ({column} = tenantry.current_org())"
-            ),
-            format!("drop policy if exists superadmin on {sql}"),
-            format!("create policy superadmin on {sql} for all to tenantry_superadmin using (true) with check (true)"),
-            format!("alter table {sql} enable row level security"),
-            format!("alter table {sql} force row level security"),
-            format!("grant all on {sql} to tenantry_superadmin"),
-        ];
-        if !grants.is_empty() {
-            statements.push(format!("grant {} on {sql} to tenantry_app", grants.join(", ")));
-        }
-        // The default of a serial column uses its sequence.
-        let on_sequences = |what: &str| {
-            format!(
-                "do $do$ declare s record; begin for s in select d.objid::regclass as name from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S' where d.refobjid = to_regclass({}) and d.deptype in ('a', 'i') loop execute format('{what} tenantry_app, tenantry_superadmin', s.name); end loop; end $do$",
-                literal(&sql)
-            )
-        };
-        statements.push(on_sequences("grant usage on sequence %s to"));
-        let mut undo = vec![
-            on_sequences("revoke usage on sequence %s from"),
-            format!("drop policy if exists tenant on {sql}"),
-            format!("drop policy if exists superadmin on {sql}"),
-            format!("revoke all on {sql} from tenantry_app, tenantry_superadmin"),
-        ];
-        if !table.info.force_row_security {
-            undo.push(format!("alter table {sql} no force row level security"));
-        }
-        if !table.info.row_security {
-            undo.push(format!("alter table {sql} disable row level security"));
-        }
-        // Also when no role needs it any more.
-        let keep = quote(&policies::keep_name(&plan.name));
-        statements.push(format!("drop policy if exists {keep} on {sql}"));
         let before = policies::security_before(self.session, self.checked, table).await?;
-        let kept = policies::kept(self.checked, table, before);
-        if !kept.is_empty() && !self.options.cut_over {
-            let roles: Vec<String> = kept.into_iter().map(|role| quote(role)).collect();
-            statements.push(format!(
-                "create policy {keep} on {sql} for all to {} using (true) with check (true)",
-                roles.join(", ")
-            ));
-            undo.push(format!("drop policy if exists {keep} on {sql}"));
-        }
+        let (statements, undo) = security_statements(self.checked, table, before, self.options.cut_over);
         // We enabled it earlier: its undo was recorded then.
         let what = policies::change_name(table);
         let known: Option<String> =
@@ -550,6 +511,66 @@ impl Work<'_> {
         );
         self.session.run_locked("cut-over", self.options.lock_timeout, &[done]).await
     }
+}
+
+/// The statements that bind a table's rows to their tenant, and those that take it back.
+pub fn security_statements(
+    checked: &Checked,
+    table: &CheckedTable,
+    before: policies::Before,
+    cut_over: bool,
+) -> (Vec<String>, Vec<String>) {
+    let sql = table.relation().sql();
+    let column = quote(table.column());
+    let plan = &checked.plan;
+    let grants: Vec<&str> = plan.grants.iter().map(|grant| grant.sql()).collect();
+    let mut statements = vec![
+        format!("drop policy if exists tenant on {sql}"),
+        format!(
+            "create policy tenant on {sql} for all to tenantry_app using ({column} = tenantry.current_org()) with check ({column} = tenantry.current_org())"
+        ),
+        format!("drop policy if exists superadmin on {sql}"),
+        format!("create policy superadmin on {sql} for all to tenantry_superadmin using (true) with check (true)"),
+        format!("alter table {sql} enable row level security"),
+        format!("alter table {sql} force row level security"),
+        format!("grant all on {sql} to tenantry_superadmin"),
+    ];
+    if !grants.is_empty() {
+        statements.push(format!("grant {} on {sql} to tenantry_app", grants.join(", ")));
+    }
+    // The default of a serial column uses its sequence.
+    let on_sequences = |what: &str| {
+        format!(
+            "do $do$ declare s record; begin for s in select d.objid::regclass as name from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S' where d.refobjid = to_regclass({}) and d.deptype in ('a', 'i') loop execute format('{what} tenantry_app, tenantry_superadmin', s.name); end loop; end $do$",
+            literal(&sql)
+        )
+    };
+    statements.push(on_sequences("grant usage on sequence %s to"));
+    let mut undo = vec![
+        on_sequences("revoke usage on sequence %s from"),
+        format!("drop policy if exists tenant on {sql}"),
+        format!("drop policy if exists superadmin on {sql}"),
+        format!("revoke all on {sql} from tenantry_app, tenantry_superadmin"),
+    ];
+    if !table.info.force_row_security {
+        undo.push(format!("alter table {sql} no force row level security"));
+    }
+    if !table.info.row_security {
+        undo.push(format!("alter table {sql} disable row level security"));
+    }
+    // Also when no role needs it any more.
+    let keep = quote(&policies::keep_name(&plan.name));
+    statements.push(format!("drop policy if exists {keep} on {sql}"));
+    let kept = policies::kept(checked, table, before);
+    if !kept.is_empty() && !cut_over {
+        let roles: Vec<String> = kept.into_iter().map(|role| quote(role)).collect();
+        statements.push(format!(
+            "create policy {keep} on {sql} for all to {} using (true) with check (true)",
+            roles.join(", ")
+        ));
+        undo.push(format!("drop policy if exists {keep} on {sql}"));
+    }
+    (statements, undo)
 }
 
 fn index_name(table: &str, columns: &[String]) -> String {

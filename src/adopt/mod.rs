@@ -29,6 +29,7 @@ mod people;
 mod plan;
 mod policies;
 mod progress;
+mod rehearse;
 mod report;
 mod rollback;
 mod run;

@@ -16,8 +16,6 @@ pub const RETRY_FOR: Duration = Duration::from_mins(2);
 /// How long a change of the schema waits for its lock at a time, unless a command says otherwise. Whoever comes later queues
 /// behind the wait, so it is short; what makes up for it is that the step is repeated for [`RETRY_FOR`].
 pub const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
-/// The same for the server.
-const SHORT_WAIT: &str = "40ms";
 /// How long the lock of an adoption is waited for. The server notices a killed client only when it next writes to it.
 const LOCK_FOR: Duration = Duration::from_secs(30);
 
@@ -29,6 +27,7 @@ pub struct OwnerConnection {
     lock: Option<String>,
     durability_relaxed: bool,
     quiet: bool,
+    hurried: bool,
     /// Hears how far the work is.
     pub progress: ProgressListener,
     /// How often a step was repeated.
@@ -65,8 +64,7 @@ async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
             ("timezone", "UTC"),
             ("datestyle", "ISO"),
             ("extra_float_digits", "1"),
-            // Also for rows: who waits with a batch of changed rows in hand holds up those who want them.
-            ("lock_timeout", SHORT_WAIT),
+            ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "60s"),
             ("jit", "off"),
             ("client_min_messages", "warning"),
@@ -91,6 +89,7 @@ impl OwnerConnection {
             lock: None,
             durability_relaxed: false,
             quiet: false,
+            hurried: false,
             progress: ProgressListener::default(),
             retries: 0,
             retry_for: RETRY_FOR,
@@ -147,6 +146,22 @@ impl OwnerConnection {
         self.quiet = quiet;
         let statement = if quiet { "set session_replication_role = replica" } else { "reset session_replication_role" };
         self.connection.execute(statement).await.map(drop).map_err(doing("keeping triggers quiet"))
+    }
+
+    /// Waits for rows no longer than [`LOCK_TIMEOUT`], or as long as before: who waits with a batch of changed rows in hand holds
+    /// up those who want them.
+    pub async fn hurry(&mut self, hurried: bool) -> Result<()> {
+        self.hurried = hurried;
+        let statement = if hurried {
+            format!("set lock_timeout = '{}ms'", LOCK_TIMEOUT.as_millis())
+        } else {
+            "reset lock_timeout".to_owned()
+        };
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(&mut self.connection)
+            .await
+            .map(drop)
+            .map_err(doing("preparing the session"))
     }
 
     /// Waits until all commits are on disk: the log is written in order, so one durable commit is enough.
@@ -225,6 +240,9 @@ impl OwnerConnection {
                     }
                     if self.quiet {
                         self.quiet(true).await?;
+                    }
+                    if self.hurried {
+                        self.hurry(true).await?;
                     }
                     if let Some(adoption) = self.lock.take() {
                         self.lock(&adoption).await?;

@@ -383,6 +383,7 @@ pub async fn users(
         .collect();
     let mut progress = session.progress.begin("users", (total - mapped).unsigned_abs());
     let mut after: Option<String> = None;
+    let (mut adopted, mut analyzed_at) = (0, 0);
     loop {
         let sql = reading(after.is_some());
         let people: Vec<Person> = session
@@ -420,11 +421,30 @@ pub async fn users(
                 summary.users.count(&outcome);
                 progress.advance(1);
             }
+            adopted += group.len();
+            if adopted >= 4 * analyzed_at {
+                analyze(session).await?;
+                analyzed_at = adopted;
+            }
             pace.pause(session).await?;
         }
     }
     progress.finish();
+    if adopted > analyzed_at {
+        analyze(session).await?;
+    }
     Ok(())
+}
+
+/// Tells the planner how the tables have grown. The functions and the foreign keys keep plans from the time when the tables were
+/// empty and every index was as good as another; this has them made again, also in the sessions of the old application.
+async fn analyze(session: &mut OwnerConnection) -> Result<()> {
+    session
+        .retrying("counting what there is", async |connection| {
+            let tables = "analyze tenantry.users, tenantry.organizations, tenantry.organization_members, tenantry.adopt_users, tenantry.adopt_organizations, tenantry.adopt_created";
+            sqlx::raw_sql(tables).execute(connection).await.map(drop)
+        })
+        .await
 }
 
 /// Users that are read at once, with their memberships.

@@ -76,6 +76,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
     if checked.plan.quiet_triggers {
         session.quiet(true).await?;
     }
+    session.hurry(true).await?;
     for table in checked.tables.iter().filter(|table| table.has_column()) {
         let (adoption, label) = (literal(&name), literal(&table.label()));
         let sql = format!(
@@ -108,6 +109,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
         }
         progress.finish();
     }
+    session.hurry(false).await?;
     if checked.plan.quiet_triggers {
         session.quiet(false).await?;
     }

@@ -15,7 +15,7 @@ use super::installed::{Wanted, check_installed, refuse_open_schemas};
 use super::name::{literal, quote};
 use super::owner_connection::LOCK_TIMEOUT;
 use super::trigger::{self, SchemaChange};
-use super::{AdoptError, OwnerConnection, Plan, Result, doing, people};
+use super::{AdoptError, OwnerConnection, Plan, Result, doing, people, rehearse};
 use crate::clock::Clock;
 use crate::error::Code;
 
@@ -113,11 +113,16 @@ pub async fn run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions
     let checked = check(session, plan, Wanted::Write).await?;
     refuse_open_schemas(session).await?;
     people::refuse_foreign_organizations(session, &checked).await?;
+    let tried = rehearse::run_of(session, &checked).await?;
+    if !tried.refused.is_empty() {
+        return Err(AdoptError::refused(Code::NotReady, tried.refused.join("\n")));
+    }
     let mut summary = Summary { name: checked.plan.name.clone(), ..Summary::default() };
     let mut pace = Pace::new(session, options).await?;
     register(session, &checked).await?;
     let cut_over = expand(session, &checked, options).await?;
     session.relax_durability().await?;
+    session.hurry(true).await?;
     people::default_workspace(session, &checked, clock).await?;
     if !cut_over {
         people::follow_ends(session, &checked).await?;
@@ -136,6 +141,7 @@ pub async fn run(session: &mut OwnerConnection, plan: Plan, options: &RunOptions
     if checked.plan.quiet_triggers {
         session.quiet(false).await?;
     }
+    session.hurry(false).await?;
     session.flush(&checked.plan.name).await?;
     summary.retries = session.retries;
     summary.seconds = start.elapsed().as_secs_f64();
@@ -200,6 +206,23 @@ pub(super) fn record(adoption: &str, change: &SchemaChange) -> String {
         literal(&change.statements.join("; ")),
         literal(&change.undo)
     )
+}
+
+/// Whether the run has still to begin with a table.
+pub(super) async fn begins_with(
+    session: &mut OwnerConnection,
+    checked: &Checked,
+    table: &CheckedTable,
+) -> Result<bool> {
+    sqlx::query_scalar(
+        "select not exists (select from tenantry.adopt_changes where adoption = $1 and what = $2)
+            and not exists (select from tenantry.adoptions where name = $1 and cut_over_at is not null)",
+    )
+    .bind(&checked.plan.name)
+    .bind(format!("trigger on {}", table.relation().sql()))
+    .fetch_one(session.conn())
+    .await
+    .map_err(doing("reading the state of the adoption"))
 }
 
 /// Columns and triggers. Answers whether the cut-over was: then the legacy database says nothing any more.

@@ -378,7 +378,12 @@ fn generate(seed: u64) -> Generated {
             let before = &tables[rng.random_range(0..tables.len())];
             let mine: Vec<String> = (0..width).map(|n| format!("back {number} {n}")).collect();
             for (name, (_, kind)) in mine.iter().zip(&made.key) {
-                let _ = writeln!(sql, "set constraints all immediate; alter table {} add column {} {kind};", before.sql(), quote(name));
+                let _ = writeln!(
+                    sql,
+                    "set constraints all immediate; alter table {} add column {} {kind};",
+                    before.sql(),
+                    quote(name)
+                );
             }
             let mine = list(mine.iter().map(String::as_str));
             let action = ACTIONS.choose(&mut rng).expect("an action");

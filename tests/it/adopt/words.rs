@@ -329,7 +329,6 @@ async fn adopt_gives_no_row_to_the_tenant_that_it_just_left() {
     // A note is given to Bob, by somebody who bypasses the triggers, while a batch that saw it with Ann waits for it.
     run_sql(&mut superuser, "begin; update legacy.notes set user_id = 2 where id = 3").await;
     let mut session = super::session(&database).await;
-    run_sql(session.conn(), "set lock_timeout = '20s'").await;
     let waits = "select count(*) from pg_stat_activity where application_name = 'tenantry-adopt' and wait_event_type = 'Lock' and datname = current_database()";
     let commit = async {
         while super::count(&database, waits).await == 0 {
@@ -360,4 +359,57 @@ async fn adopt_gives_no_row_to_the_tenant_that_it_just_left() {
     let adopting = tenantry::adopt::run(&mut session, plan, &options, &tenantry::clock::Clock::System);
     let (summary, ()) = futures_util::future::join(adopting, let_go).await;
     assert_eq!(super::counts(&summary.expect("a run")), [("legacy.notes", 5, 0)]);
+}
+
+#[tokio::test]
+async fn adopt_tries_before_it_does() {
+    let database = shape(&format!(
+        "{TEAMS}
+         create table legacy.notes (id int primary key, user_id int not null references legacy.users, body text);
+         create table legacy.frozen (id int primary key, user_id int not null references legacy.users);
+         create function legacy.no_change() returns trigger language plpgsql as 'begin return null; end';
+         create trigger no_change before update on legacy.frozen for each row execute function legacy.no_change();
+         create view legacy.all_notes as select * from legacy.notes;
+         insert into legacy.notes values (1, 1, 'of Ann'); insert into legacy.frozen values (1, 2);
+         grant select on legacy.all_notes to public;"
+    ))
+    .await;
+    // As providers of databases have them.
+    let mut superuser = database.superuser().await;
+    run_sql(
+        &mut superuser,
+        "create function public.no_policies() returns event_trigger language plpgsql as $$ begin
+             if exists (select from pg_event_trigger_ddl_commands() where object_identity like '%legacy.notes%') then raise exception 'policies are made in the console'; end if; end $$;
+         create event trigger no_policies on ddl_command_end when tag in ('CREATE POLICY') execute function public.no_policies()",
+    )
+    .await;
+    let before = super::fingerprint(&database).await;
+    let text = format!(
+        "{PLAN}\n[[tables]]\ntable = 'legacy.notes'\norganization = [{{ user = 'user_id' }}]\n[[tables]]\ntable = 'legacy.frozen'\norganization = [{{ user = 'user_id' }}]"
+    );
+    let forecast = dry_run(&database, plan(&text)).await;
+    let notes = forecast.notes.join("\n");
+    for word in [
+        "REFUSED: legacy.frozen: a row does not take its organization",
+        "BEFORE FINALIZE: legacy.notes: row-level security: policies are made in the console",
+        "BEFORE FINALIZE: legacy.notes: row-level security would hide all rows from test_old_application",
+        "BEFORE FINALIZE: view legacy.all_notes: shows rows",
+    ] {
+        assert!(notes.contains(word), "{word}: {notes}");
+    }
+    let refused = super::try_run(&database, plan(&text)).await.expect_err("a frozen table");
+    assert!(refused.code() == "NOT_READY" && refused.to_string().contains("quiet_triggers = true"), "{refused}");
+    super::assert_same(&before, &super::fingerprint(&database).await);
+
+    // What others hold is not waited for.
+    run_sql(&mut superuser, "drop trigger no_change on legacy.frozen").await;
+    run_sql(&mut superuser, "begin; lock table legacy.notes in share mode").await;
+    let held = dry_run(&database, plan(&text)).await.notes.join("\n");
+    assert!(held.contains("not tried, because others held it: legacy.notes"), "{held}");
+    run_sql(&mut superuser, "rollback; drop event trigger no_policies").await;
+    let notes = dry_run(&database, keeping_access(plan(&text))).await.notes.join("\n");
+    assert!(
+        !notes.contains("REFUSED") && notes.matches("BEFORE FINALIZE").count() == 1,
+        "only the view is left: {notes}"
+    );
 }

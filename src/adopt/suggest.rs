@@ -1,11 +1,11 @@
 //! Makes a first plan from the foreign keys of the catalogue. What they do not tell is a question in the plan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::catalogue::{Catalogue, ForeignKey, TableInfo, did_you_mean};
 use super::check::type_family;
-use super::evidence::{self, Notes};
+use super::evidence::{self, ByType, Notes};
 use super::name::{Relation, quote};
 use super::plan::toml_string;
 use super::{AdoptError, COLUMN, OTHER_COLUMN, OwnerConnection, Result, catalogue, doing};
@@ -64,12 +64,17 @@ pub async fn suggest(
     let users = find_users(&tables, Some(&users))?;
     let candidates = organizations(&tables, users);
     let facts = facts(session, users, candidates.first()).await?;
+    let by_type = evidence::references_by_type(session, &tables).await?;
+    let trees = evidence::trees(session, &tables).await?;
     let mut writer = Writer {
         tables: &tables,
         users,
         candidates: &candidates,
         facts: &facts,
         notes: &notes,
+        by_type: &by_type,
+        trees: &trees,
+        direct: BTreeSet::new(),
         questions: Vec::new(),
         text: String::new(),
     };
@@ -221,6 +226,8 @@ struct Facts {
     roles: Option<(String, Vec<(String, i64)>)>,
     /// Columns that say that a row does not count: the word of the plan, the condition, how many rows it leaves out, of how many.
     not_counted: Vec<(&'static str, String, i64, i64)>,
+    /// Users who are in more than one organization, of those who are in one.
+    in_several: (i64, i64),
 }
 
 async fn facts(
@@ -266,6 +273,16 @@ async fn facts(
             }
         }
     }
+    if let (Some(table), Some(candidate)) = (memberships.filter(|table| table.readable), organizations)
+        && let (Some(user), Some(organization)) = (reference(table, users), reference(table, candidate.table))
+    {
+        let counted = facts.not_counted.iter().filter(|(word, ..)| *word == "memberships");
+        let conditions: Vec<String> = counted.map(|(_, condition, ..)| format!("({condition})")).collect();
+        let condition = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" and ") };
+        facts.in_several =
+            evidence::in_several(session, &table.relation(), &user.columns[0], &organization.columns[0], &condition)
+                .await?;
+    }
     Ok(facts)
 }
 
@@ -294,6 +311,10 @@ struct Writer<'a> {
     candidates: &'a [Candidate<'a>],
     facts: &'a Facts,
     notes: &'a Notes,
+    by_type: &'a BTreeMap<Relation, Vec<ByType>>,
+    trees: &'a BTreeMap<Relation, i64>,
+    /// Tables whose rows know their organization by a column, their own or that of a row they refer to.
+    direct: BTreeSet<Relation>,
     questions: Vec<String>,
     text: String,
 }
@@ -464,6 +485,12 @@ impl Writer<'_> {
             self.line(&format!("primary = {}", toml_string(&primary.name)));
         }
         self.conditions("memberships");
+        let (several, all) = self.facts.in_several;
+        if several > 0 {
+            self.line(&format!(
+                "# {several} of {all} users are in more than one organization: where a column or another row tells the organization of a row, it comes before the user"
+            ));
+        }
         if let Some((role, values)) = &self.facts.roles {
             self.line(&format!("role = {}", toml_string(role)));
             let seen: Vec<String> = values.iter().map(|(value, count)| format!("{value} ({count})")).collect();
@@ -536,7 +563,10 @@ impl Writer<'_> {
                         || target != relation && reached.contains(target)
                         || organizations.is_some_and(|o| o.relation() == *target)
                 };
-                if !special.contains(relation) && table.foreign_keys.iter().any(|key| belongs(&key.target())) {
+                let by_type = self.by_type.get(relation).into_iter().flatten();
+                let named = by_type.flat_map(|pair| &pair.values).filter_map(|(_, _, target)| target.as_ref());
+                let by_key = table.foreign_keys.iter().any(|key| belongs(&key.target()));
+                if !special.contains(relation) && (by_key || named.into_iter().any(belongs)) {
                     reached.insert(relation.clone());
                 }
             }
@@ -553,6 +583,13 @@ impl Writer<'_> {
                         let target = key.target();
                         target == **relation || !reached.contains(&target) || written.contains(&target)
                     })
+                    && self.by_type.get(*relation).into_iter().flatten().flat_map(|pair| &pair.values).all(
+                        |(_, _, target)| {
+                            target.as_ref().is_none_or(|target| {
+                                target == *relation || !reached.contains(target) || written.contains(target)
+                            })
+                        },
+                    )
             };
             let next = reached
                 .iter()
@@ -616,6 +653,43 @@ impl Writer<'_> {
         }
     }
 
+    /// The sources of a table whose references go to several others, and what its types leave open.
+    fn sources_by_type(
+        &self,
+        relation: &Relation,
+        written: &BTreeSet<Relation>,
+        organizations: Option<&TableInfo>,
+    ) -> (Vec<String>, Vec<String>) {
+        let (mut sources, mut unknown) = (Vec::new(), Vec::new());
+        for pair in self.by_type.get(relation).into_iter().flatten() {
+            let column = toml_string(&pair.column);
+            let mut open = Vec::new();
+            for (value, rows, target) in &pair.values {
+                let condition = toml_string(&format!("{} = {}", quote(&pair.kind), super::name::literal(value)));
+                match target {
+                    Some(target) if *target == self.users.relation() => {
+                        sources.push(format!("{{ user = {column}, where = {condition} }}"));
+                    }
+                    Some(target) if organizations.is_some_and(|table| table.relation() == *target) => {
+                        sources.push(format!("{{ column = {column}, where = {condition} }}"));
+                    }
+                    Some(target) if written.contains(target) => {
+                        let row = toml_string(&target.to_string());
+                        sources.push(format!("{{ row = {row}, by = {column}, where = {condition} }}"));
+                    }
+                    _ => open.push(format!("{value} ({rows} rows)")),
+                }
+            }
+            if !open.is_empty() {
+                unknown.push(format!(
+                    "{relation}: `{}` refers to several tables, and `{}` tells which. These lead to none that is adopted: {}. Rows of them need another source",
+                    pair.column, pair.kind, open.join(", ")
+                ));
+            }
+        }
+        (sources, unknown)
+    }
+
     fn table(
         &mut self,
         relation: &Relation,
@@ -650,6 +724,15 @@ impl Writer<'_> {
                 circular.push(target);
             }
         }
+        let (typed, unknown) = self.sources_by_type(relation, written, organizations);
+        sources.extend(typed.into_iter().map(|source| (3, source)));
+        if self.trees.contains_key(relation)
+            && let Some(key) = table.foreign_keys.iter().find(|key| key.target() == *relation && key.columns.len() == 1)
+        {
+            let to = to(table, key);
+            let (row, by) = (toml_string(&relation.to_string()), toml_string(&key.columns[0]));
+            sources.push((4, format!("{{ row = {row}, by = {by}{to} }}")));
+        }
         sources.sort();
         // A column that always names the organization says it; a person may be in several, and a parent says the same or errs.
         let names_it = |key: &ForeignKey| {
@@ -659,11 +742,35 @@ impl Writer<'_> {
         if table.foreign_keys.iter().any(names_it) {
             sources.retain(|(rank, _)| *rank == 1);
         }
+        // Somebody who is in several organizations tells less than a column with an organization, or a row that has one. A row that
+        // is only somebody's tells no more.
+        let tells = |key: &ForeignKey| {
+            organizations.is_some_and(|table| table.relation() == key.target()) || self.direct.contains(&key.target())
+        };
+        let direct = table.foreign_keys.iter().any(tells);
+        if direct {
+            self.direct.insert(relation.clone());
+        }
+        let first_decides = direct && self.facts.in_several.0 > 0 && sources.iter().any(|(rank, _)| *rank == 0);
+        if first_decides {
+            let of_people = sources.iter().take_while(|(rank, _)| *rank == 0).count();
+            sources.rotate_left(of_people);
+        }
         self.line("\n[[tables]]");
         self.line(&format!("table = {}", toml_string(&relation.to_string())));
         let of_users = sources.iter().filter(|(rank, _)| *rank == 0).count();
         let list: Vec<String> = sources.into_iter().map(|(_, source)| source).collect();
         self.line(&format!("organization = [{}]", list.join(", ")));
+        if first_decides {
+            self.line("first_decides = true");
+        }
+        if let Some(rows) = self.trees.get(relation) {
+            let told = format!("# {rows} rows refer to another row of this table, and to nothing else");
+            self.line(&told);
+        }
+        for line in unknown {
+            self.question(line);
+        }
         let inferred: Vec<String> =
             table.foreign_keys.iter().filter(|key| key.name.is_empty()).flat_map(|key| key.columns.clone()).collect();
         for column in inferred {
@@ -683,6 +790,11 @@ impl Writer<'_> {
                 "{relation} also refers to {target}; as a source that would go in a circle, or it is not adopted"
             ));
         }
+        self.remarks(relation, table);
+    }
+
+    /// What stands in the way of adopting a table, or may.
+    fn remarks(&mut self, relation: &Relation, table: &TableInfo) {
         if table.key().is_none() {
             self.question(format!("{relation}: nothing identifies its rows; it needs a key before it can be adopted"));
         }

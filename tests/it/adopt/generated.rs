@@ -165,8 +165,8 @@ fn people(rng: &mut StdRng) -> (People, String, String) {
              create table legacy.members (u {uk} not null references legacy.users, o {ok} not null references legacy.orgs, state text not null default 'active', role text not null, unique (u, o));"
         );
         for n in 0..organizations {
-            let owner = if owned { key(uk, "user", n) } else { "null".to_owned() };
-            let _ = writeln!(sql, "insert into legacy.orgs values ({}, 'Org {n}', {owner});", key(ok, "org", n));
+            let boss = if owned { key(uk, "user", n) } else { "null".to_owned() };
+            let _ = writeln!(sql, "insert into legacy.orgs values ({}, 'Org {n}', {boss});", key(ok, "org", n));
         }
         for n in 0..people.users {
             let role = if n < organizations { "boss" } else { "hand" };
@@ -246,7 +246,7 @@ fn generate(seed: u64) -> Generated {
         let unique = if rng.random_bool(0.7) { "primary key" } else { "unique" };
         columns.push(format!("{unique} ({})", made.columns()));
         columns.push("truth text".to_owned());
-        let (mut sources, mut plain) = (Vec::new(), Vec::new());
+        let (mut sources, mut loose) = (Vec::new(), Vec::new());
         let mut filled: Vec<String> = made.key.iter().map(|(name, _)| name.clone()).collect();
         filled.push("truth".to_owned());
         if let Some(own) = own_column {
@@ -307,7 +307,7 @@ fn generate(seed: u64) -> Generated {
                 Refers::Organization => sources.push(format!("{{ column = {words} }}")),
                 Refers::Row(of) => sources.push(format!("{{ row = {}, by = {words} }}", toml(&tables[*of].relation()))),
                 Refers::Itself => sources.push(format!("{{ row = {}, by = {words} }}", toml(&made.relation()))),
-                Refers::Anything(_) => plain.push(names(&asked)),
+                Refers::Anything(_) => loose.push(names(&asked)),
             }
             filled.extend(mine);
         }
@@ -422,8 +422,8 @@ fn generate(seed: u64) -> Generated {
             made.column = "tenant_organization_id";
             plan += "column = 'tenant_organization_id'\n";
         }
-        if !plain.is_empty() {
-            let _ = writeln!(plan, "plain = [{}]", plain.join(", "));
+        if !loose.is_empty() {
+            let _ = writeln!(plan, "plain = [{}]", loose.join(", "));
         }
         tables.push(made);
     }

@@ -14,7 +14,7 @@ pub async fn shape(sql: &str) -> TestDb {
 }
 
 /// The plan that is suggested, and its questions.
-async fn suggested(database: &TestDb) -> (Plan, String) {
+pub async fn suggested(database: &TestDb) -> (Plan, String) {
     let suggestion = adopt::suggest(&mut session(database).await, "shape", Some("legacy"), None).await;
     let text = suggestion.expect("a suggestion").toml;
     let plan = Plan::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));

@@ -413,3 +413,50 @@ async fn adopt_tries_before_it_does() {
         "only the view is left: {notes}"
     );
 }
+
+#[tokio::test]
+async fn adopt_plan_finds_types_trees_and_people_of_several_organizations() {
+    let database = shape(&format!(
+        "{TEAMS}
+         insert into legacy.members values (2, 1, 'hand');
+         alter table legacy.users add current_team_id int references legacy.teams;
+         update legacy.users set current_team_id = id;
+         create table legacy.projects (id int primary key, team_id int not null references legacy.teams);
+         create table legacy.comments (id serial primary key, user_id int not null references legacy.users, project_id int references legacy.projects, body text);
+         create table legacy.attachments (id serial primary key, attachable_type text not null, attachable_id int not null, name text);
+         create table legacy.folders (id int primary key, team_id int references legacy.teams, parent_id int);
+         insert into legacy.projects values (1, 1), (2, 2);
+         insert into legacy.comments (user_id, project_id, body) values (1, 2, 'Ann in Bolt'), (1, null, 'Ann at home'), (2, 2, 'Bob');
+         insert into legacy.attachments (attachable_type, attachable_id, name) values ('Project', 2, 'of Bolt'), ('Team', 1, 'of Acme'), ('Crm::User', 2, 'of Bob'), ('Robot', 7, 'of nobody');
+         insert into legacy.folders values (1, 1, null), (2, null, 1), (3, null, 2);"
+    ))
+    .await;
+    let (plan, text) = super::shapes::suggested(&database).await;
+    for word in [
+        "# 1 of 2 users are in more than one organization",
+        "organization = [{ row = \"legacy.projects\", by = \"project_id\" }, { user = \"user_id\" }]\nfirst_decides = true",
+        "{ user = \"attachable_id\", where = ",
+        "{ column = \"attachable_id\", where = ",
+        "{ row = \"legacy.projects\", by = \"attachable_id\", where = ",
+        "none that is adopted: Robot (1 rows)",
+        "{ row = \"legacy.folders\", by = \"parent_id\" }",
+        "# 2 rows refer to another row of this table, and to nothing else",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let plan = keeping_access(plan);
+    let forecast = dry_run(&database, plan.clone()).await;
+    assert_foretold(&forecast, &run(&database, plan).await);
+    assert_eq!(
+        slugs(&database, "legacy.comments", "body").await,
+        super::map([("Ann in Bolt", "bolt"), ("Ann at home", "acme"), ("Bob", "bolt")])
+    );
+    assert_eq!(
+        slugs(&database, "legacy.attachments", "name").await,
+        super::map([("of Bolt", "bolt"), ("of Acme", "acme"), ("of Bob", "bolt"), ("of nobody", "–")])
+    );
+    assert_eq!(
+        slugs(&database, "legacy.folders", "id").await,
+        super::map([("1", "acme"), ("2", "acme"), ("3", "acme")])
+    );
+}

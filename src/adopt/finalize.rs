@@ -178,6 +178,18 @@ pub async fn access(session: &mut OwnerConnection, checked: &Checked, cut_over: 
     Ok(problems)
 }
 
+/// A unique key that becomes a tenant's own.
+#[derive(sqlx::FromRow)]
+struct OldKey {
+    name: String,
+    /// If it is a constraint.
+    definition: Option<String>,
+    index: String,
+    is_identity: bool,
+    comment: Option<String>,
+    index_comment: Option<String>,
+}
+
 struct Work<'a> {
     session: &'a mut OwnerConnection,
     checked: &'a Checked,
@@ -265,8 +277,9 @@ impl Work<'_> {
     async fn tenants_keys(&mut self, table: &CheckedTable) -> Result<()> {
         let sql = table.relation().sql();
         for columns in table.spec.unique_per_tenant.clone() {
-            let old: Option<(String, Option<String>, String)> = sqlx::query_as(
-                "select c.relname::text, pg_get_constraintdef(k.oid), pg_get_indexdef(i.indexrelid)
+            let old: Option<OldKey> = sqlx::query_as(
+                "select c.relname::text as name, pg_get_constraintdef(k.oid) as definition, pg_get_indexdef(i.indexrelid) as index, i.indisreplident as is_identity,
+                        obj_description(k.oid, 'pg_constraint') as comment, obj_description(c.oid, 'pg_class') as index_comment
                    from pg_index i join pg_class c on c.oid = i.indexrelid left join pg_constraint k on k.conindid = i.indexrelid and k.contype = 'u'
                   where i.indrelid = to_regclass($1) and i.indisunique and not i.indisprimary and i.indpred is null and i.indexprs is null
                     and (select array_agg(a.attname::text order by a.attname) from unnest(i.indkey::int2[]) with ordinality o(attnum, n) join pg_attribute a on a.attrelid = i.indrelid and a.attnum = o.attnum where o.n <= i.indnkeyatts)
@@ -278,24 +291,39 @@ impl Work<'_> {
             .fetch_optional(self.session.conn())
             .await
             .map_err(doing("looking for a unique key"))?;
-            let Some((name, constraint, index)) = old else { continue };
+            let Some(old) = old else { continue };
             self.unique_index(table, &columns.0).await?;
-            let quoted = quote(&name);
+            let quoted = quote(&old.name);
             let full = format!("{}.{quoted}", quote(&table.relation().schema));
-            let (drop_it, again) = match constraint {
+            let (drop_it, mut again) = match &old.definition {
                 Some(definition) => (
                     format!("alter table {sql} drop constraint {quoted}"),
                     format!("alter table {sql} add constraint {quoted} {definition}"),
                 ),
-                None => (format!("drop index {full}"), index),
+                None => (format!("drop index {full}"), old.index),
             };
+            if let Some(comment) = old.comment {
+                again += &format!("; comment on constraint {quoted} on {sql} is {}", literal(&comment));
+            }
+            if let Some(comment) = old.index_comment {
+                again += &format!("; comment on index {full} is {}", literal(&comment));
+            }
+            let mut statements = Vec::new();
+            if old.is_identity {
+                // What subscribers of a publication find rows by: without it updates would fail.
+                let new = quote(&index_name(&table.relation().name, &columns.0));
+                statements.push(format!("alter table {sql} replica identity using index {new}"));
+                again += &format!("; alter table {sql} replica identity using index {quoted}");
+            }
+            statements.push(drop_it);
+            let fallback =
+                if old.is_identity { format!("alter table {sql} replica identity default") } else { "null".to_owned() };
             // Tenants may have come to use the same value: then a rollback says so, and goes on.
             let undo = format!(
-                "do $undo$ begin if to_regclass({}) is null then {again}; end if; exception when unique_violation then null; end $undo$",
+                "do $undo$ begin if to_regclass({}) is null then {again}; end if; exception when unique_violation then {fallback}; end $undo$",
                 literal(&full)
             );
-            self.run_locked(SchemaChange { what: format!("{KEY}{full} of {sql}"), statements: vec![drop_it], undo })
-                .await?;
+            self.run_locked(SchemaChange { what: format!("{KEY}{full} of {sql}"), statements, undo }).await?;
         }
         Ok(())
     }

@@ -62,6 +62,7 @@ async fn not_accepted(session: &mut OwnerConnection, checked: &Checked) -> Resul
         }
     }
     findings.extend(cross_references(session, checked).await?);
+    findings.extend(other_paths(session, checked).await?);
     findings.extend(around::find(session, checked).await?);
     findings.retain(|finding| !checked.plan.accept.contains(&finding.name()));
     Ok(findings)
@@ -295,6 +296,60 @@ async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> R
                 other = target.sql(),
                 on = on.join(" and "),
                 order = table.key_columns("t").join(", "),
+            )).await?);
+        }
+    }
+    Ok(findings)
+}
+
+/// Compares the organization of rows with what foreign keys say that are no sources: to users, who should be members there, and to
+/// organizations. One finding for each such key: it may be right that people of other organizations appear.
+async fn other_paths(session: &mut OwnerConnection, checked: &Checked) -> Result<Vec<AdoptionFinding>> {
+    let plan = &checked.plan;
+    let adoption = literal(&plan.name);
+    let mut findings = Vec::new();
+    for table in checked.tables.iter().filter(|table| table.has_column()) {
+        let sources = table.source_columns();
+        for key in &table.info.foreign_keys {
+            let ([mine], [theirs]) = (key.columns.as_slice(), key.target_columns.as_slice()) else { continue };
+            if sources.contains(mine.as_str()) || table.stays_plain(&key.columns) {
+                continue;
+            }
+            let column = quote(table.column());
+            let (other, wrong) = if key.target() == plan.users.table {
+                let other = format!(
+                    "{} l on l.{} = t.{} join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = l.{}::text and a.user_id is not null",
+                    plan.users.rows(),
+                    quote(theirs),
+                    quote(mine),
+                    quote(&plan.users.id)
+                );
+                let wrong = format!(
+                    "not exists (select from tenantry.organization_members m where m.organization_id = t.{column} and m.user_id = a.user_id and m.deleted_at is null)"
+                );
+                (other, wrong)
+            } else if let Some(organizations) = plan.organizations.as_ref().filter(|o| o.table == key.target()) {
+                let other = format!(
+                    "{} l on l.{} = t.{} join tenantry.adopt_organizations a on a.adoption = {adoption} and a.legacy_id = l.{}::text",
+                    organizations.rows(),
+                    quote(theirs),
+                    quote(mine),
+                    quote(&organizations.id)
+                );
+                (other, format!("a.organization_id <> t.{column}"))
+            } else {
+                continue;
+            };
+            let word = if key.target() == plan.users.table { "is a user who is not a member" } else { "is another" };
+            findings.extend(query_findings(session, "other-path", &format!(
+                "select {subject}, format('in %s of %s rows it {word}, for example where {key_name} is %s: is the plan''s source the right one? If others may appear there: `plain = [\"{plain}\"]` in its table, or accept it',
+                                          count(*) filter (where {wrong}), count(*), min({key}) filter (where {wrong}))
+                   from {sql} t join {other} where t.{column} is not null having count(*) filter (where {wrong}) > 0",
+                subject = literal(&format!("{}.{mine}", table.label())),
+                key_name = table.key.iter().map(|column| column.name.replace('\'', "''").replace('%', "%%")).collect::<Vec<_>>().join(", "),
+                plain = mine.replace('\'', "''").replace('%', "%%"),
+                key = table.key_text("t"),
+                sql = table.relation().sql(),
             )).await?);
         }
     }

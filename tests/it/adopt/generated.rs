@@ -5,6 +5,8 @@
 //! `TENANTRY_ADOPT_SCHEMAS` is how many (6), `TENANTRY_ADOPT_SEED` the first one's seed; a failure names its seed.
 
 use std::fmt::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
 
 use rand::prelude::*;
 use rand::rngs::StdRng;
@@ -12,7 +14,8 @@ use tenantry::adopt::{Plan, Relation};
 
 use super::shapes::shape;
 use super::{
-    OLD_APP, assert_foretold, assert_same, catalogue, dry_run, finalize, pairs, rollback, run, run_sql, verify,
+    OLD_APP, assert_foretold, assert_same, catalogue, dry_run, ended, finalize, pairs, rollback, run, run_sql, scratch,
+    tenantry, verify,
 };
 use crate::support::TestDb;
 
@@ -500,12 +503,68 @@ async fn adopted_as_generated(seed: u64) {
     assert_same(&before, &catalogue(&mut database.superuser().await).await);
 }
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
 #[tokio::test]
 async fn adopt_gives_every_row_of_generated_databases_its_tenant() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let first = number("TENANTRY_ADOPT_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     for seed in first..first + number("TENANTRY_ADOPT_SCHEMAS").unwrap_or(6) {
         println!("seed {seed}");
         adopted_as_generated(seed).await;
+    }
+}
+
+/// Every command killed at random points, again and again, then let to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adopt_killed_anywhere_ends_right_on_generated_databases() {
+    let first = number("TENANTRY_ADOPT_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
+    for seed in first..first + 3 {
+        println!("seed {seed}");
+        let generated = generate(seed);
+        let database = shape(&generated.sql).await;
+        let before = catalogue(&mut database.superuser().await).await;
+        let file = scratch(&database).join("plan.toml");
+        std::fs::write(&file, &generated.plan).expect("the plan");
+        let path = file.to_str().expect("a path");
+        let mut superuser = database.superuser().await;
+        let mut kills = 0;
+        for (command, options) in
+            [("run", &["--batch-size", "2", "--sleep", "3ms"][..]), ("finalize", &["--yes"]), ("rollback", &["--yes"])]
+        {
+            let arguments = [&["adopt", command, "--plan", path][..], options].concat();
+            for _ in 0..6 {
+                let child = tenantry(&database, &arguments).await.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+                let mut child = child.expect("the binary");
+                // From before it has begun to about its end.
+                tokio::time::sleep(Duration::from_millis(rand::rng().random_range(10..400))).await;
+                child.start_kill().expect("kill -9");
+                kills += usize::from(child.wait().await.expect("an end").code().is_none());
+            }
+            let (code, _, error) = ended(tenantry(&database, &arguments).await).await;
+            match command {
+                "run" => {
+                    assert!(code < 2, "seed {seed}: {error}");
+                    assert_eq!(wrong(&database, &generated).await, Vec::<String>::new(), "seed {seed}");
+                    run_sql(&mut superuser, "set session_replication_role = replica").await;
+                    for table in &generated.tables {
+                        run_sql(&mut superuser, &format!("delete from {} where truth is null", table.sql())).await;
+                    }
+                }
+                "finalize" => {
+                    assert_eq!(code, 0, "seed {seed}: {error}");
+                    assert_eq!(wrong(&database, &generated).await, Vec::<String>::new(), "seed {seed}");
+                }
+                _ => {
+                    // Killed right after its last step, it finds nothing to do.
+                    assert!(code == 0 || error.contains("NOTHING_DONE"), "seed {seed}: {error}");
+                    assert_same(&before, &catalogue(&mut database.superuser().await).await);
+                }
+            }
+        }
+        assert!(kills > 0, "some were killed");
+        println!("killed {kills} times");
+        std::fs::remove_dir_all(scratch(&database)).ok();
     }
 }

@@ -771,6 +771,8 @@ async fn adopt_makes_unique_keys_a_tenants_own() {
         "create table legacy.users (id int primary key, email text, name text);
          create table legacy.boards (id int primary key, user_id int not null references legacy.users, slug text not null unique, code text);
          create unique index \"Board codes\" on legacy.boards (code);
+         alter table legacy.boards replica identity using index boards_slug_key;
+         comment on constraint boards_slug_key on legacy.boards is 'in the address'; comment on index legacy.\"Board codes\" is 'on the label';
          insert into legacy.users values (1, 'ann@x.test', 'Ann'), (2, 'bob@x.test', 'Bob');
          insert into legacy.boards values (1, 1, 'roadmap', 'x'), (2, 2, 'bobs', 'y');",
     )
@@ -806,7 +808,9 @@ async fn adopt_makes_unique_keys_a_tenants_own() {
     assert!(twice.is_err(), "once in a tenant");
     let kept = super::rollback(&database, plan.clone()).await;
     assert!(kept.len() == 2 && kept[0].contains("tenants have come to use the same value"), "{kept:?}");
-    run_sql(&mut owner, "delete from legacy.boards where id = 3; alter table legacy.boards add unique (slug); create unique index \"Board codes\" on legacy.boards (code)").await;
+    run_sql(&mut owner, "delete from legacy.boards where id = 3; alter table legacy.boards add unique (slug); create unique index \"Board codes\" on legacy.boards (code);
+        alter table legacy.boards replica identity using index boards_slug_key;
+        comment on constraint boards_slug_key on legacy.boards is 'in the address'; comment on index legacy.\"Board codes\" is 'on the label'").await;
     super::assert_same(&before, &super::fingerprint(&database).await);
     // Without such rows everything is as it was.
     run(&database, plan.clone()).await;

@@ -460,3 +460,28 @@ async fn adopt_plan_finds_types_trees_and_people_of_several_organizations() {
         super::map([("1", "acme"), ("2", "acme"), ("3", "acme")])
     );
 }
+
+#[tokio::test]
+async fn adopt_verify_compares_rows_with_the_keys_that_are_no_sources() {
+    let database = shape(&format!(
+        "{TEAMS}
+         create table legacy.deals (id int primary key, team_id int not null references legacy.teams, seller_id int not null references legacy.users, partner_id int references legacy.teams);
+         insert into legacy.deals values (1, 1, 1, 1), (2, 1, 2, null), (3, 2, 2, 1);"
+    ))
+    .await;
+    let text = format!("{PLAN}\n[[tables]]\ntable = 'legacy.deals'\norganization = [{{ column = 'team_id' }}]");
+    run(&database, plan(&text)).await;
+    let found: Vec<(String, String)> =
+        verify(&database, plan(&text)).await.into_iter().map(|finding| (finding.name(), finding.problem)).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(found[0].0, "other-path legacy.deals.partner_id");
+    assert!(found[0].1.contains("in 1 of 2 rows it is another, for example where id is 3"), "{found:?}");
+    assert_eq!(found[1].0, "other-path legacy.deals.seller_id");
+    assert!(
+        found[1].1.contains("in 1 of 3 rows it is a user who is not a member, for example where id is 2"),
+        "{found:?}"
+    );
+    let meant = plan(&format!("{text}\nplain = ['partner_id', 'seller_id']"));
+    assert_eq!(verify(&database, meant.clone()).await, []);
+    finalize(&database, keeping_access(meant)).await.expect("finalize");
+}

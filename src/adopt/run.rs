@@ -3,7 +3,7 @@
 //! After a kill, the next run continues after the last checkpoint of each table. Sweeps find the rows that batches
 //! skipped because another transaction held them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -266,7 +266,13 @@ pub struct Pace {
     sleep: Duration,
     max_lag: Option<Duration>,
     looked: Option<Instant>,
+    /// Where the log ended, and when, for what some replica has not replayed yet. `replay_lag` of `pg_stat_replication` is only
+    /// what the last reply said, and a replica that stands still replies every ten seconds (`wal_receiver_status_interval`).
+    ends: VecDeque<(Instant, i64)>,
 }
+
+/// How often the replicas are looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Pace {
     async fn new(session: &mut OwnerConnection, options: &RunOptions) -> Result<Self> {
@@ -283,7 +289,28 @@ impl Pace {
                 ));
             }
         }
-        Ok(Self { sleep: options.sleep, max_lag: options.max_lag, looked: None })
+        Ok(Self { sleep: options.sleep, max_lag: options.max_lag, looked: None, ends: VecDeque::new() })
+    }
+
+    /// How far the slowest replica is behind.
+    async fn lag(&mut self, session: &mut OwnerConnection) -> Result<Duration> {
+        let (end, replayed): (i64, Option<i64>) = session
+            .retrying("looking at the replicas", async |connection| {
+                sqlx::query_as(
+                    "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint, (select pg_wal_lsn_diff(min(replay_lsn), '0/0')::bigint from pg_stat_replication)",
+                )
+                .fetch_one(connection)
+                .await
+            })
+            .await?;
+        let now = Instant::now();
+        self.looked = Some(now);
+        self.ends.push_back((now, end));
+        let replayed = replayed.unwrap_or(i64::MAX);
+        while self.ends.front().is_some_and(|(_, end)| *end <= replayed) {
+            self.ends.pop_front();
+        }
+        Ok(self.ends.front().map_or(Duration::ZERO, |(at, _)| now - *at))
     }
 
     /// Between two batches.
@@ -292,25 +319,15 @@ impl Pace {
             tokio::time::sleep(self.sleep).await;
         }
         let Some(max_lag) = self.max_lag else { return Ok(()) };
-        if self.looked.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
             return Ok(());
         }
-        loop {
-            let lag: f64 = session
-                .retrying("looking at the replicas", async |connection| {
-                    sqlx::query_scalar(
-                        "select coalesce(max(extract(epoch from replay_lag)), 0)::float8 from pg_stat_replication",
-                    )
-                    .fetch_one(connection)
-                    .await
-                })
-                .await?;
-            self.looked = Some(Instant::now());
-            if lag <= max_lag.as_secs_f64() {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+        while self.lag(session).await? > max_lag {
+            tokio::time::sleep(LOOK).await;
+            // Whoever receives something replies how far they are.
+            sqlx::raw_sql("select pg_logical_emit_message(false, 'tenantry', '')").execute(session.conn()).await.ok();
         }
+        Ok(())
     }
 }
 

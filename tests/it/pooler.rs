@@ -86,7 +86,7 @@ async fn bouncer(kept: u32) -> Option<Bouncer> {
 }
 
 /// Whose folder this is, unless it is root's: the pooler refuses to run as root, and must be let in.
-fn owner(dir: &Path) -> Option<String> {
+pub fn owner(dir: &Path) -> Option<String> {
     let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir).ok()?);
     let users = std::fs::read_to_string("/etc/passwd").ok()?;
     let mut users = users.lines().map(|line| line.split(':'));

@@ -4,6 +4,7 @@ mod bad_input;
 mod generated;
 mod interruptions;
 mod isolation;
+mod replica;
 mod shapes;
 mod situations;
 mod words;

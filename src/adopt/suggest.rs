@@ -8,6 +8,7 @@ use super::check::type_family;
 use super::evidence::{self, ByType, Notes};
 use super::name::{Relation, quote};
 use super::plan::toml_string;
+use super::question::{Answers, Ask, Choice, Question};
 use super::{AdoptError, COLUMN, OTHER_COLUMN, OwnerConnection, Result, catalogue, doing};
 use crate::error::Code;
 
@@ -36,21 +37,30 @@ const ORGANIZATIONS: [(&str, i32); 18] = [
 /// Columns of what lets one person in: an OAuth account, a session, an invitation.
 const CREDENTIALS: [&str; 5] = ["token", "password", "secret", "provider", "code"];
 
+/// Names of questions, and of the answer that keeps triggers quiet.
+const ORGANIZATION: &str = "organizations";
+const SHARED: &str = "shared";
+const KEYS: &str = "unique_per_tenant";
+const USERS_OF: &str = "users of ";
+const TRIGGERS: &str = "triggers of ";
+const QUIET: &str = "quiet";
+
 /// A first plan.
 #[derive(Clone, Debug)]
 pub struct Suggestion {
     /// The plan as TOML, with its questions as comments.
     pub toml: String,
-    /// Questions that only the team can answer.
-    pub questions: Vec<String>,
+    /// Questions that only the team can answer, and that were not answered.
+    pub questions: Vec<Question>,
 }
 
-/// Reads the catalogue and writes a plan.
+/// Reads the catalogue and writes a plan, with the answers that are there already.
 pub async fn suggest(
     session: &mut OwnerConnection,
     name: &str,
     schema: Option<&str>,
     users: Option<&Relation>,
+    answers: &Answers,
 ) -> Result<Suggestion> {
     let all = catalogue::read(session.conn()).await.map_err(doing("reading the catalogue"))?;
     // Tenantry's own schema is not in the catalogue.
@@ -62,7 +72,10 @@ pub async fn suggest(
     let users = find_users(&tables, users)?.relation();
     let notes = evidence::infer_references(session, &mut tables, &users).await?;
     let users = find_users(&tables, Some(&users))?;
-    let candidates = organizations(&tables, users);
+    let mut candidates = organizations(&tables, users);
+    if let Some([chosen]) = answers.get(ORGANIZATION).map(Vec::as_slice) {
+        candidates.sort_by_key(|candidate| candidate.table.relation().to_string() != *chosen);
+    }
     let facts = facts(session, users, candidates.first()).await?;
     let by_type = evidence::references_by_type(session, &tables).await?;
     let trees = evidence::trees(session, &tables).await?;
@@ -75,6 +88,7 @@ pub async fn suggest(
         by_type: &by_type,
         trees: &trees,
         direct: BTreeSet::new(),
+        answers,
         questions: Vec::new(),
         text: String::new(),
     };
@@ -305,6 +319,15 @@ fn meaning(column: &str, value: &str) -> Option<&'static str> {
     }
 }
 
+/// What tells the organization of a table's rows.
+struct Found {
+    sources: Vec<(i32, String)>,
+    /// What types leave open.
+    unknown: Vec<String>,
+    /// Tables that it refers to and that are no sources, because they come later.
+    circular: Vec<Relation>,
+}
+
 struct Writer<'a> {
     tables: &'a Catalogue,
     users: &'a TableInfo,
@@ -315,7 +338,8 @@ struct Writer<'a> {
     trees: &'a BTreeMap<Relation, i64>,
     /// Tables whose rows know their organization by a column, their own or that of a row they refer to.
     direct: BTreeSet<Relation>,
-    questions: Vec<String>,
+    answers: &'a Answers,
+    questions: Vec<Question>,
     text: String,
 }
 
@@ -340,17 +364,28 @@ fn first_of(table: &TableInfo, names: &[&str]) -> Option<String> {
         .map(|column| column.name.clone())
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
     fn line(&mut self, text: &str) {
         self.text += text;
         self.text.push('\n');
     }
 
+    /// Something to look at, which has no answer in the plan.
     fn question(&mut self, text: String) {
+        self.ask("", text, Ask::Note);
+    }
+
+    /// A question, unless it is answered: then the answer.
+    fn ask(&mut self, id: &str, text: String, ask: Ask) -> Option<&'a [String]> {
+        let answer = self.answers.get(id).map(Vec::as_slice);
+        let mark = if answer.is_some() { "" } else { "? " };
         for line in text.lines() {
-            let _ = writeln!(self.text, "# ? {line}");
+            let _ = writeln!(self.text, "# {mark}{line}");
         }
-        self.questions.push(text);
+        if answer.is_none() {
+            self.questions.push(Question { id: id.to_owned(), text, ask });
+        }
+        answer
     }
 
     fn write(&mut self, name: &str) {
@@ -381,11 +416,25 @@ impl Writer<'_> {
         }
         if !logins.is_empty() {
             let list: Vec<String> = logins.iter().map(|login| toml_string(login)).collect();
-            self.question(format!(
+            let text = format!(
                 "Which logins does the old application use? They keep seeing all rows until the cut-over: {}",
                 list.join(", ")
-            ));
-            self.line(&format!("# keep_access = [{}]", list.join(", ")));
+            );
+            let choices = logins.iter().map(|login| Choice::plain(login)).collect();
+            match self.ask("keep_access", text, Ask::Some(choices)) {
+                None => self.line(&format!("# keep_access = [{}]", list.join(", "))),
+                Some(kept) => {
+                    let kept: Vec<String> = kept.iter().map(|login| toml_string(login)).collect();
+                    self.line(&format!("keep_access = [{}]", kept.join(", ")));
+                }
+            }
+        }
+        if self.answers.iter().any(|(id, answer)| id.starts_with(TRIGGERS) && answer.iter().any(|word| word == QUIET)) {
+            self.line("quiet_triggers = true");
+        }
+        if let Some(shared) = self.answers.get(SHARED).filter(|shared| !shared.is_empty()) {
+            let shared: Vec<String> = shared.iter().map(|table| toml_string(table)).collect();
+            self.line(&format!("shared = [{}]", shared.join(", ")));
         }
         self.people(organizations, memberships);
         let special: Vec<Relation> =
@@ -430,8 +479,16 @@ impl Writer<'_> {
                 }
             }
             if memberships.is_some() && self.candidates.first().is_some_and(|candidate| candidate.current.is_some()) {
-                self.question("When a user's current and primary organization differ, whose are the user's rows? Without an answer they are reported, not assigned.".to_owned());
-                self.line("# prefer = \"primary\"");
+                let text = "When a user's current and primary organization differ, whose are the user's rows? Without an answer they are reported, not assigned.".to_owned();
+                let choices = vec![
+                    Choice::new("", "report such users"),
+                    Choice::new("current", "the current organization's"),
+                    Choice::new("primary", "the primary organization's"),
+                ];
+                match self.ask("prefer", text, Ask::One(choices)) {
+                    Some([word]) if !word.is_empty() => self.line(&format!("prefer = {}", toml_string(word))),
+                    _ => self.line("# prefer = \"primary\""),
+                }
             }
             self.conditions("users");
             self.line("\n[organizations]");
@@ -464,8 +521,14 @@ impl Writer<'_> {
             self.conditions("users");
         }
         self.line("\n[workspaces]");
-        self.question("Users without an organization: `personal` (a workspace of their own), `default` (one for all of them), or `leave`?".to_owned());
-        self.line("users_without = \"personal\"");
+        let text = "Users without an organization: `personal` (a workspace of their own), `default` (one for all of them), or `leave`?".to_owned();
+        let choices = vec![
+            Choice::new("personal", "a workspace of their own"),
+            Choice::new("default", "one workspace for all of them"),
+            Choice::new("leave", "leave them, and report their rows"),
+        ];
+        let answer = self.ask("users_without", text, Ask::One(choices)).and_then(|answer| answer.first());
+        self.line(&format!("users_without = {}", toml_string(answer.map_or("personal", String::as_str))));
     }
 
     fn memberships(&mut self, table: &TableInfo, organizations: &TableInfo) {
@@ -494,14 +557,33 @@ impl Writer<'_> {
         if let Some((role, values)) = &self.facts.roles {
             self.line(&format!("role = {}", toml_string(role)));
             let seen: Vec<String> = values.iter().map(|(value, count)| format!("{value} ({count})")).collect();
-            self.question(format!(
+            let text = format!(
                 "{}.{role}: what do its values mean? There are {}. Others become MEMBER.",
                 table.relation(),
                 if seen.is_empty() { "none yet".to_owned() } else { seen.join(", ") }
-            ));
+            );
+            let labels = ["OWNER", "ADMIN", "MEMBER", "VIEWER"];
+            let probably = |value: &str| meaning(role, value).unwrap_or("MEMBER");
+            let each = values
+                .iter()
+                .map(|(value, count)| {
+                    let place = labels.iter().position(|label| *label == probably(value)).unwrap_or(2);
+                    (Choice::new(value, &format!("{value} ({count})")), place)
+                })
+                .collect();
+            let ask = if values.is_empty() {
+                Ask::Note
+            } else {
+                Ask::Each(each, labels.iter().map(|label| Choice::plain(label)).collect())
+            };
+            let answer = self.ask("roles", text, ask).filter(|answer| answer.len() == values.len());
             let known: Vec<String> = values
                 .iter()
-                .filter_map(|(value, _)| Some(format!("{} = \"{}\"", toml_string(value), meaning(role, value)?)))
+                .enumerate()
+                .filter_map(|(n, (value, _))| {
+                    let said = answer.map(|answer| answer[n].as_str());
+                    Some(format!("{} = {}", toml_string(value), toml_string(said.or_else(|| meaning(role, value))?)))
+                })
                 .collect();
             let boolean = table.column(role).is_some_and(|column| column.data_type == "boolean");
             let known = if values.is_empty() && boolean {
@@ -526,7 +608,13 @@ impl Writer<'_> {
         };
         if let [_, _, ..] = self.candidates {
             let list: Vec<String> = self.candidates.iter().take(4).map(told).collect();
-            self.question(format!("Whose data is it? The likeliest first: {}", list.join("; ")));
+            let text = format!("Whose data is it? The likeliest first: {}", list.join("; "));
+            let choices = self
+                .candidates
+                .iter()
+                .take(4)
+                .map(|candidate| Choice::new(&candidate.table.relation().to_string(), &told(candidate)));
+            self.ask(ORGANIZATION, text, Ask::One(choices.collect()));
         } else if let [one] = self.candidates {
             let told = told(one);
             self.line(&format!("# {told}"));
@@ -539,8 +627,15 @@ impl Writer<'_> {
         let of_word: Vec<&(&str, String, i64, i64)> = facts.not_counted.iter().filter(|(of, ..)| *of == word).collect();
         let Some((_, _, without, rows)) = of_word.first() else { return };
         let all: Vec<&str> = of_word.iter().map(|(_, condition, ..)| condition.as_str()).collect();
-        self.question(format!("{without} of {rows} {word} seem not to count. They are left out by:"));
-        self.line(&format!("where = {}", toml_string(&all.join(" and "))));
+        let text = format!("{without} of {rows} {word} seem not to count. They are left out by:");
+        let condition = all.join(" and ");
+        let choices =
+            vec![Choice::new("", &format!("leave them out: where {condition}")), Choice::new("all", "count them all")];
+        let comment = match self.ask(&format!("where {word}"), text, Ask::One(choices)) {
+            Some([all]) if all == "all" => "# ",
+            _ => "",
+        };
+        self.line(&format!("{comment}where = {}", toml_string(&condition)));
     }
 
     /// What an inferred reference rests on.
@@ -608,10 +703,12 @@ impl Writer<'_> {
         }
         self.text.push('\n');
         let names: Vec<String> = without.iter().map(ToString::to_string).collect();
-        self.question(format!(
+        let text = format!(
             "Left out, because nothing leads from them to a user or an organization: {}. Those whose rows are the same for everybody go into `shared`; of the others, say whose they are",
             names.join(", ")
-        ));
+        );
+        let choices = names.iter().map(|name| Choice::new(name, &format!("{name} is the same for everybody")));
+        self.ask(SHARED, text, Ask::Some(choices.collect()));
         for relation in without {
             let notes = self.notes;
             for (_, note) in notes.iter().filter(|((of, _), _)| of == relation) {
@@ -646,10 +743,12 @@ impl Writer<'_> {
         }
         if !found.is_empty() {
             self.text.push('\n');
-            self.question(format!(
+            let text = format!(
                 "These stay unique across all tenants, so that one learns that another has a value, and cannot use it: {}. Where it is a tenant's own matter, write `unique_per_tenant = [\"slug\"]` into its table",
                 found.join(", ")
-            ));
+            );
+            let choices = found.iter().map(|key| Choice::new(key, &format!("{key} is a tenant's own")));
+            self.ask(KEYS, text, Ask::Some(choices.collect()));
         }
     }
 
@@ -690,13 +789,14 @@ impl Writer<'_> {
         (sources, unknown)
     }
 
-    fn table(
-        &mut self,
+    /// The sources of a table, with their rank: people, columns, rows, types, rows of its own.
+    fn sources(
+        &self,
         relation: &Relation,
         written: &BTreeSet<Relation>,
         special: &[Relation],
         organizations: Option<&TableInfo>,
-    ) {
+    ) -> Found {
         let table = &self.tables[relation];
         let users = self.users.relation();
         let mut sources = Vec::new();
@@ -705,6 +805,11 @@ impl Writer<'_> {
             let target = key.target();
             let one = key.columns.len() == 1;
             if one && target == users {
+                // Somebody else of those whom the row names owns it.
+                let owner = self.answers.get(&format!("{USERS_OF}{relation}")).and_then(|answer| answer.first());
+                if owner.is_some_and(|owner| !owner.is_empty() && *owner != key.columns[0]) {
+                    continue;
+                }
                 sources.push((0, format!("{{ user = {}{} }}", toml_string(&key.columns[0]), to(self.users, key))));
             } else if one && organizations.is_some_and(|o| o.relation() == target) {
                 let to = organizations.map_or_else(String::new, |organizations| to(organizations, key));
@@ -742,6 +847,19 @@ impl Writer<'_> {
         if table.foreign_keys.iter().any(names_it) {
             sources.retain(|(rank, _)| *rank == 1);
         }
+        Found { sources, unknown, circular }
+    }
+
+    fn table(
+        &mut self,
+        relation: &Relation,
+        written: &BTreeSet<Relation>,
+        special: &[Relation],
+        organizations: Option<&TableInfo>,
+    ) {
+        let table = &self.tables[relation];
+        let users = self.users.relation();
+        let Found { mut sources, unknown, circular } = self.sources(relation, written, special, organizations);
         // Somebody who is in several organizations tells less than a column with an organization, or a row that has one. A row that
         // is only somebody's tells no more.
         let tells = |key: &ForeignKey| {
@@ -764,6 +882,7 @@ impl Writer<'_> {
         if first_decides {
             self.line("first_decides = true");
         }
+        self.tenants_keys(relation, table);
         if let Some(rows) = self.trees.get(relation) {
             let told = format!("# {rows} rows refer to another row of this table, and to nothing else");
             self.line(&told);
@@ -783,7 +902,15 @@ impl Writer<'_> {
             }
         }
         if of_users > 1 {
-            self.question(format!("{relation} refers to users in {of_users} ways. Rows where they are of different organizations will be reported; take out those that do not own the row."));
+            let text = format!(
+                "{relation} refers to users in {of_users} ways. Rows where they are of different organizations will be reported; take out those that do not own the row."
+            );
+            let columns = table.foreign_keys.iter().filter(|key| key.columns.len() == 1 && key.target() == users);
+            let choices =
+                columns.map(|key| Choice::new(&key.columns[0], &format!("who {} is owns the row", key.columns[0])));
+            let mut choices: Vec<Choice> = choices.collect();
+            choices.insert(0, Choice::new("", "all of them, and report where they differ"));
+            self.ask(&format!("{USERS_OF}{relation}"), text, Ask::One(choices));
         }
         for target in circular.into_iter().filter(|_| list.is_empty()) {
             self.question(format!(
@@ -791,6 +918,25 @@ impl Writer<'_> {
             ));
         }
         self.remarks(relation, table);
+    }
+
+    /// The keys that are a tenant's own, as somebody answered.
+    fn tenants_keys(&mut self, relation: &Relation, table: &TableInfo) {
+        let keys = self.answers.get(KEYS).into_iter().flatten();
+        let of_table = |key: &String| {
+            let columns = key.strip_prefix(&format!("{relation} ("))?.strip_suffix(')')?.to_owned();
+            table.unique.iter().find(|unique| unique.join(", ") == columns)
+        };
+        let keys: Vec<String> = keys
+            .filter_map(of_table)
+            .map(|columns| {
+                let names: Vec<String> = columns.iter().map(|name| toml_string(name)).collect();
+                if let [one] = names.as_slice() { one.clone() } else { format!("[{}]", names.join(", ")) }
+            })
+            .collect();
+        if !keys.is_empty() {
+            self.line(&format!("unique_per_tenant = [{}]", keys.join(", ")));
+        }
     }
 
     /// What stands in the way of adopting a table, or may.
@@ -806,10 +952,18 @@ impl Writer<'_> {
             self.line(&format!("column = {}", toml_string(OTHER_COLUMN)));
         }
         if !table.update_triggers.is_empty() {
-            self.question(format!(
+            let text = format!(
                 "{relation}: its triggers fire for every row that gets an organization: {}. Is that harmless? If not, write `quiet_triggers = true` above [users]",
                 table.update_triggers.join(", ")
-            ));
+            );
+            let choices = vec![
+                Choice::new("fire", "it is harmless"),
+                Choice::new(
+                    QUIET,
+                    "keep all triggers quiet during the run (needs the right to set session_replication_role)",
+                ),
+            ];
+            self.ask(&format!("{TRIGGERS}{relation}"), text, Ask::One(choices));
         }
         if !table.owned {
             self.question(format!(

@@ -12,9 +12,10 @@ use super::confirm::confirm_backup;
 use super::database::Database;
 use super::output::{CommandResult, Exit, Output};
 use super::progress::progress_bar;
+use super::questions::{ask, can_ask};
 use crate::adopt::{
-    AdoptError, DryRun, FinalizeOptions, OwnerConnection, Plan, Relation, Result, RunOptions, Summary, dry_run,
-    finalize, format_duration, rollback, run, status, suggest, verify, write_report,
+    AdoptError, Answers, DryRun, FinalizeOptions, OwnerConnection, Plan, Relation, Result, RunOptions, Summary,
+    dry_run, finalize, format_duration, rollback, run, status, suggest, verify, write_report,
 };
 use crate::clock::Clock;
 use crate::config::Config;
@@ -65,6 +66,9 @@ pub(super) struct SuggestPlan {
     /// Write the plan to this file instead of stdout. An existing file is never overwritten.
     #[arg(long)]
     output: Option<PathBuf>,
+    /// Ask nothing at a terminal; the questions stay in the plan. Without a terminal nothing is asked anyway.
+    #[arg(long)]
+    no_input: bool,
 }
 
 /// Give every user and every row its organization, in batches, while the database is in use. Continues where it
@@ -198,17 +202,25 @@ impl Adopt {
 impl SuggestPlan {
     async fn run(self, owner: &PgConnectOptions, output: Output) -> CommandResult {
         let mut session = OwnerConnection::open(owner).await?;
-        let suggestion = suggest(&mut session, &self.name, self.schema.as_deref(), self.users.as_ref()).await?;
+        let mut answers = Answers::new();
+        let asks = !self.no_input && !output.json && can_ask();
+        let suggestion = loop {
+            let suggestion =
+                suggest(&mut session, &self.name, self.schema.as_deref(), self.users.as_ref(), &answers).await?;
+            // An answer may lead to other questions.
+            if !asks || !ask(&suggestion, &mut answers)? {
+                break suggestion;
+            }
+        };
         session.close().await;
         if let Some(path) = &self.output {
             write_new(path, &suggestion.toml)?;
         }
-        output.result(&json!({ "plan": suggestion.toml, "questions": suggestion.questions }), |_| {
-            match &self.output {
-                None => suggestion.toml.clone(),
-                Some(path) => {
-                    format!("wrote {} with {} questions (lines with `?`)", path.display(), suggestion.questions.len())
-                }
+        let texts: Vec<&str> = suggestion.questions.iter().map(|question| question.text.as_str()).collect();
+        output.result(&json!({ "plan": suggestion.toml, "questions": texts }), |_| match &self.output {
+            None => suggestion.toml.clone(),
+            Some(path) => {
+                format!("wrote {} with {} questions (lines with `?`)", path.display(), suggestion.questions.len())
             }
         })?;
         Ok(Exit::Success)

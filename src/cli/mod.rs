@@ -9,6 +9,7 @@ mod database;
 mod migrate;
 mod output;
 mod progress;
+mod questions;
 mod reconcile;
 mod schema;
 mod seed;

@@ -21,7 +21,7 @@ struct Replica {
 }
 
 impl Replica {
-    /// A program of the server, as the user whose files they are: PostgreSQL refuses to run as root.
+    /// A program of the server, as the user whose files they are: it refuses to run as root.
     fn program(&self, name: &str) -> Command {
         let program = self.bin.join(name);
         match &self.user {

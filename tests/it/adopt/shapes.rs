@@ -15,7 +15,8 @@ pub async fn shape(sql: &str) -> TestDb {
 
 /// The plan that is suggested, and its questions.
 pub async fn suggested(database: &TestDb) -> (Plan, String) {
-    let suggestion = adopt::suggest(&mut session(database).await, "shape", Some("legacy"), None).await;
+    let suggestion =
+        adopt::suggest(&mut session(database).await, "shape", Some("legacy"), None, &adopt::Answers::new()).await;
     let text = suggestion.expect("a suggestion").toml;
     let plan = Plan::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     (plan, text)
@@ -704,7 +705,9 @@ async fn adopt_works_beside_users_of_another_owner_and_foretells_what_it_may_not
     )
     .await;
     let users = adopt::Relation::new("provider", "users");
-    let suggestion = adopt::suggest(&mut session(&database).await, "shape", Some("legacy"), Some(&users)).await;
+    let suggestion =
+        adopt::suggest(&mut session(&database).await, "shape", Some("legacy"), Some(&users), &adopt::Answers::new())
+            .await;
     let text = suggestion.expect("a suggestion").toml;
     let plan = super::keeping_access(Plan::parse(&text).expect("a plan"));
     let forecast = dry_run(&database, plan.clone()).await;

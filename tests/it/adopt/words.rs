@@ -485,3 +485,60 @@ async fn adopt_verify_compares_rows_with_the_keys_that_are_no_sources() {
     assert_eq!(verify(&database, meant.clone()).await, []);
     finalize(&database, keeping_access(meant)).await.expect("finalize");
 }
+
+#[tokio::test]
+async fn adopt_plan_takes_answers_and_asks_what_is_left() {
+    use tenantry::adopt::{self, Answers, Ask};
+    let database = shape(&format!(
+        "{TEAMS}
+         update legacy.users set deleted_at = now() where id = 2;
+         create table legacy.docs (id int primary key, author_id int not null references legacy.users, editor_id int references legacy.users, slug text not null unique);
+         create table legacy.countries (code text primary key);
+         create function legacy.touch() returns trigger language plpgsql as 'begin return new; end';
+         create trigger touch before update on legacy.docs for each row execute function legacy.touch();"
+    ))
+    .await;
+    let mut session = super::session(&database).await;
+    let first = adopt::suggest(&mut session, "words", Some("legacy"), None, &Answers::new()).await.expect("a plan");
+    let mut answers = Answers::new();
+    for question in &first.questions {
+        let answer: Vec<String> = match &question.ask {
+            Ask::Note => continue,
+            // The last one each, which is never what the plan says otherwise.
+            Ask::One(choices) => vec![choices.last().expect("a choice").value.clone()],
+            Ask::Some(choices) => choices.iter().map(|choice| choice.value.clone()).collect(),
+            Ask::Each(of, _) => of.iter().map(|_| "ADMIN".to_owned()).collect(),
+        };
+        answers.insert(question.id.clone(), answer);
+    }
+    let asked: Vec<&str> = answers.keys().map(String::as_str).collect();
+    assert_eq!(
+        asked,
+        [
+            "keep_access",
+            "roles",
+            "shared",
+            "triggers of legacy.docs",
+            "unique_per_tenant",
+            "users of legacy.docs",
+            "users_without",
+            "where users"
+        ]
+    );
+    let second = adopt::suggest(&mut session, "words", Some("legacy"), None, &answers).await.expect("a plan");
+    assert!(second.questions.iter().all(|question| matches!(question.ask, Ask::Note)), "{:?}", second.questions);
+    let text = second.toml;
+    for line in [
+        "keep_access = [\"test_old_application\"]",
+        "quiet_triggers = true",
+        "shared = [\"legacy.countries\"]",
+        "# where = \"\\\"deleted_at\\\" is null\"",
+        "roles = { \"owner\" = \"ADMIN\" }",
+        "users_without = \"leave\"",
+        "organization = [{ user = \"editor_id\" }]",
+        "unique_per_tenant = [\"slug\"]",
+    ] {
+        assert!(text.lines().any(|written| written == line), "{line}: {text}");
+    }
+    plan(&text);
+}

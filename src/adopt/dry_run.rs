@@ -367,7 +367,7 @@ fn notes(checked: &Checked, options: &RunOptions, seconds: f64) -> Vec<String> {
                 table.info.update_triggers.join(", ")
             ));
         }
-        if table.info.bytes > 0 && !table.has_column() {
+        if table.info.bytes >= 1_000_000 && !table.has_column() {
             notes.push(format!(
                 "{}: {} MB; every row is written anew once, autovacuum takes the old versions back",
                 table.label(),

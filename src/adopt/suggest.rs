@@ -689,7 +689,19 @@ impl<'a> Writer<'a> {
             let next = reached
                 .iter()
                 .find(ready)
-                .or_else(|| reached.iter().find(|relation| !written.contains(*relation)))
+                .or_else(|| {
+                    // A circle: first who knows their organization without the others, then what most refer to.
+                    let waiting = reached.iter().filter(|relation| !written.contains(*relation));
+                    waiting.max_by_key(|relation| {
+                        let keys = &self.tables[*relation].foreign_keys;
+                        let named =
+                            keys.iter().any(|key| organizations.is_some_and(|table| table.relation() == key.target()));
+                        let known = keys.iter().any(|key| key.target() == users || written.contains(&key.target()));
+                        let referring =
+                            self.tables.values().filter(|other| reference(other, &self.tables[*relation]).is_some());
+                        (named, known, referring.count(), std::cmp::Reverse(*relation))
+                    })
+                })
                 .cloned();
             let Some(next) = next else { break };
             self.table(&next, &written, special, organizations);
@@ -844,8 +856,15 @@ impl<'a> Writer<'a> {
             let one = organizations.is_some_and(|o| o.relation() == key.target()) && key.columns.len() == 1;
             one && key.columns.iter().all(|name| table.column(name).is_some_and(|column| column.not_null))
         };
+        // So does what the row always belongs to, if that knows by a column.
+        let belongs = |key: &ForeignKey| {
+            let always = |name: &String| table.column(name).is_some_and(|column| column.not_null);
+            self.direct.contains(&key.target()) && key.columns.iter().all(always)
+        };
         if table.foreign_keys.iter().any(names_it) {
             sources.retain(|(rank, _)| *rank == 1);
+        } else if table.foreign_keys.iter().any(belongs) {
+            sources.retain(|(rank, _)| *rank != 0);
         }
         Found { sources, unknown, circular }
     }

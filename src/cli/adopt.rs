@@ -26,8 +26,8 @@ const STEPS: &str = "\
 The order, with MIGRATION_DATABASE_URL as the owner of all the tables:
   0. back up; tenantry migrate up
   1. adopt plan --schema legacy --output plan.toml
-     then answer its lines with `?`
-  2. adopt run --dry-run: counts, samples, locks, time; changes nothing
+     and answer its questions, there or in the file (`?`)
+  2. adopt run --dry-run: counts, samples, what will be refused
   3. adopt run --report mapping.csv: after a kill, run it again
   4. adopt verify: rows without an organization; set it, or delete the row
   5. adopt finalize: not null, foreign keys, row-level security
@@ -77,7 +77,7 @@ pub(super) struct SuggestPlan {
 pub(super) struct RunPlan {
     #[command(flatten)]
     plan: PlanArg,
-    /// Change nothing: count, show samples, estimate.
+    /// Change nothing: count, show samples, estimate, and try what will be done (taken back again).
     #[arg(long)]
     dry_run: bool,
     /// Rows of one transaction.

@@ -148,7 +148,7 @@ impl OwnerConnection {
         self.connection.execute(statement).await.map(drop).map_err(doing("keeping triggers quiet"))
     }
 
-    /// Waits for rows no longer than [`LOCK_TIMEOUT`], or as long as before: who waits with a batch of changed rows in hand holds
+    /// Waits for rows no longer than `LOCK_TIMEOUT`, or as long as before: who waits with a batch of changed rows in hand holds
     /// up those who want them.
     pub async fn hurry(&mut self, hurried: bool) -> Result<()> {
         self.hurried = hurried;

@@ -21,6 +21,8 @@ pub struct TableInfo {
     pub owned: bool,
     /// Whether this login may read it.
     pub readable: bool,
+    /// Whether row-level security hides rows from this login: it binds it, and no policy shows it everything.
+    pub hidden: bool,
     /// Estimated number of rows. Negative when the table was never analyzed.
     pub rows: f64,
     /// Size in bytes, without indexes.
@@ -161,6 +163,11 @@ select jsonb_build_object(
   'schema', n.nspname, 'name', c.relname, 'kind', c.relkind::text, 'owner', pg_get_userbyid(c.relowner),
   'owned', pg_has_role(current_user, c.relowner, 'usage'),
   'readable', has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
+  'hidden', c.relkind in ('r', 'p') and row_security_active(c.oid)
+     and (not exists (select from pg_policy p where p.polrelid = c.oid and p.polpermissive and p.polcmd = '*' and pg_get_expr(p.polqual, p.polrelid) = 'true'
+                         and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'usage')))
+          or exists (select from pg_policy p where p.polrelid = c.oid and not p.polpermissive
+                        and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'usage')))),
   'rows', c.reltuples, 'bytes', case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end,
   'row_security', c.relrowsecurity, 'force_row_security', c.relforcerowsecurity,
   'columns', coalesce((select jsonb_agg(jsonb_build_object('name', a.attname, 'data_type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,

@@ -143,9 +143,7 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
             ));
         }
     }
-    let read = plan.tables.iter().map(|table| &table.table).chain([&plan.users.table]);
-    let read = read.chain(plan.organizations.iter().map(|o| &o.table)).chain(plan.memberships.iter().map(|m| &m.table));
-    for relation in read {
+    for relation in read_by(&plan) {
         if catalogue.get(relation).is_some_and(|info| !info.readable) {
             problems.push(format!(
                 "{relation}: {who} may not read it: `grant usage on schema {} to {1}; grant select on {2} to {1}`",
@@ -155,6 +153,7 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
             ));
         }
     }
+    problems.extend(hidden(&catalogue, &plan, &who));
     if problems.is_empty() {
         problems.extend(conditions(session, &plan).await?);
     }
@@ -177,6 +176,28 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
     }
     let tables = in_order(found)?;
     Ok(Checked { plan, catalogue, tables })
+}
+
+/// The tables that the plan reads.
+fn read_by(plan: &Plan) -> impl Iterator<Item = &Relation> {
+    let read = plan.tables.iter().map(|table| &table.table).chain([&plan.users.table]);
+    read.chain(plan.organizations.iter().map(|o| &o.table)).chain(plan.memberships.iter().map(|m| &m.table))
+}
+
+/// Tables of which this login would see some rows only, and take them for all.
+fn hidden(catalogue: &Catalogue, plan: &Plan, who: &str) -> Vec<String> {
+    let found = read_by(plan).filter_map(|relation| catalogue.get(relation)).filter(|info| info.hidden);
+    found
+        .map(|info| {
+            let (relation, sql, who) = (info.relation(), info.relation().sql(), quote(who));
+            let open = if info.owned && info.force_row_security {
+                format!("it binds its owner as well. For the time of the adoption: `alter table {sql} no force row level security`")
+            } else {
+                format!("for the time of the adoption: `create policy adopt_reads on {sql} to {who} using (true) with check (true)`, or `alter role {who} bypassrls`")
+            };
+            format!("{relation}: row-level security hides rows from {who}, and what is not seen would get no organization: {open}")
+        })
+        .collect()
 }
 
 /// Tries the conditions of the plan on the columns of their tables.

@@ -984,6 +984,11 @@ impl<'a> Writer<'a> {
             ];
             self.ask(&format!("{TRIGGERS}{relation}"), text, Ask::One(choices));
         }
+        if table.hidden {
+            self.question(format!(
+                "{relation}: row-level security hides rows from the login of MIGRATION_DATABASE_URL, so that what is counted here may be wrong; `adopt run --dry-run` says how to let it see them"
+            ));
+        }
         if !table.owned {
             self.question(format!(
                 "{relation} belongs to {}; the login of MIGRATION_DATABASE_URL must be a member of that role",

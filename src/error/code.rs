@@ -262,8 +262,8 @@ codes! {
         "Nothing was done under the name of this plan."
         "Check the name of the adoption.";
     NotReady "NOT_READY"
-        "Rows or users are not ready to be enforced."
-        "Repair what `tenantry adopt verify` lists.";
+        "Rows or users are not ready to be enforced, or a step that was tried would fail."
+        "Repair what the message or `tenantry adopt verify` lists.";
     Busy "BUSY"
         "Another process works on this adoption."
         "Wait for it to end.";

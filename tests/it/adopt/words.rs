@@ -542,3 +542,35 @@ async fn adopt_plan_takes_answers_and_asks_what_is_left() {
     }
     plan(&text);
 }
+
+#[tokio::test]
+async fn adopt_refuses_what_row_security_hides_from_it() {
+    let database = shape(&format!(
+        "{TEAMS}
+         create table legacy.notes (id int primary key, user_id int not null references legacy.users, body text);
+         insert into legacy.notes values (1, 1, 'of Ann'), (2, 2, 'of Bob');
+         alter table legacy.notes enable row level security; alter table legacy.notes force row level security;
+         create policy mine on legacy.notes to test_old_application using (user_id = current_setting('app.user', true)::int);
+         create policy owners on legacy.notes to current_user using (id = 1);"
+    ))
+    .await;
+    let text = format!("{PLAN}\n[[tables]]\ntable = 'legacy.notes'\norganization = [{{ user = 'user_id' }}]");
+    let dry = tenantry::adopt::dry_run(&mut super::session(&database).await, plan(&text), &super::small()).await;
+    let refused = super::try_run(&database, plan(&text)).await.expect_err("half of the rows");
+    assert_eq!(dry.expect_err("half of the rows").to_string(), refused.to_string());
+    assert!(
+        refused.to_string().contains("`alter table \"legacy\".\"notes\" no force row level security`"),
+        "{refused}"
+    );
+    let (_, suggested) = super::shapes::suggested(&database).await;
+    assert!(suggested.contains("row-level security hides rows"), "{suggested}");
+
+    run_sql(&mut database.owner().await, "alter table legacy.notes no force row level security").await;
+    let plan = keeping_access(plan(&text));
+    run(&database, plan.clone()).await;
+    assert_eq!(slugs(&database, "legacy.notes", "id").await, super::map([("1", "acme"), ("2", "bolt")]));
+    run_sql(&mut database.owner().await, "drop policy owners on legacy.notes").await;
+    finalize(&database, plan.clone()).await.expect("finalize");
+    assert_eq!(verify(&database, plan.clone()).await, []);
+    assert_eq!(rollback(&database, plan).await, Vec::<String>::new());
+}

@@ -164,9 +164,9 @@ select jsonb_build_object(
   'owned', pg_has_role(current_user, c.relowner, 'usage'),
   'readable', has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
   'hidden', c.relkind in ('r', 'p') and row_security_active(c.oid)
-     and (not exists (select from pg_policy p where p.polrelid = c.oid and p.polpermissive and p.polcmd = '*' and pg_get_expr(p.polqual, p.polrelid) = 'true'
+     and (not exists (select from pg_policy p where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('*', 'r') and pg_get_expr(p.polqual, p.polrelid) = 'true'
                          and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'usage')))
-          or exists (select from pg_policy p where p.polrelid = c.oid and not p.polpermissive
+          or exists (select from pg_policy p where p.polrelid = c.oid and not p.polpermissive and p.polcmd in ('*', 'r')
                         and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'usage')))),
   'rows', c.reltuples, 'bytes', case when c.relkind = 'r' then pg_table_size(c.oid) else 0 end,
   'row_security', c.relrowsecurity, 'force_row_security', c.relforcerowsecurity,

@@ -50,9 +50,11 @@ pub async fn run_of(session: &mut OwnerConnection, checked: &Checked) -> Result<
         if !run::begins_with(session, checked, table).await? {
             continue;
         }
-        let mut steps = vec![Step::new("the column", vec![added(table)])];
-        steps.push(Step::new("the functions", functions.clone()));
-        steps.push(Step::of(trigger::on_table(checked, table)));
+        let steps = vec![
+            added(table),
+            Step::new("the functions", functions.clone()),
+            Step::of(trigger::on_table(checked, table)),
+        ];
         let row = one_row(checked, table);
         attempt(session, &table.label(), steps, Some(row), &mut found).await?;
     }
@@ -71,7 +73,7 @@ pub async fn finalize_of(session: &mut OwnerConnection, checked: &Checked) -> Re
         let schema = quote(&table.relation().schema);
         let (statements, _) = security_statements(checked, table, before, false);
         let steps = vec![
-            Step::new("the column", vec![added(table)]),
+            added(table),
             Step::new(
                 "the constraints",
                 vec![
@@ -92,18 +94,22 @@ pub async fn finalize_of(session: &mut OwnerConnection, checked: &Checked) -> Re
     Ok(found)
 }
 
-fn added(table: &CheckedTable) -> String {
-    format!("alter table {} add column if not exists {} uuid", table.relation().sql(), quote(table.column()))
+/// The column, where it is not there yet: asking for it would lock the table against readers all the same.
+fn added(table: &CheckedTable) -> Step {
+    let add = format!("alter table {} add column {} uuid", table.relation().sql(), quote(table.column()));
+    Step::new("the column", if table.has_column() { Vec::new() } else { vec![add] })
 }
 
-/// Updates one row as a batch does, and answers whether there was one, and whether it has its value.
+/// Updates one row as a batch does, and answers whether there was one, and whether it has its value. A column that was there
+/// keeps its value: looking for an empty one could take long.
 fn one_row(checked: &Checked, table: &CheckedTable) -> String {
     let (sql, column) = (table.relation().sql(), quote(table.column()));
     let quiet = if checked.plan.quiet_triggers { "set local session_replication_role = replica; " } else { "" };
+    let value = if table.has_column() { format!("t.{column}") } else { "gen_random_uuid()".to_owned() };
     format!(
-        "{quiet}with one as materialized (select t.ctid as place from {sql} t where t.{column} is null limit 1 for no key update of t skip locked),
-              changed as (update {sql} t set {column} = '00000000-0000-4000-8000-000000000000' from one where t.ctid = one.place returning t.{column})
-         select (select count(*) from one), (select count(*) from changed where {column} = '00000000-0000-4000-8000-000000000000')"
+        "{quiet}with one as materialized (select t.ctid as place, {value} as value from {sql} t limit 1 for no key update of t skip locked),
+              changed as (update {sql} t set {column} = one.value from one where t.ctid = one.place returning t.{column} is not distinct from one.value as has_it)
+         select (select count(*) from one), (select count(*) from changed where has_it)"
     )
 }
 

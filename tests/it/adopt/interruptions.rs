@@ -403,10 +403,12 @@ async fn old_application(
              insert into legacy.\"Bot Runs\" select id, 1, 'live' from legacy.bots where user_id = currval('legacy.users_id_seq');
              insert into legacy.secrets values ('live {number} {rounds}', currval('legacy.bots_id_seq'), 'x');
              commit;
-             update legacy.bots set name = name || '!' where id in (select id from legacy.bots where id % 97 = {} order by id limit 5);
+             update legacy.bots set name = name || '!' where id in (select id from legacy.bots where id % 97 = {} and id % 2 = {} order by id limit 5);
              delete from legacy.secrets where key = 'live {number} {gone}';
              delete from legacy.users where email = 'live-{number}-{gone}@example.org'",
             rounds % 97,
+            // Two writers must not collide with one another, only with us.
+            number % 2,
             gone = rounds / 2,
         );
         sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut connection).await?;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::catalogue::{Catalogue, Column, ForeignKey, TableInfo, did_you_mean};
+use super::infer::reads_as;
 use super::installed::Wanted;
 use super::name::{Columns, Relation, quote};
 use super::plan::{Plan, Source, Table};
@@ -536,6 +537,7 @@ impl<'a> Checker<'a> {
                 for (mine, theirs) in columns.iter().zip(names.iter().map(|name| target.column(name))) {
                     if let (Some(mine), Some(theirs)) = (mine, theirs)
                         && type_family(mine) != type_family(theirs)
+                        && reads_as(mine, theirs).is_none()
                     {
                         self.problem(format!(
                             "{}: `{}` is {}, {row}'s `{}` is {}: the two cannot be compared",

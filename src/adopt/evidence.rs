@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use sqlx::AssertSqlSafe;
 
-use super::catalogue::{Catalogue, ForeignKey, TableInfo};
+use super::catalogue::{Catalogue, Column, ForeignKey, TableInfo};
 use super::check::type_family;
+use super::infer::{compared, reads_as};
 use super::name::{Relation, literal, quote};
 use super::{OwnerConnection, Result, doing};
 
@@ -49,12 +50,16 @@ pub async fn references_by_type(
                     Some([key]) => Some((other.relation(), key.clone(), other.column(key)?)),
                     _ => None,
                 });
-                let target = target.filter(|(_, _, theirs)| type_family(theirs) == type_family(column));
+                let target = target.filter(|(_, _, theirs)| {
+                    type_family(theirs) == type_family(column) || reads_as(column, theirs).is_some()
+                });
                 let known = match &target {
                     None => None,
-                    Some((other, key, _)) => {
+                    Some((other, key, theirs)) => {
                         let only = format!("{}::text = {}", quote(&kind), literal(&value));
-                        let (all, known) = share(session, relation, &column.name, other, key, &only).await?;
+                        let read =
+                            compared("s", Some(&Column { name: "value".to_owned(), ..column.clone() }), Some(theirs));
+                        let (all, known) = share(session, relation, &column.name, other, key, (&only, &read)).await?;
                         (all == known).then(|| other.clone())
                     }
                 };
@@ -140,7 +145,8 @@ pub async fn infer_references(
             if !same || !target.readable {
                 continue;
             }
-            let (values, known) = share(session, relation, &column.name, &target.relation(), &key, "true").await?;
+            let (values, known) =
+                share(session, relation, &column.name, &target.relation(), &key, ("true", "s.value")).await?;
             let other = target.relation();
             let note = (relation.clone(), column.name.clone());
             if values == known {
@@ -205,17 +211,18 @@ pub fn is_named(table: &str, word: &str) -> bool {
     table == word || table == plural || table == format!("{word}es")
 }
 
-/// Different values of a column, and how many of them are keys of the table.
+/// Different values of a column in rows that meet a condition, and how many of them are keys of the table. `value` is `s.value`,
+/// as it is compared with the key.
 async fn share(
     session: &mut OwnerConnection,
     relation: &Relation,
     column: &str,
     target: &Relation,
     key: &str,
-    condition: &str,
+    (condition, value): (&str, &str),
 ) -> Result<(i64, i64)> {
     let sql = format!(
-        "select count(*), count(*) filter (where exists (select from {} k where k.{} = s.value))
+        "select count(*), count(*) filter (where exists (select from {} k where k.{} = {value}))
            from (select distinct value from (select t.{} as value from {} t where t.{2} is not null and {condition} limit {SAMPLE}) r) s",
         target.sql(),
         quote(key),

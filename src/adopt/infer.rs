@@ -5,7 +5,7 @@
 
 use super::COLUMN;
 use super::catalogue::Column;
-use super::check::{Checked, CheckedTable};
+use super::check::{Checked, CheckedTable, type_family};
 use super::name::{Relation, literal, quote};
 use super::plan::Source;
 
@@ -111,15 +111,33 @@ pub fn conditions(table: &CheckedTable) -> Vec<String> {
         .collect()
 }
 
-/// A column for a comparison with a column of another table: as a foreign key does it, by the collation of the other.
+/// A column for a comparison with a column of another table: as a foreign key does it, by the collation of the other. A text
+/// that holds the keys of several tables (`item_id` beside `item_type`) is read as the other's type, where it can be.
 pub fn compared(alias: &str, mine: Option<&Column>, theirs: Option<&Column>) -> String {
     let Some(mine) = mine else { return "null".to_owned() };
     let name = format!("{alias}.{}", quote(&mine.name));
+    if let Some((pattern, data_type)) = theirs.and_then(|theirs| reads_as(mine, theirs)) {
+        return format!("(case when {name} ~ '{pattern}' then {name}::{data_type} end)");
+    }
     match theirs.map(|theirs| &theirs.collation) {
         Some(collation) if *collation != mine.collation => {
             format!("{name} collate {}", collation.as_deref().unwrap_or("pg_catalog.\"default\""))
         }
         _ => name,
+    }
+}
+
+/// What a text must look like to be read as another type, if texts can be: numbers that fit, and UUIDs in their usual form.
+pub fn reads_as(mine: &Column, theirs: &Column) -> Option<(&'static str, &'static str)> {
+    if type_family(mine) != "text" {
+        return None;
+    }
+    match theirs.base_type.as_str() {
+        "smallint" => Some(("^[0-9]{1,4}$", "smallint")),
+        "integer" => Some(("^[0-9]{1,9}$", "integer")),
+        "bigint" => Some(("^[0-9]{1,18}$", "bigint")),
+        "uuid" => Some(("^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", "uuid")),
+        _ => None,
     }
 }
 

@@ -424,8 +424,10 @@ async fn adopt_plan_finds_types_trees_and_people_of_several_organizations() {
          create table legacy.projects (id int primary key, team_id int not null references legacy.teams);
          create table legacy.comments (id serial primary key, user_id int not null references legacy.users, project_id int references legacy.projects, body text);
          create table legacy.attachments (id serial primary key, attachable_type text not null, attachable_id int not null, name text);
+         create table legacy.versions (id serial primary key, item_type text not null, item_id text not null, name text);
          create table legacy.folders (id int primary key, team_id int references legacy.teams, parent_id int);
          insert into legacy.projects values (1, 1), (2, 2);
+         insert into legacy.versions (item_type, item_id, name) values ('Project', '2', 'of Bolt'), ('User', '1', 'of Ann'), ('Setting', 'logo', 'of nobody');
          insert into legacy.comments (user_id, project_id, body) values (1, 2, 'Ann in Bolt'), (1, null, 'Ann at home'), (2, 2, 'Bob');
          insert into legacy.attachments (attachable_type, attachable_id, name) values ('Project', 2, 'of Bolt'), ('Team', 1, 'of Acme'), ('Crm::User', 2, 'of Bob'), ('Robot', 7, 'of nobody');
          insert into legacy.folders values (1, 1, null), (2, null, 1), (3, null, 2);"
@@ -458,6 +460,20 @@ async fn adopt_plan_finds_types_trees_and_people_of_several_organizations() {
     assert_eq!(
         slugs(&database, "legacy.folders", "id").await,
         super::map([("1", "acme"), ("2", "acme"), ("3", "acme")])
+    );
+    // Keys of several types in one column of texts.
+    let mut old = old_application(&database).await;
+    run_sql(&mut old, "insert into legacy.versions (item_type, item_id, name) values ('Project', '1', 'live'), ('Project', 'one', 'wrong'), ('Project', '99999999999999999999', 'too much')").await;
+    assert_eq!(
+        slugs(&database, "legacy.versions", "name").await,
+        super::map([
+            ("of Bolt", "bolt"),
+            ("of Ann", "acme"),
+            ("of nobody", "–"),
+            ("live", "acme"),
+            ("wrong", "–"),
+            ("too much", "–")
+        ])
     );
 }
 

@@ -136,7 +136,7 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
         }
     }
     for table in &found {
-        if wanted == Wanted::Write && !table.info.owned {
+        if wanted != Wanted::Read && !table.info.owned {
             let owner = &table.info.owner;
             problems.push(format!(
                 "{}: belongs to {owner}, and {who} may not change it: `grant {} to {}`, or let MIGRATION_DATABASE_URL log in as the owner",
@@ -154,7 +154,9 @@ pub async fn check(session: &mut OwnerConnection, plan: Plan, wanted: Wanted) ->
             ));
         }
     }
-    problems.extend(hidden(&catalogue, &plan, &who));
+    if wanted != Wanted::TakeBack {
+        problems.extend(hidden(&catalogue, &plan, &who));
+    }
     if problems.is_empty() {
         problems.extend(conditions(session, &plan).await?);
     }

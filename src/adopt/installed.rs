@@ -12,6 +12,8 @@ pub enum Wanted {
     Read,
     /// Change the tables and their rows.
     Write,
+    /// The same, to take back what was done, whatever has come in the way since.
+    TakeBack,
 }
 
 /// Refuses when Tenantry's own tables are missing, when their schema is somebody else's, or when the login may not use
@@ -36,7 +38,7 @@ pub async fn check_installed(session: &mut OwnerConnection, wanted: Wanted) -> R
             Some(problem) => AdoptError::refused(Code::SchemaTaken, problem),
         });
     }
-    if wanted == Wanted::Write && read_only {
+    if wanted != Wanted::Read && read_only {
         return Err(AdoptError::refused(
             Code::ReadOnly,
             format!(

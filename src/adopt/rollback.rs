@@ -29,7 +29,7 @@ pub struct RolledBack {
 
 /// Reverts an adoption. After an interruption it continues when run again.
 pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: Duration) -> Result<RolledBack> {
-    check_installed(session, Wanted::Write).await?;
+    check_installed(session, Wanted::TakeBack).await?;
     // What is to be taken back was recorded; a key that could not be must not hold up the rest.
     let mut plan = plan;
     plan.tables.iter_mut().for_each(|table| table.unique_per_tenant.clear());
@@ -44,7 +44,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
         return Err(AdoptError::refused(Code::NothingDone, format!("nothing was done yet under the name `{name}`")));
     }
     // A plan that does not fit is refused before anything is reverted.
-    check(session, plan.clone(), Wanted::Write).await?;
+    check(session, plan.clone(), Wanted::TakeBack).await?;
     let mut result = RolledBack { name: name.clone(), changes: Vec::new(), rows: 0, kept: Vec::new() };
     let changes: Vec<(String, String)> =
         sqlx::query_as("select what, undo from tenantry.adopt_changes where adoption = $1 order by number desc")
@@ -72,7 +72,7 @@ pub async fn rollback(session: &mut OwnerConnection, plan: Plan, lock_timeout: D
         result.changes.push(what);
     }
     // Read again: added columns are gone. Columns that existed before stay, and lose the values they got here.
-    let checked = check(session, plan, Wanted::Write).await?;
+    let checked = check(session, plan, Wanted::TakeBack).await?;
     if checked.plan.quiet_triggers {
         session.quiet(true).await?;
     }

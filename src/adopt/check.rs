@@ -539,7 +539,8 @@ impl<'a> Checker<'a> {
                 for (mine, theirs) in columns.iter().zip(names.iter().map(|name| target.column(name))) {
                     if let (Some(mine), Some(theirs)) = (mine, theirs)
                         && type_family(mine) != type_family(theirs)
-                        && reads_as(mine, theirs).is_none()
+                        // Only where a condition says of which rows it is the key.
+                        && (source.condition().is_none() || reads_as(mine, theirs).is_none())
                     {
                         self.problem(format!(
                             "{}: `{}` is {}, {row}'s `{}` is {}: the two cannot be compared",

@@ -275,11 +275,14 @@ begin
     update tenantry.organizations o set deleted_at = null
       from tenantry.adopt_created c
      where c.adoption = p_adoption and c.user_id = person and o.id = c.organization_id and o.is_personal;
-    update tenantry.organization_members m set deleted_at = null, updated_at = now()
-      from tenantry.adopt_created c join tenantry.organizations o on o.id = c.organization_id and o.deleted_at is null
-     where c.adoption = p_adoption and c.user_id = person and m.user_id = person and m.organization_id = c.organization_id
-       and (o.is_personal or o.id = (select a.default_organization from tenantry.adoptions a where a.name = p_adoption))
-    returning m.organization_id into organization;
+    -- There may be several: into a variable goes one row only.
+    with resumed as (
+        update tenantry.organization_members m set deleted_at = null, updated_at = now()
+          from tenantry.adopt_created c join tenantry.organizations o on o.id = c.organization_id and o.deleted_at is null
+         where c.adoption = p_adoption and c.user_id = person and m.user_id = person and m.organization_id = c.organization_id
+           and (o.is_personal or o.id = (select a.default_organization from tenantry.adoptions a where a.name = p_adoption))
+        returning m.organization_id)
+    select r.organization_id into organization from resumed r order by r.organization_id limit 1;
     if organization is not null then
         update tenantry.users set current_organization_id = coalesce(current_organization_id, organization) where id = person;
         update tenantry.adopt_users set organization_id = organization, outcome = 'processed', reason = null where adoption = p_adoption and legacy_id = p_legacy_id;

@@ -47,19 +47,17 @@ pub async fn references_by_type(
             for (value, rows) in values(session, relation, &kind).await? {
                 let named = tables.values().find(|other| is_type(&other.relation().name, &value));
                 let target = named.filter(|other| other.readable).and_then(|other| match other.key() {
-                    Some([key]) => Some((other.relation(), key.clone(), other.column(key)?)),
+                    Some([key]) => Some((other.relation(), other.column(key)?)),
                     _ => None,
                 });
-                let target = target.filter(|(_, _, theirs)| {
+                let target = target.filter(|(_, theirs)| {
                     type_family(theirs) == type_family(column) || reads_as(column, theirs).is_some()
                 });
                 let known = match &target {
                     None => None,
-                    Some((other, key, theirs)) => {
+                    Some((other, theirs)) => {
                         let only = format!("{}::text = {}", quote(&kind), literal(&value));
-                        let read =
-                            compared("s", Some(&Column { name: "value".to_owned(), ..column.clone() }), Some(theirs));
-                        let (all, known) = share(session, relation, &column.name, other, key, (&only, &read)).await?;
+                        let (all, known) = share(session, relation, column, (other, theirs), &only).await?;
                         (all == known).then(|| other.clone())
                     }
                 };
@@ -116,10 +114,7 @@ pub async fn in_several(
         memberships.sql(),
         quote(user)
     );
-    sqlx::query_as(AssertSqlSafe(sql))
-        .fetch_one(session.conn())
-        .await
-        .map_err(doing(format!("counting the organizations of users in {memberships}")))
+    two_counts(session, sql, format!("counting the organizations of users in {memberships}")).await
 }
 
 /// Adds to the tables the references that no foreign key tells and the data confirms. Answers what each rests on, also of those
@@ -141,13 +136,10 @@ pub async fn infer_references(
                 continue;
             }
             let Some((target, key)) = target(tables, relation, users, &stem) else { continue };
-            let same = target.column(&key).is_some_and(|theirs| type_family(theirs) == type_family(column));
-            if !same || !target.readable {
-                continue;
-            }
-            let (values, known) =
-                share(session, relation, &column.name, &target.relation(), &key, ("true", "s.value")).await?;
+            let theirs = target.column(&key).filter(|theirs| type_family(theirs) == type_family(column));
+            let Some(theirs) = theirs.filter(|_| target.readable) else { continue };
             let other = target.relation();
+            let (values, known) = share(session, relation, column, (&other, theirs), "true").await?;
             let note = (relation.clone(), column.name.clone());
             if values == known {
                 let seen =
@@ -211,28 +203,24 @@ pub fn is_named(table: &str, word: &str) -> bool {
     table == word || table == plural || table == format!("{word}es")
 }
 
-/// Different values of a column in rows that meet a condition, and how many of them are keys of the table. `value` is `s.value`,
-/// as it is compared with the key.
+/// Different values of a column in rows that meet a condition, and how many of them are in a column of another table.
 async fn share(
     session: &mut OwnerConnection,
     relation: &Relation,
-    column: &str,
-    target: &Relation,
-    key: &str,
-    (condition, value): (&str, &str),
+    column: &Column,
+    (target, theirs): (&Relation, &Column),
+    condition: &str,
 ) -> Result<(i64, i64)> {
+    let value = compared("s", Some(&Column { name: "value".to_owned(), ..column.clone() }), Some(theirs));
     let sql = format!(
         "select count(*), count(*) filter (where exists (select from {} k where k.{} = {value}))
            from (select distinct value from (select t.{} as value from {} t where t.{2} is not null and {condition} limit {SAMPLE}) r) s",
         target.sql(),
-        quote(key),
-        quote(column),
+        quote(&theirs.name),
+        quote(&column.name),
         relation.sql()
     );
-    sqlx::query_as(AssertSqlSafe(sql))
-        .fetch_one(session.conn())
-        .await
-        .map_err(doing(format!("looking at the values of {relation}.{column}")))
+    two_counts(session, sql, format!("looking at the values of {relation}.{}", column.name)).await
 }
 
 /// The values of a column that occur, the most frequent first, with their number.
@@ -251,7 +239,11 @@ pub async fn values(session: &mut OwnerConnection, relation: &Relation, column: 
 /// Rows of a table that meet a condition, and all of them.
 pub async fn count(session: &mut OwnerConnection, relation: &Relation, condition: &str) -> Result<(i64, i64)> {
     let sql = format!("select count(*) filter (where {condition}), count(*) from {} t", relation.sql());
-    sqlx::query_as(AssertSqlSafe(sql)).fetch_one(session.conn()).await.map_err(doing(format!("counting {relation}")))
+    two_counts(session, sql, format!("counting {relation}")).await
+}
+
+async fn two_counts(session: &mut OwnerConnection, sql: String, what: String) -> Result<(i64, i64)> {
+    sqlx::query_as(AssertSqlSafe(sql)).fetch_one(session.conn()).await.map_err(doing(what))
 }
 
 #[cfg(test)]

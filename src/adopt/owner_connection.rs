@@ -96,11 +96,6 @@ impl OwnerConnection {
         })
     }
 
-    /// Opens another connection with the same options.
-    pub async fn another(&self) -> Result<Self> {
-        Self::open(&self.options).await
-    }
-
     /// The connection, for statements that are not retried.
     pub fn conn(&mut self) -> &mut PgConnection {
         &mut self.connection

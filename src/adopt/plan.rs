@@ -109,7 +109,7 @@ pub enum Prefer {
 }
 
 /// The rows of a table that count, for a `from`.
-fn rows_of(table: &Relation, condition: Option<&String>) -> String {
+pub(super) fn rows_of(table: &Relation, condition: Option<&str>) -> String {
     match condition {
         None => table.sql(),
         Some(condition) => format!("(select * from {} where {condition})", table.sql()),
@@ -120,7 +120,7 @@ impl Users {
     /// The users, for a `from`.
     #[must_use]
     pub fn rows(&self) -> String {
-        rows_of(&self.table, self.r#where.as_ref())
+        rows_of(&self.table, self.r#where.as_deref())
     }
 }
 
@@ -128,7 +128,7 @@ impl Organizations {
     /// The organizations, for a `from`.
     #[must_use]
     pub fn rows(&self) -> String {
-        rows_of(&self.table, self.r#where.as_ref())
+        rows_of(&self.table, self.r#where.as_deref())
     }
 }
 
@@ -136,7 +136,7 @@ impl Memberships {
     /// The memberships, for a `from`.
     #[must_use]
     pub fn rows(&self) -> String {
-        rows_of(&self.table, self.r#where.as_ref())
+        rows_of(&self.table, self.r#where.as_deref())
     }
 }
 
@@ -436,6 +436,12 @@ impl fmt::Display for Source {
 /// The text as a TOML string: basic strings of TOML escape as JSON does.
 pub(super) fn toml_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// Columns in TOML, as the plan takes them: one name, or an array of several.
+pub(super) fn toml_columns(names: &[String]) -> String {
+    let all: Vec<String> = names.iter().map(|name| toml_string(name)).collect();
+    if let [one] = all.as_slice() { one.clone() } else { format!("[{}]", all.join(", ")) }
 }
 
 impl Plan {

@@ -37,24 +37,28 @@ impl Step {
     }
 }
 
-/// Tries what a run does to the schema, and to one row of each table that has not its organization yet.
+/// Tries what a run does to the schema, and to one row of each table, where it has still to begin.
 pub async fn run_of(session: &mut OwnerConnection, checked: &Checked) -> Result<Rehearsal> {
     let mut found = Rehearsal::default();
+    let (cut_over, made) = run::begun(session, checked).await?;
+    if cut_over {
+        return Ok(found);
+    }
     let mut people = vec![Step::of(trigger::newcomer_function(checked))];
     people.extend(trigger::membership_function(checked).map(Step::of));
     // The functions are needed by every trigger.
     let functions = people.iter().flat_map(|step| step.statements.clone()).collect::<Vec<_>>();
-    people.extend(trigger::on_people(checked).into_iter().map(Step::of));
-    attempt(session, "the triggers on people", people, None, &mut found).await?;
+    let on_people = trigger::on_people(checked);
+    if on_people.iter().any(|change| !made.contains(&change.what)) {
+        people.extend(on_people.into_iter().map(Step::of));
+        attempt(session, "the triggers on people", people, None, &mut found).await?;
+    }
     for table in checked.tables.iter().filter(|table| table.info.owned) {
-        if !run::begins_with(session, checked, table).await? {
+        let trigger = trigger::on_table(checked, table);
+        if made.contains(&trigger.what) {
             continue;
         }
-        let steps = vec![
-            added(table),
-            Step::new("the functions", functions.clone()),
-            Step::of(trigger::on_table(checked, table)),
-        ];
+        let steps = vec![added(table), Step::new("the functions", functions.clone()), Step::of(trigger)];
         let row = one_row(checked, table);
         attempt(session, &table.label(), steps, Some(row), &mut found).await?;
     }

@@ -3,7 +3,7 @@
 //! After a kill, the next run continues after the last checkpoint of each table. Sweeps find the rows that batches
 //! skipped because another transaction held them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -208,21 +208,17 @@ pub(super) fn record(adoption: &str, change: &SchemaChange) -> String {
     )
 }
 
-/// Whether the run has still to begin with a table.
-pub(super) async fn begins_with(
-    session: &mut OwnerConnection,
-    checked: &Checked,
-    table: &CheckedTable,
-) -> Result<bool> {
-    sqlx::query_scalar(
-        "select not exists (select from tenantry.adopt_changes where adoption = $1 and what = $2)
-            and not exists (select from tenantry.adoptions where name = $1 and cut_over_at is not null)",
+/// Whether the cut-over was, and the changes of the schema that are recorded, by their names.
+pub(super) async fn begun(session: &mut OwnerConnection, checked: &Checked) -> Result<(bool, BTreeSet<String>)> {
+    let (cut_over, made): (bool, Vec<String>) = sqlx::query_as(
+        "select exists (select from tenantry.adoptions where name = $1 and cut_over_at is not null),
+                array(select what from tenantry.adopt_changes where adoption = $1)",
     )
     .bind(&checked.plan.name)
-    .bind(format!("trigger on {}", table.relation().sql()))
     .fetch_one(session.conn())
     .await
-    .map_err(doing("reading the state of the adoption"))
+    .map_err(doing("reading the state of the adoption"))?;
+    Ok((cut_over, made.into_iter().collect()))
 }
 
 /// Columns and triggers. Answers whether the cut-over was: then the legacy database says nothing any more.
@@ -238,11 +234,7 @@ async fn expand(session: &mut OwnerConnection, checked: &Checked, options: &RunO
         };
         make(session, adoption, options.lock_timeout, &change).await?;
     }
-    let cut_over: bool = sqlx::query_scalar("select cut_over_at is not null from tenantry.adoptions where name = $1")
-        .bind(adoption)
-        .fetch_one(session.conn())
-        .await
-        .map_err(doing("reading the state of the adoption"))?;
+    let (cut_over, _) = begun(session, checked).await?;
     if cut_over {
         return Ok(true);
     }

@@ -7,7 +7,7 @@ use super::catalogue::{Catalogue, ForeignKey, TableInfo, did_you_mean};
 use super::check::type_family;
 use super::evidence::{self, ByType, Notes};
 use super::name::{Relation, quote};
-use super::plan::toml_string;
+use super::plan::{toml_columns, toml_string};
 use super::question::{Answers, Ask, Choice, Question};
 use super::{AdoptError, COLUMN, OTHER_COLUMN, OwnerConnection, Result, catalogue, doing};
 use crate::error::Code;
@@ -827,8 +827,7 @@ impl<'a> Writer<'a> {
                 let to = organizations.map_or_else(String::new, |organizations| to(organizations, key));
                 sources.push((1, format!("{{ column = {}{to} }}", toml_string(&key.columns[0]))));
             } else if written.contains(&target) {
-                let by: Vec<String> = key.columns.iter().map(|column| toml_string(column)).collect();
-                let by = if one { by[0].clone() } else { format!("[{}]", by.join(", ")) };
+                let by = toml_columns(&key.columns);
                 let primary = self.tables[&target].key().is_some_and(|columns| columns == key.target_columns);
                 let to: Vec<String> = key.target_columns.iter().map(|column| toml_string(column)).collect();
                 let to = if primary { String::new() } else { format!(", to = [{}]", to.join(", ")) };
@@ -946,13 +945,7 @@ impl<'a> Writer<'a> {
             let columns = key.strip_prefix(&format!("{relation} ("))?.strip_suffix(')')?.to_owned();
             table.unique.iter().find(|unique| unique.join(", ") == columns)
         };
-        let keys: Vec<String> = keys
-            .filter_map(of_table)
-            .map(|columns| {
-                let names: Vec<String> = columns.iter().map(|name| toml_string(name)).collect();
-                if let [one] = names.as_slice() { one.clone() } else { format!("[{}]", names.join(", ")) }
-            })
-            .collect();
+        let keys: Vec<String> = keys.filter_map(of_table).map(|columns| toml_columns(columns)).collect();
         if !keys.is_empty() {
             self.line(&format!("unique_per_tenant = [{}]", keys.join(", ")));
         }

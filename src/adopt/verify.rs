@@ -10,7 +10,7 @@ use super::infer::compared;
 use super::installed::{Wanted, check_installed};
 use super::name::{literal, quote};
 use super::people::differing_memberships;
-use super::plan::{Source, toml_string};
+use super::plan::{Source, rows_of, toml_columns};
 use super::{OwnerConnection, Plan, Result, around, doing, policies};
 
 /// Most findings of one check on one table.
@@ -202,10 +202,7 @@ async fn rows(session: &mut OwnerConnection, checked: &Checked, table: &CheckedT
     )).await?);
     for source in &table.spec.organization {
         let Source::User { user, to, .. } = source else { continue };
-        let sql = match source.condition() {
-            None => sql.clone(),
-            Some(condition) => format!("(select * from {sql} where {condition})"),
-        };
+        let sql = rows_of(table.relation(), source.condition());
         let to = to.as_ref().unwrap_or(&checked.plan.users.id);
         let theirs = checked.catalogue.get(&checked.plan.users.table).and_then(|info| info.column(to));
         let mine = compared("t", table.info.column(user), theirs);
@@ -281,18 +278,14 @@ async fn cross_references(session: &mut OwnerConnection, checked: &Checked) -> R
                 column = quote(table.column()),
                 theirs = quote(known.column()),
                 way_out = if by_key {
-                    let names: Vec<String> = mine.iter().map(|name| toml_string(name)).collect();
-                    let names = if let [one] = names.as_slice() { one.clone() } else { format!("[{}]", names.join(", ")) };
+                    let names = toml_columns(&mine);
                     format!(" || {}", literal(&format!(". If such rows may be of several tenants: `plain = [{names}]` in its table")))
                 } else {
                     String::new()
                 },
                 target = target.to_string().replace('\'', "''"),
                 value = value.join(" || ', ' || "),
-                sql = condition.map_or_else(
-                    || table.relation().sql(),
-                    |condition| format!("(select * from {} where {condition})", table.relation().sql())
-                ),
+                sql = rows_of(table.relation(), condition),
                 other = target.sql(),
                 on = on.join(" and "),
                 order = table.key_columns("t").join(", "),
@@ -316,12 +309,13 @@ async fn other_paths(session: &mut OwnerConnection, checked: &Checked) -> Result
                 continue;
             }
             let column = quote(table.column());
+            let target = checked.catalogue.get(&key.target());
+            let same = compared("t", table.info.column(mine), target.and_then(|info| info.column(theirs)));
             let (other, wrong) = if key.target() == plan.users.table {
                 let other = format!(
-                    "{} l on l.{} = t.{} join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = l.{}::text and a.user_id is not null",
+                    "{} l on l.{} = {same} join tenantry.adopt_users a on a.adoption = {adoption} and a.legacy_id = l.{}::text and a.user_id is not null",
                     plan.users.rows(),
                     quote(theirs),
-                    quote(mine),
                     quote(&plan.users.id)
                 );
                 let wrong = format!(
@@ -330,10 +324,9 @@ async fn other_paths(session: &mut OwnerConnection, checked: &Checked) -> Result
                 (other, wrong)
             } else if let Some(organizations) = plan.organizations.as_ref().filter(|o| o.table == key.target()) {
                 let other = format!(
-                    "{} l on l.{} = t.{} join tenantry.adopt_organizations a on a.adoption = {adoption} and a.legacy_id = l.{}::text",
+                    "{} l on l.{} = {same} join tenantry.adopt_organizations a on a.adoption = {adoption} and a.legacy_id = l.{}::text",
                     organizations.rows(),
                     quote(theirs),
-                    quote(mine),
                     quote(&organizations.id)
                 );
                 (other, format!("a.organization_id <> t.{column}"))

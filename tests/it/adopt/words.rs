@@ -231,6 +231,19 @@ async fn adopt_opens_again_what_the_old_application_opens_again() {
     super::assert_same(&open, &pairs(&database, STATE).await);
     assert_eq!(verify(&database, plan.clone()).await, []);
 
+    // Also where somebody has come to have two workspaces of their own.
+    run_sql(
+        &mut superuser,
+        "set session_replication_role = origin;
+         select tenantry.adopt_create_membership('words', tenantry.adopt_create_organization('words', gen_random_uuid(), 'Second', 'second', true), a.user_id, 'OWNER', gen_random_uuid())
+           from tenantry.adopt_users a where a.legacy_id = '3'",
+    )
+    .await;
+    run_sql(&mut old, close).await;
+    run_sql(&mut old, reopen).await;
+    let two = pairs(&database, STATE).await;
+    assert_eq!((two["Eve's Workspace Eve"].as_str(), two["Second Eve"].as_str()), ("OWNER", "OWNER"));
+
     // What Tenantry's own people closed stays closed, and whom the identity provider deleted stays deleted.
     run_sql(&mut superuser, "set session_replication_role = origin; update tenantry.organizations set deleted_at = now() where slug = 'bolt';
         insert into tenantry.sync_objects (source, kind, object_id, deleted_at) select 'CLERK', 'user', clerk_id, now() from tenantry.users where clerk_id = 'legacy:words:3'").await;
@@ -250,15 +263,15 @@ async fn adopt_compares_as_foreign_keys_do() {
          create table legacy.teams (code legacy.code collate legacy.loose primary key, name text not null);
          create table legacy.members (login text collate \"POSIX\" not null references legacy.users, team text not null references legacy.teams, primary key (login, team));
          create table legacy.projects (name text collate legacy.loose primary key, team legacy.code not null references legacy.teams);
-         create table legacy.notes (id int primary key, login text collate \"C\" not null references legacy.users, body text);
-         create table legacy.mails (id int primary key, email text collate \"POSIX\" not null references legacy.users (email), body text);
+         create table legacy.notes (id int primary key, login text collate \"C\" not null references legacy.users, reader text collate \"POSIX\" references legacy.users (email), body text);
+         create table legacy.mails (id int primary key, email text collate \"POSIX\" not null references legacy.users (email), project_id text collate \"C\", body text);
          create table legacy.tasks (id int primary key, project text collate \"C\" not null references legacy.projects, body text);
          insert into legacy.users values ('ann', 'ann@x.test', 'Ann'), ('bob', 'bob@x.test', 'Bob');
          insert into legacy.teams values ('acme', 'Acme'), ('bolt', 'Bolt');
          insert into legacy.members values ('ann', 'acme'), ('BOB', 'bolt');
          insert into legacy.projects values ('one', 'ACME'), ('two', 'bolt');
-         insert into legacy.notes values (1, 'ANN', 'of Ann'), (2, 'bob', 'of Bob');
-         insert into legacy.mails values (1, 'ann@x.test', 'of Ann'), (2, 'bob@x.test', 'of Bob');
+         insert into legacy.notes values (1, 'ANN', 'ann@x.test', 'of Ann'), (2, 'bob', null, 'of Bob');
+         insert into legacy.mails values (1, 'ann@x.test', 'ONE', 'of Ann'), (2, 'bob@x.test', null, 'of Bob');
          insert into legacy.tasks values (1, 'ONE', 'of Acme'), (2, 'two', 'of Bolt');";
     // Since 18 such a key must have the other's collation: there the columns refer without one.
     let version: i32 = sqlx::query_scalar("select current_setting('server_version_num')::int")
@@ -305,6 +318,8 @@ async fn adopt_compares_as_foreign_keys_do() {
          table = 'legacy.tasks'
          organization = [{ row = 'legacy.projects', by = 'project' }]",
     ));
+    let (_, text) = super::shapes::suggested(&database).await;
+    assert!(text.contains("`project_id` refers to legacy.projects by its name: all 1 values are found"), "{text}");
     let forecast = dry_run(&database, plan.clone()).await;
     assert_foretold(&forecast, &run(&database, plan.clone()).await);
     assert_eq!(slugs(&database, "legacy.notes", "body").await, super::map([("of Ann", "acme"), ("of Bob", "bolt")]));
@@ -313,7 +328,7 @@ async fn adopt_compares_as_foreign_keys_do() {
     let mut old = old_application(&database).await;
     run_sql(
         &mut old,
-        "insert into legacy.notes values (3, 'BoB', 'live'); insert into legacy.tasks values (3, 'TWO', 'live')",
+        "insert into legacy.notes values (3, 'BoB', null, 'live'); insert into legacy.tasks values (3, 'TWO', 'live')",
     )
     .await;
     assert_eq!(slugs(&database, "legacy.notes", "body").await["live"], "bolt");

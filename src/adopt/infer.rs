@@ -37,18 +37,35 @@ impl Mappings {
         }
     }
 
-    /// The mapping of organizations by another of their columns, which stands for `legacy_id`.
-    pub fn organizations_by(self, checked: &Checked, to: Option<&str>) -> String {
+    /// The organization that a column of a row names, for a join: `… alias on …` with `organization_id`. `to` is the column of the
+    /// organizations that it holds, if not their key. The mapping has the key's text; where other texts are equal, the
+    /// organizations' own column says which.
+    pub fn organization_of(
+        self,
+        checked: &Checked,
+        to: Option<&str>,
+        alias: &str,
+        (row, table, column): (&str, &Relation, &str),
+    ) -> String {
         let mapping = self.organizations(&checked.plan.name);
-        match (to, &checked.plan.organizations) {
-            (Some(to), Some(plan)) => format!(
-                "(select p.{}::text as legacy_id, a.organization_id from {} p join {mapping} a on a.legacy_id = p.{}::text)",
-                quote(to),
-                plan.rows(),
-                quote(&plan.id)
-            ),
-            _ => mapping,
+        let text = format!("{row}.{}::text", quote(column));
+        let Some(plan) = &checked.plan.organizations else {
+            return format!("{mapping} {alias} on {alias}.legacy_id = {text}");
+        };
+        let key = to.unwrap_or(&plan.id);
+        let find = |table: &Relation, name: &str| checked.catalogue.get(table).and_then(|info| info.column(name));
+        let theirs = find(&plan.table, key);
+        let loose = theirs.is_some_and(|theirs| theirs.loose);
+        if key == plan.id && !loose {
+            return format!("{mapping} {alias} on {alias}.legacy_id = {text}");
         }
+        let (cast, mine) = if loose { ("", compared(row, find(table, column), theirs)) } else { ("::text", text) };
+        format!(
+            "(select p.{}{cast} as legacy_id, a.organization_id from {} p join {mapping} a on a.legacy_id = p.{}::text) {alias} on {alias}.legacy_id = {mine}",
+            quote(key),
+            plan.rows(),
+            quote(&plan.id)
+        )
     }
 
     /// A table whose rows have their organization.
@@ -176,22 +193,9 @@ pub fn inference(checked: &Checked, table: &CheckedTable, mappings: Mappings) ->
             Source::Column { column, to, .. } => {
                 let value = format!("b.{}::text", quote(column));
                 let why_not = format!("'organization ' || {value} || ' does not exist'");
-                if let Some(plan) = &checked.plan.organizations {
-                    let to = to.as_ref().unwrap_or(&plan.id);
-                    let theirs = checked.catalogue.get(&plan.table).and_then(|info| info.column(to));
-                    let mapping = mappings.organizations(adoption);
-                    let join = if theirs.is_some_and(|theirs| theirs.loose) {
-                        format!(
-                            "lateral (select a.organization_id from {} p join {mapping} a on a.legacy_id = p.{}::text where p.{} = {}) {alias} on true",
-                            plan.rows(),
-                            quote(&plan.id),
-                            quote(to),
-                            compared("b", table.info.column(column), theirs)
-                        )
-                    } else {
-                        let to = Some(to.as_str()).filter(|to| *to != plan.id);
-                        format!("{} {alias} on {alias}.legacy_id = {value}", mappings.organizations_by(checked, to))
-                    };
+                if checked.plan.organizations.is_some() {
+                    let row = ("b", table.relation(), column.as_str());
+                    let join = mappings.organization_of(checked, to.as_deref(), &alias, row);
                     (join, format!("{alias}.organization_id"), value, why_not)
                 } else {
                     let join = format!("tenantry.organizations {alias} on {alias}.id = b.{}", quote(column));

@@ -28,8 +28,9 @@ pub fn resolution(checked: &Checked, mappings: Mappings, condition: &str) -> Str
     let (mut current, mut current_key) = ("null::uuid".to_owned(), "null::text".to_owned());
     if let Some(column) = &users.current_organization {
         current_key = format!("u.{}::text", quote(column));
-        let organizations = mappings.organizations_by(checked, users.current_organization_to.as_deref());
-        joins += &format!(" left join {organizations} c on c.legacy_id = {current_key}");
+        let row = ("u", &users.table, column.as_str());
+        let organization = mappings.organization_of(checked, users.current_organization_to.as_deref(), "c", row);
+        joins += &format!(" left join {organization}");
         "c.organization_id".clone_into(&mut current);
     }
     let (mut all, mut primaries, mut memberships) =
@@ -121,15 +122,19 @@ pub fn memberships(checked: &Checked, mappings: Mappings, condition: &str) -> Op
             .map_or_else(|| "false".to_owned(), |column| format!("coalesce(l.{}, false)", quote(column)));
         selects.push(format!(
             "select p.{id}::text as legacy_user, o.organization_id, {role} as role, {primary} as is_primary
-               from {users} p join {rows} l on {user} = p.{to} join {mapping} o on o.legacy_id = l.{organization}::text where {condition}",
+               from {users} p join {rows} l on {user} = p.{to} join {organization} where {condition}",
             id = quote(&users.id),
             role = role_of(plan),
             users = users.rows(),
             rows = plan.rows(),
             user = names_user(&plan.table, &plan.user, plan.user_to.as_ref()),
             to = quote(plan.user_to.as_ref().unwrap_or(&users.id)),
-            mapping = mappings.organizations_by(checked, plan.organization_to.as_deref()),
-            organization = quote(&plan.organization),
+            organization = mappings.organization_of(
+                checked,
+                plan.organization_to.as_deref(),
+                "o",
+                ("l", &plan.table, &plan.organization)
+            ),
         ));
     }
     (!selects.is_empty()).then(|| selects.join(" union all "))

@@ -123,11 +123,13 @@ pub fn membership_function_name(checked: &Checked) -> String {
 /// The key of a user, from a column that holds it or another column of theirs.
 fn user_key(checked: &Checked, value: &str, to: Option<&String>) -> String {
     let users = &checked.plan.users;
-    match to {
+    let info = checked.catalogue.get(&users.table);
+    // As with sources: where other texts are equal, the users' own column says which key it is.
+    let id = info.and_then(|info| info.column(&users.id)).filter(|id| id.loose);
+    match to.or(id.map(|id| &id.name)) {
         None => format!("({value})::text"),
         Some(to) => {
-            let theirs = checked.catalogue.get(&users.table).and_then(|info| info.column(to));
-            let collation = theirs.and_then(|theirs| theirs.collation.as_ref());
+            let collation = info.and_then(|info| info.column(to)).and_then(|theirs| theirs.collation.as_ref());
             let collate = collation.map_or_else(String::new, |collation| format!(" collate {collation}"));
             format!(
                 "(select p.{}::text from {} p where p.{} = {value}{collate})",
@@ -251,12 +253,16 @@ end if;\n{ownership}",
 
 fn on_memberships(checked: &Checked, memberships: &Memberships) -> SchemaChange {
     let member = membership_function_name(checked);
-    let mapping = Mappings::Real.organizations_by(checked, memberships.organization_to.as_deref());
     let call = |row: &str| {
+        let organization = Mappings::Real.organization_of(
+            checked,
+            memberships.organization_to.as_deref(),
+            "o",
+            (row, &memberships.table, &memberships.organization),
+        );
         format!(
-            "perform {member}({}, (select o.organization_id from {mapping} o where o.legacy_id = {row}.{}::text))",
+            "perform {member}({}, (select o.organization_id from (values (1)) one join {organization}))",
             user_key(checked, &format!("{row}.{}", quote(&memberships.user)), memberships.user_to.as_ref()),
-            quote(&memberships.organization)
         )
     };
     let work = format!(

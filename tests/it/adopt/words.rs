@@ -268,7 +268,7 @@ async fn adopt_compares_as_foreign_keys_do() {
          create table legacy.tasks (id int primary key, project text collate \"C\" not null references legacy.projects, body text);
          insert into legacy.users values ('ann', 'ann@x.test', 'Ann'), ('bob', 'bob@x.test', 'Bob');
          insert into legacy.teams values ('acme', 'Acme'), ('bolt', 'Bolt');
-         insert into legacy.members values ('ann', 'acme'), ('BOB', 'bolt');
+         insert into legacy.members values ('ann', 'ACME'), ('BOB', 'bolt');
          insert into legacy.projects values ('one', 'ACME'), ('two', 'bolt');
          insert into legacy.notes values (1, 'ANN', 'ann@x.test', 'of Ann'), (2, 'bob', null, 'of Bob');
          insert into legacy.mails values (1, 'ann@x.test', 'ONE', 'of Ann'), (2, 'bob@x.test', null, 'of Bob');
@@ -333,6 +333,11 @@ async fn adopt_compares_as_foreign_keys_do() {
     .await;
     assert_eq!(slugs(&database, "legacy.notes", "body").await["live"], "bolt");
     assert_eq!(slugs(&database, "legacy.tasks", "body").await["live"], "bolt");
+    // Members are who they are in any letters, also live.
+    run_sql(&mut old, "insert into legacy.users values ('eve', 'eve@x.test', 'Eve'); insert into legacy.members values ('Eve', 'AcMe')").await;
+    let members = "select u.name, o.slug from tenantry.organization_members m join tenantry.users u on u.id = m.user_id join tenantry.organizations o on o.id = m.organization_id
+                    where exists (select from tenantry.adopt_created c where c.user_id = u.id and c.organization_id = o.id)";
+    assert_eq!(pairs(&database, members).await, super::map([("Ann", "acme"), ("Bob", "bolt"), ("Eve", "acme")]));
     assert_eq!(verify(&database, plan.clone()).await, []);
     finalize(&database, plan.clone()).await.expect("finalize");
     assert_eq!(verify(&database, plan).await, []);

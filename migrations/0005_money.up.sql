@@ -38,6 +38,7 @@ create table tenantry.subscriptions (
     current_period_start   timestamptz,
     current_period_end     timestamptz,
     cancel_at_period_end   boolean not null default false,
+    cancel_at              timestamptz,
     trial_end              timestamptz,
     collection_paused      boolean not null default false,
     source_version         bigint not null default 0,
@@ -64,7 +65,8 @@ create trigger touch_updated_at before update on tenantry.subscriptions for each
 comment on table tenantry.subscriptions is 'The one subscription of an organization, as Stripe tells it. Read only for the tenant.';
 comment on column tenantry.subscriptions.plan is 'From the price map, lookup_key or product metadata.';
 comment on column tenantry.subscriptions.seat_count is 'Sum of the quantities of the seat prices.';
-comment on column tenantry.subscriptions.current_period_start is 'Item level at Stripe since 2025-03-31, top level before.';
+comment on column tenantry.subscriptions.current_period_start is 'Of the item that buys the plan, at Stripe since 2025-03-31; before of the subscription.';
+comment on column tenantry.subscriptions.cancel_at is 'When it ends, if that was decided: with the period or at another time.';
 comment on column tenantry.subscriptions.collection_paused is 'Stripe pause_collection: the subscription runs, invoices are not collected.';
 comment on column tenantry.subscriptions.source_version is 'Stripe `created` (seconds) and terminal rank of the last event applied; older events are skipped.';
 

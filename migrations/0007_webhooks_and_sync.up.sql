@@ -16,6 +16,7 @@ create table tenantry.webhook_events (
     attempts         integer not null default 0 check (attempts >= 0),
     last_error       text,
     cause            text,
+    finding          text,
     next_attempt_at  timestamptz not null default now(),
     organization_id  uuid references tenantry.organizations (id),
     event_created_at timestamptz,
@@ -31,15 +32,16 @@ create policy tenant on tenantry.webhook_events for all to tenantry_app
     using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
 create policy superadmin on tenantry.webhook_events for all to tenantry_superadmin using (true) with check (true);
 -- Everything but the raw body, which holds whatever the sender knows, and the cause, which is for operators.
-grant select (id, source, event_id, event_type, object_id, status, attempts, last_error, next_attempt_at, organization_id,
+grant select (id, source, event_id, event_type, object_id, status, attempts, last_error, finding, next_attempt_at, organization_id,
               event_created_at, received_at, processed_at, failed_at),
       -- A tenant's administrators may have their events worked on again, which changes nothing else of them.
-      update (status, attempts, last_error, cause, next_attempt_at, processed_at, failed_at) on tenantry.webhook_events to tenantry_app;
+      update (status, attempts, last_error, cause, finding, next_attempt_at, processed_at, failed_at) on tenantry.webhook_events to tenantry_app;
 grant all on tenantry.webhook_events to tenantry_superadmin;
 
 create index webhook_events_pending_idx on tenantry.webhook_events (next_attempt_at, id) where status in ('RECEIVED', 'FAILED');
 create index webhook_events_organization_id_idx on tenantry.webhook_events (organization_id, received_at desc, id);
 create index webhook_events_received_at_idx on tenantry.webhook_events (received_at, id);
+create index webhook_events_finding_idx on tenantry.webhook_events (received_at, id) where finding is not null;
 create index webhook_events_object_id_idx on tenantry.webhook_events (source, object_id, event_created_at);
 
 comment on table tenantry.webhook_events is 'Inbox: every webhook whose signature was good, stored once and then applied by the worker.';
@@ -48,6 +50,7 @@ comment on column tenantry.webhook_events.object_id is 'Id of the object at the 
 comment on column tenantry.webhook_events.raw_body is 'The bytes as they came, which is what was signed; at most 1 MiB. Not readable for the application role.';
 comment on column tenantry.webhook_events.attempts is 'Attempts to apply it so far.';
 comment on column tenantry.webhook_events.last_error is 'Why the last try failed; of an IGNORED event why there was nothing to do.';
+comment on column tenantry.webhook_events.finding is 'What could not be made of it so far: an organization that nothing names, a price that buys no known plan, a list that came in part. Goes when later events or settings answer it.';
 comment on column tenantry.webhook_events.cause is 'What failed, in full; last_error says of it what tenants may know. Not readable for the application role.';
 comment on column tenantry.webhook_events.next_attempt_at is 'Not before this; moves out with every failure.';
 comment on column tenantry.webhook_events.organization_id is 'Null until known: then only superadmins see the event.';
@@ -59,7 +62,7 @@ comment on column tenantry.webhook_events.failed_at is 'When it last FAILED, or 
 -- organizations, members, invitations and subscriptions are derived from here.
 create table tenantry.sync_objects (
     source     tenantry.webhook_source not null,
-    kind       text not null check (kind in ('user', 'organization', 'membership', 'invitation', 'customer', 'subscription', 'checkout', 'product', 'price', 'entitlements')),
+    kind       text not null check (kind in ('user', 'organization', 'membership', 'invitation', 'customer', 'subscription', 'checkout', 'product', 'price', 'entitlements', 'invoice', 'attribution')),
     object_id  text not null check (char_length(object_id) between 1 and 255),
     fields     jsonb not null default '{}' check (jsonb_typeof(fields) = 'object'),
     refs       text[] not null default '{}',

@@ -49,6 +49,8 @@ entity! {
         pub current_period_end: Option<DateTime<Utc>>,
         /// Whether the subscription ends with the current period.
         pub cancel_at_period_end: bool,
+        /// Time when the subscription ends, if that was decided: with the current period or at another time.
+        pub cancel_at: Option<DateTime<Utc>>,
         /// End of the trial.
         pub trial_end: Option<DateTime<Utc>>,
         /// Whether collection of payments is paused.

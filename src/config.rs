@@ -93,13 +93,18 @@ pub const VARIABLES: &[Variable] = &[
         "the Clerk instance (`ins_…`) whose events are applied; those of others are ignored",
     ),
     variable(
+        "STRIPE_LIVEMODE",
+        "of the key; production: on",
+        "follow live mode (`on`) or test mode (`off`) of Stripe; events of the other are recorded and ignored",
+    ),
+    variable(
         "STRIPE_ACCOUNT",
         "the endpoint's own",
         "a connected Stripe account (`acct_…`) whose events are applied, too; those of others are ignored",
     ),
     variable("STRIPE_SECRET_KEY", "–", "key of Stripe's API; without, nothing is asked of Stripe"),
     variable("STRIPE_API_BASE", "Stripe's", "address of Stripe's API, for tests against another one"),
-    variable("STRIPE_PRICE_PLANS", "–", "which plan a price stands for: `price_1=STARTER,price_2=PRO`"),
+    variable("STRIPE_PRICE_PLANS", "–", "which plan a price buys: `price_1=STARTER,price_2=PRO,price_3=NONE`"),
     variable("PERSONAL_WORKSPACES", "off", "`on` or `off`: every new user gets a workspace of their own"),
     variable("CORS_ORIGINS", "–", "origins whose pages may call the API, comma separated"),
     variable("GRAPHIQL", "on; production: off", "`on` or `off`: the explorer at `/`"),
@@ -404,15 +409,25 @@ impl Reader<'_> {
         let sync = &mut webhooks.sync;
         sync.clerk_instance = self.text("CLERK_INSTANCE");
         sync.stripe_account = self.text("STRIPE_ACCOUNT");
+        let of_key = sync.stripe_key.as_ref().and_then(StripeKey::livemode);
+        let given = self.switch("STRIPE_LIVEMODE");
+        if given.zip(of_key).is_some_and(|(given, of_key)| given != of_key) {
+            self.problem("STRIPE_LIVEMODE contradicts STRIPE_SECRET_KEY, which is of the other mode");
+        }
+        sync.stripe_livemode = given.or(of_key).or_else(|| production.then_some(true));
         sync.personal_workspaces = self.switch("PERSONAL_WORKSPACES").unwrap_or(false);
         for item in self.list("STRIPE_PRICE_PLANS") {
-            let plan = item
-                .split_once('=')
-                .and_then(|(price, plan)| Some((price.trim().to_owned(), OrganizationPlan::from_label(plan.trim())?)));
+            let plan = item.split_once('=').and_then(|(price, plan)| {
+                let plan = match plan.trim() {
+                    none if none.eq_ignore_ascii_case("none") => None,
+                    label => Some(OrganizationPlan::from_label(label)?),
+                };
+                Some((price.trim().to_owned(), plan))
+            });
             match plan {
                 Some((price, plan)) if !price.is_empty() => drop(sync.price_plans.insert(price, plan)),
                 _ => self.problem(format!(
-                    "STRIPE_PRICE_PLANS has \"{item}\"; it takes price=PLAN, and plans are FREE, STARTER, PRO, ENTERPRISE"
+                    "STRIPE_PRICE_PLANS has \"{item}\"; it takes price=PLAN, and plans are FREE, STARTER, PRO, ENTERPRISE, or NONE for what buys no plan"
                 )),
             }
         }

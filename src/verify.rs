@@ -114,6 +114,13 @@ const DATA_CHECKS: &[Check] = &[
           group by 1 having max(t.number) > coalesce(max(c.last_number), 0) limit 100",
     ),
     (
+        "webhook-finding",
+        "select coalesce(e.object_id, e.event_id), format('%s%s: `tenantry webhooks list --waiting` shows its events',
+                coalesce((select o.slug || ': ' from tenantry.organizations o where o.id = max(e.organization_id::text)::uuid), ''), e.finding)
+           from tenantry.webhook_events e where e.finding is not null
+          group by 1, e.finding order by 1 limit 100",
+    ),
+    (
         "budget-limit",
         "select b.id::text, 'spent and reserved exceed a hard limit'
            from tenantry.budgets b where b.is_hard_limit and b.spent_minor + b.reserved_minor > b.limit_minor limit 100",

@@ -64,6 +64,11 @@ async fn metrics(State(figures): State<Figures>) -> Response {
             let source = depth.source.label().to_lowercase();
             text += &format!("tenantry_webhooks_pending{{source=\"{source}\"}} {}\n", depth.pending);
         }
+        text.push_str("# TYPE tenantry_webhooks_findings gauge\n");
+        for depth in &depth {
+            let source = depth.source.label().to_lowercase();
+            text += &format!("tenantry_webhooks_findings{{source=\"{source}\"}} {}\n", depth.findings);
+        }
         text.push_str("# TYPE tenantry_webhooks_oldest_pending_seconds gauge\n");
         let now = edge.services.clock.now();
         for depth in &depth {

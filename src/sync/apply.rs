@@ -15,8 +15,9 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::{OrganizationId, WebhookEventId};
 use crate::organizations::OrganizationPlan;
+use crate::sync::origin::why_foreign;
 use crate::sync::stripe::client::StripeClient;
-pub use crate::sync::stripe::client::StripeKey;
+pub use crate::sync::stripe::client::{StripeKey, StripeObject};
 pub use crate::sync::stripe::gate::{Fetched, Slot, StripeGate};
 use crate::sync::{clerk, stripe};
 use crate::webhook_events::WebhookSource;
@@ -55,12 +56,15 @@ pub struct ApplyContext<'a> {
 /// Settings of the sync.
 #[derive(Clone, Debug, Default)]
 pub struct SyncSettings {
-    /// The plan that a price at Stripe buys, by the price's id.
-    pub price_plans: BTreeMap<String, OrganizationPlan>,
+    /// The plan that a price at Stripe buys, by the price's id; `None`: it is known to buy none.
+    pub price_plans: BTreeMap<String, Option<OrganizationPlan>>,
     /// Whether a new user gets a personal workspace.
     pub personal_workspaces: bool,
     /// Apply events of this Stripe account, and those that name none: they are the endpoint's own. `None`: only those.
     pub stripe_account: Option<String>,
+    /// Apply events of this mode only: live (`true`) or test. `None`: of both; then an organization that has a live
+    /// subscription has no test one.
+    pub stripe_livemode: Option<bool>,
     /// Apply events of this Clerk instance only.
     pub clerk_instance: Option<String>,
     /// The key of Stripe's API.
@@ -87,6 +91,8 @@ pub enum EventOutcome {
     Applied {
         /// The organization it belongs to, when that is known.
         organization: Option<OrganizationId>,
+        /// What could not be made of it so far, for people to read.
+        finding: Option<String>,
     },
     /// It has no effect.
     Ignored {
@@ -97,15 +103,17 @@ pub enum EventOutcome {
     },
     /// A part of its effect is in the transaction. The event must be applied again for the rest.
     More,
-    /// Two events of one second cannot be ordered. Ask the provider for the object outside of the transaction, then
-    /// apply the event again with [`ApplyContext::fetched`]. Nothing was written.
-    Refetch {
-        /// The object at the provider.
-        object_id: String,
-    },
+    /// The event alone does not tell: another one is of its second, or it lists a part only. Ask the provider for the
+    /// object outside of the transaction, then apply the event again with [`ApplyContext::fetched`]. Nothing was written.
+    Refetch(StripeObject),
 }
 
 impl EventOutcome {
+    /// Its whole effect is there.
+    pub(crate) fn applied(organization: Option<OrganizationId>) -> Self {
+        Self::Applied { organization, finding: None }
+    }
+
     /// No effect, and no organization.
     pub(crate) fn ignored(reason: &'static str) -> Self {
         Self::Ignored { reason, organization: None }
@@ -123,6 +131,9 @@ pub async fn apply(tx: &mut SystemTx, context: &ApplyContext<'_>, event: &InboxE
     let Ok(payload) = serde_json::from_slice::<Value>(&event.raw_body) else {
         return Ok(EventOutcome::ignored("not JSON that can be read"));
     };
+    if let Some(reason) = why_foreign(event.source, context.settings, &payload) {
+        return Ok(EventOutcome::ignored(reason));
+    }
     match event.source {
         WebhookSource::Clerk => clerk::apply(tx, context, event, &payload).await,
         WebhookSource::Stripe => stripe::apply(tx, context, event, &payload).await,

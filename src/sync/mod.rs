@@ -7,6 +7,7 @@ pub mod apply;
 mod clerk;
 mod effects;
 mod mirror;
+mod origin;
 mod payload;
 pub mod samples;
 pub mod stripe;

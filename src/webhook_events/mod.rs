@@ -66,6 +66,9 @@ entity! {
         /// Why the event was ignored, or that the last attempt failed. Superadmins see the cause.
         #[graphql(name = "error")]
         pub last_error: Option<String> = "last_error" platform "coalesce(t.cause, t.last_error)",
+        /// What could not be made of the event so far: an organization that nothing names, a price that buys no known plan,
+        /// a list that came in part. Null again when later events or settings answer it.
+        pub finding: Option<String>,
         /// Time of creation by the sender.
         pub event_created_at: Option<DateTime<Utc>>,
         /// Time of receipt.

@@ -23,6 +23,8 @@ pub struct Selection {
     /// About this object of the sender.
     pub object: Option<String>,
     pub event_type: Option<String>,
+    /// Only those with a finding.
+    pub waiting: bool,
     /// Received from here on.
     pub since: Option<DateTime<Utc>>,
     /// Received before this.
@@ -52,6 +54,8 @@ pub struct ListedEvent {
     /// Why the last try failed, or why there was nothing to do.
     #[serde(rename = "error")]
     pub last_error: Option<String>,
+    /// What could not be made of it so far.
+    pub finding: Option<String>,
     /// The organization's slug, when known.
     pub organization: Option<String>,
     /// Time of creation by the sender.
@@ -76,7 +80,7 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
     let events = sqlx::query_as!(
         ListedEvent,
         r#"select e.id as "id: WebhookEventId", e.source as "source: WebhookSource", e.event_id, e.event_type, e.object_id,
-                  e.status as "status: WebhookStatus", e.attempts, coalesce(e.cause, e.last_error) as last_error, o.slug as "organization?", e.event_created_at,
+                  e.status as "status: WebhookStatus", e.attempts, coalesce(e.cause, e.last_error) as last_error, e.finding, o.slug as "organization?", e.event_created_at,
                   e.received_at, e.processed_at, e.failed_at, e.next_attempt_at
              from tenantry.webhook_events e left join tenantry.organizations o on o.id = e.organization_id
             where (cardinality($1::uuid[]) = 0 or e.id = any($1))
@@ -86,7 +90,8 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
               and ($5::text is null or e.event_type = $5)
               and ($6::timestamptz is null or e.received_at >= $6)
               and ($7::timestamptz is null or e.received_at < $7)
-            order by e.received_at desc, e.id desc limit $8"#,
+              and (not $8 or e.finding is not null)
+            order by e.received_at desc, e.id desc limit $9"#,
         &selection.ids,
         selection.source.map(WebhookSource::label),
         &statuses,
@@ -94,6 +99,7 @@ pub async fn list(tx: &mut SystemTx, selection: &Selection, limit: i64) -> Resul
         selection.event_type,
         selection.since,
         selection.until,
+        selection.waiting,
         limit
     )
     .fetch_all(tx.conn())
@@ -125,7 +131,7 @@ pub async fn replay(
 ) -> Result<Vec<(WebhookEventId, Option<OrganizationId>)>> {
     let rows = sqlx::query!(
         r#"update tenantry.webhook_events
-              set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, next_attempt_at = $2, processed_at = null, failed_at = null
+              set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, finding = null, next_attempt_at = $2, processed_at = null, failed_at = null
             where id = any($1) and status <> 'RECEIVED'
             returning id as "id: WebhookEventId", organization_id as "organization_id: OrganizationId""#,
         ids,
@@ -153,7 +159,7 @@ pub(super) async fn replay_own(
     if before.is_some_and(|status| status != WebhookStatus::Received) {
         sqlx::query!(
             "update tenantry.webhook_events
-                set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, next_attempt_at = $3, processed_at = null, failed_at = null
+                set status = 'RECEIVED', attempts = 0, last_error = null, cause = null, finding = null, next_attempt_at = $3, processed_at = null, failed_at = null
               where organization_id = $1 and id = $2",
             organization as _,
             id as _,

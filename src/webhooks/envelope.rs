@@ -9,8 +9,7 @@ use serde_json::{Map, Value};
 /// How deep objects are kept: `data.object.id` is on the third level.
 const DEPTH: u8 = 3;
 /// The members that are kept.
-const KEPT: &[&str] =
-    &["id", "type", "created", "timestamp", "account", "instance_id", "data", "object", "related_object"];
+const KEPT: &[&str] = &["id", "type", "created", "timestamp", "data", "object", "customer", "related_object"];
 
 /// The envelope of a body; `None` when the body is not JSON.
 pub(super) fn envelope(body: &[u8]) -> Option<Value> {

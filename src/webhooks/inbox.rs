@@ -267,15 +267,18 @@ pub struct Depth {
     pub pending: i64,
     /// When the oldest of them was received.
     pub oldest: Option<DateTime<Utc>>,
+    /// How many events have a finding: they were applied, and wait for something.
+    pub findings: i64,
 }
 
-/// The events that wait for a worker, by sender.
+/// The events that wait for a worker or have a finding, by sender.
 pub async fn depth(db: &Db) -> Result<Vec<Depth>> {
     let rows = db
         .system_statement(|pool| async move {
             sqlx::query_as!(
                 Depth,
-                r#"select s.source as "source!: WebhookSource", count(e.id) as "pending!", min(e.received_at) as oldest
+                r#"select s.source as "source!: WebhookSource", count(e.id) as "pending!", min(e.received_at) as oldest,
+                          (select count(*) from tenantry.webhook_events f where f.source = s.source and f.finding is not null) as "findings!"
                      from unnest(enum_range(null::tenantry.webhook_source)) as s (source)
                      left join tenantry.webhook_events e on e.source = s.source and e.status in ('RECEIVED', 'FAILED')
                     group by 1 order by 1"#

@@ -83,7 +83,7 @@ pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>
 }
 
 /// An event that was applied or ignored.
-pub(super) struct ProcessedEvent {
+pub(super) struct ProcessedEvent<'a> {
     pub id: WebhookEventId,
     /// APPLIED or IGNORED.
     pub status: WebhookStatus,
@@ -91,30 +91,34 @@ pub(super) struct ProcessedEvent {
     pub reason: Option<&'static str>,
     /// The organization it belongs to, when that became known.
     pub organization: Option<OrganizationId>,
+    /// What could not be made of it so far.
+    pub finding: Option<&'a str>,
 }
 
 /// Writes what became of events. Returns those that belong to an organization.
 pub(super) async fn mark_processed(
     tx: &mut SystemTx,
-    processed: &[ProcessedEvent],
+    processed: &[ProcessedEvent<'_>],
     now: DateTime<Utc>,
 ) -> Result<Vec<(WebhookEventId, OrganizationId)>> {
     let ids: Vec<Uuid> = processed.iter().map(|event| event.id.uuid()).collect();
     let statuses: Vec<String> = processed.iter().map(|event| event.status.label().to_owned()).collect();
     let reasons: Vec<Option<&str>> = processed.iter().map(|event| event.reason).collect();
     let organizations: Vec<Option<Uuid>> = processed.iter().map(|event| event.organization.map(Id::uuid)).collect();
+    let findings: Vec<Option<&str>> = processed.iter().map(|event| event.finding).collect();
     let rows = sqlx::query!(
         r#"update tenantry.webhook_events e
               set status = n.status::tenantry.webhook_status, attempts = e.attempts + 1, last_error = n.reason, cause = null,
-                  organization_id = coalesce(n.organization_id, e.organization_id), processed_at = $5
-             from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[]) as n (id, status, reason, organization_id)
+                  organization_id = coalesce(n.organization_id, e.organization_id), finding = n.finding, processed_at = $5
+             from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $6::text[]) as n (id, status, reason, organization_id, finding)
             where e.id = n.id
             returning e.id as "id: WebhookEventId", e.organization_id as "organization_id: OrganizationId""#,
         &ids,
         &statuses,
         &reasons as _,
         &organizations as _,
-        now
+        now,
+        &findings as _
     )
     .fetch_all(tx.conn())
     .await?;

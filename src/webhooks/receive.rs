@@ -61,8 +61,6 @@ pub struct Head {
     pub object_id: Option<String>,
     /// When the sender made it.
     pub created_at: Option<DateTime<Utc>>,
-    /// The Stripe account that it comes from (Connect), or the Clerk instance.
-    pub account: Option<String>,
 }
 
 /// Reads the head of an event from its verified body; `None` when it has no type.
@@ -75,15 +73,15 @@ pub fn head(source: WebhookSource, body: &Value) -> Option<Head> {
         (0..4_102_444_800_000).contains(&time).then(|| DateTime::from_timestamp_millis(time)).flatten()
     };
     let event_type = text("/type").filter(|event_type| !event_type.is_empty())?;
-    let (object_id, created_at, account) = match source {
-        WebhookSource::Clerk => (text("/data/id"), millis(body.get("timestamp"), 1), text("/instance_id")),
+    let (object_id, created_at) = match source {
+        WebhookSource::Clerk => (text("/data/id"), millis(body.get("timestamp"), 1)),
         WebhookSource::Stripe => (
-            text("/data/object/id").or_else(|| text("/related_object/id")),
+            // What a customer is entitled to has no id of its own.
+            text("/data/object/id").or_else(|| text("/related_object/id")).or_else(|| text("/data/object/customer")),
             millis(body.get("created"), 1000),
-            text("/account"),
         ),
     };
-    Some(Head { event_type, object_id, created_at, account })
+    Some(Head { event_type, object_id, created_at })
 }
 
 async fn receive(webhooks: &Webhooks, source: WebhookSource, request: Request) -> Response {
@@ -228,11 +226,11 @@ mod tests {
     fn heads_are_read_tolerantly() {
         let clerk = json!({ "type": "user.created", "timestamp": 1_700_000_000_123_i64, "instance_id": "ins_1", "data": { "id": "user_1" } });
         let read = head(WebhookSource::Clerk, &clerk).expect("a head");
-        assert_eq!((read.object_id.as_deref(), read.account.as_deref()), (Some("user_1"), Some("ins_1")));
+        assert_eq!(read.object_id.as_deref(), Some("user_1"));
         assert_eq!(read.created_at.map(|at| at.timestamp_millis()), Some(1_700_000_000_123));
         let stripe = json!({ "type": "invoice.paid", "created": 1_700_000_000, "account": "acct_1", "data": { "object": { "id": "in_1" } } });
         let read = head(WebhookSource::Stripe, &stripe).expect("a head");
-        assert_eq!((read.object_id.as_deref(), read.account.as_deref()), (Some("in_1"), Some("acct_1")));
+        assert_eq!(read.object_id.as_deref(), Some("in_1"));
         assert_eq!(read.created_at.map(|at| at.timestamp()), Some(1_700_000_000));
         let odd = json!({ "type": "x", "created": i64::MAX, "account": 7, "data": [1], "timestamp": "soon" });
         for source in [WebhookSource::Clerk, WebhookSource::Stripe] {

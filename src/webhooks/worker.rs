@@ -23,11 +23,10 @@ use crate::db::SystemTx;
 use crate::error::{Error, Result};
 use crate::events::{self, Event};
 use crate::id::{OrganizationId, WebhookEventId};
-use crate::sync::apply::{ApplyContext, EventOutcome, Fetched, InboxEvent, Slot, StripeGate, apply};
+use crate::sync::apply::{ApplyContext, EventOutcome, Fetched, InboxEvent, Slot, StripeGate, StripeObject, apply};
 use crate::webhook_events::sql::CHANNEL;
 use crate::webhook_events::{WebhookSource, WebhookStatus};
-use crate::webhooks::envelope::envelope;
-use crate::webhooks::receive::{NO_TYPE, head};
+use crate::webhooks::receive::NO_TYPE;
 use crate::webhooks::{Webhooks, queue};
 
 /// Most events of one transaction.
@@ -68,6 +67,7 @@ struct WorkedEvent {
     status: WebhookStatus,
     reason: Option<&'static str>,
     organization: Option<OrganizationId>,
+    finding: Option<String>,
 }
 
 /// How long the statements of a transaction may take, and wait for locks.
@@ -84,7 +84,7 @@ enum BatchBreak {
     /// The transaction is broken.
     Failed(Error),
     /// The provider must be asked for this object first.
-    Refetch(String),
+    Refetch(StripeObject),
 }
 
 impl Worker {
@@ -258,7 +258,7 @@ impl Worker {
                         // No transaction is open while Stripe is asked.
                         tx.rollback().await?;
                         can_refetch = false;
-                        match permit.subscription(&object, &self.webhooks.clock).await {
+                        match permit.object(&object, &self.webhooks.clock).await {
                             Ok(object) => {
                                 fetched = object;
                                 continue;
@@ -307,8 +307,10 @@ impl Worker {
         fetched: Option<&Fetched>,
         can_refetch: bool,
     ) -> Result<WorkedEvent, BatchBreak> {
-        if let Some(reason) = self.unwanted(&event) {
-            return Ok(WorkedEvent { event, status: WebhookStatus::Ignored, reason: Some(reason), organization: None });
+        if event.event_type == NO_TYPE {
+            let reason = Some("the event names no type");
+            let (status, organization, finding) = (WebhookStatus::Ignored, None, None);
+            return Ok(WorkedEvent { event, status, reason, organization, finding });
         }
         let context =
             ApplyContext { clock: &self.webhooks.clock, settings: &self.webhooks.settings.sync, fetched, can_refetch };
@@ -319,41 +321,27 @@ impl Worker {
             Err(_) => return Err(BatchBreak::Failed(Error::Timeout)),
         };
         match outcome {
-            EventOutcome::Applied { organization } => {
-                Ok(WorkedEvent { event, status: WebhookStatus::Applied, reason: None, organization })
+            EventOutcome::Applied { organization, finding } => {
+                Ok(WorkedEvent { event, status: WebhookStatus::Applied, reason: None, organization, finding })
             }
             EventOutcome::Ignored { reason, organization } => {
-                Ok(WorkedEvent { event, status: WebhookStatus::Ignored, reason: Some(reason), organization })
+                let (status, reason) = (WebhookStatus::Ignored, Some(reason));
+                Ok(WorkedEvent { event, status, reason, organization, finding: None })
             }
             // It keeps its status and is claimed again.
             EventOutcome::More => {
-                Ok(WorkedEvent { event, status: WebhookStatus::Received, reason: None, organization: None })
+                let (status, organization) = (WebhookStatus::Received, None);
+                Ok(WorkedEvent { event, status, reason: None, organization, finding: None })
             }
-            EventOutcome::Refetch { object_id } if can_refetch => Err(BatchBreak::Refetch(object_id)),
-            EventOutcome::Refetch { .. } => Err(BatchBreak::Failed(Error::internal("the provider cannot be asked"))),
-        }
-    }
-
-    /// Why an event is ignored without being applied.
-    fn unwanted(&self, event: &InboxEvent) -> Option<&'static str> {
-        if event.event_type == NO_TYPE {
-            return Some("the event names no type");
-        }
-        // An event without an account is from the endpoint's own account.
-        let account = || head(event.source, &envelope(&event.raw_body)?)?.account;
-        match (event.source, &self.webhooks.settings.sync.clerk_instance, &self.webhooks.settings.sync.stripe_account) {
-            (WebhookSource::Clerk, None, _) => None,
-            (WebhookSource::Clerk, Some(ours), _) => (account()? != *ours).then_some("of another Clerk instance"),
-            // Connected accounts create customers and metadata at will.
-            (WebhookSource::Stripe, _, None) => account().map(|_| "of a connected Stripe account"),
-            (WebhookSource::Stripe, _, Some(ours)) => (account()? != *ours).then_some("of another Stripe account"),
+            EventOutcome::Refetch(object) if can_refetch => Err(BatchBreak::Refetch(object)),
+            EventOutcome::Refetch(_) => Err(BatchBreak::Failed(Error::internal("the provider cannot be asked"))),
         }
     }
 
     /// Writes what became of the events, notifies subscribers, and commits.
     async fn finish(&self, mut tx: SystemTx, done: &[WorkedEvent]) -> Result<()> {
         let now = self.webhooks.clock.now();
-        let settled: Vec<queue::ProcessedEvent> = done
+        let settled: Vec<queue::ProcessedEvent<'_>> = done
             .iter()
             .filter(|done| done.status != WebhookStatus::Received)
             .map(|done| queue::ProcessedEvent {
@@ -361,6 +349,7 @@ impl Worker {
                 status: done.status,
                 reason: done.reason,
                 organization: done.organization,
+                finding: done.finding.as_deref(),
             })
             .collect();
         let written = async {

@@ -3,6 +3,7 @@
 mod cases;
 mod driver;
 mod fake_stripe;
+mod field;
 mod history;
 mod owners;
 mod stripe;

@@ -54,6 +54,6 @@ fn line(event: &ListedEvent) -> String {
         printable(&event.event_type),
         printable(event.object_id.as_deref().unwrap_or("–")),
         event.organization.as_deref().unwrap_or("–"),
-        printable(event.last_error.as_deref().unwrap_or_default()),
+        printable(event.last_error.as_deref().or(event.finding.as_deref()).unwrap_or_default()),
     )
 }

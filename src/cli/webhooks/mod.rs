@@ -79,6 +79,9 @@ struct Filters {
     /// Of this type: customer.subscription.updated.
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
+    /// Applied, but waiting for something: an organization that nothing names yet, the plan of a price, the rest of a list.
+    #[arg(long)]
+    waiting: bool,
     /// Received at or after this time: 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "TIME")]
     since: Option<DateTime<Utc>>,
@@ -102,6 +105,7 @@ impl Filters {
             && self.status.is_empty()
             && self.object.is_none()
             && self.event_type.is_none()
+            && !self.waiting
             && self.since.is_none()
             && self.until.is_none()
     }
@@ -113,6 +117,7 @@ impl Filters {
             statuses: self.status,
             object: self.object,
             event_type: self.event_type,
+            waiting: self.waiting,
             since: self.since,
             until: self.until,
         }

@@ -60,6 +60,7 @@ fn properties(event: ListedEvent) -> String {
         ("status", event.status.label().to_owned()),
         ("attempts", event.attempts.to_string()),
         ("error", event.last_error.unwrap_or_default()),
+        ("finding", event.finding.unwrap_or_default()),
         ("made", or_none(event.event_created_at)),
         ("received", time(event.received_at)),
         ("processed", or_none(event.processed_at)),

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::id::{OrganizationId, OrganizationMemberId, UserId};
 use crate::sync::clerk::users::UserRow;
 use crate::sync::effects::Effects;
-use crate::sync::mirror::{self, Lock, RemoteObject};
+use crate::sync::mirror::{self, Lock, Register as _, RemoteObject};
 use crate::sync::payload::moment_of_millis;
 
 /// Writes the rows for these memberships, which must be all known ones of their pairs of user and organization. The

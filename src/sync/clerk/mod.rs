@@ -60,7 +60,7 @@ async fn user(effects: &mut Effects<'_>, change: &RemoteChange<mirror::User>) ->
     }
     let Some(row) = users::project(effects, &user).await? else {
         // Its deletion came first: there is nothing to delete yet.
-        return Ok(EventOutcome::Applied { organization: None });
+        return Ok(EventOutcome::applied(None));
     };
     if row.inserted || row.deleted {
         let memberships = mirror::naming::<mirror::Membership>(effects.tx, &[user.id.clone()]).await?;
@@ -74,7 +74,7 @@ async fn user(effects: &mut Effects<'_>, change: &RemoteChange<mirror::User>) ->
     }
     let organization = users::workspace(effects, &user, &row).await?;
     users::record(effects, &row).await?;
-    Ok(EventOutcome::Applied { organization })
+    Ok(EventOutcome::applied(organization))
 }
 
 async fn organization_or_membership(
@@ -146,7 +146,7 @@ async fn organization_or_membership(
     for (clerk_id, id) in new {
         project_waiting(effects, &clerk_id, id).await?;
     }
-    Ok(EventOutcome::Applied { organization: found })
+    Ok(EventOutcome::applied(found))
 }
 
 /// Derives the rows of what came before its organization.
@@ -185,5 +185,5 @@ async fn invitation(effects: &mut Effects<'_>, change: &RemoteChange<mirror::Inv
         mirror::lock(effects.tx, [Lock::Tenant(organization.uuid())]).await?;
         invitations::project(effects, organization, &invitation).await?;
     }
-    Ok(EventOutcome::Applied { organization })
+    Ok(EventOutcome::applied(organization))
 }

@@ -10,7 +10,7 @@ use sqlx::Connection as _;
 use crate::error::{Error, Result};
 use crate::id::{Id, OrganizationId, OrganizationMemberId, UserId};
 use crate::sync::effects::Effects;
-use crate::sync::mirror::{self, Lock, RemoteObject};
+use crate::sync::mirror::{self, Lock, Register as _, RemoteObject};
 use crate::sync::payload::{fingerprint, slug, slug_with_mark};
 
 /// The row of a user.

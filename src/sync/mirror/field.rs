@@ -1,5 +1,6 @@
 //! A field that is merged: a value with the version of the event that it is from.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
@@ -100,16 +101,8 @@ impl<T, P> Field<T, P> {
         Self::said(&FieldVersion { authority: 0, moment: 0, rank: 0, event: String::new() }, value)
     }
 
-    pub(crate) fn is_unknown(&self) -> bool {
-        self.0.is_none()
-    }
-
     pub(crate) fn known(&self) -> Option<&T> {
         self.0.as_ref().map(|versioned| &versioned.is)
-    }
-
-    pub(crate) fn version(&self) -> Option<&FieldVersion> {
-        self.0.as_ref().map(|versioned| &versioned.at)
     }
 }
 
@@ -132,9 +125,20 @@ impl<P> Field<Option<String>, P> {
     }
 }
 
-impl<T: Clone + PartialEq, P: Precedence> Field<T, P> {
+/// What is merged from events: a field, or one for each of several names.
+pub(crate) trait Register {
     /// Merges what an event says. An event that says nothing of the field changes nothing.
-    pub(crate) fn merge(&mut self, change: &Self) -> Merged {
+    fn merge(&mut self, change: &Self) -> Merged;
+
+    /// Whether nothing was said yet.
+    fn is_unknown(&self) -> bool;
+
+    /// The greatest version of what is known.
+    fn version(&self) -> Option<&FieldVersion>;
+}
+
+impl<T: Clone + PartialEq, P: Precedence> Register for Field<T, P> {
+    fn merge(&mut self, change: &Self) -> Merged {
         let Some(change) = &change.0 else { return Merged::Stale };
         let Some(known) = &mut self.0 else {
             self.0 = Some(change.clone());
@@ -149,5 +153,75 @@ impl<T: Clone + PartialEq, P: Precedence> Field<T, P> {
         let merged = if known.is == change.is { Merged::Same } else { Merged::New };
         *known = change.clone();
         merged
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn version(&self) -> Option<&FieldVersion> {
+        self.0.as_ref().map(|versioned| &versioned.at)
+    }
+}
+
+/// A value for each of several names. What an event does not name stays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Each<T>(BTreeMap<String, Latest<T>>);
+
+impl<T> Default for Each<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> Each<T> {
+    /// The values that an event of this version gives to some names.
+    pub(crate) fn said(at: &FieldVersion, values: impl IntoIterator<Item = (String, T)>) -> Self {
+        Self(values.into_iter().map(|(name, value)| (name, Field::said(at, Some(value)))).collect())
+    }
+
+    /// The value of a name.
+    pub(crate) fn of(&self, name: &str) -> Option<&T> {
+        self.0.get(name)?.known()
+    }
+
+    /// The value of a name, or that of a field of another object when that is newer.
+    pub(crate) fn latest<'a>(&'a self, name: &str, other: Option<&'a Latest<T>>) -> Option<&'a T>
+    where
+        T: Clone + PartialEq,
+    {
+        let own = self.0.get(name);
+        own.into_iter().chain(other).filter(|field| !field.is_unknown()).max_by_key(|field| field.version())?.known()
+    }
+
+    /// All names and their values, in the order of their versions.
+    pub(crate) fn in_order(&self) -> Vec<(&str, &T)>
+    where
+        T: Clone + PartialEq,
+    {
+        let mut all: Vec<_> = self.0.iter().collect();
+        all.sort_by_key(|(_, field)| field.version());
+        all.into_iter().filter_map(|(name, field)| Some((name.as_str(), field.known()?))).collect()
+    }
+
+    /// Gives a name a value of our own, which no event says.
+    pub(crate) fn note(&mut self, name: &str, value: T) {
+        self.0.insert(name.to_owned(), Field::note(Some(value)));
+    }
+}
+
+impl<T: Clone + PartialEq> Register for Each<T> {
+    fn merge(&mut self, change: &Self) -> Merged {
+        let merged = change.0.iter().map(|(name, change)| self.0.entry(name.clone()).or_default().merge(change));
+        merged.max().unwrap_or(Merged::Stale)
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn version(&self) -> Option<&FieldVersion> {
+        self.0.values().filter_map(Register::version).max()
     }
 }

@@ -17,11 +17,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub(crate) use field::{FieldVersion, First, Latest, Merged};
+pub(crate) use field::{Each, FieldVersion, First, Latest, Merged, Register};
 pub(crate) use locks::{Lock, lock, lock_with};
 pub(crate) use objects::{
-    Checkout, Customer, Entitlements, Invitation, InvitationStatus, Item, Membership, Organization, Price, Product,
-    Subscription, User,
+    Attribution, Checkout, Customer, Entitlements, Happened, Invitation, InvitationStatus, Invoice, Item, Membership,
+    Organization, Price, Product, Subscription, User,
 };
 
 use crate::db::SystemTx;
@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Product,
     Price,
     Entitlements,
+    Attribution,
+    Invoice,
 }
 
 impl Kind {
@@ -57,6 +59,8 @@ impl Kind {
             Self::Product => "product",
             Self::Price => "price",
             Self::Entitlements => "entitlements",
+            Self::Attribution => "attribution",
+            Self::Invoice => "invoice",
         }
     }
 

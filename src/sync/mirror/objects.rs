@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::sync::mirror::field::{Field, FieldVersion, First, Latest, Merged};
+use crate::sync::mirror::field::{Each, FieldVersion, First, Latest, Merged, Register};
 use crate::sync::mirror::{Fields, Kind};
 
 /// Declares the fields of each kind of object. Behind `:`, `id` marks a field that holds the id of another object, and
@@ -21,7 +21,7 @@ macro_rules! objects {
             #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
             #[serde(default)]
             pub(crate) struct $kind {
-                $($(#[$doc])* #[serde(skip_serializing_if = "Field::is_unknown")] pub(crate) $field: $register<$value>,)*
+                $($(#[$doc])* #[serde(skip_serializing_if = "Register::is_unknown")] pub(crate) $field: $register<$value>,)*
             }
 
             impl Fields for $kind {
@@ -98,16 +98,28 @@ objects! {
     Subscription {
         customer: Latest<String>, id;
         organization: Latest<String>, id;
+        /// Whether it is of live mode.
+        live: Latest<bool>;
         /// A label of `SubscriptionStatus`.
         status: Latest<String>;
         /// A label of `OrganizationPlan`, from the metadata.
         plan: Latest<String>;
+        /// All items; a part of them counts only while all were never known.
         items: Latest<Vec<Item>>;
+        /// Whether the last event listed a part of the items only.
+        in_part: Latest<bool>;
+        /// The plans that the prices and products of its items were last said to buy (labels of `OrganizationPlan`), by
+        /// their ids. A label that is taken off a price ends nothing.
+        plans: Each<String>;
+        /// Whether their quantities were last said to be of seats.
+        seats: Each<bool>;
         /// Prices and products of the items.
         catalogue: Latest<Vec<String>>, ids;
+        /// The period of the subscription itself, before API version 2025-03-31; since then what its items share.
         period_start: Latest<i64>;
         period_end: Latest<i64>;
         cancel_at_period_end: Latest<bool>;
+        cancel_at: Latest<Option<i64>>;
         trial_end: Latest<i64>;
         collection_paused: Latest<bool>;
         created: Latest<i64>;
@@ -123,8 +135,8 @@ objects! {
     }
     /// A product at Stripe.
     Product {
-        /// A label of `OrganizationPlan`, from the metadata.
-        plan: Latest<Option<String>>;
+        /// A label of `OrganizationPlan`, from the metadata. Metadata that name no plan change nothing.
+        plan: Latest<String>;
         seat: Latest<bool>;
         /// A note: up to which customer the last change has been applied.
         reached: Latest<String>;
@@ -132,10 +144,8 @@ objects! {
     /// A price at Stripe.
     Price {
         product: Latest<String>, id;
-        /// Its lookup key.
-        key: Latest<String>;
-        /// A label of `OrganizationPlan`, from the metadata.
-        plan: Latest<Option<String>>;
+        /// A label of `OrganizationPlan`, from the lookup key or the metadata. A price that loses them keeps it.
+        plan: Latest<String>;
         seat: Latest<bool>;
         /// A note: up to which customer the last change has been applied.
         reached: Latest<String>;
@@ -143,7 +153,24 @@ objects! {
     /// The active entitlements of a customer at Stripe.
     Entitlements {
         customer: Latest<String>, id;
+        /// All keys; a part of them counts only while all were never known.
         keys: Latest<Vec<String>>;
+        /// Whether the last event listed a part of the keys only.
+        in_part: Latest<bool>;
+    }
+    /// To whom the events about a customer at Stripe were last given. Its id is the customer's.
+    Attribution {
+        /// A note: a digest of what they were given to.
+        digest: Latest<String>;
+    }
+    /// An invoice at Stripe.
+    Invoice {
+        customer: Latest<String>, id;
+        subscription: Latest<String>, id;
+        /// What happened to it, by event.
+        happened: Each<Happened>;
+        /// Notes: the events that are in the audit log of an organization.
+        recorded: Each<bool>;
     }
 }
 
@@ -153,13 +180,19 @@ objects! {
 pub(crate) struct Item {
     pub(crate) price: Option<String>,
     pub(crate) product: Option<String>,
-    /// The price's lookup key.
-    pub(crate) key: Option<String>,
-    /// A label of `OrganizationPlan`, from the metadata.
-    pub(crate) plan: Option<String>,
-    pub(crate) seat: bool,
     pub(crate) quantity: Option<i64>,
     pub(crate) metered: bool,
+    /// Its period, in seconds since 1970.
+    pub(crate) starts: Option<i64>,
+    pub(crate) ends: Option<i64>,
+}
+
+/// What an event says of an invoice, for the audit log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Happened {
+    /// The type of the event.
+    pub(crate) action: String,
+    pub(crate) metadata: serde_json::Value,
 }
 
 /// Where an invitation stands.

@@ -86,11 +86,13 @@ fn stored_fields_are_read_and_written_in_one_form() {
         &["org_1"],
     );
     keeps::<Customer>(&json!({ "seen": is(json!(true)), "organization": is(json!("org_1")) }), &["org_1"]);
-    let item = json!({ "price": "price_1", "product": null, "key": "pro", "plan": "PRO", "seat": true, "quantity": 5,
-                       "metered": false });
+    let item =
+        json!({ "price": "price_1", "product": null, "quantity": 5, "metered": false, "starts": 1, "ends": null });
     keeps::<Subscription>(
-        &json!({ "customer": is(json!("cus_1")), "organization": is(json!("org_1")), "status": is(json!("ACTIVE")),
-                 "plan": is(json!("PRO")), "items": is(json!([item])), "catalogue": is(json!(["price_1", "cus_1"])),
+        &json!({ "customer": is(json!("cus_1")), "organization": is(json!("org_1")), "live": is(json!(true)),
+                 "status": is(json!("ACTIVE")), "plan": is(json!("PRO")), "items": is(json!([item])),
+                 "in_part": is(json!(false)), "plans": { "price_1": is(json!("PRO")) }, "seats": { "prod_1": is(json!(true)) },
+                 "cancel_at": is(json!(null)), "catalogue": is(json!(["price_1", "cus_1"])),
                  "period_start": is(json!(1)), "period_end": is(json!(2)), "cancel_at_period_end": is(json!(false)),
                  "trial_end": is(json!(3)), "collection_paused": is(json!(true)), "created": is(json!(4)) }),
         &["cus_1", "org_1", "price_1"],
@@ -101,14 +103,24 @@ fn stored_fields_are_read_and_written_in_one_form() {
         &["cus_1", "org_1", "org_2", "sub_1"],
     );
     keeps::<Product>(
-        &json!({ "plan": is(json!(null)), "seat": is(json!(false)),
+        &json!({ "plan": is(json!("PRO")), "seat": is(json!(false)),
                  "reached": { "at": [0, 0, 0, ""], "is": "cus_1" } }),
         &[],
     );
     keeps::<Price>(
-        &json!({ "product": is(json!("prod_1")), "key": is(json!("pro")), "plan": is(json!("PRO")),
+        &json!({ "product": is(json!("prod_1")), "plan": is(json!("PRO")),
                  "seat": is(json!(false)) }),
         &["prod_1"],
     );
-    keeps::<Entitlements>(&json!({ "customer": is(json!("cus_1")), "keys": is(json!(["sso"])) }), &["cus_1"]);
+    keeps::<Entitlements>(
+        &json!({ "customer": is(json!("cus_1")), "keys": is(json!(["sso"])), "in_part": is(json!(true)) }),
+        &["cus_1"],
+    );
+    keeps::<Attribution>(&json!({ "digest": { "at": [0, 0, 0, ""], "is": "d" } }), &[]);
+    let happened = json!({ "action": "invoice.paid", "metadata": { "invoice": "in_1" } });
+    keeps::<Invoice>(
+        &json!({ "customer": is(json!("cus_1")), "subscription": is(json!("sub_1")),
+                 "happened": { "evt_1": is(happened) }, "recorded": { "evt_1": { "at": [0, 0, 0, ""], "is": true } } }),
+        &["cus_1", "sub_1"],
+    );
 }

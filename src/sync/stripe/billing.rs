@@ -11,21 +11,32 @@ use crate::error::Result;
 use crate::id::{Id, OrganizationId, SubscriptionId};
 use crate::organizations::{OrganizationPlan, OrganizationStatus};
 use crate::sync::effects::Effects;
-use crate::sync::mirror::{self, Kind, Lock, RemoteObject};
+use crate::sync::mirror::{self, Lock, Register as _, RemoteObject};
 use crate::sync::payload::moment_of_seconds;
+use crate::sync::stripe::attribution;
 use crate::sync::stripe::owners::BillingGraph;
-use crate::sync::stripe::plans::{self, Catalogue};
+use crate::sync::stripe::plans::{self, Bought, Catalogue};
 
 /// Marks the overrides of flags that are entitlements at Stripe.
 const ENTITLEMENT: &str = "Entitlement at Stripe";
 
+/// What is known of some customers after their organizations' rows were derived.
+pub(super) struct Projected {
+    pub(super) graph: BillingGraph,
+    /// What could not be made of objects of Stripe, by their ids.
+    pub(super) findings: Findings,
+}
+
+/// What could not be made of objects of Stripe, by their ids, for people to read.
+pub(super) type Findings = BTreeMap<String, String>;
+
 /// Updates the rows of all organizations that these customers concern, and of the one that was named `before` the
-/// event. Returns what is known of the customers.
+/// event; gives the events about the customers to the organizations that they belong to.
 pub(super) async fn project_organizations(
     effects: &mut Effects<'_>,
     customers: &BTreeSet<String>,
     before: Option<&str>,
-) -> Result<BillingGraph> {
+) -> Result<Projected> {
     let mut graph = BillingGraph::load(effects.tx, customers).await?;
     let mut names = graph.names();
     names.extend(before.map(str::to_owned));
@@ -36,10 +47,12 @@ pub(super) async fn project_organizations(
     let touched = graph.touched();
     graph.load_rivals(effects.tx).await?;
     mirror::lock(effects.tx, touched.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
+    let mut findings = graph.waiting();
     for organization in &touched {
-        project(effects, *organization).await?;
+        findings.extend(project(effects, *organization).await?);
     }
-    Ok(graph)
+    attribution::attribute(effects, &graph, &findings).await?;
+    Ok(Projected { graph, findings })
 }
 
 /// Derives the rows of what came before its organization. The caller holds the organization's locks.
@@ -48,11 +61,15 @@ pub(crate) async fn project_waiting(
     clerk_id: &str,
     organization: OrganizationId,
 ) -> Result<()> {
-    let kinds = [Kind::Customer, Kind::Subscription, Kind::Checkout];
-    if mirror::stored_naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?.is_empty() {
+    let customers = mirror::customers_naming(effects.tx, &[clerk_id.to_owned()]).await?;
+    if customers.is_empty() {
         return Ok(());
     }
-    project(effects, organization).await
+    let of_organization = project(effects, organization).await?;
+    let graph = BillingGraph::known(effects.tx, &customers).await?;
+    let mut findings = graph.waiting();
+    findings.extend(of_organization);
+    attribution::attribute(effects, &graph, &findings).await
 }
 
 /// The row before the event.
@@ -69,7 +86,7 @@ fn state(status: SubscriptionStatus, plan: OrganizationPlan, seats: i32) -> Valu
 }
 
 /// Writes the row of an organization from all that is known of its customers. The caller holds the organization's lock.
-async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<()> {
+async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<Findings> {
     let known = sqlx::query!(
         r#"select o.clerk_org_id, s.id as "id?: SubscriptionId", s.stripe_customer_id as "customer?", s.stripe_subscription_id as "subscription?",
                   s.status as "status?: SubscriptionStatus", s.plan as "plan?: OrganizationPlan", s.seat_count as "seats?"
@@ -97,34 +114,44 @@ async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Res
     project_entitlements(effects, organization, &graph).await?;
     let catalogue = catalogue(effects.tx, &graph).await?;
     let settings = effects.settings;
-    let counts = graph
+    let mut findings = graph.in_part(organization);
+    let mut counts: Vec<(&RemoteObject<mirror::Subscription>, SubscriptionStatus, Bought)> = graph
         .subscriptions_of(organization)
         .map(|s| (s, graph.status(s), plans::bought(s, &catalogue, settings)))
-        .min_by_key(|(s, status, (plan, _))| {
-            let newest = std::cmp::Reverse((*plan, s.fields.created.get(), s.id.clone()));
-            (plans::precedence(*status), newest)
-        });
-    let Some((subscription, status, (plan, seats))) = counts else {
-        return match before {
+        .collect();
+    for (subscription, status, bought) in &counts {
+        if let Some(finding) = plans::finding(subscription, *status, bought) {
+            findings.insert(subscription.id.clone(), finding);
+        }
+    }
+    counts.sort_by_key(|(s, status, bought)| {
+        // Where both modes are followed, what is paid for counts before what is tried out.
+        let test = settings.stripe_livemode.is_none() && s.fields.live.get() == Some(false);
+        let newest = std::cmp::Reverse((bought.plan, s.fields.created.get(), s.id.clone()));
+        (test, plans::precedence(*status), newest)
+    });
+    let Some((subscription, status, bought)) = counts.into_iter().next() else {
+        match before {
             // The subscription belongs to another organization now.
-            Some(row) if is_synced(effects.tx, &row).await? => remove(effects, organization, &row).await,
-            _ => Ok(()),
-        };
+            Some(row) if is_synced(effects.tx, &row).await? => remove(effects, organization, &row).await?,
+            _ => {}
+        }
+        return Ok(findings);
     };
     let (organization_status, entitled) = plans::effect(status);
-    if plan.is_none() && entitled {
+    if bought.plan.is_none() && entitled {
         tracing::warn!(%organization, subscription = %subscription.id,
             "no price of the subscription is known to buy a plan: set STRIPE_PRICE_PLANS, a lookup_key or the product's metadata");
     }
-    let plan = plan.filter(|_| entitled).unwrap_or(OrganizationPlan::Free);
-    let id = write(effects, organization, subscription, status, plan, seats).await?;
+    let plan = bought.plan.filter(|_| entitled).unwrap_or(OrganizationPlan::Free);
+    let id = write(effects, organization, subscription, status, plan, &bought).await?;
     set_status(effects, organization, organization_status).await?;
-    let after = state(status, plan, seats);
+    let after = state(status, plan, bought.seats);
     if before.as_ref().map(|row| &row.state) != Some(&after) {
         let metadata = json!({ "before": before.map(|row| row.state), "after": after });
         effects.record(organization, "subscription.sync", ("Subscription", id.uuid()), metadata).await?;
     }
-    Ok(())
+    Ok(findings)
 }
 
 async fn write(
@@ -133,23 +160,28 @@ async fn write(
     subscription: &RemoteObject<mirror::Subscription>,
     status: SubscriptionStatus,
     plan: OrganizationPlan,
-    seats: i32,
+    bought: &Bought,
 ) -> Result<SubscriptionId> {
-    let ends = moment_of_seconds(subscription.fields.period_end.get());
-    let starts = moment_of_seconds(subscription.fields.period_start.get())
-        .filter(|starts| ends.is_none_or(|ends| *starts <= ends));
+    let ends = moment_of_seconds(bought.ends);
+    let with_period = subscription.fields.cancel_at_period_end.get() == Some(true);
+    let cancel_at = subscription.fields.cancel_at.get().flatten();
+    // With flexible billing the flag is off and the date is that of the end.
+    let ends_with_period = with_period || cancel_at.is_some() && cancel_at == bought.ends;
+    let cancel_at = moment_of_seconds(cancel_at).or(ends.filter(|_| with_period));
+    let starts = moment_of_seconds(bought.starts).filter(|starts| ends.is_none_or(|ends| *starts <= ends));
     let version =
         subscription.fields.status.version().map_or(0, |at| at.moment.saturating_mul(100) + i64::from(at.rank.min(99)));
     Ok(sqlx::query_scalar!(
         r#"insert into tenantry.subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
-                                      current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                                      current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version, cancel_at)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
            on conflict (organization_id) do update
               set stripe_customer_id = excluded.stripe_customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
                   status = excluded.status, plan = excluded.plan, seat_count = excluded.seat_count,
                   current_period_start = excluded.current_period_start, current_period_end = excluded.current_period_end,
                   cancel_at_period_end = excluded.cancel_at_period_end, trial_end = excluded.trial_end,
-                  collection_paused = excluded.collection_paused, source_version = excluded.source_version
+                  collection_paused = excluded.collection_paused, source_version = excluded.source_version,
+                  cancel_at = excluded.cancel_at
         returning id as "id: SubscriptionId""#,
         organization as _,
         SubscriptionId::new(effects.clock) as _,
@@ -157,13 +189,14 @@ async fn write(
         subscription.id,
         status as _,
         plan as _,
-        seats,
+        bought.seats,
         starts,
         ends,
-        subscription.fields.cancel_at_period_end.get().unwrap_or(false),
+        ends_with_period,
         moment_of_seconds(subscription.fields.trial_end.get()),
         subscription.fields.collection_paused.get().unwrap_or(false),
-        version
+        version,
+        cancel_at
     )
     .fetch_one(effects.tx.conn())
     .await?)

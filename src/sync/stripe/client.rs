@@ -17,7 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use miniserde::json::Value as Answer;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use stripe_client_core::{CustomizedStripeRequest, Outcome, RequestBuilder, RequestStrategy, StripeMethod};
 
 use crate::error::{Error, Result, with_causes};
@@ -30,6 +30,15 @@ impl StripeKey {
     /// Whether this looks like a key for a server.
     pub(crate) fn is_plausible(&self) -> bool {
         ["sk_", "rk_"].iter().any(|prefix| self.0.starts_with(prefix)) && !self.0.chars().any(char::is_whitespace)
+    }
+
+    /// Whether it is a key of live mode, where it says so.
+    pub(crate) fn livemode(&self) -> Option<bool> {
+        match self.0.split('_').nth(1)? {
+            "live" => Some(true),
+            "test" => Some(false),
+            _ => None,
+        }
     }
 }
 
@@ -45,6 +54,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const TRIES: u32 = 3;
 /// Stripe's largest page.
 const PAGE: u8 = 100;
+/// Most pages of a list that belongs to one object.
+const MOST_PAGES: usize = 10;
 
 /// Stripe's API, where no other address is given.
 const API: &str = "https://api.stripe.com";
@@ -148,6 +159,32 @@ impl stripe_client_core::StripeClient for Http {
     }
 }
 
+/// An object that Stripe can be asked for, by its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StripeObject {
+    Customer(String),
+    Subscription(String),
+    Checkout(String),
+    Product(String),
+    Price(String),
+    /// What this customer is entitled to.
+    Entitlements(String),
+}
+
+impl StripeObject {
+    /// The id that is asked for.
+    fn id(&self) -> &str {
+        match self {
+            Self::Customer(id)
+            | Self::Subscription(id)
+            | Self::Checkout(id)
+            | Self::Product(id)
+            | Self::Price(id)
+            | Self::Entitlements(id) => id,
+        }
+    }
+}
+
 /// A page of a list.
 #[derive(Debug)]
 pub struct ObjectPage {
@@ -163,6 +200,8 @@ struct ListQuery {
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     customer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscription: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<Since>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -193,25 +232,68 @@ impl StripeClient {
         Ok(Self(Http { client, base, authorization }))
     }
 
-    /// The subscription as Stripe has it now, if it exists.
+    /// The object as Stripe has it now, if it exists, with all parts of its lists.
     ///
     /// # Errors
     /// Stripe could not be asked, or refused.
-    pub async fn subscription(&self, id: &str) -> Result<Option<Value>> {
-        // The id becomes a part of the path.
+    pub async fn object(&self, object: &StripeObject) -> Result<Option<Value>> {
+        // The id becomes a part of the path, or of the query.
+        let id = object.id();
         if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             return Ok(None);
         }
-        match self.get(RequestBuilder::new(StripeMethod::Get, format!("/subscriptions/{id}"))).await {
-            Err(Failure::Refused(404, _)) => Ok(None),
-            answer => read(answer).map(Some),
+        let path = match object {
+            StripeObject::Entitlements(customer) => return self.entitlements(customer).await.map(Some),
+            StripeObject::Subscription(id) => format!("/subscriptions/{id}"),
+            StripeObject::Customer(id) => format!("/customers/{id}"),
+            StripeObject::Checkout(id) => format!("/checkout/sessions/{id}"),
+            StripeObject::Product(id) => format!("/products/{id}"),
+            StripeObject::Price(id) => format!("/prices/{id}"),
+        };
+        let mut found = match self.get(RequestBuilder::new(StripeMethod::Get, path)).await {
+            Err(Failure::Refused(404, _)) => return Ok(None),
+            answer => read(answer)?,
+        };
+        if matches!(object, StripeObject::Subscription(_)) && found["items"]["has_more"] == true {
+            let query = || ListQuery { subscription: Some(id.to_owned()), ..ListQuery::default() };
+            found["items"] = self.whole_list("/subscription_items", query).await?;
         }
+        Ok(Some(found))
+    }
+
+    /// The subscription as Stripe has it now, if it exists, with all its items.
+    ///
+    /// # Errors
+    /// As [`object`](Self::object).
+    pub async fn subscription(&self, id: &str) -> Result<Option<Value>> {
+        self.object(&StripeObject::Subscription(id.to_owned())).await
+    }
+
+    /// All active entitlements of a customer, in the form of the summary that events hold.
+    async fn entitlements(&self, customer: &str) -> Result<Value> {
+        let query = || ListQuery { customer: Some(customer.to_owned()), ..ListQuery::default() };
+        let list = self.whole_list("/entitlements/active_entitlements", query).await?;
+        Ok(json!({ "object": "entitlements.active_entitlement_summary", "customer": customer, "entitlements": list }))
+    }
+
+    /// All pages of a list, as one. At most [`MOST_PAGES`]; what is longer says that it has more.
+    async fn whole_list(&self, path: &str, query: impl Fn() -> ListQuery) -> Result<Value> {
+        let (mut all, mut next) = (Vec::new(), None);
+        for _ in 0..MOST_PAGES {
+            let page = self.list(path, query(), next).await?;
+            all.extend(page.objects);
+            next = page.next;
+            if next.is_none() {
+                break;
+            }
+        }
+        Ok(json!({ "object": "list", "data": all, "has_more": next.is_some() }))
     }
 
     /// A page of all subscriptions, or of a customer's, with those that have ended, the newest first.
     ///
     /// # Errors
-    /// As [`subscription`](Self::subscription).
+    /// As [`object`](Self::object).
     pub async fn subscriptions(&self, customer: Option<&str>, after: Option<String>) -> Result<ObjectPage> {
         let query = ListQuery { status: Some("all"), customer: customer.map(str::to_owned), ..ListQuery::default() };
         self.list("/subscriptions", query, after).await
@@ -220,7 +302,7 @@ impl StripeClient {
     /// A page of the events since then (in seconds since 1970), the newest first. Stripe keeps them for 30 days.
     ///
     /// # Errors
-    /// As [`subscription`](Self::subscription).
+    /// As [`object`](Self::object).
     pub async fn events(&self, since: i64, after: Option<String>) -> Result<ObjectPage> {
         let query = ListQuery { created: Some(Since { gte: since }), ..ListQuery::default() };
         self.list("/events", query, after).await

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::sync::stripe::client::StripeClient;
+use crate::sync::stripe::client::{StripeClient, StripeObject};
 
 /// How long a worker waits for an answer, with retries and pauses. It does nothing else meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,14 +72,14 @@ impl StripeGate {
 }
 
 impl Permit {
-    /// The subscription as Stripe has it now, if it exists.
+    /// The object as Stripe has it now, if it exists.
     ///
     /// # Errors
     /// Stripe could not be asked, refused, or took too long. Then [`Slot::Closed`] is the answer for a while.
-    pub async fn subscription(self, id: &str, clock: &Clock) -> Result<Option<Fetched>> {
+    pub async fn object(self, object: &StripeObject, clock: &Clock) -> Result<Option<Fetched>> {
         let Self(shared, permit) = self;
         let asked_at = clock.now();
-        let answer = match tokio::time::timeout(ANSWER_TIMEOUT, shared.client.subscription(id)).await {
+        let answer = match tokio::time::timeout(ANSWER_TIMEOUT, shared.client.object(object)).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::internal("Stripe could not be asked: it took too long")),
         };

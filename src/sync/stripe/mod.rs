@@ -1,8 +1,10 @@
 //! Events of Stripe: customers, subscriptions, what they buy, and whose they are.
 //!
 //! Invariants: the organization's plan and status follow its subscription by one table ([`EFFECTS`]); a subscription
-//! waits until some event names its organization, whichever event that is.
+//! waits until some event names its organization, whichever event that is; what cannot be mapped is a finding of its
+//! events, and takes nothing away that was known.
 
+mod attribution;
 mod billing;
 pub mod client;
 pub mod gaps;
@@ -10,22 +12,32 @@ pub mod gate;
 mod owners;
 mod plans;
 pub mod reconcile;
+mod ties;
 mod translate;
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 pub use plans::EFFECTS;
 
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, STALE};
+use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, STALE, StripeObject};
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Fields, Kind, Latest, Lock, Merged, RemoteChange, RemoteObject};
-use translate::Statement;
+use ties::Sequence;
+use translate::{Event, Statement};
 
 pub(crate) use billing::project_waiting;
+
+/// What is at hand while an event is applied.
+struct Given<'a> {
+    context: &'a ApplyContext<'a>,
+    event: Event<'a>,
+    received_at: DateTime<Utc>,
+}
 
 /// Applies an event. The locks are taken in the order of [`Lock`], each before what it guards is read.
 pub(crate) async fn apply(
@@ -34,41 +46,126 @@ pub(crate) async fn apply(
     event: &InboxEvent,
     payload: &Value,
 ) -> Result<EventOutcome> {
-    let statement = match translate::translate(&event.event_type, &event.event_id, payload, context.fetched) {
+    let said = Event { kind: &event.event_type, id: &event.event_id, payload, place: None };
+    let statement = match translate::translate(said, context.fetched) {
         Ok(statement) => statement,
         Err(reason) => return Ok(EventOutcome::ignored(reason)),
     };
     let mut effects = Effects { tx, clock: context.clock, settings: context.settings, cause: event.event_id.clone() };
+    let given = Given { context, event: said, received_at: event.received_at };
     match statement {
-        Statement::Customer(change) => merge(&mut effects, &change, false).await,
-        Statement::Subscription(change) => {
-            merge(&mut effects, &change, context.can_refetch && context.fetched.is_none()).await
-        }
-        Statement::Checkout(change) => merge(&mut effects, &change, false).await,
-        Statement::Entitlements(change) => merge(&mut effects, &change, false).await,
-        Statement::Product(change) => merge_sold(&mut effects, &change).await,
-        Statement::Price(change) => merge_sold(&mut effects, &change).await,
-        Statement::Invoice { customer, subscription, metadata } => {
-            let named = subscription.iter().chain([&customer]).cloned();
-            mirror::lock(effects.tx, named.map(Lock::Object)).await?;
-            let Some(organization) = owners::owner(effects.tx, &customer, subscription.as_deref()).await? else {
-                return Ok(EventOutcome::ignored("of a customer whose organization is not known"));
-            };
-            effects
-                .record(organization, event.event_type.clone(), ("Organization", organization.uuid()), metadata)
-                .await?;
-            Ok(EventOutcome::Applied { organization: Some(organization) })
-        }
+        Statement::Customer(change) => of_customer(&mut effects, &given, change).await,
+        Statement::Subscription(change) => of_customer(&mut effects, &given, *change).await,
+        Statement::Checkout(change) => of_customer(&mut effects, &given, change).await,
+        Statement::Entitlements(change) => of_customer(&mut effects, &given, change).await,
+        Statement::Product(change) => of_sold(&mut effects, &given, change).await,
+        Statement::Price(change) => of_sold(&mut effects, &given, change).await,
+        Statement::Invoice(change) => attribution::invoice(&mut effects, &change).await,
     }
 }
 
 /// Why an event has no effect, judged by the event alone.
 pub(crate) fn why_not(event_type: &str, payload: &Value) -> Option<&'static str> {
-    translate::translate(event_type, "", payload, None).err()
+    let event = Event { kind: event_type, id: "", payload, place: None };
+    translate::translate(event, None).err()
+}
+
+/// What Stripe can be asked for.
+trait Asked: Fields {
+    /// The change of this kind in a statement.
+    fn change(statement: Statement) -> Option<RemoteChange<Self>>;
+
+    /// How Stripe is asked for the object with this id.
+    fn remote(id: &str) -> StripeObject;
+
+    /// Whether an event listed a part only of what the object holds.
+    fn in_part(&self) -> bool {
+        false
+    }
+}
+
+macro_rules! asked {
+    ($($kind:ident $(, $in_part:ident)?;)*) => {
+        $(impl Asked for mirror::$kind {
+            fn change(statement: Statement) -> Option<RemoteChange<Self>> {
+                let Statement::$kind(change) = statement else { return None };
+                Some(change.into())
+            }
+
+            fn remote(id: &str) -> StripeObject {
+                StripeObject::$kind(id.to_owned())
+            }
+
+            $(fn in_part(&self) -> bool {
+                self.$in_part.get() == Some(true)
+            })?
+        })*
+    };
+}
+
+asked! {
+    Customer;
+    Subscription, in_part;
+    Checkout;
+    Product;
+    Price;
+    Entitlements, in_part;
+}
+
+impl<F> From<Box<Self>> for RemoteChange<F> {
+    fn from(boxed: Box<Self>) -> Self {
+        *boxed
+    }
+}
+
+impl Given<'_> {
+    /// Whether Stripe must be asked: the event lists a part only, or another event of its second was applied, and neither
+    /// was answered since it came.
+    fn must_ask<F: Asked>(&self, known: &RemoteObject<F>, change: &RemoteChange<F>) -> bool {
+        if !self.context.can_refetch || self.context.fetched.is_some() || known.deleted || change.deleted {
+            return false;
+        }
+        let newest = known.fields.versions().filter(|version| version.authority > 0).max();
+        let answered = newest.is_some_and(|version| {
+            version.moment >= change.at.moment
+                && translate::asked_at(version).is_some_and(|at| at >= self.received_at.timestamp_millis())
+        });
+        let tied = newest.is_some_and(|version| version.moment == change.at.moment && version.event != change.at.event);
+        !answered && (tied || change.fields.in_part())
+    }
+
+    /// What is merged, in order: Stripe's answer; or the change with those of its second.
+    async fn changes<F: Asked>(
+        &self,
+        effects: &mut Effects<'_>,
+        change: RemoteChange<F>,
+    ) -> Result<Vec<RemoteChange<F>>> {
+        if self.context.fetched.is_some() {
+            return Ok(vec![change]);
+        }
+        let sequence = Sequence::of(effects.tx, effects.settings, self.event).await?;
+        Ok(sequence.events().filter_map(|event| F::change(translate::translate(event, None).ok()?)).collect())
+    }
+}
+
+/// Merges changes in order; how much is new is that of the greatest.
+async fn merge_all<F: Fields>(
+    tx: &mut SystemTx,
+    object: &mut RemoteObject<F>,
+    changes: &[RemoteChange<F>],
+) -> Result<Merged> {
+    let mut merged = Merged::Stale;
+    for change in changes {
+        merged = merged.max(object.merge(change));
+    }
+    if merged > Merged::Stale {
+        mirror::keep(tx, object).await?;
+    }
+    Ok(merged)
 }
 
 /// What is about a customer.
-trait OfCustomer: Fields {
+trait OfCustomer: Asked {
     /// The customer of an object with this id.
     fn customer<'a>(&'a self, id: &'a str) -> Option<&'a str>;
 
@@ -83,11 +180,6 @@ trait OfCustomer: Fields {
     /// The prices and products that it names.
     fn catalogue(&self) -> &[String] {
         &[]
-    }
-
-    /// Whether another event of the same second was applied: Stripe counts in seconds, and orders nothing within one.
-    fn is_tie(_known: &RemoteObject<Self>, _change: &RemoteChange<Self>) -> bool {
-        false
     }
 }
 
@@ -117,15 +209,6 @@ impl OfCustomer for mirror::Subscription {
     fn catalogue(&self) -> &[String] {
         self.catalogue.known().map_or(&[], Vec::as_slice)
     }
-
-    fn is_tie(object: &RemoteObject<Self>, change: &RemoteChange<Self>) -> bool {
-        let tied = object
-            .fields
-            .status
-            .version()
-            .is_some_and(|known| known.moment == change.at.moment && known.event != change.at.event);
-        tied && !object.deleted && !change.deleted
-    }
 }
 
 impl OfCustomer for mirror::Checkout {
@@ -152,44 +235,57 @@ impl OfCustomer for mirror::Entitlements {
     }
 }
 
-/// Merges what an event says of something of a customer, and derives the rows of the organizations concerned.
-async fn merge<F: OfCustomer>(
+/// Applies an event about something of a customer.
+async fn of_customer<F: OfCustomer>(
     effects: &mut Effects<'_>,
-    change: &RemoteChange<F>,
-    can_refetch: bool,
+    given: &Given<'_>,
+    change: RemoteChange<F>,
 ) -> Result<EventOutcome> {
+    lock_for(effects, &change).await?;
+    let known = mirror::load_one::<F>(effects.tx, &change.id).await?;
+    if given.must_ask(&known, &change) {
+        return Ok(EventOutcome::Refetch(F::remote(&change.id)));
+    }
+    let changes = given.changes(effects, change).await?;
+    merge(effects, known, &changes).await
+}
+
+/// Locks what an event about something of a customer changes.
+async fn lock_for<F: OfCustomer>(effects: &mut Effects<'_>, change: &RemoteChange<F>) -> Result<()> {
     let mut alone = BTreeSet::from([change.id.clone()]);
     alone.extend(change.fields.customer(&change.id).map(str::to_owned));
     alone.extend(change.fields.subscription(&change.id).map(str::to_owned));
     // All subscriptions name the same few prices: their events must not wait for one another.
     let shared: Vec<Lock> = change.fields.catalogue().iter().cloned().map(Lock::Object).collect();
-    mirror::lock_with(effects.tx, alone.into_iter().map(Lock::Object), shared).await?;
+    mirror::lock_with(effects.tx, alone.into_iter().map(Lock::Object), shared).await
+}
 
-    let mut object = mirror::load_one::<F>(effects.tx, &change.id).await?;
-    if can_refetch && F::is_tie(&object, change) {
-        return Ok(EventOutcome::Refetch { object_id: change.id.clone() });
-    }
+/// Merges what is said of something of a customer, and derives the rows of the organizations concerned. The caller holds
+/// its locks.
+async fn merge<F: OfCustomer>(
+    effects: &mut Effects<'_>,
+    mut object: RemoteObject<F>,
+    changes: &[RemoteChange<F>],
+) -> Result<EventOutcome> {
     let before = object.fields.organization().map(str::to_owned);
-    let merged = mirror::merge(effects.tx, &mut object, change).await?;
+    let merged = merge_all(effects.tx, &mut object, changes).await?;
     let Some(customer) = object.fields.customer(&object.id) else {
-        return Ok(if merged == Merged::Stale {
-            EventOutcome::ignored(STALE)
-        } else {
-            EventOutcome::Applied { organization: None }
-        });
+        return Ok(if merged == Merged::Stale { EventOutcome::ignored(STALE) } else { EventOutcome::applied(None) });
     };
     let subscription = object.fields.subscription(&object.id);
     if merged == Merged::Stale {
         let organization = owners::owner(effects.tx, customer, subscription).await?;
         return Ok(EventOutcome::Ignored { reason: STALE, organization });
     }
-    let known =
-        billing::project_organizations(effects, &BTreeSet::from([customer.to_owned()]), before.as_deref()).await?;
-    Ok(EventOutcome::Applied { organization: known.owner(customer, subscription) })
+    let customers = BTreeSet::from([customer.to_owned()]);
+    let mut known = billing::project_organizations(effects, &customers, before.as_deref()).await?;
+    let organization = known.graph.owner(customer, subscription);
+    let finding = known.findings.remove(&object.id);
+    Ok(EventOutcome::Applied { organization, finding })
 }
 
 /// What customers subscribe to.
-trait Sold: Fields {
+trait Sold: Asked {
     /// Up to which customer the last change has been applied.
     fn reached(&mut self) -> &mut Latest<String>;
 }
@@ -209,18 +305,26 @@ impl Sold for mirror::Price {
 /// How many customers one transaction handles when a product or a price changes.
 const AT_ONCE: usize = 100;
 
-/// Merges what an event says of a product or a price, and derives the rows of those who subscribe to it, some customers
-/// at a time; the event is applied again until none is left. It belongs to no organization: it is about what all of
-/// them buy.
-async fn merge_sold<F: Sold>(effects: &mut Effects<'_>, change: &RemoteChange<F>) -> Result<EventOutcome> {
+/// Applies an event about a product or a price, and derives the rows of those who subscribe to it, some customers at a
+/// time; the event is applied again until none is left. It belongs to no organization: it is about what all of them buy.
+async fn of_sold<F: Sold>(
+    effects: &mut Effects<'_>,
+    given: &Given<'_>,
+    change: RemoteChange<F>,
+) -> Result<EventOutcome> {
     mirror::lock(effects.tx, [Lock::Object(change.id.clone())]).await?;
     let mut object = mirror::load_one::<F>(effects.tx, &change.id).await?;
-    let merged = mirror::merge(effects.tx, &mut object, change).await?;
+    // While the last change is still being applied, everything is known.
+    if object.fields.reached().text().is_none() && given.must_ask(&object, &change) {
+        return Ok(EventOutcome::Refetch(F::remote(&change.id)));
+    }
+    let changes = given.changes(effects, change).await?;
+    let merged = merge_all(effects.tx, &mut object, &changes).await?;
     let reached = match (merged, object.fields.reached().text()) {
         (Merged::New, _) => String::new(),
         (Merged::Same, Some(reached)) => reached.to_owned(),
         // Plans and seats are what they were.
-        (Merged::Same, None) => return Ok(EventOutcome::Applied { organization: None }),
+        (Merged::Same, None) => return Ok(EventOutcome::applied(None)),
         (Merged::Stale, _) => return Ok(EventOutcome::ignored(STALE)),
     };
     let mut names = vec![object.id.clone()];
@@ -231,7 +335,7 @@ async fn merge_sold<F: Sold>(effects: &mut Effects<'_>, change: &RemoteChange<F>
     let customers = mirror::customers_of(effects.tx, &names, &reached, AT_ONCE).await?;
     let more = customers.last().filter(|_| customers.len() == AT_ONCE).cloned();
     billing::project_organizations(effects, &customers.into_iter().collect(), None).await?;
-    let outcome = if more.is_some() { EventOutcome::More } else { EventOutcome::Applied { organization: None } };
+    let outcome = if more.is_some() { EventOutcome::More } else { EventOutcome::applied(None) };
     *object.fields.reached() = Latest::note(more);
     mirror::keep(effects.tx, &object).await?;
     Ok(outcome)

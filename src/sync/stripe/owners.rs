@@ -20,6 +20,7 @@ use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::OrganizationId;
 use crate::sync::mirror::{self, Checkout, Customer, Entitlements, Kind, RemoteObject, Subscription};
+use crate::sync::stripe::billing::Findings;
 
 /// Where an object names its organization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +196,57 @@ impl BillingGraph {
         let claim = self.claim_of(customer, subscription)?;
         let counts = claim.certain || !self.is_taken(customer, claim.organization);
         counts.then_some(claim.organization)
+    }
+
+    /// What waits for an organization, by id: subscriptions and checkouts that belong to none so far.
+    pub(super) fn waiting(&self) -> Findings {
+        let mut waiting = Findings::new();
+        let mut add = |id: &str, customer: Option<&str>, subscription: Option<&str>, name: Option<&str>| {
+            let Some(customer) = customer.filter(|customer| self.owner(customer, subscription).is_none()) else {
+                return;
+            };
+            let finding = match name.or_else(|| self.customers.get(customer)?.name(Place::Metadata)) {
+                Some(name) if !self.organizations.contains_key(name) => {
+                    format!("waits for its organization {name}, which is not known yet")
+                }
+                Some(_) => "its customer is of several organizations, or another customer of its organization pays".to_owned(),
+                None => "waits: nothing names its organization; put `organization_id` into the metadata of the subscription, of the checkout or of the customer".to_owned(),
+            };
+            waiting.insert(id.to_owned(), finding);
+        };
+        for object in &self.subscriptions {
+            add(&object.id, object.fields.customer.text(), Some(&object.id), object.name(Place::Metadata));
+        }
+        for object in &self.checkouts {
+            let name = object.name(Place::Metadata).or_else(|| object.name(Place::Reference));
+            add(&object.id, object.fields.customer.text(), object.fields.subscription.text(), name);
+        }
+        waiting
+    }
+
+    /// Customers of the organization whose entitlements are known in part only.
+    pub(super) fn in_part(&self, organization: OrganizationId) -> Findings {
+        let own = self.entitlements.iter().filter(|object| object.fields.in_part.get() == Some(true));
+        own.filter(|object| self.owner(&object.id, None) == Some(organization))
+            .map(|object| (object.id.clone(), "its event listed a part of the entitlements only, and Stripe was not asked for the rest: what was known before counts".to_owned()))
+            .collect()
+    }
+
+    /// Every object of every customer with the organization that it belongs to.
+    pub(super) fn belongings(&self) -> BTreeMap<&str, BTreeMap<&str, Option<OrganizationId>>> {
+        let mut all: BTreeMap<&str, BTreeMap<&str, Option<OrganizationId>>> = BTreeMap::new();
+        for customer in self.customers.keys() {
+            all.entry(customer).or_default().insert(customer, self.owner(customer, None));
+        }
+        let subscriptions =
+            self.subscriptions.iter().map(|s| (s.fields.customer.text(), s.id.as_str(), Some(s.id.as_str())));
+        let checkouts =
+            self.checkouts.iter().map(|c| (c.fields.customer.text(), c.id.as_str(), c.fields.subscription.text()));
+        for (customer, id, subscription) in subscriptions.chain(checkouts) {
+            let Some(customer) = customer else { continue };
+            all.entry(customer).or_default().insert(id, self.owner(customer, subscription));
+        }
+        all
     }
 
     pub(super) fn subscriptions_of(

@@ -127,8 +127,13 @@ impl Reconciliation<'_> {
             loop {
                 let asked_at = self.clock.now();
                 let page = self.stripe.subscriptions(customer.as_deref(), next).await?;
-                for object in page.objects {
+                for mut object in page.objects {
                     let Some(subscription) = id(&object["id"]) else { continue };
+                    if object["items"]["has_more"] == true
+                        && let Some(whole) = self.stripe.subscription(&subscription).await?
+                    {
+                        object = whole;
+                    }
                     self.compare(&subscription, &Fetched { object, asked_at }, &mut report).await?;
                     seen.insert(subscription);
                     progress(report.at_stripe);
@@ -225,11 +230,11 @@ impl Reconciliation<'_> {
         let outrun = known.version() >= asked;
         let change = translate::fetched(subscription.to_owned(), known.version().max(asked - UNDER_WAY), answer);
         let mut effects = Effects { tx, clock: self.clock, settings: self.settings, cause: "reconcile".to_owned() };
-        Ok(match merge(&mut effects, &change, false).await? {
-            EventOutcome::Applied { organization } | EventOutcome::Ignored { organization, .. } => {
+        Ok(match merge(&mut effects, known, &[change]).await? {
+            EventOutcome::Applied { organization, .. } | EventOutcome::Ignored { organization, .. } => {
                 Applied { organization, outrun }
             }
-            EventOutcome::Refetch { .. } | EventOutcome::More => Applied { organization: None, outrun },
+            EventOutcome::Refetch(_) | EventOutcome::More => Applied { organization: None, outrun },
         })
     }
 }
@@ -279,7 +284,7 @@ async fn state(tx: &mut SystemTx, organization: OrganizationId) -> Result<(Strin
         r#"select o.slug, jsonb_build_object(
                   'customer', s.stripe_customer_id, 'subscription', s.stripe_subscription_id, 'status', s.status,
                   'plan', s.plan, 'seats', s.seat_count, 'periodStart', s.current_period_start,
-                  'periodEnd', s.current_period_end, 'cancelAtPeriodEnd', s.cancel_at_period_end,
+                  'periodEnd', s.current_period_end, 'cancelAtPeriodEnd', s.cancel_at_period_end, 'cancelAt', s.cancel_at,
                   'trialEnd', s.trial_end, 'collectionPaused', s.collection_paused, 'organizationStatus', o.status) as "state!"
              from tenantry.organizations o left join tenantry.subscriptions s on s.organization_id = o.id
             where o.id = $1"#,

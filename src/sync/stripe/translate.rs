@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::billing::SubscriptionStatus;
 use crate::id::{Id, OrganizationId};
-use crate::sync::mirror::{self, FieldVersion, Latest, RemoteChange};
+use crate::sync::mirror::{self, Each, FieldVersion, Latest, RemoteChange};
 use crate::sync::payload::{at, id, seconds, text, whole};
 use crate::sync::stripe::gate::Fetched;
 use crate::sync::stripe::plans;
@@ -27,63 +27,89 @@ pub(crate) enum Statement {
     /// Of what a customer is entitled to.
     Entitlements(RemoteChange<mirror::Entitlements>),
     /// That something happened to an invoice.
-    Invoice {
-        /// The customer.
-        customer: String,
-        /// The subscription, if the invoice names one.
-        subscription: Option<String>,
-        /// What happened, for the audit log.
-        metadata: Value,
-    },
+    Invoice(RemoteChange<mirror::Invoice>),
 }
 
 /// The rank of an object that was fetched: it holds the result of all events of that second.
-const FETCHED: i16 = 1000;
+pub(crate) const FETCHED: i16 = i16::MAX;
 
 /// The metadata under which clients name the organization.
 const ORGANIZATION_KEYS: &[&str] = &["organization_id", "organizationId", "org_id", "clerk_org_id"];
+
+/// An event of Stripe.
+#[derive(Clone, Copy)]
+pub(crate) struct Event<'a> {
+    pub(crate) kind: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) payload: &'a Value,
+    /// Its place among the events of its second, where that is known ([`ties`](super::ties)).
+    pub(crate) place: Option<i16>,
+}
+
+impl<'a> Event<'a> {
+    /// When it was made, in seconds since 1970.
+    pub(crate) fn moment(&self) -> i64 {
+        seconds(&self.payload["created"]).unwrap_or(0)
+    }
+
+    pub(crate) fn object(&self) -> &'a Value {
+        &self.payload["data"]["object"]
+    }
+
+    /// The id under which the inbox keeps what it is about.
+    pub(crate) fn object_id(&self) -> Option<String> {
+        id(&self.object()["id"]).or_else(|| id(&self.object()["customer"]))
+    }
+
+    pub(crate) fn effect(&self) -> Option<Effect> {
+        EventType::of(WebhookSource::Stripe, self.kind).map(EventType::effect)
+    }
+}
+
+/// Orders events of one second by themselves: the later in an object's life has the greater rank.
+pub(crate) fn rank(effect: Effect, object: &Value) -> i16 {
+    match effect {
+        Effect::Subscription(verb) => {
+            let status = text(&object["status"], 50).as_deref().and_then(plans::status);
+            verb.rank() * 20 + status.map_or(0, |status| rank_of_status(plans::precedence(status)))
+        }
+        Effect::Customer(verb) | Effect::Product(verb) | Effect::Price(verb) => verb.rank(),
+        _ => Verb::Updated.rank(),
+    }
+}
 
 /// Reads an event; `fetched` is its object as it is now.
 ///
 /// # Errors
 /// Why it has no effect.
-pub(crate) fn translate(
-    event_type: &str,
-    event_id: &str,
-    payload: &Value,
-    fetched: Option<&Fetched>,
-) -> Result<Statement, &'static str> {
-    let no_effect = || why_no_effect(WebhookSource::Stripe, event_type);
-    let known = EventType::of(WebhookSource::Stripe, event_type).ok_or_else(no_effect)?;
-    let object = &payload["data"]["object"];
-    let moment = seconds(&payload["created"]).unwrap_or(0);
-    let version = |rank| FieldVersion { authority: 1, moment, rank, event: event_id.to_owned() };
+pub(crate) fn translate(event: Event<'_>, fetched: Option<&Fetched>) -> Result<Statement, &'static str> {
+    let no_effect = || why_no_effect(WebhookSource::Stripe, event.kind);
+    let effect = event.effect().ok_or_else(no_effect)?;
+    let moment = event.moment();
+    let of_event = event.object_id();
+    let (object, at) = if let Some(fetched) = fetched.filter(|fetched| fetched.object_id() == of_event) {
+        (&fetched.object, fetched.version(moment))
+    } else {
+        let rank = event.place.unwrap_or_else(|| rank(effect, event.object()));
+        (event.object(), FieldVersion { authority: 1, moment, rank, event: event.id.to_owned() })
+    };
     let named = || id(&object["id"]).ok_or("names no object");
-    match known.effect() {
+    // What is asked for after its deletion is a stub that says so.
+    let deleted = |verb| verb == Verb::Deleted || object["deleted"] == true;
+    match effect {
         Effect::Customer(verb) => {
-            let at = version(verb.rank());
             let fields = mirror::Customer {
                 seen: Latest::said(&at, Some(true)),
                 organization: Latest::said(&at, organization(&object["metadata"])),
             };
-            Ok(Statement::Customer(RemoteChange { id: named()?, at, deleted: verb == Verb::Deleted, fields }))
+            Ok(Statement::Customer(RemoteChange { id: named()?, at, deleted: deleted(verb), fields }))
         }
         Effect::Subscription(verb) => {
-            let subscription_id = named()?;
-            let deleted = verb == Verb::Deleted;
-            let same = |fetched: &&Fetched| id(&fetched.object).is_some_and(|id| id == subscription_id);
-            let change = if let Some(fetched) = fetched.filter(same) {
-                self::fetched(subscription_id, moment, fetched)
-            } else {
-                let status = text(&object["status"], 50).as_deref().and_then(plans::status);
-                let rank = verb.rank() * 20 + status.map_or(0, |status| rank(plans::precedence(status)));
-                subscription(subscription_id, version(rank), object)
-            };
-            let deleted = deleted || change.deleted;
+            let change = subscription(named()?, at, object);
+            let deleted = deleted(verb) || change.deleted;
             Ok(Statement::Subscription(Box::new(RemoteChange { deleted, ..change })))
         }
         Effect::Checkout => {
-            let at = version(Verb::Updated.rank());
             // Whoever opens a payment link can append a reference to its address.
             let reference = reference(&object["client_reference_id"]).filter(|_| object["payment_link"].is_null());
             let fields = mirror::Checkout {
@@ -96,39 +122,26 @@ pub(crate) fn translate(
             Ok(Statement::Checkout(RemoteChange { id: named()?, at, deleted: false, fields }))
         }
         Effect::Product(verb) => {
-            let at = version(verb.rank());
+            let (plan, seat) = plans::of_sold(object);
             let fields = mirror::Product {
-                plan: Latest::said(&at, Some(plan_label(object))),
-                seat: Latest::said(&at, Some(plans::seat_in_metadata(&object["metadata"]))),
+                plan: Latest::said(&at, plan),
+                seat: Latest::said(&at, seat),
                 ..mirror::Product::default()
             };
-            Ok(Statement::Product(RemoteChange { id: named()?, at, deleted: verb == Verb::Deleted, fields }))
+            Ok(Statement::Product(RemoteChange { id: named()?, at, deleted: deleted(verb), fields }))
         }
         Effect::Price(verb) => {
-            let at = version(verb.rank());
+            let (plan, seat) = plans::of_sold(object);
             let fields = mirror::Price {
                 product: Latest::said(&at, id(&object["product"])),
-                key: Latest::said(&at, text(&object["lookup_key"], 200)),
-                plan: Latest::said(&at, Some(plan_label(object))),
-                seat: Latest::said(&at, Some(plans::seat_in_metadata(&object["metadata"]))),
+                plan: Latest::said(&at, plan),
+                seat: Latest::said(&at, seat),
                 ..mirror::Price::default()
             };
-            Ok(Statement::Price(RemoteChange { id: named()?, at, deleted: verb == Verb::Deleted, fields }))
+            Ok(Statement::Price(RemoteChange { id: named()?, at, deleted: deleted(verb), fields }))
         }
-        Effect::Entitlements => entitlements(object, version(Verb::Updated.rank())).map(Statement::Entitlements),
-        Effect::Invoice => Ok(Statement::Invoice {
-            customer: id(&object["customer"]).ok_or("names no customer")?,
-            // Since 2025-03-31 the parent names it.
-            subscription: id(at(object, &["parent", "subscription_details", "subscription"]))
-                .or_else(|| id(&object["subscription"])),
-            metadata: serde_json::json!({
-                "invoice": id(&object["id"]),
-                "amount_due": whole(&object["amount_due"]),
-                "amount_paid": whole(&object["amount_paid"]),
-                "currency": text(&object["currency"], 10),
-                "attempts": whole(&object["attempt_count"]),
-            }),
-        }),
+        Effect::Entitlements => entitlements(object, at).map(Statement::Entitlements),
+        Effect::Invoice => invoice(event.kind, named()?, at, object).map(Statement::Invoice),
         // The last ones are Clerk's.
         Effect::Recorded
         | Effect::User(_)
@@ -138,20 +151,60 @@ pub(crate) fn translate(
     }
 }
 
-/// The plan in the metadata of a product or a price, or that there is none.
-fn plan_label(object: &Value) -> Option<String> {
-    plans::plan_in_metadata(&object["metadata"]).map(str::to_owned)
+fn invoice(
+    kind: &str,
+    invoice: String,
+    at: FieldVersion,
+    object: &Value,
+) -> Result<RemoteChange<mirror::Invoice>, &'static str> {
+    let customer = id(&object["customer"]).ok_or("names no customer")?;
+    // Since 2025-03-31 the parent names it.
+    let subscription = id(self::at(object, &["parent", "subscription_details", "subscription"]))
+        .or_else(|| id(&object["subscription"]));
+    let metadata = serde_json::json!({
+        "invoice": invoice,
+        "amount_due": whole(&object["amount_due"]),
+        "amount_paid": whole(&object["amount_paid"]),
+        "currency": text(&object["currency"], 10),
+        "attempts": whole(&object["attempt_count"]),
+    });
+    let happened = mirror::Happened { action: kind.to_owned(), metadata };
+    let fields = mirror::Invoice {
+        customer: Latest::said(&at, Some(customer)),
+        subscription: Latest::said(&at, subscription),
+        happened: Each::said(&at, [(at.event.clone(), happened)]),
+        ..mirror::Invoice::default()
+    };
+    Ok(RemoteChange { id: invoice, at, deleted: false, fields })
 }
 
 /// What Stripe answers about a subscription. Of several answers of one moment the one that was asked for last counts.
 pub(crate) fn fetched(subscription_id: String, moment: i64, fetched: &Fetched) -> RemoteChange<mirror::Subscription> {
-    let event = format!("fetched {:020}", fetched.asked_at.timestamp_millis());
-    let at = FieldVersion { authority: 1, moment, rank: FETCHED, event };
-    subscription(subscription_id, at, &fetched.object)
+    subscription(subscription_id, fetched.version(moment), &fetched.object)
+}
+
+impl Fetched {
+    /// The version of what it says, as the result of the events of that moment.
+    fn version(&self, moment: i64) -> FieldVersion {
+        let event = format!("{ASKED_AT}{:020}", self.asked_at.timestamp_millis());
+        FieldVersion { authority: 1, moment, rank: FETCHED, event }
+    }
+
+    fn object_id(&self) -> Option<String> {
+        id(&self.object["id"]).or_else(|| id(&self.object["customer"]))
+    }
+}
+
+/// What the version of an answer begins with, before the milliseconds when it was asked for.
+const ASKED_AT: &str = "fetched ";
+
+/// When an answer was asked for, in milliseconds since 1970; none of the version of an event.
+pub(crate) fn asked_at(version: &FieldVersion) -> Option<i64> {
+    version.event.strip_prefix(ASKED_AT)?.parse().ok()
 }
 
 /// Of two statuses in one second the later one in a subscription's life wins.
-fn rank(precedence: u8) -> i16 {
+fn rank_of_status(precedence: u8) -> i16 {
     match precedence {
         4 => 0,
         other => i16::from(other) + 1,
@@ -169,26 +222,38 @@ fn subscription(subscription: String, at: FieldVersion, object: &Value) -> Remot
         _ if object["plan"].is_object() => Some(alone),
         _ => None,
     };
+    // A part of a list is never taken for all of it: it says less than any list that was whole.
+    let in_part = object["items"]["has_more"] == true;
+    let of_items = FieldVersion { authority: u8::from(!in_part), ..at.clone() };
     let (starts, ends) = periods(object, items.unwrap_or_default());
-    let items: Option<Vec<mirror::Item>> = items.map(|items| items.iter().take(100).map(plans::item).collect());
+    let sold: Vec<&Value> = items
+        .unwrap_or_default()
+        .iter()
+        .take(MOST_ITEMS)
+        .map(plans::price_of)
+        .flat_map(|price| [price, &price["product"]])
+        .collect();
+    let said = || sold.iter().filter_map(|sold| Some((id(sold)?, plans::of_sold(sold))));
+    let items: Option<Vec<mirror::Item>> = items.map(|items| items.iter().take(MOST_ITEMS).map(plans::item).collect());
     let catalogue = items.as_ref().map(|items| {
         let ids = items.iter().flat_map(|item| [item.price.clone(), item.product.clone()]);
         ids.flatten().collect::<Vec<String>>()
     });
-    let ends_with_period = object["cancel_at_period_end"].as_bool().map(|flag| {
-        // With flexible billing the flag is off and the date is that of the end.
-        flag || seconds(&object["cancel_at"]).is_some_and(|at| Some(at) == ends)
-    });
     let fields = mirror::Subscription {
         customer: Latest::said(&at, id(&object["customer"])),
         organization: Latest::said(&at, organization(&object["metadata"])),
+        live: Latest::said(&at, object["livemode"].as_bool()),
         status: Latest::said(&at, status.map(SubscriptionStatus::label)),
         plan: Latest::said(&at, plans::plan_in_metadata(&object["metadata"])),
-        items: Latest::said(&at, items),
-        catalogue: Latest::said(&at, catalogue),
+        in_part: Latest::said(&at, items.is_some().then_some(in_part)),
+        items: Latest::said(&of_items, items),
+        plans: Each::said(&at, said().filter_map(|(sold, (plan, _))| Some((sold, plan?.to_owned())))),
+        seats: Each::said(&at, said().filter_map(|(sold, (_, seat))| Some((sold, seat?)))),
+        catalogue: Latest::said(&of_items, catalogue),
         period_start: Latest::said(&at, starts),
         period_end: Latest::said(&at, ends),
-        cancel_at_period_end: Latest::said(&at, ends_with_period),
+        cancel_at_period_end: Latest::said(&at, object["cancel_at_period_end"].as_bool()),
+        cancel_at: Latest::said(&at, object.get("cancel_at").map(seconds)),
         trial_end: Latest::said(&at, seconds(&object["trial_end"])),
         collection_paused: Latest::said(&at, object.get("pause_collection").map(|pause| !pause.is_null())),
         created: Latest::said(&at, seconds(&object["created"])),
@@ -207,17 +272,20 @@ fn periods(object: &Value, items: &[Value]) -> (Option<i64>, Option<i64>) {
     )
 }
 
+/// Most items of a subscription that are read; Stripe allows 20.
+const MOST_ITEMS: usize = 100;
+
 fn entitlements(object: &Value, at: FieldVersion) -> Result<RemoteChange<mirror::Entitlements>, &'static str> {
     let customer = id(&object["customer"]).ok_or("names no customer")?;
     let list = &object["entitlements"];
-    if list["has_more"] == true {
-        return Err("lists a part of the entitlements only");
-    }
     let Some(entries) = list["data"].as_array() else { return Err("lists no entitlements") };
+    let in_part = list["has_more"] == true;
+    let of_keys = FieldVersion { authority: u8::from(!in_part), ..at.clone() };
     let keys: Vec<String> = entries.iter().filter_map(|entry| text(&entry["lookup_key"], 100)).collect();
     let fields = mirror::Entitlements {
         customer: Latest::said(&at, Some(customer.clone())),
-        keys: Latest::said(&at, Some(keys)),
+        keys: Latest::said(&of_keys, Some(keys)),
+        in_part: Latest::said(&at, Some(in_part)),
     };
     Ok(RemoteChange { id: customer, at, deleted: false, fields })
 }

@@ -388,8 +388,9 @@ async fn sync_takes_plans_from_the_map_the_key_and_the_metadata() {
         object["items"]["data"][0]["price"]["product"] = json!({ "id": "prod_x", "metadata": { "plan": "pro" } });
     };
     assert_eq!(bought(expanded).await, ("PRO".to_owned(), 5));
+    // What is not known buys neither a plan nor seats.
     let nothing = |_: &mut Value| ();
-    assert_eq!(bought(nothing).await, ("FREE".to_owned(), 5));
+    assert_eq!(bought(nothing).await, ("FREE".to_owned(), 1));
     // The product's own event tells, however late.
     let mut events = beginning();
     let keyless = |object: &mut Value| object["items"]["data"][0]["price"]["lookup_key"] = Value::Null;

@@ -12,6 +12,7 @@ use tenantry::id::Id;
 use tenantry::local_postgres;
 use tenantry::organizations::OrganizationPlan;
 use tenantry::sync::apply::{ApplyContext, EventOutcome, InboxEvent, SyncSettings, apply};
+use tenantry::webhooks::receive::head;
 
 use super::history::Event;
 use crate::support::TestDb;
@@ -52,7 +53,7 @@ impl Sync {
             limits,
         );
         let settings = SyncSettings {
-            price_plans: BTreeMap::from([("price_mapped".to_owned(), OrganizationPlan::Enterprise)]),
+            price_plans: BTreeMap::from([("price_mapped".to_owned(), Some(OrganizationPlan::Enterprise))]),
             personal_workspaces: true,
             ..SyncSettings::default()
         };
@@ -150,23 +151,22 @@ impl Sync {
     pub async fn send(&self, events: &[&Event], tag: &str) {
         for event in events {
             self.deliveries.fetch_add(1, Ordering::Relaxed);
+            let text = event.payload.to_string().replace(TAG, tag).replace(&TAG.to_lowercase(), &tag.to_lowercase());
+            let payload: Value = serde_json::from_str(&text).expect("JSON");
+            let head = head(event.source, &payload).unwrap_or_default();
             let mut tx = SystemTx::begin(&self.db).await.expect("a transaction");
             sqlx::query(
-                "insert into tenantry.webhook_events (id, source, event_id, event_type, raw_body)
-                 values ($1, $2, $3, $4, $5) on conflict (source, event_id) do nothing",
+                "insert into tenantry.webhook_events (id, source, event_id, event_type, raw_body, object_id, event_created_at)
+                 values ($1, $2, $3, $4, $5, $6, $7) on conflict (source, event_id) do nothing",
             )
             .bind(Id::<()>::new(&Clock::System))
             .bind(event.source)
             .bind(event.id.replace(TAG, tag))
             .bind(&event.kind)
-            .bind(
-                event
-                    .payload
-                    .to_string()
-                    .replace(TAG, tag)
-                    .replace(&TAG.to_lowercase(), &tag.to_lowercase())
-                    .into_bytes(),
-            )
+            .bind(text.into_bytes())
+            // What the column cannot hold, the receiver replaces.
+            .bind(head.object_id.filter(|id| !id.contains('\0') && id.chars().count() <= 255))
+            .bind(head.created_at)
             .execute(tx.conn())
             .await
             .expect("an insert");
@@ -223,19 +223,20 @@ impl Sync {
             attempts: row.get(6),
         };
         let outcome = self.apply(&mut tx, &event).await.map_err(|error| format!("{}: {error:?}", event.event_type))?;
-        let (status, organization) = match outcome {
-            EventOutcome::Applied { organization } => ("APPLIED", organization),
-            EventOutcome::Ignored { organization, .. } => ("IGNORED", organization),
+        let (status, organization, finding) = match outcome {
+            EventOutcome::Applied { organization, finding } => ("APPLIED", organization, finding),
+            EventOutcome::Ignored { organization, .. } => ("IGNORED", organization, None),
             EventOutcome::More => {
                 tx.commit().await.map_err(|error| format!("{error:?}"))?;
                 return Ok(true);
             }
-            EventOutcome::Refetch { .. } => panic!("nothing can be fetched here"),
+            EventOutcome::Refetch(_) => panic!("nothing can be fetched here"),
         };
-        sqlx::query("update tenantry.webhook_events set status = $2::tenantry.webhook_status, organization_id = $3, processed_at = now() where id = $1")
+        sqlx::query("update tenantry.webhook_events set status = $2::tenantry.webhook_status, organization_id = $3, finding = $4, processed_at = now() where id = $1")
             .bind(event.id)
             .bind(status)
             .bind(organization)
+            .bind(finding)
             .execute(tx.conn())
             .await
             .map_err(|error| error.to_string())?;

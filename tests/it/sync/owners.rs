@@ -85,6 +85,7 @@ async fn sync_shows_an_event_to_whom_it_is_about() {
     let second = |letter: &str| json!({ "organization_id": format!("org_{TAG}_{letter}"), "second": true });
     let invoice = |n, place: fn(&mut Value, Value)| {
         event(n, "invoice.paid", i64::from(n), |object| {
+            object["id"] = format!("in_{TAG}_{n}").into();
             object["customer"] = format!("cus_{TAG}_x").into();
             object["parent"] = Value::Null;
             place(object, format!("sub_{TAG}_x2").into());

@@ -1,0 +1,135 @@
+//! Gives events and audit rows to organizations.
+//!
+//! An event belongs to the organization that its object belongs to, whenever that becomes known and whichever event tells.
+//! So administrators see the same events in any order of arrival, and an invoice that came before its owner was known is
+//! in the owner's audit log all the same, once.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::id::{Id, OrganizationId};
+use crate::sync::apply::EventOutcome;
+use crate::sync::effects::Effects;
+use crate::sync::mirror::{self, Attribution, Invoice, Latest, Lock, RemoteChange, RemoteObject};
+use crate::sync::payload::fingerprint;
+use crate::sync::stripe::billing::Findings;
+use crate::sync::stripe::owners::{self, BillingGraph};
+
+/// What an invoice says while its organization is not known.
+const OF_NOBODY: &str = "waits: nothing names the organization of its customer";
+
+/// Applies an event about an invoice. It is written to the audit log of its organization, once; where that is not known,
+/// as soon as it is.
+pub(super) async fn invoice(effects: &mut Effects<'_>, change: &RemoteChange<Invoice>) -> Result<EventOutcome> {
+    let named = [change.fields.customer.text(), change.fields.subscription.text(), Some(&change.id)];
+    mirror::lock(effects.tx, named.into_iter().flatten().map(|id| Lock::Object(id.to_owned()))).await?;
+    let mut invoice = mirror::load_one::<Invoice>(effects.tx, &change.id).await?;
+    mirror::merge(effects.tx, &mut invoice, change).await?;
+    let Some(customer) = invoice.fields.customer.text() else { return Ok(EventOutcome::applied(None)) };
+    let organization = owners::owner(effects.tx, customer, invoice.fields.subscription.text()).await?;
+    if let Some(organization) = organization {
+        record(effects, organization, &mut invoice).await?;
+    }
+    let finding = organization.is_none().then(|| OF_NOBODY.to_owned());
+    Ok(EventOutcome::Applied { organization, finding })
+}
+
+/// Writes what happened to an invoice to the audit log of its organization, as far as no audit log has it.
+async fn record(
+    effects: &mut Effects<'_>,
+    organization: OrganizationId,
+    invoice: &mut RemoteObject<Invoice>,
+) -> Result<()> {
+    let happened = invoice.fields.happened.in_order();
+    let new: Vec<_> = happened.into_iter().filter(|(event, _)| invoice.fields.recorded.of(event).is_none()).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let cause = effects.cause.clone();
+    let mut recorded = Vec::new();
+    for (event, happened) in new {
+        event.clone_into(&mut effects.cause);
+        let resource = ("Organization", organization.uuid());
+        effects.record(organization, happened.action.clone(), resource, happened.metadata.clone()).await?;
+        recorded.push(event.to_owned());
+    }
+    effects.cause = cause;
+    for event in recorded {
+        invoice.fields.recorded.note(&event, true);
+    }
+    mirror::keep(effects.tx, invoice).await
+}
+
+/// Gives the events about these customers to the organizations that their objects belong to, with what is found of them.
+/// Nothing is written for customers for whom all of that is as it was. Who holds the locks of the organizations may call
+/// it; events that another worker is applying get theirs from it.
+pub(super) async fn attribute(effects: &mut Effects<'_>, graph: &BillingGraph, findings: &Findings) -> Result<()> {
+    let belongings = graph.belongings();
+    let customers: Vec<String> = belongings.keys().map(|customer| (*customer).to_owned()).collect();
+    let mut changed = BTreeSet::new();
+    let known = mirror::load::<Attribution>(effects.tx, &customers).await?;
+    for ((customer, objects), mut known) in belongings.iter().zip(known) {
+        let found: Vec<_> =
+            objects.iter().map(|(id, organization)| (id, organization.map(Id::uuid), findings.get(*id))).collect();
+        let digest = fingerprint(&serde_json::to_string(&found).map_err(Error::internal)?);
+        // What was given to nobody and still is.
+        let nothing_new = known.is_blank() && objects.values().all(Option::is_none);
+        if known.fields.digest.text() != Some(digest.as_str()) {
+            known.fields.digest = Latest::note(Some(digest));
+            mirror::keep(effects.tx, &known).await?;
+            if !nothing_new {
+                changed.insert(*customer);
+            }
+        }
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let (mut ids, mut organizations, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut give = |id: &str, organization: Option<OrganizationId>, finding: Option<&str>| {
+        ids.push(id.to_owned());
+        organizations.push(organization.map(Id::uuid));
+        texts.push(finding.map(str::to_owned));
+    };
+    for customer in &changed {
+        for (id, organization) in belongings.get(customer).into_iter().flatten() {
+            give(id, *organization, findings.get(*id).map(String::as_str));
+        }
+    }
+    let named: Vec<String> = changed.iter().map(|customer| (*customer).to_owned()).collect();
+    for mut invoice in mirror::naming::<Invoice>(effects.tx, &named).await? {
+        let customer = invoice.fields.customer.text().filter(|customer| changed.contains(customer));
+        let Some(customer) = customer else { continue };
+        let organization = graph.owner(customer, invoice.fields.subscription.text());
+        give(&invoice.id, organization, organization.is_none().then_some(OF_NOBODY));
+        if let Some(organization) = organization {
+            record(effects, organization, &mut invoice).await?;
+        }
+    }
+    update_inbox(effects, &ids, &organizations, &texts).await
+}
+
+async fn update_inbox(
+    effects: &mut Effects<'_>,
+    ids: &[String],
+    organizations: &[Option<Uuid>],
+    findings: &[Option<String>],
+) -> Result<()> {
+    // Waiting events are left alone: their rows are locked by those who apply them.
+    sqlx::query!(
+        "update tenantry.webhook_events e
+            set organization_id = n.organization_id, finding = case when e.status = 'APPLIED' then n.finding end
+           from unnest($1::text[], $2::uuid[], $3::text[]) as n (object_id, organization_id, finding)
+          where e.source = 'STRIPE' and e.object_id = n.object_id and e.status in ('APPLIED', 'IGNORED')
+            and (e.organization_id is distinct from n.organization_id
+                 or e.finding is distinct from case when e.status = 'APPLIED' then n.finding end)",
+        ids,
+        organizations as _,
+        findings as _
+    )
+    .execute(effects.tx.conn())
+    .await?;
+    Ok(())
+}

@@ -306,7 +306,7 @@ async fn prepare(options: &Options) -> Anything<Bench> {
         .bind(&slug)
         .fetch_one(&mut admin)
         .await?;
-        let viewer = members::viewer(&db, &subject).await?.ok_or("no viewer")?;
+        let viewer = members::viewer(&db, subject.as_str()).await?.ok_or("no viewer")?;
         let membership = viewer.memberships.iter().find(|m| m.organization.slug == slug).ok_or("no membership")?;
         let claim = Some(membership.organization.token_claim());
         let ttl = Some(chrono::Duration::hours(24));

@@ -203,7 +203,7 @@ async fn prepare(options: Options) -> Anything<Bench> {
         })
         .collect();
     let first = tenants.first().ok_or("no organizations")?;
-    let viewer = members::viewer(&db, &first.owner).await?.ok_or("no viewer")?;
+    let viewer = members::viewer(&db, first.owner.as_str()).await?.ok_or("no viewer")?;
     let membership = viewer.memberships.iter().find(|m| m.organization.slug == first.slug).ok_or("no membership")?;
     let token = DevIssuer::open(&data_dir)?.issue(&IssueRequest {
         subject: first.owner.clone(),

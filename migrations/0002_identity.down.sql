@@ -1,5 +1,6 @@
-drop function tenantry.viewer(text);
-drop function tenantry.enter_tenant(text, uuid, text, text);
+drop function tenantry.viewer(text, text);
+drop function tenantry.enter_tenant(text, text, uuid, text, text);
+drop table tenantry.ended_sessions;
 drop table tenantry.api_keys;
 drop table tenantry.invitations;
 drop table tenantry.organization_members;

@@ -58,6 +58,7 @@ create table tenantry.users (
     is_superadmin           boolean not null default false,
     current_organization_id uuid references tenantry.organizations (id),
     source_version          bigint not null default 0,
+    blocked_until           timestamptz,
     created_at              timestamptz not null default now(),
     updated_at              timestamptz not null default now(),
     deleted_at              timestamptz
@@ -77,6 +78,7 @@ create index users_lower_email_idx on tenantry.users (lower(email));
 create index users_current_organization_id_idx on tenantry.users (current_organization_id) where current_organization_id is not null;
 create trigger touch_updated_at before update on tenantry.users for each row execute function tenantry.touch_updated_at();
 
+comment on column tenantry.users.blocked_until is 'Banned or locked at the identity provider: no access before this moment; infinity when it says no end.';
 comment on table tenantry.users is 'People who sign in, across all tenants. Written by the sync only; roles are on organization_members.';
 comment on column tenantry.users.clerk_id is 'The `sub` of the token.';
 comment on column tenantry.users.email is 'Null for who signs in by phone or passkey. Not unique: events of an old and a new account of one address arrive in any order.';
@@ -202,12 +204,26 @@ comment on column tenantry.api_keys.expires_at is 'Null: never.';
 comment on column tenantry.api_keys.last_used_at is 'Written at most once a minute per key.';
 comment on index tenantry.api_keys_prefix_idx is 'Who brings a key has no tenant yet: read by the superadmin role.';
 
+create table tenantry.ended_sessions (
+    session_id text primary key check (char_length(session_id) between 1 and 255),
+    ended_at   timestamptz not null default now()
+);
+
+alter table tenantry.ended_sessions enable row level security;
+alter table tenantry.ended_sessions force row level security;
+create policy superadmin on tenantry.ended_sessions for all to tenantry_superadmin using (true) with check (true);
+grant all on tenantry.ended_sessions to tenantry_superadmin;
+
+create index ended_sessions_ended_at_idx on tenantry.ended_sessions (ended_at);
+
+comment on table tenantry.ended_sessions is 'Sessions that the identity provider has ended before their tokens do. Global: a session is of a user, not of an organization.';
+
 -- The two doors between a token and the database. They look across tenants, so they run with the rights of
 -- tenantry_superadmin; the application role may execute them and gets back nothing but the caller's own memberships.
 -- The SET clause costs about 2 µs of 27 per call (PostgreSQL 15) and keeps the caller's search_path out. What set_config
 -- sets in here for other settings lasts to the end of the transaction all the same.
 
-create function tenantry.enter_tenant(p_sub text, p_org_id uuid, p_org_clerk_id text, p_org_slug text)
+create function tenantry.enter_tenant(p_sub text, p_session text, p_org_id uuid, p_org_clerk_id text, p_org_slug text)
     returns table (user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean)
     language plpgsql volatile security definer rows 1
     set search_path = pg_catalog, tenantry, pg_temp
@@ -225,21 +241,24 @@ begin
           from tenantry.users u
           join tenantry.organizations o on o.id = p_org_id and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
-         where u.clerk_id = p_sub and u.deleted_at is null;
+         where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
+           and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     elsif p_org_clerk_id is not null then
         select u.id, m.organization_id, m.role, u.is_superadmin
           into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin
           from tenantry.users u
           join tenantry.organizations o on o.clerk_org_id = p_org_clerk_id and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
-         where u.clerk_id = p_sub and u.deleted_at is null;
+         where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
+           and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     else
         select u.id, m.organization_id, m.role, u.is_superadmin
           into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin
           from tenantry.users u
           join tenantry.organizations o on o.slug = p_org_slug and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
-         where u.clerk_id = p_sub and u.deleted_at is null;
+         where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
+           and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     end if;
     -- Nulls, when nothing was found, leave ''.
     -- Assignments, because perform would start the executor for each.
@@ -251,10 +270,10 @@ begin
     end if;
 end
 $$;
-comment on function tenantry.enter_tenant(text, uuid, text, text) is
-    'Opens a tenant for this transaction: sets app.current_org_id, app.current_user_id and app.is_superadmin (always false) and answers the membership. No row, and empty settings, when the user, the organization or the membership is not there: the three cannot be told apart.';
+comment on function tenantry.enter_tenant(text, text, uuid, text, text) is
+    'Opens a tenant for this transaction: sets app.current_org_id, app.current_user_id and app.is_superadmin (always false) and answers the membership. No row, and empty settings, when the user, the organization or the membership is not there, the user is blocked or the session has ended.';
 
-create function tenantry.viewer(p_sub text)
+create function tenantry.viewer(p_sub text, p_session text)
     returns table (user_id uuid, email text, name text, avatar_url text, is_superadmin boolean, current_organization_id uuid,
                    organization_id uuid, organization_name text, organization_slug text, clerk_org_id text, role tenantry.member_role)
     language sql stable security definer rows 5
@@ -267,17 +286,18 @@ create function tenantry.viewer(p_sub text)
                        from tenantry.organization_members om
                        join tenantry.organizations o on o.id = om.organization_id and o.deleted_at is null
                       where om.deleted_at is null) m on m.user_id = u.id
-         where u.clerk_id = p_sub and u.deleted_at is null
+         where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
+           and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session))
          order by m.name, m.id
     $$;
-comment on function tenantry.viewer(text) is
-    'The user behind a token with every living membership, by name of the organization; one row with nulls for a user without any, no row for an unknown user.';
+comment on function tenantry.viewer(text, text) is
+    'The user behind a token with every living membership, by name of the organization; one row with nulls for a user without any, no row for an unknown or blocked user or a session that has ended.';
 
-revoke execute on function tenantry.enter_tenant(text, uuid, text, text), tenantry.viewer(text) from public;
-grant execute on function tenantry.enter_tenant(text, uuid, text, text), tenantry.viewer(text) to tenantry_app, tenantry_superadmin;
+revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text) from public;
+grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text) to tenantry_app, tenantry_superadmin;
 
 -- A new owner needs CREATE on the schema at the moment it becomes one, and only then.
 grant create on schema tenantry to tenantry_superadmin;
-alter function tenantry.enter_tenant(text, uuid, text, text) owner to tenantry_superadmin;
-alter function tenantry.viewer(text) owner to tenantry_superadmin;
+alter function tenantry.enter_tenant(text, text, uuid, text, text) owner to tenantry_superadmin;
+alter function tenantry.viewer(text, text) owner to tenantry_superadmin;
 revoke create on schema tenantry from tenantry_superadmin;

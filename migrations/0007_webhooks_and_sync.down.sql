@@ -1,3 +1,4 @@
+drop function tenantry.account_standing(text, text);
 drop table tenantry.sync_objects;
 drop table tenantry.webhook_events;
 drop type tenantry.webhook_status;

@@ -85,3 +85,27 @@ comment on column tenantry.sync_objects.object_id is 'Id at the source; for enti
 comment on column tenantry.sync_objects.fields is 'Field → {"at": [authority, version, rank, event id], "is": value}. The greater stamp wins, field by field.';
 comment on column tenantry.sync_objects.refs is 'Ids of the objects this one names, and what else it is looked up by: the way from a customer to its subscriptions.';
 comment on column tenantry.sync_objects.deleted_at is 'Set: deleted at the source, for good, whatever arrives later.';
+
+-- Why a token opens nothing: asked after enter_tenant or viewer found no row.
+create function tenantry.account_standing(p_sub text, p_session text) returns text
+    language sql stable security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+        select case
+                 when u.id is null and exists (select from tenantry.sync_objects o
+                                                where o.source = 'CLERK' and o.kind = 'user' and o.object_id = p_sub and o.deleted_at is not null) then 'GONE'
+                 when u.id is null then 'UNKNOWN'
+                 when u.deleted_at is not null then 'GONE'
+                 when u.blocked_until > now() then 'BLOCKED'
+                 when exists (select from tenantry.ended_sessions e where e.session_id = p_session) then 'ENDED'
+                 else 'GOOD'
+               end
+          from (select) one left join tenantry.users u on u.clerk_id = p_sub
+    $$;
+comment on function tenantry.account_standing(text, text) is
+    'Of the bearer of a token: GOOD, UNKNOWN (not here yet), GONE (deleted), BLOCKED (banned or locked) or ENDED (the session).';
+revoke execute on function tenantry.account_standing(text, text) from public;
+grant execute on function tenantry.account_standing(text, text) to tenantry_app, tenantry_superadmin;
+grant create on schema tenantry to tenantry_superadmin;
+alter function tenantry.account_standing(text, text) owner to tenantry_superadmin;
+revoke create on schema tenantry from tenantry_superadmin;

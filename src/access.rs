@@ -59,6 +59,21 @@ pub struct Tenant {
     pub is_superadmin: bool,
 }
 
+/// Who brings a verified token, as the database is asked about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bearer<'a> {
+    /// `sub`: the identity provider's id of the user.
+    pub subject: &'a str,
+    /// `sid`: the identity provider's session, when the token belongs to one.
+    pub session: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for Bearer<'a> {
+    fn from(subject: &'a str) -> Self {
+        Self { subject, session: None }
+    }
+}
+
 macro_rules! matrix {
     ($( $(#[$meta:meta])* $action:ident, $label:literal $(, $guarded:ident)?: $($role:ident)+ ;)+) => {
         /// An action that a role may allow.

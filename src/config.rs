@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
-use crate::access::Impersonation;
+use crate::access::{Impersonation, MemberRole};
 use crate::db::{PoolLimits, Pooler};
 use crate::organizations::OrganizationPlan;
 use crate::sync::apply::StripeKey;
@@ -86,6 +86,11 @@ pub const VARIABLES: &[Variable] = &[
         "STRIPE_WEBHOOK_SECRETS",
         "development: one of its own",
         "signing secrets of `/webhooks/stripe` (`whsec_…`), comma separated; unset in production: 503",
+    ),
+    variable(
+        "CLERK_ROLES",
+        "–",
+        "what roles at Clerk are here, beside its own: `org:support_lead=ADMIN,org:auditor=VIEWER`; others are read-only",
     ),
     variable(
         "CLERK_INSTANCE",
@@ -416,6 +421,17 @@ impl Reader<'_> {
         }
         sync.stripe_livemode = given.or(of_key).or_else(|| production.then_some(true));
         sync.personal_workspaces = self.switch("PERSONAL_WORKSPACES").unwrap_or(false);
+        for item in self.list("CLERK_ROLES") {
+            let role = item.rsplit_once('=').and_then(|(foreign, role)| {
+                Some((crate::sync::apply::role_key(foreign), MemberRole::from_label(&role.trim().to_uppercase())?))
+            });
+            match role {
+                Some((foreign, role)) if !foreign.is_empty() => drop(sync.clerk_roles.insert(foreign, role)),
+                _ => self.problem(format!(
+                    "CLERK_ROLES has \"{item}\"; it takes org:name=ROLE, and roles are OWNER, ADMIN, MEMBER, VIEWER"
+                )),
+            }
+        }
         for item in self.list("STRIPE_PRICE_PLANS") {
             let plan = item.split_once('=').and_then(|(price, plan)| {
                 let plan = match plan.trim() {
@@ -529,6 +545,8 @@ mod tests {
             ("STRIPE_SECRET_KEY", "hunter2"),
             ("STRIPE_API_BASE", "http://somewhere.example"),
             ("STRIPE_PRICE_PLANS", "price_1=GOLD"),
+            ("CLERK_ROLES", "org:lead=BOSS"),
+            ("STRIPE_LIVEMODE", "perhaps"),
         ])
         .expect_err("bad")
         .to_string();
@@ -542,6 +560,8 @@ mod tests {
             "STRIPE_SECRET_KEY",
             "STRIPE_API_BASE",
             "STRIPE_PRICE_PLANS",
+            "CLERK_ROLES",
+            "STRIPE_LIVEMODE",
         ] {
             assert!(error.contains(name), "{error}");
         }

@@ -24,6 +24,18 @@ pub enum Error {
     /// A credential was sent and it is not valid; the text says why, without repeating the credential.
     #[error("The token was refused: {0}")]
     InvalidToken(String),
+    /// The token is good, and nothing was heard of its user yet: the identity provider's webhook is on its way.
+    #[error("Your account is not here yet: the identity provider has not told of it. Try again in a few seconds.")]
+    AccountNotReady,
+    /// The user was deleted.
+    #[error("This account was deleted. Sign in with another one.")]
+    AccountGone,
+    /// The user is banned or locked at the identity provider.
+    #[error("This account is banned or locked. Ask whoever runs this service.")]
+    AccountBlocked,
+    /// The identity provider has ended the session of the token.
+    #[error("The session has ended: sign in again.")]
+    SessionEnded,
     /// The identity provider's signing keys could not be fetched yet, so no token can be checked.
     #[error("The identity provider's signing keys cannot be fetched at the moment. Try again in a few seconds.")]
     KeysUnavailable,
@@ -104,6 +116,10 @@ impl Error {
         match self {
             Self::Unauthenticated => Code::Unauthenticated,
             Self::InvalidToken(_) => Code::InvalidToken,
+            Self::AccountNotReady => Code::AccountNotReady,
+            Self::AccountGone => Code::AccountGone,
+            Self::AccountBlocked => Code::AccountBlocked,
+            Self::SessionEnded => Code::SessionEnded,
             Self::KeysUnavailable => Code::KeysUnavailable,
             Self::OrganizationRequired => Code::OrganizationRequired,
             Self::OrganizationNotFound => Code::OrganizationNotFound,
@@ -119,20 +135,40 @@ impl Error {
         }
     }
 
+    /// Whether whoever gets this error has no access any more: a stream of theirs ends with it.
+    #[must_use]
+    pub fn ends_access(&self) -> bool {
+        matches!(
+            self,
+            Self::OrganizationNotFound
+                | Self::AccountNotReady
+                | Self::AccountGone
+                | Self::AccountBlocked
+                | Self::SessionEnded
+                | Self::Forbidden { .. }
+                | Self::ImpersonationRestricted { .. }
+        )
+    }
+
     /// The HTTP status of a request that fails with this error before anything was executed.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthenticated | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
+            Self::Unauthenticated | Self::InvalidToken(_) | Self::AccountGone | Self::SessionEnded => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::OrganizationRequired
             | Self::OrganizationMismatch
             | Self::Invalid { .. }
             | Self::InvalidCursor(_)
             | Self::Limit { .. } => StatusCode::BAD_REQUEST,
-            Self::OrganizationNotFound | Self::Forbidden { .. } | Self::ImpersonationRestricted { .. } => {
-                StatusCode::FORBIDDEN
+            Self::OrganizationNotFound
+            | Self::AccountBlocked
+            | Self::Forbidden { .. }
+            | Self::ImpersonationRestricted { .. } => StatusCode::FORBIDDEN,
+            Self::AccountNotReady | Self::Unavailable | Self::Timeout | Self::KeysUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Unavailable | Self::Timeout | Self::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

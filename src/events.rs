@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::db::{SystemTx, connect_alone};
 use crate::error::{Error, Result};
-use crate::id::{Id, Identified, OrganizationId};
+use crate::id::{Id, Identified, OrganizationId, UserId};
 
 /// The channel of NOTIFY.
 pub const CHANNEL: &str = "tenantry_events";
@@ -35,6 +35,8 @@ pub const CHANNEL: &str = "tenantry_events";
 const QUEUE: usize = 1024;
 /// The first key of the advisory locks, so that they are no others: "tnty".
 const LOCK_CLASS: i32 = 0x746e_7479;
+/// The topic of [`Event::access`].
+const ACCESS: &str = "Access";
 /// How long a subscription waits until this instance hears the events of its organization.
 const HEARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause before the next attempt, after one that failed.
@@ -53,6 +55,18 @@ impl Event {
     #[must_use]
     pub fn of<T: Identified>(id: Id<T>) -> Self {
         Self { topic: Cow::Borrowed(T::NAME), id: id.uuid() }
+    }
+
+    /// A user may have lost access to the organization, or some of it; `None`: everybody may.
+    #[must_use]
+    pub fn access(user: Option<UserId>) -> Self {
+        Self { topic: Cow::Borrowed(ACCESS), id: user.map_or(Uuid::nil(), Id::uuid) }
+    }
+
+    /// Whether this user may have lost access.
+    #[must_use]
+    pub fn concerns_access_of(&self, user: UserId) -> bool {
+        self.topic == ACCESS && (self.id.is_nil() || self.id == user.uuid())
     }
 
     /// The id of the row, when it is a `T`.
@@ -185,7 +199,8 @@ impl Events {
             }
         });
         Ok(events.filter_map(move |envelope| {
-            let event = (envelope.organization == organization.uuid()).then(|| envelope.event.clone());
+            let ours = envelope.organization == organization.uuid() || envelope.organization.is_nil();
+            let event = ours.then(|| envelope.event.clone());
             future::ready(event)
         }))
     }
@@ -199,12 +214,14 @@ impl Events {
     /// Listens until shutdown, on a connection of its own; comes back by itself when the database does.
     pub async fn listen(self, options: PgConnectOptions, mut shutdown: watch::Receiver<bool>) {
         let options = options.application_name("tenantry-events");
+        let mut again = false;
         loop {
             let failed = tokio::select! {
-                Err(error) = self.receive(&options) => error,
+                Err(error) = self.receive(&options, again) => error,
                 _ = shutdown.wait_for(|stop| *stop) => return,
             };
             self.groups.send_modify(|groups| groups.heard.clear());
+            again = true;
             tracing::warn!(error = %failed, "listening for events failed; trying again");
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
@@ -213,8 +230,8 @@ impl Events {
         }
     }
 
-    /// Hears events until the connection ends.
-    async fn receive(&self, options: &PgConnectOptions) -> Result<Never> {
+    /// Hears events until the connection ends. `again`: events may have been missed since the last one.
+    async fn receive(&self, options: &PgConnectOptions, again: bool) -> Result<Never> {
         let (client, mut connection) = connect_alone(options).await?;
         let arriving = async {
             loop {
@@ -228,7 +245,7 @@ impl Events {
         };
         tokio::select! {
             ended = arriving => ended,
-            failed = self.hold_locks(&client) => failed,
+            failed = self.hold_locks(&client, again) => failed,
         }
     }
 
@@ -241,7 +258,7 @@ impl Events {
     }
 
     /// Listens, and holds the locks of the groups that are followed.
-    async fn hold_locks(&self, client: &tokio_postgres::Client) -> Result<Never> {
+    async fn hold_locks(&self, client: &tokio_postgres::Client, mut again: bool) -> Result<Never> {
         client.batch_execute(&format!("set lock_timeout = '5s'; listen {CHANNEL}")).await?;
         let mut changes = self.groups.subscribe();
         loop {
@@ -271,6 +288,11 @@ impl Events {
                     Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => complete = false,
                     Err(error) => return Err(error.into()),
                 }
+            }
+            if complete && std::mem::take(&mut again) {
+                // Whoever lost access meanwhile is not told again.
+                let envelope = Envelope { organization: Uuid::nil(), event: Event::access(None) };
+                drop(self.told.send(Arc::new(envelope)));
             }
             let retry = async { if complete { future::pending().await } else { tokio::time::sleep(RETRY).await } };
             tokio::select! {

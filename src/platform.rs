@@ -27,7 +27,8 @@ pub async fn open(session: &Session, action: &str, metadata: serde_json::Value) 
     let admitted = sqlx::query!(
         "insert into tenantry.platform_audit_logs (id, user_id, action, metadata, ip_address, request_id, created_at, impersonator)
          select $1, u.id, $3, $4, $5::text::inet, $6, $7, $8 from tenantry.users u
-          where u.clerk_id = $2 and u.is_superadmin and u.deleted_at is null",
+          where u.clerk_id = $2 and u.is_superadmin and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= $7)
+            and not exists (select from tenantry.ended_sessions e where e.session_id = $9)",
         Id::<()>::new(session.clock()) as _,
         subject,
         action,
@@ -35,7 +36,8 @@ pub async fn open(session: &Session, action: &str, metadata: serde_json::Value) 
         origin.ip.map(|ip| ip.to_string()),
         origin.request_id,
         session.clock().now(),
-        origin.impersonator
+        origin.impersonator,
+        session.identity()?.session_id
     )
     .execute(tx.conn())
     .await?;

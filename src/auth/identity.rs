@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::access::OrganizationRef;
+use crate::access::{Bearer, OrganizationRef};
 
 /// What a verified token says about its bearer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,14 @@ pub struct Identity {
     pub organization: Option<TokenOrganization>,
     /// `exp`: after this moment the token, and any socket opened with it, is refused.
     pub expires_at: DateTime<Utc>,
+}
+
+impl Identity {
+    /// Who brings the token.
+    #[must_use]
+    pub fn bearer(&self) -> Bearer<'_> {
+        Bearer { subject: &self.subject, session: self.session_id.as_deref() }
+    }
 }
 
 /// The organization claim of a token. The role it carries is not trusted: roles come from the database.

@@ -44,7 +44,7 @@ impl Token {
         let organization = match &self.org {
             None => None,
             Some(slug) => {
-                let row = members::viewer(&db, &subject).await?;
+                let row = members::viewer(&db, subject.as_str()).await?;
                 let membership = row.iter().flat_map(|row| &row.memberships).find(|m| m.organization.slug == *slug);
                 let membership =
                     membership.ok_or_else(|| CommandError::failed(format!("{user} is not a member of {slug}")))?;

@@ -20,7 +20,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use crate::access::{MemberRole, OrganizationRef, Tenant};
+use crate::access::{Bearer, MemberRole, OrganizationRef, Tenant};
 use crate::db::read_pool::{Taken, parameters_of};
 use crate::db::{Bind, Db, Traffic, connection_died};
 use crate::error::{Error, Result};
@@ -69,8 +69,13 @@ impl TenantTx {
     /// # Errors
     /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, [`Error::Unavailable`] when
     /// no connection is to be had in time.
-    pub async fn begin(db: &Db, subject: &str, organization: &OrganizationRef, traffic: Arc<Traffic>) -> Result<Self> {
-        let begin = begin_statement(db.begin(), subject, organization)?;
+    pub async fn begin<'a>(
+        db: &Db,
+        bearer: impl Into<Bearer<'a>>,
+        organization: &OrganizationRef,
+        traffic: Arc<Traffic>,
+    ) -> Result<Self> {
+        let begin = begin_statement(db.begin(), bearer.into(), organization)?;
         // An idle connection may have died with the server: try as many as were idle, then one new one.
         let mut dead_connections_left = db.app().num_idle();
         loop {
@@ -148,8 +153,8 @@ impl Drop for Writing {
 
 /// The opening of a transaction that reads. A plain text, so that it is prepared once for each connection.
 const ENTER: &str =
-    "select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant($1, $2, $3, $4)";
-const ENTER_TYPES: [Type; 4] = [Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
+    "select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant($1, $2, $3, $4, $5)";
+const ENTER_TYPES: [Type; 5] = [Type::TEXT, Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
 
 impl TenantTx<Reading> {
     /// Opens a transaction that reads, for the user with this `sub` in this organization: one round trip.
@@ -158,8 +163,13 @@ impl TenantTx<Reading> {
     ///
     /// # Errors
     /// As [`TenantTx::read_first`].
-    pub async fn read(db: &Db, subject: &str, organization: &OrganizationRef, traffic: Arc<Traffic>) -> Result<Self> {
-        Ok(Self::read_first(db, subject, organization, traffic, None).await?.0)
+    pub async fn read<'a>(
+        db: &Db,
+        bearer: impl Into<Bearer<'a>>,
+        organization: &OrganizationRef,
+        traffic: Arc<Traffic>,
+    ) -> Result<Self> {
+        Ok(Self::read_first(db, bearer.into(), organization, traffic, None).await?.0)
     }
 
     /// Opens a transaction that reads and runs its first statement, in one round trip. The statement cannot know who the
@@ -171,7 +181,7 @@ impl TenantTx<Reading> {
     /// no connection is to be had in time.
     pub async fn read_first(
         db: &Db,
-        subject: &str,
+        bearer: Bearer<'_>,
         organization: &OrganizationRef,
         traffic: Arc<Traffic>,
         first: Option<(&str, &[Bind])>,
@@ -182,10 +192,11 @@ impl TenantTx<Reading> {
             OrganizationRef::Clerk(given) => clerk = Some(given),
             OrganizationRef::Slug(given) => slug = Some(given),
         }
-        if [Some(subject), clerk, slug].into_iter().flatten().any(|text| text.contains('\0')) {
+        let Bearer { subject, session } = bearer;
+        if [Some(subject), session, clerk, slug].into_iter().flatten().any(|text| text.contains('\0')) {
             return Err(Error::OrganizationNotFound);
         }
-        let parameters: [&(dyn ToSql + Sync); 4] = [&subject, &id, &clerk, &slug];
+        let parameters: [&(dyn ToSql + Sync); 5] = [&subject, &session, &id, &clerk, &slug];
         let opening = db.readers().on_living(|taken| {
             let mode =
                 Reading { taken: Some(taken), unanswered: AtomicU32::new(0), one_flight: AtomicBool::new(false) };
@@ -286,6 +297,48 @@ impl Drop for Reading {
     }
 }
 
+/// Why a bearer gets no transaction, beside that they are no member of the organization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Good,
+    Unknown,
+    Gone,
+    Blocked,
+    Ended,
+}
+
+/// What is to be said to a bearer for whom no organization opened.
+///
+/// # Errors
+/// Always: [`Error::OrganizationNotFound`] to those whose account is well, the error of their account to others;
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn refuse<T>(db: &Db, bearer: Bearer<'_>) -> Result<T> {
+    Err(match standing(db, bearer).await? {
+        Standing::Good => Error::OrganizationNotFound,
+        Standing::Unknown => Error::AccountNotReady,
+        Standing::Gone => Error::AccountGone,
+        Standing::Blocked => Error::AccountBlocked,
+        Standing::Ended => Error::SessionEnded,
+    })
+}
+
+async fn standing(db: &Db, bearer: Bearer<'_>) -> Result<Standing> {
+    let texts = [bearer.subject, bearer.session.unwrap_or_default()];
+    if texts.iter().any(|text| text.contains('\0')) {
+        return Ok(Standing::Unknown);
+    }
+    let binds = texts.map(|text| Bind::Text(text.to_owned()));
+    let rows = db.read_alone("select tenantry.account_standing($1, $2)", &binds).await?;
+    let found: Option<String> = rows.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(match found.as_deref() {
+        Some("UNKNOWN") => Standing::Unknown,
+        Some("GONE") => Standing::Gone,
+        Some("BLOCKED") => Standing::Blocked,
+        Some("ENDED") => Standing::Ended,
+        _ => Standing::Good,
+    })
+}
+
 /// Stands in until the membership is read; it never leaves the opening.
 const NOBODY: Tenant =
     Tenant { user_id: Id::NIL, organization_id: Id::NIL, role: MemberRole::Viewer, is_superadmin: false };
@@ -302,15 +355,16 @@ fn tenant(user: Uuid, organization: Uuid, role: &str, is_superadmin: bool) -> Re
 
 /// Both statements in one message. The simple protocol has no parameters, so the values are quoted here; a NUL, the one
 /// character a `PostgreSQL` string cannot hold, is refused.
-fn begin_statement(begin: &str, subject: &str, organization: &OrganizationRef) -> Result<String> {
+fn begin_statement(begin: &str, bearer: Bearer<'_>, organization: &OrganizationRef) -> Result<String> {
     let (id, clerk, slug) = match organization {
         OrganizationRef::Id(id) => (format!("'{id}'"), "null".to_owned(), "null".to_owned()),
         OrganizationRef::Clerk(clerk) => ("null".to_owned(), quote(clerk)?, "null".to_owned()),
         OrganizationRef::Slug(slug) => ("null".to_owned(), "null".to_owned(), quote(slug)?),
     };
-    let subject = quote(subject)?;
+    let subject = quote(bearer.subject)?;
+    let session = bearer.session.map_or_else(|| Ok("null".to_owned()), quote)?;
     Ok(format!(
-        "{begin}; select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant({subject}, {id}, {clerk}, {slug})"
+        "{begin}; select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant({subject}, {session}, {id}, {clerk}, {slug})"
     ))
 }
 
@@ -329,13 +383,16 @@ mod tests {
 
     #[test]
     fn values_are_quoted() {
-        let statement =
-            begin_statement("begin", r"a'); drop table tenantry.users; --\", &OrganizationRef::Slug("x'y".into()))
-                .expect("no NUL");
+        let statement = begin_statement(
+            "begin",
+            r"a'); drop table tenantry.users; --\".into(),
+            &OrganizationRef::Slug("x'y".into()),
+        )
+        .expect("no NUL");
         assert!(
-            statement.contains(r"enter_tenant(E'a''); drop table tenantry.users; --\\', null, null, E'x''y')"),
+            statement.contains(r"enter_tenant(E'a''); drop table tenantry.users; --\\', null, null, null, E'x''y')"),
             "{statement}"
         );
-        assert!(begin_statement("begin", "a\0b", &OrganizationRef::Slug("x".into())).is_err());
+        assert!(begin_statement("begin", "a\0b".into(), &OrganizationRef::Slug("x".into())).is_err());
     }
 }

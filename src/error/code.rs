@@ -53,6 +53,18 @@ codes! {
     InvalidToken "INVALID_TOKEN"
         "The token is not valid; the message says why."
         "Get a new token.";
+    AccountNotReady "ACCOUNT_NOT_READY"
+        "The token is good, and the identity provider has not told of its user yet."
+        "Try again in a few seconds.";
+    AccountGone "ACCOUNT_GONE"
+        "The user of the token was deleted."
+        "Sign in with another account.";
+    AccountBlocked "ACCOUNT_BLOCKED"
+        "The user of the token is banned or locked at the identity provider."
+        "Ask whoever runs the service.";
+    SessionEnded "SESSION_ENDED"
+        "The identity provider has ended the session of the token."
+        "Sign in again.";
     KeysUnavailable "KEYS_UNAVAILABLE"
         "The signing keys of the identity provider cannot be fetched."
         "Try again in a few seconds.";

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use async_graphql::Context;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graphql::entity::{Entity as _, Loadable};
 use crate::graphql::session::Session;
 use crate::id::Id;
@@ -13,7 +13,8 @@ use crate::id::Id;
 /// Every change of a row of this type in the viewer's organization, or of the row `only`.
 ///
 /// The row is read when the change is told, under the subscriber's own rights at that moment: several quick changes may
-/// arrive as the same latest state, and whoever loses the right gets the error and nothing more.
+/// arrive as the same latest state. Whoever is removed, demoted, blocked or signed out gets the error when that happens, and
+/// the stream ends.
 ///
 /// # Errors
 /// When the viewer may not see such rows; [`Error::Unavailable`](crate::error::Error::Unavailable).
@@ -27,20 +28,33 @@ pub async fn follow<M: Loadable, T: Send + 'static>(
     // Nothing is read until something happens: the connection goes back.
     session.close().await;
     let events = session.services().events.subscribe(tenant.organization_id).await?;
-    Ok(events.filter_map(move |event| {
+    let told = events.filter_map(move |event| {
         let session = Arc::clone(&session);
         async move {
-            let changed = event.id_of::<M>()?;
-            if only.is_some_and(|only| only != changed) {
+            let access = event.concerns_access_of(tenant.user_id);
+            let changed = event.id_of::<M>().filter(|changed| only.is_none_or(|only| only == *changed));
+            if !access && changed.is_none() {
                 return None;
             }
             // What the last event loaded is not what this one is to show.
             session.close().await;
-            match session.load(changed).await {
+            if access {
+                let refused = session.require(M::Entity::READ).await.err();
+                session.close().await;
+                return refused.map(Err);
+            }
+            match session.load(changed?).await {
                 Ok(Some(row)) => Some(Ok(show(row))),
                 Ok(None) => None,
                 Err(error) => Some(Err(error)),
             }
         }
+    });
+    // Who has no access gets the error and nothing more, at once.
+    Ok(stream::unfold(Some(Box::pin(told)), |told| async move {
+        let mut told = told?;
+        let next = told.next().await?;
+        let ends = next.as_ref().is_err_and(Error::ends_access);
+        Some((next, (!ends).then_some(told)))
     }))
 }

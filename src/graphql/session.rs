@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::access::{Action, Impersonation, MemberRole, OrganizationRef, Tenant};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
-use crate::db::{Bind, Db, Reading, Row, TenantTx, Traffic};
+use crate::db::{Bind, Db, Reading, Row, TenantTx, Traffic, refuse};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::graphql::cells::Columns;
@@ -194,8 +194,12 @@ impl Session {
     ) -> Result<Vec<Row>> {
         let (identity, chosen) = self.chosen()?;
         let traffic = Arc::clone(&self.traffic);
-        let opening = TenantTx::read_first(&self.services.db, &identity.subject, &chosen.reference, traffic, first);
-        let (tx, rows) = opening.await?;
+        let (db, bearer) = (&self.services.db, identity.bearer());
+        let opened = TenantTx::read_first(db, bearer, &chosen.reference, traffic, first).await;
+        let (tx, rows) = match opened {
+            Err(Error::OrganizationNotFound) => refuse(db, bearer).await,
+            opened => opened,
+        }?;
         chosen.check(tx.tenant())?;
         *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = Some(tx.tenant());
         *read = Some(Arc::new(tx));
@@ -212,8 +216,12 @@ impl Session {
         self.close().await;
         let (identity, chosen) = self.chosen()?;
         let traffic = Arc::clone(&self.traffic);
-        let begin = TenantTx::begin(&self.services.db, &identity.subject, &chosen.reference, traffic);
-        let tx = Box::pin(begin).await?;
+        let (db, bearer) = (&self.services.db, identity.bearer());
+        let begun = Box::pin(TenantTx::begin(db, bearer, &chosen.reference, traffic)).await;
+        let tx = match begun {
+            Err(Error::OrganizationNotFound) => Box::pin(refuse(db, bearer)).await,
+            begun => begun,
+        }?;
         chosen.check(tx.tenant())?;
         self.permit(action, tx.tenant().role)?;
         Ok(tx)

@@ -3,6 +3,7 @@
 use async_graphql::{Context, Object};
 
 use crate::access::{Action, MemberRole};
+use crate::db::refuse;
 use crate::error::{Error, Result};
 use crate::graphql::session::Session;
 use crate::members::{Invitation, OrganizationMember, User, ViewerMembership, ViewerRow, viewer, viewer_within};
@@ -18,20 +19,23 @@ impl MembersQuery {
     async fn viewer(&self, ctx: &Context<'_>) -> Result<Viewer> {
         let session = Session::of(ctx)?;
         let identity = session.identity()?;
+        let bearer = identity.bearer();
         let row = match session.read().await {
-            Ok(tx) => viewer_within(&tx, &identity.subject).await?,
+            Ok(tx) => viewer_within(&tx, bearer).await?,
             // Before an organization is chosen, or without a membership in it.
             Err(Error::OrganizationRequired | Error::OrganizationNotFound | Error::OrganizationMismatch) => {
-                viewer(&session.services().db, &identity.subject).await?
+                viewer(&session.services().db, bearer).await?
             }
             Err(error) => return Err(error),
         };
-        // A verified token of a user we have not heard of: the identity provider's webhook is not here yet.
-        row.map(|row| Viewer { row, impersonator: identity.impersonator.clone() }).ok_or_else(|| {
-            Error::InvalidToken(
-                "its user is not known here yet; try again when the account has been synchronized".into(),
-            )
-        })
+        match row {
+            Some(row) => Ok(Viewer { row, impersonator: identity.impersonator.clone() }),
+            None => match refuse(&session.services().db, bearer).await {
+                // They came between the two questions.
+                Err(Error::OrganizationNotFound) => Err(Error::AccountNotReady),
+                refused => refused,
+            },
+        }
     }
 }
 

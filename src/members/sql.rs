@@ -1,5 +1,6 @@
 //! The queries of the slice.
 
+use crate::access::Bearer;
 use crate::db::{Bind, Db, Reading, Row, SystemTx, TenantTx};
 use crate::error::{Error, Result};
 use crate::members::{MemberRole, OrganizationSummary, User, ViewerMembership};
@@ -18,25 +19,33 @@ pub struct ViewerRow {
 /// Who has this `sub`, with a row for each membership. This is the one read that spans organizations on behalf of the API:
 /// it goes through the door function `tenantry.viewer`, which answers for one `sub` only.
 const VIEWER: &str = "select user_id, email, name, avatar_url, is_superadmin, organization_id, organization_name,
-    organization_slug, clerk_org_id, role::text from tenantry.viewer($1)";
+    organization_slug, clerk_org_id, role::text from tenantry.viewer($1, $2)";
 
 /// Looks up the user with this `sub` and their memberships; `None` when nobody has it.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub async fn viewer(db: &Db, subject: &str) -> Result<Option<ViewerRow>> {
-    if subject.contains('\0') {
-        return Ok(None);
-    }
-    read_viewer(subject, &db.read_alone(VIEWER, &[Bind::Text(subject.to_owned())]).await?)
+pub async fn viewer<'a>(db: &Db, bearer: impl Into<Bearer<'a>>) -> Result<Option<ViewerRow>> {
+    let bearer = bearer.into();
+    let Some(binds) = binds(bearer) else { return Ok(None) };
+    read_viewer(bearer.subject, &db.read_alone(VIEWER, &binds).await?)
+}
+
+/// A bearer as the doors of the database take it; `None` when no database can hold it.
+fn binds(bearer: Bearer<'_>) -> Option<[Bind; 2]> {
+    let both = [Some(bearer.subject), bearer.session];
+    let storable = !both.into_iter().flatten().any(|text| text.contains('\0'));
+    // No session has an empty id.
+    storable.then(|| [Bind::Text(bearer.subject.to_owned()), Bind::Text(bearer.session.unwrap_or_default().to_owned())])
 }
 
 /// The same in the transaction of a request: whoever holds a connection must not wait for another one.
 ///
 /// # Errors
 /// As [`viewer`].
-pub async fn viewer_within(tx: &TenantTx<Reading>, subject: &str) -> Result<Option<ViewerRow>> {
-    read_viewer(subject, &tx.fetch(VIEWER, &[Bind::Text(subject.to_owned())]).await?)
+pub async fn viewer_within(tx: &TenantTx<Reading>, bearer: Bearer<'_>) -> Result<Option<ViewerRow>> {
+    let Some(binds) = binds(bearer) else { return Ok(None) };
+    read_viewer(bearer.subject, &tx.fetch(VIEWER, &binds).await?)
 }
 
 fn read_viewer(subject: &str, rows: &[Row]) -> Result<Option<ViewerRow>> {

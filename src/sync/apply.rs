@@ -10,11 +10,13 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use crate::access::MemberRole;
 use crate::clock::Clock;
 use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::{OrganizationId, WebhookEventId};
 use crate::organizations::OrganizationPlan;
+pub use crate::sync::clerk::role_key;
 use crate::sync::origin::why_foreign;
 use crate::sync::stripe::client::StripeClient;
 pub use crate::sync::stripe::client::{StripeKey, StripeObject};
@@ -65,6 +67,8 @@ pub struct SyncSettings {
     /// Apply events of this mode only: live (`true`) or test. `None`: of both; then an organization that has a live
     /// subscription has no test one.
     pub stripe_livemode: Option<bool>,
+    /// What roles at Clerk are here, by their names without `org:`, in lower case; beside Clerk's own.
+    pub clerk_roles: BTreeMap<String, MemberRole>,
     /// Apply events of this Clerk instance only.
     pub clerk_instance: Option<String>,
     /// The key of Stripe's API.

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::db::SystemTx;
 use crate::error::Result;
 use crate::events::{self, Event};
-use crate::id::{Identified as _, OrganizationId, SubscriptionId, marker};
+use crate::id::{Identified as _, OrganizationId, SubscriptionId, UserId, marker};
 use crate::sync::apply::SyncSettings;
 use crate::trail::{self, AuditEntry};
 
@@ -23,6 +23,11 @@ pub(crate) struct Effects<'a> {
 }
 
 impl Effects<'_> {
+    /// Tells the streams of a user, or of everybody (`None`), that they may have lost access to an organization.
+    pub(crate) async fn recheck_access(&mut self, organization: OrganizationId, user: Option<UserId>) -> Result<()> {
+        events::tell(self.tx, &[(organization, Event::access(user))]).await
+    }
+
     /// Writes an audit row and notifies subscribers. Metadata holds states and ids, never names or addresses.
     pub(crate) async fn record(
         &mut self,

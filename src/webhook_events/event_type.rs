@@ -41,6 +41,8 @@ pub enum Effect {
     Membership(Verb),
     /// Changes an invitation.
     Invitation(Verb),
+    /// Ends a session and its tokens.
+    SessionEnded,
     /// Changes a customer, and so whose its subscriptions are.
     Customer(Verb),
     /// Changes a subscription.
@@ -121,7 +123,7 @@ event_types! {
     Clerk {
         UserCreated = "user.created", Effect::User(Verb::Created),
             "Creates or changes the user; creates a personal workspace when `PERSONAL_WORKSPACES` is on.";
-        UserUpdated = "user.updated", Effect::User(Verb::Updated), "Creates or changes the user.";
+        UserUpdated = "user.updated", Effect::User(Verb::Updated), "Creates or changes the user; one who is banned or locked has no access.";
         UserDeleted = "user.deleted", Effect::User(Verb::Deleted),
             "Soft-deletes the user and the personal workspace; ends the memberships.";
         OrganizationCreated = "organization.created", Effect::Organization(Verb::Created),
@@ -152,9 +154,9 @@ event_types! {
         DomainUpdated = "organizationDomain.updated", Effect::Recorded, "Recorded.";
         DomainDeleted = "organizationDomain.deleted", Effect::Recorded, "Recorded.";
         SessionCreated = "session.created", Effect::Recorded, "Recorded.";
-        SessionEnded = "session.ended", Effect::Recorded, "Recorded.";
-        SessionRemoved = "session.removed", Effect::Recorded, "Recorded.";
-        SessionRevoked = "session.revoked", Effect::Recorded, "Recorded.";
+        SessionEnded = "session.ended", Effect::SessionEnded, "Ends the session: its tokens open nothing any more.";
+        SessionRemoved = "session.removed", Effect::SessionEnded, "Ends the session: its tokens open nothing any more.";
+        SessionRevoked = "session.revoked", Effect::SessionEnded, "Ends the session: its tokens open nothing any more.";
         EmailCreated = "email.created", Effect::Recorded, "Recorded.";
     }
     Stripe {

@@ -16,6 +16,7 @@ mod local_postgres;
 mod migrations;
 mod pooler;
 mod process;
+mod revocation;
 mod search_path;
 mod support;
 mod sync;

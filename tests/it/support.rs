@@ -324,8 +324,10 @@ impl TestApp {
         let organization = match organization {
             None => None,
             Some(slug) => {
-                let row =
-                    members::viewer(&self.app.services.db, &subject).await.expect("a look").expect("a known user");
+                let row = members::viewer(&self.app.services.db, subject.as_str())
+                    .await
+                    .expect("a look")
+                    .expect("a known user");
                 let membership = row.memberships.iter().find(|m| m.organization.slug == slug).expect("a membership");
                 Some(membership.organization.token_claim())
             }
@@ -339,7 +341,8 @@ impl TestApp {
         let mut claims =
             json!({ "iss": DEV_ISSUER, "sub": subject, "sid": "sess_1", "v": 2, "act": { "sub": impersonator } });
         if let Some(slug) = organization {
-            let row = members::viewer(&self.app.services.db, &subject).await.expect("a look").expect("a known user");
+            let row =
+                members::viewer(&self.app.services.db, subject.as_str()).await.expect("a look").expect("a known user");
             let membership = row.memberships.iter().find(|m| m.organization.slug == slug).expect("a membership");
             claims["o"] = json!({ "id": membership.organization.token_claim().id, "slg": slug });
         }

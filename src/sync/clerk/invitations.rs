@@ -8,6 +8,7 @@ use chrono::Duration;
 use crate::access::MemberRole;
 use crate::error::Result;
 use crate::id::{InvitationId, OrganizationId};
+use crate::sync::clerk::roles::role;
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, InvitationStatus, RemoteObject};
 use crate::sync::payload::moment_of_millis;
@@ -63,7 +64,8 @@ async fn write(
     let expires = moment_of_millis(invitation.fields.expires_at.get()).unwrap_or(created + Duration::days(DAYS));
     let settled = moment_of_millis(invitation.fields.settled_at.get()).unwrap_or(now);
     let accepted = invitation.fields.status.get() == Some(InvitationStatus::Accepted);
-    let role = invitation.fields.role.text().and_then(MemberRole::from_label).unwrap_or(MemberRole::Viewer);
+    let role = invitation.fields.role.text().and_then(|foreign| role(&effects.settings.clerk_roles, foreign));
+    let role = role.unwrap_or(MemberRole::Viewer);
     let row = sqlx::query!(
         r#"insert into tenantry.invitations (organization_id, id, email, role, token_hash, expires_at, accepted_at, revoked_at, created_at, clerk_invitation_id)
            values ($1, $2, $3, $4, sha256(uuid_send(gen_random_uuid())), $5, case when $6 then $8::timestamptz end,

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::access::MemberRole;
 use crate::error::Result;
 use crate::id::{OrganizationId, OrganizationMemberId, UserId};
+use crate::sync::clerk::roles::role;
 use crate::sync::clerk::users::UserRow;
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Lock, Register as _, RemoteObject};
@@ -67,7 +68,8 @@ async fn project_pair(
     else {
         return Ok(false);
     };
-    let role = membership.fields.role.text().and_then(MemberRole::from_label).unwrap_or(MemberRole::Viewer);
+    let role = membership.fields.role.text().and_then(|foreign| role(&effects.settings.clerk_roles, foreign));
+    let role = role.unwrap_or(MemberRole::Viewer);
     let before = sqlx::query!(
         r#"select role as "role: MemberRole", deleted_at is not null as "deleted!" from tenantry.organization_members
             where organization_id = $1 and user_id = $2"#,
@@ -111,6 +113,7 @@ async fn project_pair(
     if was.as_ref() != Some(&is) {
         let metadata = serde_json::json!({ "before": was, "after": is });
         effects.record(organization, "member.sync", ("OrganizationMember", after.id.uuid()), metadata).await?;
+        effects.recheck_access(organization, Some(user)).await?;
     }
     let owns = |role, deleted: bool| role == MemberRole::Owner && !deleted;
     Ok(before.is_some_and(|row| owns(row.role, row.deleted)) && !owns(after.role, after.deleted))
@@ -153,6 +156,7 @@ pub(crate) async fn end_all(effects: &mut Effects<'_>, user: &UserRow) -> Result
     for row in ended {
         let metadata = serde_json::json!({ "after": { "member": false } });
         effects.record(row.organization_id, "member.sync", ("OrganizationMember", row.id.uuid()), metadata).await?;
+        effects.recheck_access(row.organization_id, Some(user.id)).await?;
         keep_an_owner(effects, row.organization_id, true).await?;
     }
     Ok(())

@@ -23,6 +23,12 @@ use crate::sync::mirror::{self, Kind, Lock, Merged, RemoteChange};
 use crate::sync::stripe;
 use translate::Statement;
 
+/// The name under which a role of Clerk is configured.
+#[must_use]
+pub fn role_key(foreign: &str) -> String {
+    roles::key(foreign)
+}
+
 /// Applies an event. The locks are taken in the order of [`Lock`], each before what it guards is read.
 pub(crate) async fn apply(
     tx: &mut SystemTx,
@@ -38,6 +44,10 @@ pub(crate) async fn apply(
     match statement {
         Statement::User(change) => user(&mut effects, &change).await,
         Statement::Invitation(change) => invitation(&mut effects, &change).await,
+        Statement::SessionEnded { session, user } => {
+            users::end_session(&mut effects, &session, user.as_deref()).await?;
+            Ok(EventOutcome::applied(None))
+        }
         Statement::Organization(change) => organization_or_membership(&mut effects, None, Some(&change), None).await,
         Statement::Membership(said) => {
             let (organization, user) = (said.organization.as_ref(), said.user.as_ref());
@@ -56,7 +66,8 @@ async fn user(effects: &mut Effects<'_>, change: &RemoteChange<mirror::User>) ->
     mirror::lock(effects.tx, [Lock::User(change.id.clone())]).await?;
     let mut user = mirror::load_one(effects.tx, &change.id).await?;
     if mirror::merge(effects.tx, &mut user, change).await? == Merged::Stale {
-        return Ok(EventOutcome::ignored(STALE));
+        let organization = users::workspace_of(effects.tx, &user.id).await?;
+        return Ok(EventOutcome::Ignored { reason: STALE, organization });
     }
     let Some(row) = users::project(effects, &user).await? else {
         // Its deletion came first: there is nothing to delete yet.
@@ -74,7 +85,28 @@ async fn user(effects: &mut Effects<'_>, change: &RemoteChange<mirror::User>) ->
     }
     let organization = users::workspace(effects, &user, &row).await?;
     users::record(effects, &row).await?;
+    if let Some(organization) = organization {
+        attribute(effects, &[user.id.clone()], organization).await?;
+    }
     Ok(EventOutcome::applied(organization))
+}
+
+/// Gives the events about these objects to their organization: those that came before it was known have none yet. What was
+/// found of them is for the present event to say.
+async fn attribute(effects: &mut Effects<'_>, objects: &[String], organization: OrganizationId) -> Result<()> {
+    // As for the events of Stripe: what another worker holds is not waited for.
+    sqlx::query!(
+        "with held as materialized (
+             select id from tenantry.webhook_events
+              where source = 'CLERK' and object_id = any($1) and status in ('APPLIED', 'IGNORED')
+                and (organization_id is null or finding is not null) for update nowait)
+         update tenantry.webhook_events e set organization_id = $2, finding = null from held where e.id = held.id",
+        objects,
+        organization as _
+    )
+    .execute(effects.tx.conn())
+    .await?;
+    Ok(())
 }
 
 async fn organization_or_membership(
@@ -84,14 +116,21 @@ async fn organization_or_membership(
     user: Option<&RemoteChange<mirror::User>>,
 ) -> Result<EventOutcome> {
     let mut merged = Merged::Stale;
+    let (mut finding, mut own_organization) = (None, organization.map(|change| change.id.clone()));
     let (mut users_named, mut organizations_named) = (BTreeSet::new(), BTreeSet::new());
     if let Some(change) = membership {
         mirror::lock(effects.tx, [Lock::Object(change.id.clone())]).await?;
         let mut membership = mirror::load_one(effects.tx, &change.id).await?;
         merged = merged.max(mirror::merge(effects.tx, &mut membership, change).await?);
+        let unknown =
+            membership.fields.role.text().filter(|role| roles::role(&effects.settings.clerk_roles, role).is_none());
+        finding = unknown.filter(|_| !membership.deleted).map(|role| {
+            format!("the role {role} is not known here and is read-only; CLERK_ROLES says what it is: `{role}=MEMBER`")
+        });
         // A deletion may name nothing but the membership.
         users_named.extend(membership.fields.user.text().map(str::to_owned));
-        organizations_named.extend(membership.fields.organization.text().map(str::to_owned));
+        own_organization = membership.fields.organization.text().map(str::to_owned);
+        organizations_named.extend(own_organization.clone());
     }
 
     users_named.extend(user.map(|change| change.id.clone()));
@@ -102,11 +141,15 @@ async fn organization_or_membership(
         merged = merged.max(this);
         if this > Merged::Stale
             && let Some(row) = users::project(effects, &user).await?
-            && row.inserted
         {
-            // Memberships may have waited for this user.
-            let waiting = mirror::naming::<mirror::Membership>(effects.tx, &[user.id.clone()]).await?;
-            organizations_named.extend(waiting.iter().filter_map(|m| m.fields.organization.text().map(str::to_owned)));
+            // What is mentioned may be the first name that is heard.
+            users::workspace(effects, &user, &row).await?;
+            if row.inserted {
+                // Memberships may have waited for this user.
+                let waiting = mirror::naming::<mirror::Membership>(effects.tx, &[user.id.clone()]).await?;
+                let named = waiting.iter().filter_map(|m| m.fields.organization.text().map(str::to_owned));
+                organizations_named.extend(named);
+            }
         }
     }
 
@@ -126,10 +169,10 @@ async fn organization_or_membership(
         }
     }
 
-    let mut found = None;
-    for clerk_id in &organizations_named {
-        found = found.or(organizations::find(effects.tx, clerk_id).await?);
-    }
+    let found = match &own_organization {
+        Some(clerk_id) => organizations::find(effects.tx, clerk_id).await?,
+        None => None,
+    };
     if merged == Merged::Stale {
         return Ok(EventOutcome::Ignored { reason: STALE, organization: found });
     }
@@ -143,10 +186,14 @@ async fn organization_or_membership(
         mirror::lock(effects.tx, [Lock::Tenant(organization.uuid())]).await?;
         members::keep_an_owner(effects, organization, false).await?;
     }
+    if let Some(id) = found {
+        let objects = membership.map(|change| &change.id).into_iter().chain(organization.map(|change| &change.id));
+        attribute(effects, &objects.cloned().collect::<Vec<_>>(), id).await?;
+    }
     for (clerk_id, id) in new {
         project_waiting(effects, &clerk_id, id).await?;
     }
-    Ok(EventOutcome::applied(found))
+    Ok(EventOutcome::Applied { organization: found, finding })
 }
 
 /// Derives the rows of what came before its organization.
@@ -154,6 +201,8 @@ async fn project_waiting(effects: &mut Effects<'_>, clerk_id: &str, organization
     let kinds = [Kind::Membership, Kind::Invitation];
     let waiting = mirror::stored_naming(effects.tx, &kinds, &[clerk_id.to_owned()]).await?;
     let (mut memberships, mut invitations) = (Vec::new(), Vec::new());
+    let ids: Vec<String> = waiting.iter().map(|stored| stored.id.clone()).collect();
+    attribute(effects, &ids, organization).await?;
     for stored in waiting {
         if stored.kind == Kind::Membership {
             memberships.push(stored.read()?);

@@ -97,6 +97,9 @@ pub(crate) async fn project(
             give_slug(effects.tx, slug).await?;
         }
     }
+    if organization.deleted && !was_deleted {
+        effects.recheck_access(row.id, None).await?;
+    }
     let action = if organization.deleted { "organization.delete" } else { "organization.sync" };
     effects.record(row.id, action, ("Organization", row.id.uuid()), serde_json::json!({})).await?;
     Ok(Some(row))

@@ -1,31 +1,29 @@
 //! Maps the provider's roles to ours.
 
+use std::collections::BTreeMap;
+
 use crate::access::MemberRole;
 
-/// What a role at the identity provider is here. Clerk's own are `org:admin` and `org:member`, before 2024 `admin` and
-/// `basic_member`; the rest are names that custom roles go by. The prefix `org:` does not matter.
+/// What Clerk's own roles are here: `org:admin` and `org:member`, before 2024 `admin` and `basic_member`; and `org:owner`, which
+/// whoever makes it means. All others are named in `CLERK_ROLES`.
 const ROLES: &[(&str, MemberRole)] = &[
     ("owner", MemberRole::Owner),
-    ("super_admin", MemberRole::Owner),
     ("admin", MemberRole::Admin),
-    ("administrator", MemberRole::Admin),
-    ("manager", MemberRole::Admin),
     ("member", MemberRole::Member),
     ("basic_member", MemberRole::Member),
-    ("editor", MemberRole::Member),
-    ("agent", MemberRole::Member),
-    ("support", MemberRole::Member),
-    ("viewer", MemberRole::Viewer),
-    ("guest", MemberRole::Viewer),
-    ("guest_member", MemberRole::Viewer),
-    ("read_only", MemberRole::Viewer),
 ];
 
-/// The role. An unknown one is read-only.
-pub(crate) fn role(foreign: &str) -> MemberRole {
-    let name = foreign.trim().to_ascii_lowercase().replace('-', "_");
-    let name = name.strip_prefix("org:").unwrap_or(&name);
-    ROLES.iter().find(|(known, _)| *known == name).map_or(MemberRole::Viewer, |(_, role)| *role)
+/// A role as it is compared: without the prefix `org:`, in lower case.
+pub(crate) fn key(foreign: &str) -> String {
+    let name = foreign.trim().to_ascii_lowercase();
+    name.strip_prefix("org:").unwrap_or(&name).to_owned()
+}
+
+/// The role; `None` when nobody has said what it is here. Then it is read-only.
+pub(crate) fn role(configured: &BTreeMap<String, MemberRole>, foreign: &str) -> Option<MemberRole> {
+    let name = key(foreign);
+    let own = || ROLES.iter().find(|(known, _)| *known == name).map(|(_, role)| *role);
+    configured.get(&name).copied().or_else(own)
 }
 
 #[cfg(test)]
@@ -34,17 +32,22 @@ mod tests {
 
     #[test]
     fn foreign_roles_have_their_place() {
-        for (foreign, ours) in [
-            ("org:admin", MemberRole::Admin),
-            ("admin", MemberRole::Admin),
-            ("org:member", MemberRole::Member),
-            ("basic_member", MemberRole::Member),
-            ("org:owner", MemberRole::Owner),
-            ("org:read-only", MemberRole::Viewer),
-            ("org:billing_wizard", MemberRole::Viewer),
-            ("", MemberRole::Viewer),
+        let configured = BTreeMap::from([
+            ("billing_wizard".to_owned(), MemberRole::Admin),
+            ("member".to_owned(), MemberRole::Viewer),
+        ]);
+        for (foreign, by_itself, by_configuration) in [
+            ("org:admin", Some(MemberRole::Admin), Some(MemberRole::Admin)),
+            ("admin", Some(MemberRole::Admin), Some(MemberRole::Admin)),
+            ("org:member", Some(MemberRole::Member), Some(MemberRole::Viewer)),
+            ("basic_member", Some(MemberRole::Member), Some(MemberRole::Member)),
+            ("org:owner", Some(MemberRole::Owner), Some(MemberRole::Owner)),
+            ("ORG:Billing_Wizard", None, Some(MemberRole::Admin)),
+            ("org:manager", None, None),
+            ("", None, None),
         ] {
-            assert_eq!(role(foreign), ours, "{foreign}");
+            assert_eq!(role(&BTreeMap::new(), foreign), by_itself, "{foreign}");
+            assert_eq!(role(&configured, foreign), by_configuration, "{foreign}");
         }
     }
 }

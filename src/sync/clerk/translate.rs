@@ -2,9 +2,8 @@
 
 use serde_json::Value;
 
-use super::roles::role;
 use crate::sync::mirror::{self, FieldVersion, First, InvitationStatus, Latest, RemoteChange};
-use crate::sync::payload::{at, clean, email, id, millis, slug, text};
+use crate::sync::payload::{at, clean, email, id, millis, slug, text, whole};
 use crate::webhook_events::event_type::why_no_effect;
 use crate::webhook_events::{Effect, EventType, Verb, WebhookSource};
 
@@ -18,6 +17,8 @@ pub(crate) enum Statement {
     Membership(Box<MembershipStatement>),
     /// Of an invitation.
     Invitation(RemoteChange<mirror::Invitation>),
+    /// That a session has ended.
+    SessionEnded { session: String, user: Option<String> },
 }
 
 /// What an event says of a membership, and what it mentions of its organization and its user.
@@ -51,6 +52,7 @@ pub(crate) fn translate(event_type: &str, event_id: &str, payload: &Value) -> Re
         }
         Effect::Membership(verb) => membership(id(&data["id"]), &|authority| version(authority, verb), data, verb),
         Effect::Invitation(verb) => Ok(Statement::Invitation(invitation(named()?, version(1, verb), data, verb))),
+        Effect::SessionEnded => Ok(Statement::SessionEnded { session: named()?, user: id(&data["user_id"]) }),
         // The last ones are Stripe's.
         Effect::Recorded
         | Effect::Customer(_)
@@ -84,8 +86,24 @@ fn user(user: String, at_version: FieldVersion, data: &Value, deleted: bool) -> 
         verified: Latest::said(&at_version, addresses.map(|_| verified && email.is_some())),
         email: Latest::said(&at_version, addresses.map(|_| email)),
         avatar_url: picture(&at_version, data),
+        blocked_until: Latest::said(&at_version, blocked_until(data, at_version.moment)),
     };
     RemoteChange { id: user, at: at_version, deleted, fields }
+}
+
+/// Until when a person has no access, in milliseconds since 1970: banned without end, locked for the time that Clerk says.
+/// The first `None`: the event says nothing of it; the second: they have access.
+fn blocked_until(data: &Value, now: i64) -> Option<Option<i64>> {
+    let (banned, locked) = (data["banned"].as_bool(), data["locked"].as_bool());
+    if banned.is_none() && locked.is_none() {
+        return None;
+    }
+    let lock = whole(&data["lockout_expires_in_seconds"]).filter(|seconds| *seconds >= 0);
+    Some(match (banned, locked) {
+        (Some(true), _) => Some(i64::MAX),
+        (_, Some(true)) => Some(lock.map_or(i64::MAX, |seconds| now.saturating_add(seconds.saturating_mul(1000)))),
+        _ => None,
+    })
 }
 
 /// The address of the picture. A missing member says nothing; null says that there is none.
@@ -99,6 +117,16 @@ fn name_of(data: &Value) -> Option<String> {
     let parts: Vec<String> =
         ["first_name", "last_name"].into_iter().filter_map(|part| text(&data[part], 100)).collect();
     clean(&parts.join(" "), 200)
+}
+
+/// The identifier as a name: a user name that the person chose. A telephone number or the address of a wallet is not one:
+/// the person did not publish it among colleagues.
+fn user_name(identifier: &Value) -> Option<String> {
+    let name = text(identifier, 200).filter(|name| !name.contains('@'))?;
+    let wallet = name
+        .strip_prefix("0x")
+        .is_some_and(|rest| rest.len() >= 20 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    (!wallet && name.chars().any(char::is_alphabetic)).then_some(name)
 }
 
 fn local_part(email: Option<&str>) -> Option<String> {
@@ -143,7 +171,7 @@ fn membership(
     let fields = mirror::Membership {
         user: Latest::said(&own, user_id.clone()),
         organization: Latest::said(&own, organization_id.clone()),
-        role: Latest::said(&own, foreign_role.map(|foreign| role(&foreign).label())),
+        role: Latest::said(&own, foreign_role),
         created_at: Latest::said(&own, millis(&data["created_at"])),
     };
     // What is mentioned of the two makes stubs, until their own events come.
@@ -158,7 +186,7 @@ fn membership(
 
 fn mentioned_user(user: String, at: FieldVersion, data: &Value) -> RemoteChange<mirror::User> {
     let address = email(&data["identifier"]);
-    let name = name_of(data).or_else(|| local_part(address.as_deref())).or_else(|| text(&data["identifier"], 200));
+    let name = name_of(data).or_else(|| local_part(address.as_deref())).or_else(|| user_name(&data["identifier"]));
     let fields = mirror::User {
         name: Latest::said(&at, name),
         email: Latest::said(&at, address.map(Some)),
@@ -178,7 +206,7 @@ fn invitation(invitation: String, at: FieldVersion, data: &Value, verb: Verb) ->
     let fields = mirror::Invitation {
         organization: Latest::said(&at, id(&data["organization_id"]).or_else(|| id(&data["organization"]))),
         email: Latest::said(&at, email(&data["email_address"])),
-        role: Latest::said(&at, text(&data["role"], 200).map(|foreign| role(&foreign).label())),
+        role: Latest::said(&at, text(&data["role"], 200)),
         created_at: Latest::said(&at, millis(&data["created_at"])),
         expires_at: Latest::said(&at, millis(&data["expires_at"])),
         status: Latest::said(&at, Some(status)),

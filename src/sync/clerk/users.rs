@@ -7,6 +7,7 @@
 
 use sqlx::Connection as _;
 
+use crate::db::SystemTx;
 use crate::error::{Error, Result};
 use crate::id::{Id, OrganizationId, OrganizationMemberId, UserId};
 use crate::sync::effects::Effects;
@@ -40,13 +41,14 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
     };
     let (email, avatar) = (&user.fields.email, &user.fields.avatar_url);
     sqlx::query!(
-        "insert into tenantry.users (id, clerk_id, email, name, avatar_url, source_version, deleted_at)
-         values ($1, $2, $3, coalesce($4, 'Unnamed'), $5, $6, case when $7 then $8::timestamptz end)
+        "insert into tenantry.users (id, clerk_id, email, name, avatar_url, source_version, deleted_at, blocked_until)
+         values ($1, $2, $3, coalesce($4, $11), $5, $6, case when $7 then $8::timestamptz end,
+                 case when $12 = 9223372036854775807 then 'infinity' else to_timestamp($12::bigint / 1000.0) end)
          on conflict (id) do update
             set email = case when $9 then excluded.email else users.email end,
                 name = coalesce($4, users.name),
                 avatar_url = case when $10 then excluded.avatar_url else users.avatar_url end,
-                source_version = excluded.source_version,
+                source_version = excluded.source_version, blocked_until = excluded.blocked_until,
                 deleted_at = coalesce(users.deleted_at, excluded.deleted_at)",
         id as _,
         user.id,
@@ -57,11 +59,19 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
         user.deleted,
         effects.clock.now(),
         !email.is_unknown(),
-        !avatar.is_unknown()
+        !avatar.is_unknown(),
+        neutral_name(&user.id),
+        user.fields.blocked_until.get().flatten()
     )
     .execute(effects.tx.conn())
     .await?;
     Ok(Some(UserRow { id, inserted, linked: linked.is_some(), deleted: user.deleted }))
+}
+
+/// What a person is called who published no name: never by an identifier, which they did not publish either.
+fn neutral_name(clerk_id: &str) -> String {
+    let mark: String = fingerprint(clerk_id).chars().take(4).collect();
+    format!("Member {}", mark.to_uppercase())
 }
 
 /// Gives the adopted row with the same verified address to this account.
@@ -148,8 +158,24 @@ pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<(
     .await?;
     for organization in organizations {
         effects.record(organization, action, ("User", row.id.uuid()), serde_json::json!({})).await?;
+        effects.recheck_access(organization, Some(row.id)).await?;
     }
     Ok(())
+}
+
+/// The personal workspace of a user at Clerk, if there is one.
+pub(crate) async fn workspace_of(tx: &mut SystemTx, clerk_id: &str) -> Result<Option<OrganizationId>> {
+    Ok(sqlx::query_scalar!(
+        r#"select o.id as "id: OrganizationId"
+             from tenantry.users u
+             join tenantry.organization_members m on m.user_id = u.id and m.role = 'OWNER' and m.promoted_from is null
+             join tenantry.organizations o on o.id = m.organization_id and o.is_personal
+            where u.clerk_id = $1
+            order by o.created_at limit 1"#,
+        clerk_id
+    )
+    .fetch_optional(tx.conn())
+    .await?)
 }
 
 /// The user's personal workspace, created once when that is switched on, and deleted with the user. The workspace of
@@ -171,8 +197,8 @@ pub(crate) async fn workspace(
     if known.is_none() && !(effects.settings.personal_workspaces && user.is_confirmed()) {
         return Ok(None);
     }
-    let given = user.fields.first_given_name.text().or_else(|| user.fields.name.text()).unwrap_or("My");
-    let name = format!("{given}'s Workspace");
+    let given = user.fields.first_given_name.text().or_else(|| user.fields.name.text());
+    let name = given.map_or_else(|| "Personal workspace".to_owned(), |given| format!("{given}'s Workspace"));
     let slug = slug_with_mark(&slug(&name).unwrap_or_else(|| "workspace".to_owned()), &user.id);
     let now = effects.clock.now();
     let organization = if let Some(known) = known {
@@ -238,4 +264,27 @@ pub(crate) async fn workspace(
         .await?;
     }
     Ok(Some(organization))
+}
+
+/// Ends a session before its tokens do, and tells the streams of its user.
+pub(crate) async fn end_session(effects: &mut Effects<'_>, session: &str, user: Option<&str>) -> Result<()> {
+    sqlx::query!(
+        "insert into tenantry.ended_sessions (session_id, ended_at) values ($1, $2) on conflict (session_id) do nothing",
+        session,
+        effects.clock.now()
+    )
+    .execute(effects.tx.conn())
+    .await?;
+    let rows = sqlx::query!(
+        r#"select m.organization_id as "organization: OrganizationId", u.id as "user: UserId"
+             from tenantry.users u join tenantry.organization_members m on m.user_id = u.id
+            where u.clerk_id = $1 and m.deleted_at is null order by 1"#,
+        user
+    )
+    .fetch_all(effects.tx.conn())
+    .await?;
+    for row in rows {
+        effects.recheck_access(row.organization, Some(row.user)).await?;
+    }
+    Ok(())
 }

@@ -58,6 +58,8 @@ objects! {
         verified: Latest<bool>;
         email: Latest<Option<String>>;
         avatar_url: Latest<Option<String>>;
+        /// Until when they are banned or locked, in milliseconds since 1970; `i64::MAX` is without end.
+        blocked_until: Latest<Option<i64>>;
     }
     /// An organization at Clerk.
     Organization {
@@ -73,7 +75,7 @@ objects! {
     Membership {
         user: Latest<String>, id;
         organization: Latest<String>, id;
-        /// A label of `MemberRole`.
+        /// As Clerk calls it.
         role: Latest<String>;
         created_at: Latest<i64>;
     }
@@ -81,7 +83,7 @@ objects! {
     Invitation {
         organization: Latest<String>, id;
         email: Latest<String>;
-        /// A label of `MemberRole`.
+        /// As Clerk calls it.
         role: Latest<String>;
         created_at: Latest<i64>;
         expires_at: Latest<i64>;

@@ -66,7 +66,7 @@ fn stored_fields_are_read_and_written_in_one_form() {
     keeps::<User>(&json!({}), &[]);
     keeps::<User>(
         &json!({ "name": is(json!("Jo")), "first_given_name": is(json!("Jo")), "verified": is(json!(true)),
-                 "email": is(json!(null)), "avatar_url": is(json!("https://x.example/1")) }),
+                 "email": is(json!(null)), "avatar_url": is(json!("https://x.example/1")), "blocked_until": is(json!(7)) }),
         &[],
     );
     keeps::<Organization>(

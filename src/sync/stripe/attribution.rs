@@ -117,14 +117,20 @@ async fn update_inbox(
     organizations: &[Option<Uuid>],
     findings: &[Option<String>],
 ) -> Result<()> {
-    // Waiting events are left alone: their rows are locked by those who apply them.
+    // Waiting events are left to those who apply them. A worker that looked for waiting events may also hold one that
+    // was applied a moment ago, and wait for locks that are held here. So nothing is waited for: the attempt collides with
+    // that worker's, and is made again.
     sqlx::query!(
-        "update tenantry.webhook_events e
-            set organization_id = n.organization_id, finding = case when e.status = 'APPLIED' then n.finding end
-           from unnest($1::text[], $2::uuid[], $3::text[]) as n (object_id, organization_id, finding)
-          where e.source = 'STRIPE' and e.object_id = n.object_id and e.status in ('APPLIED', 'IGNORED')
-            and (e.organization_id is distinct from n.organization_id
-                 or e.finding is distinct from case when e.status = 'APPLIED' then n.finding end)",
+        "with given as materialized (
+             select e.id, n.organization_id, case when e.status = 'APPLIED' then n.finding end as finding
+               from unnest($1::text[], $2::uuid[], $3::text[]) as n (object_id, organization_id, finding)
+               join tenantry.webhook_events e on e.source = 'STRIPE' and e.object_id = n.object_id and e.status in ('APPLIED', 'IGNORED')
+              where e.organization_id is distinct from n.organization_id
+                 or e.finding is distinct from case when e.status = 'APPLIED' then n.finding end),
+         held as materialized (
+             select e.id from tenantry.webhook_events e where e.id in (select id from given) for update nowait)
+         update tenantry.webhook_events e set organization_id = g.organization_id, finding = g.finding
+           from given g join held using (id) where e.id = g.id",
         ids,
         organizations as _,
         findings as _

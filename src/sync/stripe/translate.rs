@@ -147,7 +147,8 @@ pub(crate) fn translate(event: Event<'_>, fetched: Option<&Fetched>) -> Result<S
         | Effect::User(_)
         | Effect::Organization(_)
         | Effect::Membership(_)
-        | Effect::Invitation(_) => Err(no_effect()),
+        | Effect::Invitation(_)
+        | Effect::SessionEnded => Err(no_effect()),
     }
 }
 

@@ -268,7 +268,7 @@ with orgs as (
      where o.clerk_org_id like $1
         or exists (select from tenantry.organization_members m join tenantry.users u on u.id = m.user_id where m.organization_id = o.id and u.clerk_id like $1))
 select jsonb_pretty(jsonb_build_object(
-    'users', (select jsonb_agg(jsonb_build_object('id', clerk_id, 'email', email, 'name', name, 'avatar', avatar_url, 'deleted', deleted_at is not null,
+    'users', (select jsonb_agg(jsonb_build_object('id', clerk_id, 'email', email, 'name', regexp_replace(name, '^Member [0-9A-F]{4}$', 'Member MARK'), 'avatar', avatar_url, 'deleted', deleted_at is not null, 'blocked', blocked_until,
                 'version', source_version, 'current', (select plain from orgs where orgs.id = current_organization_id)) order by clerk_id)
                from tenantry.users where clerk_id like $1),
     'organizations', (select jsonb_agg(jsonb_build_object('id', clerk_org_id, 'name', name, 'slug', plain, 'status', status, 'personal', is_personal,
@@ -280,5 +280,17 @@ select jsonb_pretty(jsonb_build_object(
                 order by clerk_invitation_id) from tenantry.invitations i join orgs on orgs.id = i.organization_id),
     'subscriptions', (select jsonb_agg(to_jsonb(s) - '{id,organization_id,created_at,updated_at}'::text[] || jsonb_build_object('organization', orgs.plain) order by orgs.plain)
                from tenantry.subscriptions s join orgs on orgs.id = s.organization_id),
+    -- Whose an event is, and what is found of an object, whatever the order in which its events came.
+    'events', (select jsonb_agg(jsonb_build_object('event', e.event_id, 'organization', orgs.plain) order by e.event_id)
+               from tenantry.webhook_events e join orgs on orgs.id = e.organization_id where e.event_id like $1),
+    'findings', (select jsonb_agg(distinct jsonb_build_object('object', object_id, 'finding', finding))
+               from tenantry.webhook_events where event_id like $1 and finding is not null),
+    'invoices', (select jsonb_agg(jsonb_build_object('organization', orgs.plain, 'action', a.action, 'metadata', a.metadata) order by a.metadata ->> 'cause')
+               from tenantry.audit_logs a join orgs on orgs.id = a.organization_id
+               join tenantry.webhook_events e on e.event_id = a.metadata ->> 'cause' and e.organization_id = a.organization_id
+              where a.action like 'invoice.%'),
+    'audited', (select jsonb_agg(jsonb_build_object('organization', x.plain, 'last', x.last) order by x.plain)
+               from (select orgs.plain, (array_agg(a.metadata -> 'after' order by a.id desc))[1] as last
+                       from tenantry.audit_logs a join orgs on orgs.id = a.organization_id where a.action = 'subscription.sync' group by 1) x),
     'flags', (select jsonb_agg(jsonb_build_object('key', f.flag_key, 'reason', f.reason) order by f.flag_key)
                from tenantry.organization_feature_flags f join orgs on orgs.id = f.organization_id)))";

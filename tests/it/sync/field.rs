@@ -340,3 +340,78 @@ async fn sync_gives_early_events_to_their_owner() {
         "{found:?}"
     );
 }
+
+/// Nobody is called by what they did not publish, whichever event comes first.
+#[tokio::test]
+async fn sync_names_nobody_by_a_number() {
+    let sync = Sync::start().await;
+    let person = |n, first: Option<&str>, username: Option<&str>| {
+        event(n, "user.created", 5, |object| {
+            object["first_name"] = json!(first);
+            object["last_name"] = Value::Null;
+            object["username"] = json!(username);
+            object["primary_email_address_id"] = Value::Null;
+            object["email_addresses"] = json!([]);
+            object["phone_numbers"] = json!([{ "id": "p", "phone_number": "+15550100166" }]);
+        })
+    };
+    let joined = |n, identifier: &str| {
+        event(n, "organizationMembership.created", 10, |object| {
+            object["public_user_data"]["first_name"] = Value::Null;
+            object["public_user_data"]["last_name"] = Value::Null;
+            object["public_user_data"]["identifier"] = identifier.into();
+        })
+    };
+    let named = |rows: &Value| {
+        let workspaces = rows["organizations"].as_array().into_iter().flatten();
+        let workspace = workspaces
+            .filter(|row| row["personal"] == true)
+            .map(|row| row["name"].as_str().unwrap_or_default().to_owned());
+        (rows["users"][0]["name"].as_str().unwrap_or_default().to_owned(), workspace.collect::<Vec<_>>())
+    };
+    let neutral = ("Member MARK".to_owned(), vec!["Personal workspace".to_owned()]);
+    for identifier in ["+15550100166", "0x52908400098527886E0F7030069857D2E4169EE7", "555 01 00"] {
+        let (_, rows) = both_ways(&sync, &[person(1, None, None), joined(2, identifier)]).await;
+        assert_eq!(named(&rows), neutral, "{identifier}");
+    }
+    let (_, rows) = both_ways(&sync, &[person(1, Some(""), Some(""))]).await;
+    assert_eq!(named(&rows), neutral);
+    let published = |name: &str| (name.to_owned(), vec![format!("{name}'s Workspace")]);
+    let (_, rows) = both_ways(&sync, &[person(1, None, Some("kay_9")), joined(2, "kay_9")]).await;
+    assert_eq!(named(&rows), published("kay_9"));
+    // What only the membership tells is a name, too, and the workspace's as well.
+    let told = event(2, "organizationMembership.created", 10, |object| {
+        object["public_user_data"]["first_name"] = "Kay".into();
+        object["public_user_data"]["last_name"] = Value::Null;
+    });
+    let (_, rows) = both_ways(&sync, &[person(1, None, None), told]).await;
+    assert_eq!(named(&rows), published("Kay"));
+}
+
+/// A role that nobody explained is read-only and reported; CLERK_ROLES explains it.
+#[tokio::test]
+async fn sync_maps_roles_by_configuration() {
+    let mut sync = Sync::start().await;
+    let joined = event(2, "organizationMembership.created", 10, |object| object["role"] = "org:support_lead".into());
+    let found = async |sync: &Sync| {
+        let (tag, rows) = sync.run(std::slice::from_ref(&joined)).await;
+        let members =
+            rows["members"].as_array().expect("members").iter().map(|row| row["role"].clone()).collect::<Vec<_>>();
+        let findings: Vec<String> = sqlx::query_scalar(
+            "select finding from tenantry.webhook_events where finding is not null and event_id like '%' || $1 || '%'",
+        )
+        .bind(tag)
+        .fetch_all(&mut sync.database.system().await)
+        .await
+        .expect("the inbox");
+        (members, findings)
+    };
+    let (members, findings) = found(&sync).await;
+    assert_eq!(members, [json!("VIEWER")]);
+    assert!(
+        findings.len() == 1 && findings[0].contains("org:support_lead") && findings[0].contains("CLERK_ROLES"),
+        "{findings:?}"
+    );
+    sync.settings.clerk_roles.insert("support_lead".to_owned(), tenantry::access::MemberRole::Member);
+    assert_eq!(found(&sync).await, (vec![json!("MEMBER")], Vec::new()));
+}

@@ -35,6 +35,7 @@ pub enum Step {
     Checkout(usize),
     Subscribe(usize, u8, bool),
     Change(usize, u8, u8, u8),
+    Purchase(bool),
     Cancel(usize),
     Invoice(usize, bool),
     Product(u8),
@@ -62,6 +63,7 @@ pub fn steps() -> impl Strategy<Value = Vec<(u16, Step)>> {
         2 => (0..2usize).prop_map(Step::Checkout),
         4 => (0..2usize, 0..6u8, any::<bool>()).prop_map(|(customer, how, named)| Step::Subscribe(customer, how, named)),
         8 => (0..3usize, 0..8u8, 0..6u8, 0..8u8).prop_map(|(s, status, price, seats)| Step::Change(s, status, price, seats)),
+        2 => any::<bool>().prop_map(Step::Purchase),
         2 => (0..3usize).prop_map(Step::Cancel),
         1 => (0..3usize, any::<bool>()).prop_map(|(s, paid)| Step::Invoice(s, paid)),
         1 => (0..4u8).prop_map(Step::Product),
@@ -119,6 +121,9 @@ struct Teller {
     customers: Vec<(String, bool, bool)>,
     subs: Vec<Sub>,
     checkouts: u32,
+    invoices: u32,
+    /// Objects of Stripe as they were last told.
+    told: std::collections::BTreeMap<String, Value>,
 }
 
 /// The events of a history, in order.
@@ -142,6 +147,8 @@ pub fn events(steps: &[(u16, Step)]) -> Vec<Event> {
         customers: Vec::new(),
         subs: Vec::new(),
         checkouts: 0,
+        invoices: 0,
+        told: std::collections::BTreeMap::new(),
     };
     teller.create_organization();
     for (after, step) in steps {
@@ -160,8 +167,17 @@ impl Teller {
 
     fn stripe(&mut self, kind: &str, object: &Value) {
         let id = format!("evt_{TAG}_{:03}", self.events.len());
-        let payload = json!({ "id": id, "object": "event", "type": kind, "created": self.now / 1000,
-            "api_version": "2025-03-31.basil", "livemode": false, "data": { "object": object } });
+        let mut payload = json!({ "id": id, "object": "event", "type": kind, "created": self.now / 1000,
+            "api_version": "2025-03-31.basil", "livemode": object["livemode"] == true, "data": { "object": object } });
+        // An update says what it changed, as Stripe's do.
+        let known = object["id"].as_str().and_then(|id| self.told.insert(id.to_owned(), object.clone()));
+        if let Some(before) = known.filter(|_| kind.ends_with(".updated")) {
+            let changed =
+                object.as_object().into_iter().flatten().filter(|(name, value)| before[name.as_str()] != **value);
+            let changed: serde_json::Map<String, Value> =
+                changed.map(|(name, _)| (name.clone(), before[name.as_str()].clone())).collect();
+            payload["data"]["previous_attributes"] = changed.into();
+        }
         self.tell(WebhookSource::Stripe, "evt", kind, payload);
     }
 
@@ -188,6 +204,14 @@ impl Teller {
 
     fn user(&self, i: usize) -> Value {
         let user = &self.users[i];
+        if i == 3 {
+            // Somebody who signed up with a telephone, and published nothing until they gave a name.
+            let named = (!user.name.starts_with("User")).then(|| user.name.split(' ').next());
+            return json!({ "id": user_id(i), "object": "user", "first_name": named.flatten(), "last_name": null, "username": null,
+                "primary_email_address_id": null, "email_addresses": [], "banned": user.name.contains('7'),
+                "phone_numbers": [{ "id": "idn_p", "phone_number": "+15550100188" }],
+                "created_at": self.now, "updated_at": self.now });
+        }
         json!({ "id": user_id(i), "object": "user", "first_name": user.name.split(' ').next(), "last_name": format!("{i}"),
             "primary_email_address_id": "idn_1",
             "email_addresses": [{ "id": "idn_1", "email_address": user.email,
@@ -197,10 +221,12 @@ impl Teller {
 
     fn membership(&self, i: usize) -> Value {
         let user = &self.users[i];
+        let nameless = i == 3 && user.name.starts_with("User");
+        let identifier = if i == 3 { "+15550100188" } else { &user.email };
         json!({ "id": format!("orgmem_{TAG}_{i}_{}", user.memberships), "object": "organization_membership",
             "role": user.role, "created_at": user.joined, "updated_at": self.now, "organization": self.organization(0),
-            "public_user_data": { "user_id": user_id(i), "first_name": user.name.split(' ').next(), "last_name": null,
-                "identifier": user.email, "image_url": null } })
+            "public_user_data": { "user_id": user_id(i), "first_name": user.name.split(' ').next().filter(|_| !nameless), "last_name": null,
+                "identifier": identifier, "image_url": null } })
     }
 
     fn customer(&self, i: usize) -> Value {
@@ -228,7 +254,18 @@ impl Teller {
         let periods = if sub.old_shape { &mut object } else { &mut item };
         periods["current_period_start"] = json!(starts);
         periods["current_period_end"] = json!(ends);
-        object["items"] = json!({ "object": "list", "data": [item] });
+        let mut items = vec![item];
+        if sub.seats % 3 == 2 {
+            items.push(json!({ "id": "si_2", "quantity": 40, "price": { "id": format!("price_{TAG}_addon"), "product": "prod_y",
+                "lookup_key": "pro_extra_api_keys", "metadata": {}, "recurring": { "usage_type": "licensed" } } }));
+        }
+        // Sometimes the list comes in part, without what it began with.
+        let in_part = sub.seats == 4;
+        if in_part {
+            items.remove(0);
+        }
+        object["items"] = json!({ "object": "list", "data": items, "has_more": in_part });
+        object["livemode"] = json!(sub.price % 2 == 0);
         object
     }
 
@@ -358,14 +395,27 @@ impl Teller {
                     self.subs[i].status = "canceled";
                 }
             }
+            // What a purchase tells in one second: customer, checkout, subscription, invoice, and the change that activates it.
+            Step::Purchase(named) if self.customers.len() < 2 && self.subs.len() < 3 => {
+                self.billing_step(&Step::Customer(1));
+                let (customer, number) = (self.customers.len() - 1, self.subs.len());
+                self.billing_step(&Step::Subscribe(customer, 3, named));
+                self.subs[number].price = 1;
+                self.billing_step(&Step::Invoice(number, true));
+                self.billing_step(&Step::Change(number, 2, 1, 3));
+                self.billing_step(&Step::Checkout(customer));
+            }
             Step::Cancel(i) if i < self.subs.len() && self.subs[i].status != "canceled" => {
                 self.subs[i].status = "canceled";
                 let object = self.subscription(i);
                 self.stripe("customer.subscription.deleted", &object);
             }
             Step::Invoice(i, paid) if i < self.subs.len() => {
-                let object = json!({ "id": format!("in_{TAG}"), "object": "invoice", "amount_due": 100, "amount_paid": 100,
-                    "currency": "usd", "customer": self.customers[self.subs[i].customer].0 });
+                self.invoices += 1;
+                let subscription = paid.then(|| self.subs[i].id.clone());
+                let object = json!({ "id": format!("in_{TAG}_{}", self.invoices), "object": "invoice", "amount_due": 100, "amount_paid": 100,
+                    "currency": "usd", "customer": self.customers[self.subs[i].customer].0,
+                    "parent": { "subscription_details": { "subscription": subscription } } });
                 self.stripe(if paid { "invoice.paid" } else { "invoice.payment_failed" }, &object);
             }
             Step::Product(n) => {

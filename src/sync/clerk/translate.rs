@@ -86,24 +86,25 @@ fn user(user: String, at_version: FieldVersion, data: &Value, deleted: bool) -> 
         verified: Latest::said(&at_version, addresses.map(|_| verified && email.is_some())),
         email: Latest::said(&at_version, addresses.map(|_| email)),
         avatar_url: picture(&at_version, data),
-        blocked_until: Latest::said(&at_version, blocked_until(data, at_version.moment)),
+        blocked_until: blocked_until(&at_version, data),
     };
     RemoteChange { id: user, at: at_version, deleted, fields }
 }
 
 /// Until when a person has no access, in milliseconds since 1970: banned without end, locked for the time that Clerk says.
-/// The first `None`: the event says nothing of it; the second: they have access.
-fn blocked_until(data: &Value, now: i64) -> Option<Option<i64>> {
+/// An event that mentions neither says nothing of it.
+fn blocked_until(at: &FieldVersion, data: &Value) -> Latest<Option<i64>> {
     let (banned, locked) = (data["banned"].as_bool(), data["locked"].as_bool());
-    if banned.is_none() && locked.is_none() {
-        return None;
-    }
     let lock = whole(&data["lockout_expires_in_seconds"]).filter(|seconds| *seconds >= 0);
-    Some(match (banned, locked) {
+    let until = match (banned, locked) {
+        (None, None) => return Latest::default(),
         (Some(true), _) => Some(i64::MAX),
-        (_, Some(true)) => Some(lock.map_or(i64::MAX, |seconds| now.saturating_add(seconds.saturating_mul(1000)))),
+        (_, Some(true)) => {
+            Some(lock.map_or(i64::MAX, |seconds| at.moment.saturating_add(seconds.saturating_mul(1000))))
+        }
         _ => None,
-    })
+    };
+    Latest::said(at, Some(until))
 }
 
 /// The address of the picture. A missing member says nothing; null says that there is none.

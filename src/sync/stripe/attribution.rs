@@ -4,7 +4,7 @@
 //! So administrators see the same events in any order of arrival, and an invoice that came before its owner was known is
 //! in the owner's audit log all the same, once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -14,8 +14,8 @@ use crate::sync::apply::EventOutcome;
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Attribution, Invoice, Latest, Lock, RemoteChange, RemoteObject};
 use crate::sync::payload::fingerprint;
-use crate::sync::stripe::billing::Findings;
-use crate::sync::stripe::owners::{self, BillingGraph};
+use crate::sync::stripe::billing::{self, Findings};
+use crate::sync::stripe::owners::BillingGraph;
 
 /// What an invoice says while its organization is not known.
 const OF_NOBODY: &str = "waits: nothing names the organization of its customer";
@@ -28,7 +28,8 @@ pub(super) async fn invoice(effects: &mut Effects<'_>, change: &RemoteChange<Inv
     let mut invoice = mirror::load_one::<Invoice>(effects.tx, &change.id).await?;
     mirror::merge(effects.tx, &mut invoice, change).await?;
     let Some(customer) = invoice.fields.customer.text() else { return Ok(EventOutcome::applied(None)) };
-    let organization = owners::owner(effects.tx, customer, invoice.fields.subscription.text()).await?;
+    let (graph, _) = billing::settle(effects, &BTreeSet::from([customer.to_owned()]), None).await?;
+    let organization = graph.owner(customer, invoice.fields.subscription.text());
     if let Some(organization) = organization {
         record(effects, organization, &mut invoice).await?;
     }
@@ -65,12 +66,17 @@ async fn record(
 /// Gives the events about these customers to the organizations that their objects belong to, with what is found of them.
 /// Nothing is written for customers for whom all of that is as it was. Who holds the locks of the organizations may call
 /// it; events that another worker is applying get theirs from it.
-pub(super) async fn attribute(effects: &mut Effects<'_>, graph: &BillingGraph, findings: &Findings) -> Result<()> {
-    let belongings = graph.belongings();
+pub(super) async fn attribute(effects: &mut Effects<'_>, graphs: &[BillingGraph], findings: &Findings) -> Result<()> {
+    let mut belongings = BTreeMap::new();
+    for (graph, of_graph) in graphs.iter().map(|graph| (graph, graph.belongings())) {
+        for (customer, objects) in of_graph {
+            belongings.entry(customer).or_insert((graph, objects));
+        }
+    }
     let customers: Vec<String> = belongings.keys().map(|customer| (*customer).to_owned()).collect();
     let mut changed = BTreeSet::new();
     let known = mirror::load::<Attribution>(effects.tx, &customers).await?;
-    for ((customer, objects), mut known) in belongings.iter().zip(known) {
+    for ((customer, (_, objects)), mut known) in belongings.iter().zip(known) {
         let found: Vec<_> =
             objects.iter().map(|(id, organization)| (id, organization.map(Id::uuid), findings.get(*id))).collect();
         let digest = fingerprint(&serde_json::to_string(&found).map_err(Error::internal)?);
@@ -94,14 +100,17 @@ pub(super) async fn attribute(effects: &mut Effects<'_>, graph: &BillingGraph, f
         texts.push(finding.map(str::to_owned));
     };
     for customer in &changed {
-        for (id, organization) in belongings.get(customer).into_iter().flatten() {
+        for (id, organization) in belongings.get(customer).map(|(_, objects)| objects).into_iter().flatten() {
             give(id, *organization, findings.get(*id).map(String::as_str));
         }
     }
     let named: Vec<String> = changed.iter().map(|customer| (*customer).to_owned()).collect();
     for mut invoice in mirror::naming::<Invoice>(effects.tx, &named).await? {
         let customer = invoice.fields.customer.text().filter(|customer| changed.contains(customer));
-        let Some(customer) = customer else { continue };
+        let Some((customer, (graph, _))) = customer.and_then(|customer| Some((customer, belongings.get(customer)?)))
+        else {
+            continue;
+        };
         let organization = graph.owner(customer, invoice.fields.subscription.text());
         give(&invoice.id, organization, organization.is_none().then_some(OF_NOBODY));
         if let Some(organization) = organization {

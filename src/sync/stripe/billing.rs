@@ -30,13 +30,13 @@ pub(super) struct Projected {
 /// What could not be made of objects of Stripe, by their ids, for people to read.
 pub(super) type Findings = BTreeMap<String, String>;
 
-/// Updates the rows of all organizations that these customers concern, and of the one that was named `before` the
-/// event; gives the events about the customers to the organizations that they belong to.
-pub(super) async fn project_organizations(
+/// What is known of these customers, and the organizations that they concern, with that of the name `before`. From here on
+/// the organizations are locked: whose something is stays as it is until the transaction ends.
+pub(super) async fn settle(
     effects: &mut Effects<'_>,
     customers: &BTreeSet<String>,
     before: Option<&str>,
-) -> Result<Projected> {
+) -> Result<(BillingGraph, BTreeSet<OrganizationId>)> {
     let mut graph = BillingGraph::load(effects.tx, customers).await?;
     let mut names = graph.names();
     names.extend(before.map(str::to_owned));
@@ -47,12 +47,26 @@ pub(super) async fn project_organizations(
     let touched = graph.touched();
     graph.load_rivals(effects.tx).await?;
     mirror::lock(effects.tx, touched.iter().map(|id| Lock::Tenant(id.uuid()))).await?;
+    Ok((graph, touched))
+}
+
+/// Updates the rows of all organizations that these customers concern, and of the one that was named `before` the
+/// event; gives the events about their customers to the organizations that they belong to.
+pub(super) async fn project_organizations(
+    effects: &mut Effects<'_>,
+    customers: &BTreeSet<String>,
+    before: Option<&str>,
+) -> Result<Projected> {
+    let (graph, touched) = settle(effects, customers, before).await?;
     let mut findings = graph.waiting();
-    for organization in &touched {
-        findings.extend(project(effects, *organization).await?);
+    let mut graphs = vec![graph];
+    for organization in touched {
+        let of_organization = project(effects, organization).await?;
+        findings.extend(of_organization.findings);
+        graphs.push(of_organization.graph);
     }
-    attribution::attribute(effects, &graph, &findings).await?;
-    Ok(Projected { graph, findings })
+    attribution::attribute(effects, &graphs, &findings).await?;
+    Ok(Projected { graph: graphs.swap_remove(0), findings })
 }
 
 /// Derives the rows of what came before its organization. The caller holds the organization's locks.
@@ -61,15 +75,11 @@ pub(crate) async fn project_waiting(
     clerk_id: &str,
     organization: OrganizationId,
 ) -> Result<()> {
-    let customers = mirror::customers_naming(effects.tx, &[clerk_id.to_owned()]).await?;
-    if customers.is_empty() {
+    if mirror::customers_naming(effects.tx, &[clerk_id.to_owned()]).await?.is_empty() {
         return Ok(());
     }
-    let of_organization = project(effects, organization).await?;
-    let graph = BillingGraph::known(effects.tx, &customers).await?;
-    let mut findings = graph.waiting();
-    findings.extend(of_organization);
-    attribution::attribute(effects, &graph, &findings).await
+    let Projected { graph, findings } = project(effects, organization).await?;
+    attribution::attribute(effects, &[graph], &findings).await
 }
 
 /// The row before the event.
@@ -86,7 +96,8 @@ fn state(status: SubscriptionStatus, plan: OrganizationPlan, seats: i32) -> Valu
 }
 
 /// Writes the row of an organization from all that is known of its customers. The caller holds the organization's lock.
-async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<Findings> {
+/// What waits among its customers is found, too.
+async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<Projected> {
     let known = sqlx::query!(
         r#"select o.clerk_org_id, s.id as "id?: SubscriptionId", s.stripe_customer_id as "customer?", s.stripe_subscription_id as "subscription?",
                   s.status as "status?: SubscriptionStatus", s.plan as "plan?: OrganizationPlan", s.seat_count as "seats?"
@@ -114,7 +125,8 @@ async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Res
     project_entitlements(effects, organization, &graph).await?;
     let catalogue = catalogue(effects.tx, &graph).await?;
     let settings = effects.settings;
-    let mut findings = graph.in_part(organization);
+    let mut findings = graph.waiting();
+    findings.extend(graph.in_part(organization));
     let mut counts: Vec<(&RemoteObject<mirror::Subscription>, SubscriptionStatus, Bought)> = graph
         .subscriptions_of(organization)
         .map(|s| (s, graph.status(s), plans::bought(s, &catalogue, settings)))
@@ -136,7 +148,7 @@ async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Res
             Some(row) if is_synced(effects.tx, &row).await? => remove(effects, organization, &row).await?,
             _ => {}
         }
-        return Ok(findings);
+        return Ok(Projected { graph, findings });
     };
     let (organization_status, entitled) = plans::effect(status);
     if bought.plan.is_none() && entitled {
@@ -151,7 +163,7 @@ async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Res
         let metadata = json!({ "before": before.map(|row| row.state), "after": after });
         effects.record(organization, "subscription.sync", ("Subscription", id.uuid()), metadata).await?;
     }
-    Ok(findings)
+    Ok(Projected { graph, findings })
 }
 
 async fn write(

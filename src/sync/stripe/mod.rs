@@ -119,32 +119,32 @@ impl<F> From<Box<Self>> for RemoteChange<F> {
 }
 
 impl Given<'_> {
-    /// Whether Stripe must be asked: the event lists a part only, or another event of its second was applied, and neither
-    /// was answered since it came.
-    fn must_ask<F: Asked>(&self, known: &RemoteObject<F>, change: &RemoteChange<F>) -> bool {
-        if !self.context.can_refetch || self.context.fetched.is_some() || known.deleted || change.deleted {
-            return false;
-        }
-        let newest = known.fields.versions().filter(|version| version.authority > 0).max();
-        let answered = newest.is_some_and(|version| {
-            version.moment >= change.at.moment
-                && translate::asked_at(version).is_some_and(|at| at >= self.received_at.timestamp_millis())
-        });
-        let tied = newest.is_some_and(|version| version.moment == change.at.moment && version.event != change.at.event);
-        !answered && (tied || change.fields.in_part())
-    }
-
-    /// What is merged, in order: Stripe's answer; or the change with those of its second.
+    /// What is merged, in order: Stripe's answer; or the change with those of its second. `None`: Stripe must be asked,
+    /// because the event lists a part only, or others are of its second, and neither was answered since it came.
     async fn changes<F: Asked>(
         &self,
         effects: &mut Effects<'_>,
+        known: &RemoteObject<F>,
         change: RemoteChange<F>,
-    ) -> Result<Vec<RemoteChange<F>>> {
+    ) -> Result<Option<Vec<RemoteChange<F>>>> {
         if self.context.fetched.is_some() {
-            return Ok(vec![change]);
+            return Ok(Some(vec![change]));
         }
         let sequence = Sequence::of(effects.tx, effects.settings, self.event).await?;
-        Ok(sequence.events().filter_map(|event| F::change(translate::translate(event, None).ok()?)).collect())
+        if self.context.can_refetch && !known.deleted && !change.deleted {
+            let newest = known.fields.versions().filter(|version| version.authority > 0).max();
+            let moment = change.at.moment;
+            let answered = newest.is_some_and(|version| {
+                let asked_at = translate::asked_at(version);
+                version.moment >= moment && asked_at.is_some_and(|at| at >= self.received_at.timestamp_millis())
+            });
+            let others = newest.is_some_and(|version| version.moment == moment && version.event != change.at.event);
+            let is_newest = newest.is_none_or(|version| version.moment <= moment);
+            if !answered && is_newest && (others || sequence.has_others() || change.fields.in_part()) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(sequence.events().filter_map(|event| F::change(translate::translate(event, None).ok()?)).collect()))
     }
 }
 
@@ -243,11 +243,10 @@ async fn of_customer<F: OfCustomer>(
 ) -> Result<EventOutcome> {
     lock_for(effects, &change).await?;
     let known = mirror::load_one::<F>(effects.tx, &change.id).await?;
-    if given.must_ask(&known, &change) {
-        return Ok(EventOutcome::Refetch(F::remote(&change.id)));
+    match given.changes(effects, &known, change).await? {
+        Some(changes) => merge(effects, known, &changes).await,
+        None => Ok(EventOutcome::Refetch(F::remote(&known.id))),
     }
-    let changes = given.changes(effects, change).await?;
-    merge(effects, known, &changes).await
 }
 
 /// Locks what an event about something of a customer changes.
@@ -273,11 +272,11 @@ async fn merge<F: OfCustomer>(
         return Ok(if merged == Merged::Stale { EventOutcome::ignored(STALE) } else { EventOutcome::applied(None) });
     };
     let subscription = object.fields.subscription(&object.id);
-    if merged == Merged::Stale {
-        let organization = owners::owner(effects.tx, customer, subscription).await?;
-        return Ok(EventOutcome::Ignored { reason: STALE, organization });
-    }
     let customers = BTreeSet::from([customer.to_owned()]);
+    if merged == Merged::Stale {
+        let (graph, _) = billing::settle(effects, &customers, None).await?;
+        return Ok(EventOutcome::Ignored { reason: STALE, organization: graph.owner(customer, subscription) });
+    }
     let mut known = billing::project_organizations(effects, &customers, before.as_deref()).await?;
     let organization = known.graph.owner(customer, subscription);
     let finding = known.findings.remove(&object.id);
@@ -314,18 +313,17 @@ async fn of_sold<F: Sold>(
 ) -> Result<EventOutcome> {
     mirror::lock(effects.tx, [Lock::Object(change.id.clone())]).await?;
     let mut object = mirror::load_one::<F>(effects.tx, &change.id).await?;
-    // While the last change is still being applied, everything is known.
-    if object.fields.reached().text().is_none() && given.must_ask(&object, &change) {
-        return Ok(EventOutcome::Refetch(F::remote(&change.id)));
-    }
-    let changes = given.changes(effects, change).await?;
+    let Some(changes) = given.changes(effects, &object, change).await? else {
+        return Ok(EventOutcome::Refetch(F::remote(&object.id)));
+    };
     let merged = merge_all(effects.tx, &mut object, &changes).await?;
     let reached = match (merged, object.fields.reached().text()) {
         (Merged::New, _) => String::new(),
-        (Merged::Same, Some(reached)) => reached.to_owned(),
+        // Also when it is older than the change that is being applied: that goes on.
+        (Merged::Same | Merged::Stale, Some(reached)) => reached.to_owned(),
         // Plans and seats are what they were.
         (Merged::Same, None) => return Ok(EventOutcome::applied(None)),
-        (Merged::Stale, _) => return Ok(EventOutcome::ignored(STALE)),
+        (Merged::Stale, None) => return Ok(EventOutcome::ignored(STALE)),
     };
     let mut names = vec![object.id.clone()];
     if F::KIND == Kind::Product {

@@ -360,13 +360,3 @@ fn lives(status: SubscriptionStatus) -> bool {
     use SubscriptionStatus::{Active, PastDue, Paused, Trialing, Unpaid};
     matches!(status, Active | Trialing | PastDue | Unpaid | Paused)
 }
-
-/// The organization of a subscription of a customer; without a subscription, of the customer.
-pub(super) async fn owner(
-    tx: &mut SystemTx,
-    customer: &str,
-    subscription: Option<&str>,
-) -> Result<Option<OrganizationId>> {
-    let graph = BillingGraph::known(tx, &BTreeSet::from([customer.to_owned()])).await?;
-    Ok(graph.owner(customer, subscription))
-}

@@ -49,6 +49,11 @@ impl Sequence {
         self.0.iter().map(Stored::event)
     }
 
+    /// Whether there are other events of its second.
+    pub(super) fn has_others(&self) -> bool {
+        self.0.first().is_some_and(|first| first.place.is_some())
+    }
+
     /// Reads what belongs to the event from the inbox.
     pub(super) async fn of(tx: &mut SystemTx, settings: &SyncSettings, event: Event<'_>) -> Result<Self> {
         let own = || Stored {

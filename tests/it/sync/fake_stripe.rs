@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::Json;
 use axum::Router;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::get;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -19,6 +19,10 @@ pub const KEY: &str = "sk_test_fake_0000";
 pub struct Account {
     pub subscriptions: Vec<Value>,
     pub events: Vec<Value>,
+    /// Products, prices, customers and checkouts.
+    pub objects: Vec<Value>,
+    /// Items of subscriptions, which name theirs in `subscription`; entitlements, which name their `customer`.
+    pub listed: Vec<Value>,
     /// What was asked for.
     pub asked: Vec<String>,
     /// How many requests more are answered with 503.
@@ -44,6 +48,12 @@ impl FakeStripe {
             .route("/v1/subscriptions/{id}", get(one))
             .route("/v1/subscriptions", get(subscriptions))
             .route("/v1/events", get(events))
+            .route("/v1/subscription_items", get(listed))
+            .route("/v1/entitlements/active_entitlements", get(listed))
+            .route("/v1/products/{id}", get(object))
+            .route("/v1/prices/{id}", get(object))
+            .route("/v1/customers/{id}", get(object))
+            .route("/v1/checkout/sessions/{id}", get(object))
             .with_state(Arc::clone(&account));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -91,9 +101,33 @@ async fn one(State(account): State<Shared>, headers: HeaderMap, Path(id): Path<S
     if let Some(object) = account.newer.iter().chain(&account.subscriptions).find(|object| object["id"] == id) {
         return (StatusCode::OK, Json(object.clone()));
     }
-    let error =
-        json!({ "type": "invalid_request_error", "code": "resource_missing", "message": "No such subscription" });
+    missing()
+}
+
+fn missing() -> Answer {
+    let error = json!({ "type": "invalid_request_error", "code": "resource_missing", "message": "No such object" });
     (StatusCode::NOT_FOUND, Json(json!({ "error": error })))
+}
+
+async fn object(State(account): State<Shared>, headers: HeaderMap, uri: Uri) -> Answer {
+    let mut account = account.lock().expect("a lock");
+    let path = uri.path().trim_start_matches("/v1").to_owned();
+    if let Some(refusal) = refusal(&mut account, &headers, &path) {
+        return refusal;
+    }
+    let found = account.objects.iter().find(|object| object["id"].as_str().is_some_and(|id| path.ends_with(id)));
+    found.map_or_else(missing, |object| (StatusCode::OK, Json(object.clone())))
+}
+
+async fn listed(State(account): State<Shared>, headers: HeaderMap, uri: Uri, Query(asked): Asked) -> Answer {
+    let mut account = account.lock().expect("a lock");
+    if let Some(refusal) = refusal(&mut account, &headers, uri.path().trim_start_matches("/v1")) {
+        return refusal;
+    }
+    let of = |name: &str| asked.get(name).map(|id| (name.to_owned(), id.clone()));
+    let (name, id) = of("subscription").or_else(|| of("customer")).expect("whose");
+    let found: Vec<Value> = account.listed.iter().filter(|object| object[&name] == id).cloned().collect();
+    page(&found, &asked)
 }
 
 type Asked = Query<BTreeMap<String, String>>;

@@ -388,7 +388,7 @@ async fn sync_names_nobody_by_a_number() {
     assert_eq!(named(&rows), published("Kay"));
 }
 
-/// A role that nobody explained is read-only and reported; CLERK_ROLES explains it.
+/// A role that nobody explained is read-only and reported; `CLERK_ROLES` explains it.
 #[tokio::test]
 async fn sync_maps_roles_by_configuration() {
     let mut sync = Sync::start().await;

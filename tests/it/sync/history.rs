@@ -265,7 +265,7 @@ impl Teller {
             items.remove(0);
         }
         object["items"] = json!({ "object": "list", "data": items, "has_more": in_part });
-        object["livemode"] = json!(sub.price % 2 == 0);
+        object["livemode"] = json!(sub.price.is_multiple_of(2));
         object
     }
 
@@ -340,6 +340,17 @@ impl Teller {
         }
     }
 
+    /// What a purchase tells in one second: customer, subscription, invoice, the change that activates it, and the checkout.
+    fn purchase(&mut self, named: bool) {
+        self.billing_step(&Step::Customer(1));
+        let (customer, number) = (self.customers.len() - 1, self.subs.len());
+        self.billing_step(&Step::Subscribe(customer, 3, named));
+        self.subs[number].price = 1;
+        self.billing_step(&Step::Invoice(number, true));
+        self.billing_step(&Step::Change(number, 2, 1, 3));
+        self.billing_step(&Step::Checkout(customer));
+    }
+
     fn billing_step(&mut self, step: &Step) {
         match *step {
             Step::Customer(how) if self.customers.len() < 2 => {
@@ -395,16 +406,7 @@ impl Teller {
                     self.subs[i].status = "canceled";
                 }
             }
-            // What a purchase tells in one second: customer, checkout, subscription, invoice, and the change that activates it.
-            Step::Purchase(named) if self.customers.len() < 2 && self.subs.len() < 3 => {
-                self.billing_step(&Step::Customer(1));
-                let (customer, number) = (self.customers.len() - 1, self.subs.len());
-                self.billing_step(&Step::Subscribe(customer, 3, named));
-                self.subs[number].price = 1;
-                self.billing_step(&Step::Invoice(number, true));
-                self.billing_step(&Step::Change(number, 2, 1, 3));
-                self.billing_step(&Step::Checkout(customer));
-            }
+            Step::Purchase(named) if self.customers.len() < 2 && self.subs.len() < 3 => self.purchase(named),
             Step::Cancel(i) if i < self.subs.len() && self.subs[i].status != "canceled" => {
                 self.subs[i].status = "canceled";
                 let object = self.subscription(i);

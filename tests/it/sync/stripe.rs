@@ -154,6 +154,82 @@ async fn sync_decides_a_tie_by_asking() {
     assert_eq!(row(&app).await, as_row("UNPAID", "FREE", 10));
 }
 
+/// What came in part is asked for: items and entitlements, all pages of them.
+#[tokio::test]
+async fn sync_asks_for_the_rest_of_a_list() {
+    let stripe = FakeStripe::start().await;
+    let app = start(Some(&stripe)).await;
+    for kind in ["organization.created", "customer.created", "customer.subscription.created"] {
+        send(&app, kind, &[]).await;
+    }
+    work(&app).await;
+    assert_eq!(row(&app).await, as_row("ACTIVE", "PRO", 5));
+    let item = |n: u32, key: Option<&str>, seats: u32| {
+        json!({ "id": format!("si_{n}"), "subscription": format!("sub_{TAG}"), "quantity": seats,
+                "price": { "id": format!("price_{n}"), "lookup_key": key, "metadata": {}, "product": "prod_1", "recurring": { "usage_type": "licensed" } } })
+    };
+    let entitled =
+        |n: u32, key: &str| json!({ "id": format!("ent_{n}"), "customer": format!("cus_{TAG}"), "lookup_key": key });
+    stripe.with(|account| {
+        account.subscriptions = vec![subscription(|object| object["items"]["has_more"] = true.into())];
+        account.listed = vec![item(1, None, 1), item(2, None, 1), item(3, Some("enterprise_seat_monthly"), 40)];
+        account.listed.extend(
+            ["new-inbox", "single-sign-on", "advanced-analytics"].iter().zip(0..).map(|(key, n)| entitled(n, key)),
+        );
+    });
+    let later = format!("created={}", Clock::System.now().timestamp() + 5);
+    send(&app, "customer.subscription.updated", &[&later, "data.object.items.has_more=true"]).await;
+    send(&app, "entitlements.active_entitlement_summary.updated", &[&later, "data.object.entitlements.has_more=true"])
+        .await;
+    work(&app).await;
+    assert_eq!(row(&app).await, as_row("ACTIVE", "ENTERPRISE", 40));
+    let flags: Vec<String> = sqlx::query_scalar(
+        "select f.flag_key from tenantry.organization_feature_flags f join tenantry.organizations o on o.id = f.organization_id
+          where o.clerk_org_id = 'org_' || $1 order by 1",
+    )
+    .bind(TAG)
+    .fetch_all(&mut app.database.system().await)
+    .await
+    .expect("flags");
+    assert_eq!(flags, ["advanced-analytics", "new-inbox", "single-sign-on"]);
+    let found: i64 = sqlx::query_scalar("select count(*) from tenantry.webhook_events where finding like '%a part%'")
+        .fetch_one(&mut app.database.system().await)
+        .await
+        .expect("a count");
+    assert_eq!(found, 0, "nothing is missing");
+}
+
+/// Not only subscriptions: of any object with several events of one second Stripe is asked.
+#[tokio::test]
+async fn sync_asks_for_products_and_customers_of_one_second() {
+    let stripe = FakeStripe::start().await;
+    let app = start(Some(&stripe)).await;
+    let second = format!("created={}", Clock::System.now().timestamp());
+    for kind in ["organization.created", "customer.created"] {
+        send(&app, kind, &[]).await;
+    }
+    send(&app, "customer.subscription.created", &["data.object.items.data.0.price.lookup_key=null"]).await;
+    stripe.with(|account| {
+        account.objects =
+            vec![json!({ "id": format!("prod_{TAG}"), "object": "product", "metadata": { "plan": "starter" } })];
+    });
+    for plan in ["pro", "enterprise"] {
+        send(&app, "product.updated", &[&second, &format!("data.object.metadata={{\"plan\":\"{plan}\"}}")]).await;
+    }
+    work(&app).await;
+    assert_eq!(row(&app).await, as_row("ACTIVE", "STARTER", 5));
+    assert!(stripe.with(|account| account.asked.contains(&format!("/products/prod_{TAG}"))));
+    // A customer who is gone by the time that Stripe is asked is a stub that says so.
+    stripe.with(|account| {
+        account.objects = vec![json!({ "id": format!("cus_{TAG}"), "object": "customer", "deleted": true })];
+    });
+    for _ in 0..2 {
+        send(&app, "customer.updated", &[&second]).await;
+    }
+    work(&app).await;
+    assert_eq!(row(&app).await, as_row("CANCELED", "FREE", 5));
+}
+
 #[tokio::test]
 async fn stripe_client_asks_as_stripe_expects() {
     let stripe = FakeStripe::start().await;

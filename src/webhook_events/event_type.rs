@@ -236,11 +236,20 @@ fn recorded_families(source: WebhookSource) -> &'static [&'static str] {
     }
 }
 
+/// Families of types of Clerk Billing.
+const CLERK_BILLING: &[&str] = &["subscription.", "subscriptionItem.", "paymentAttempt."];
+
 /// Why events with this type have no effect: they are known to have none, or are not known.
 #[must_use]
 pub fn why_no_effect(source: WebhookSource, name: &str) -> &'static str {
-    let recorded = recorded_families(source).iter().any(|prefix| name.starts_with(prefix));
-    if recorded { "recorded" } else { "unknown type" }
+    let begins = |families: &[&str]| families.iter().any(|prefix| name.starts_with(prefix));
+    if source == WebhookSource::Clerk && begins(CLERK_BILLING) {
+        "of Clerk Billing, which is not followed: plans and seats come from Stripe"
+    } else if begins(recorded_families(source)) {
+        "recorded"
+    } else {
+        "unknown type"
+    }
 }
 
 #[cfg(test)]
@@ -263,6 +272,7 @@ mod tests {
             }
         }
         assert_eq!(why_no_effect(WebhookSource::Stripe, "thing.happened"), "unknown type");
+        assert!(why_no_effect(WebhookSource::Clerk, "subscriptionItem.pastDue").contains("not followed"));
     }
 
     /// The table in the documentation has one row for every type, with what the type does, and no others.

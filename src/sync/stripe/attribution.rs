@@ -93,15 +93,22 @@ pub(super) async fn attribute(effects: &mut Effects<'_>, graphs: &[BillingGraph]
     if changed.is_empty() {
         return Ok(());
     }
-    let (mut ids, mut organizations, mut texts) = (Vec::new(), Vec::new(), Vec::new());
-    let mut give = |id: &str, organization: Option<OrganizationId>, finding: Option<&str>| {
+    let (mut ids, mut of_entitlements, mut organizations, mut texts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut give = |id: &str, entitlements: bool, organization: Option<OrganizationId>, finding: Option<&str>| {
         ids.push(id.to_owned());
+        of_entitlements.push(entitlements);
         organizations.push(organization.map(Id::uuid));
         texts.push(finding.map(str::to_owned));
     };
     for customer in &changed {
         for (id, organization) in belongings.get(customer).map(|(_, objects)| objects).into_iter().flatten() {
-            give(id, *organization, findings.get(*id).map(String::as_str));
+            // The events about the customer, and those about its entitlements, which have no id of their own.
+            let is_customer = id == customer;
+            let finding = findings.get(*id).map(String::as_str);
+            give(id, is_customer, *organization, finding);
+            if is_customer {
+                give(id, false, *organization, None);
+            }
         }
     }
     let named: Vec<String> = changed.iter().map(|customer| (*customer).to_owned()).collect();
@@ -112,17 +119,18 @@ pub(super) async fn attribute(effects: &mut Effects<'_>, graphs: &[BillingGraph]
             continue;
         };
         let organization = graph.owner(customer, invoice.fields.subscription.text());
-        give(&invoice.id, organization, organization.is_none().then_some(OF_NOBODY));
+        give(&invoice.id, false, organization, organization.is_none().then_some(OF_NOBODY));
         if let Some(organization) = organization {
             record(effects, organization, &mut invoice).await?;
         }
     }
-    update_inbox(effects, &ids, &organizations, &texts).await
+    update_inbox(effects, &ids, &of_entitlements, &organizations, &texts).await
 }
 
 async fn update_inbox(
     effects: &mut Effects<'_>,
     ids: &[String],
+    of_entitlements: &[bool],
     organizations: &[Option<Uuid>],
     findings: &[Option<String>],
 ) -> Result<()> {
@@ -132,8 +140,9 @@ async fn update_inbox(
     sqlx::query!(
         "with given as materialized (
              select e.id, n.organization_id, case when e.status = 'APPLIED' then n.finding end as finding
-               from unnest($1::text[], $2::uuid[], $3::text[]) as n (object_id, organization_id, finding)
+               from unnest($1::text[], $2::uuid[], $3::text[], $4::boolean[]) as n (object_id, organization_id, finding, of_entitlements)
                join tenantry.webhook_events e on e.source = 'STRIPE' and e.object_id = n.object_id and e.status in ('APPLIED', 'IGNORED')
+                    and starts_with(e.event_type, 'entitlements.') = n.of_entitlements
               where e.organization_id is distinct from n.organization_id
                  or e.finding is distinct from case when e.status = 'APPLIED' then n.finding end),
          held as materialized (
@@ -142,7 +151,8 @@ async fn update_inbox(
            from given g join held using (id) where e.id = g.id",
         ids,
         organizations as _,
-        findings as _
+        findings as _,
+        of_entitlements
     )
     .execute(effects.tx.conn())
     .await?;

@@ -279,7 +279,8 @@ async fn merge<F: OfCustomer>(
     }
     let mut known = billing::project_organizations(effects, &customers, before.as_deref()).await?;
     let organization = known.graph.owner(customer, subscription);
-    let finding = known.findings.remove(&object.id);
+    // A customer has the id of its entitlements.
+    let finding = known.findings.remove(&object.id).filter(|_| F::KIND != Kind::Customer);
     Ok(EventOutcome::Applied { organization, finding })
 }
 

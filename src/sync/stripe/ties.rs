@@ -8,6 +8,8 @@
 //! The events of a second are read from the inbox, whichever of them is being applied, together with the one before
 //! them. So the order does not depend on which came first.
 
+use std::collections::BTreeSet;
+
 use chrono::DateTime;
 use serde_json::Value;
 
@@ -160,7 +162,7 @@ fn next(state: Option<&Value>, left: &[usize], events: &[Event<'_>]) -> usize {
     };
     let earliest = left.iter().map(time_of_life).min().unwrap_or(1);
     let pool: Vec<usize> = left.iter().copied().filter(|index| time_of_life(index) == earliest).collect();
-    let follows = |index: usize, state: &Value| before(&events[index]).is_some_and(|before| fits(before, state));
+    let follows = |index: usize, state: &Value| follows(&events[index], state);
     let following: Vec<usize> =
         pool.iter().copied().filter(|index| state.is_some_and(|state| follows(*index, state))).collect();
     if let Some(state) = state
@@ -178,10 +180,18 @@ fn next(state: Option<&Value>, left: &[usize], events: &[Event<'_>]) -> usize {
     pool.iter().find(|index| first_of_all(index)).or(pool.first()).copied().unwrap_or(left[0])
 }
 
-/// What an update says its object was before.
-fn before<'a>(event: &Event<'a>) -> Option<&'a Value> {
-    let before = &event.payload["data"]["previous_attributes"];
-    before.as_object().is_some_and(|before| !before.is_empty()).then_some(before)
+/// What an update says its object was before: of the attributes that the object has. Some that are gone from objects are still
+/// told of, such as the quantity of a subscription.
+fn before<'a>(event: &Event<'a>) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let object = event.object();
+    let before = event.payload["data"]["previous_attributes"].as_object();
+    before.into_iter().flatten().filter(|(name, _)| object.get(name.as_str()).is_some())
+}
+
+/// Whether the event is an update of an object that was like this.
+fn follows(event: &Event<'_>, state: &Value) -> bool {
+    let mut before = before(event).peekable();
+    before.peek().is_some() && before.all(|(name, before)| fits(before, &state[name.as_str()]))
 }
 
 /// Whether what was before is what an object is. An attribute that is missing is null.
@@ -196,12 +206,10 @@ fn fits(before: &Value, is: &Value) -> bool {
 }
 
 fn changes_only_what_it_says(event: &Event<'_>, state: &Value) -> bool {
-    let (Some(Value::Object(before)), Value::Object(was), Value::Object(is)) = (before(event), state, event.object())
-    else {
-        return false;
-    };
+    let (Value::Object(was), Value::Object(is)) = (state, event.object()) else { return false };
+    let said: BTreeSet<&String> = before(event).map(|(name, _)| name).collect();
     let same = |name: &String| was.get(name).unwrap_or(&Value::Null) == is.get(name).unwrap_or(&Value::Null);
-    was.keys().chain(is.keys()).all(|name| before.contains_key(name) || same(name))
+    was.keys().chain(is.keys()).all(|name| said.contains(name) || same(name))
 }
 
 /// The newest of the times in an object that say when it last changed.
@@ -255,6 +263,12 @@ mod tests {
             update("m", &json!({ "quantity": 5 }), &seats(6)),
         ];
         assert_eq!(ordered(Some(&seats(4)), &chain), "z m a");
+        // What is told of an attribute that objects do not have any more decides nothing.
+        let legacy = |id: &str, was: i64, is: i64| {
+            let items = |seats: i64| json!({ "data": [{ "id": "si_1", "quantity": seats }] });
+            update(id, &json!({ "quantity": was, "items": items(was) }), &json!({ "id": "sub_1", "items": items(is) }))
+        };
+        assert_eq!(ordered(Some(&seats(4)), &[legacy("z", 4, 5), legacy("a", 5, 6)]), "z a");
         // Also where what was before them is not known, or was lost.
         assert_eq!(ordered(None, &chain), "z m a");
         assert_eq!(ordered(Some(&seats(1)), &chain), "z m a");

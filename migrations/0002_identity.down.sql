@@ -1,9 +1,11 @@
 drop function tenantry.viewer(text, text);
 drop function tenantry.enter_tenant(text, text, uuid, text, text);
+drop function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz);
 drop table tenantry.ended_sessions;
 drop table tenantry.api_keys;
 drop table tenantry.invitations;
 drop table tenantry.organization_members;
+drop function tenantry.forget_current_organization();
 drop table tenantry.users;
 drop table tenantry.organizations;
 drop type tenantry.user_role;

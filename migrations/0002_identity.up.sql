@@ -109,7 +109,7 @@ create policy tenant on tenantry.organization_members for all to tenantry_app
 create policy superadmin on tenantry.organization_members for all to tenantry_superadmin using (true) with check (true);
 -- No insert and no change of user_id: a membership makes a user row visible, so it is made by the sync and by
 -- accepted invitations, both outside the tenant.
-grant select, update (role, deleted_at, updated_at) on tenantry.organization_members to tenantry_app;
+grant select, update (role, promoted_from, deleted_at, updated_at) on tenantry.organization_members to tenantry_app;
 grant all on tenantry.organization_members to tenantry_superadmin;
 
 create index organization_members_created_at_idx on tenantry.organization_members (organization_id, created_at, id);
@@ -146,7 +146,7 @@ alter table tenantry.invitations force row level security;
 create policy tenant on tenantry.invitations for all to tenantry_app
     using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
 create policy superadmin on tenantry.invitations for all to tenantry_superadmin using (true) with check (true);
-grant select (id, organization_id, email, role, invited_by, expires_at, accepted_at, revoked_at, created_at, updated_at),
+grant select (id, organization_id, email, role, invited_by, clerk_invitation_id, expires_at, accepted_at, revoked_at, created_at, updated_at),
       insert, update on tenantry.invitations to tenantry_app;
 grant all on tenantry.invitations to tenantry_superadmin;
 
@@ -293,11 +293,86 @@ create function tenantry.viewer(p_sub text, p_session text)
 comment on function tenantry.viewer(text, text) is
     'The user behind a token with every living membership, by name of the organization; one row with nulls for a user without any, no row for an unknown or blocked user or a session that has ended.';
 
-revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text) from public;
-grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text) to tenantry_app, tenantry_superadmin;
+-- The third door: who follows an invitation has no tenant yet.
+create function tenantry.accept_invitation(p_sub text, p_session text, p_token_hash bytea, p_member_id uuid, p_now timestamptz)
+    returns table (outcome text, invitation_id uuid, user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean,
+                   organization_name text, organization_slug text, clerk_org_id text)
+    language plpgsql volatile security definer rows 1
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    viewer record;
+    found_invitation record;
+    ignored text;
+begin
+    select u.id, u.email, u.is_superadmin into viewer from tenantry.users u
+     where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
+       and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
+    if viewer.id is null then
+        outcome := 'NO_ACCOUNT'; return next; return;
+    end if;
+    -- The organization first, as everywhere: whoever changes its members holds this lock.
+    perform from tenantry.organizations o
+      where o.id = (select i.organization_id from tenantry.invitations i where i.token_hash = p_token_hash) for update;
+    select i.*, o.name, o.slug, o.clerk_org_id into found_invitation
+      from tenantry.invitations i join tenantry.organizations o on o.id = i.organization_id and o.deleted_at is null
+     where i.token_hash = p_token_hash and i.clerk_invitation_id is null for update of i;
+    -- A token in the wrong hands tells nothing, not even that it is one.
+    if found_invitation.id is null or viewer.email is null or lower(found_invitation.email) <> lower(viewer.email) then
+        outcome := 'NOT_FOUND'; return next; return;
+    elsif found_invitation.accepted_at is not null then
+        outcome := 'ACCEPTED'; return next; return;
+    elsif found_invitation.revoked_at is not null then
+        outcome := 'REVOKED'; return next; return;
+    elsif found_invitation.expires_at <= p_now then
+        outcome := 'TOO_LATE'; return next; return;
+    elsif exists (select from tenantry.organization_members m
+                   where m.organization_id = found_invitation.organization_id and m.user_id = viewer.id and m.deleted_at is null) then
+        outcome := 'MEMBER'; return next; return;
+    end if;
+    insert into tenantry.organization_members as m (organization_id, id, user_id, role, created_at)
+    values (found_invitation.organization_id, p_member_id, viewer.id, found_invitation.role, p_now)
+    on conflict on constraint organization_members_organization_id_user_id_key
+       do update set role = excluded.role, promoted_from = null, clerk_membership_id = null, created_at = excluded.created_at, deleted_at = null;
+    update tenantry.invitations i set accepted_at = p_now
+     where i.organization_id = found_invitation.organization_id and i.id = found_invitation.id;
+    update tenantry.users u set current_organization_id = found_invitation.organization_id
+     where u.id = viewer.id and u.current_organization_id is null;
+    ignored := pg_catalog.set_config('app.current_org_id', found_invitation.organization_id::text, true);
+    ignored := pg_catalog.set_config('app.current_user_id', viewer.id::text, true);
+    ignored := pg_catalog.set_config('app.is_superadmin', 'false', true);
+    outcome := 'JOINED'; invitation_id := found_invitation.id; user_id := viewer.id; organization_id := found_invitation.organization_id;
+    role := found_invitation.role; is_superadmin := viewer.is_superadmin;
+    organization_name := found_invitation.name; organization_slug := found_invitation.slug; clerk_org_id := found_invitation.clerk_org_id;
+    return next;
+end
+$$;
+comment on function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) is
+    'Makes the bearer of a token a member of the organization that invited their address, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, NOT_FOUND, ACCEPTED, REVOKED, TOO_LATE, MEMBER.';
+
+-- Whoever leaves works there no more.
+create function tenantry.forget_current_organization() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    update tenantry.users set current_organization_id = null where id = new.user_id and current_organization_id = new.organization_id;
+    return null;
+end
+$$;
+comment on function tenantry.forget_current_organization() is 'A user''s current organization is one of theirs.';
+create trigger forget_current_organization after update of deleted_at on tenantry.organization_members
+    for each row when (old.deleted_at is null and new.deleted_at is not null) execute function tenantry.forget_current_organization();
+
+revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
+    tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.forget_current_organization() from public;
+grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
+    tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) to tenantry_app, tenantry_superadmin;
 
 -- A new owner needs CREATE on the schema at the moment it becomes one, and only then.
 grant create on schema tenantry to tenantry_superadmin;
 alter function tenantry.enter_tenant(text, text, uuid, text, text) owner to tenantry_superadmin;
 alter function tenantry.viewer(text, text) owner to tenantry_superadmin;
+alter function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) owner to tenantry_superadmin;
+alter function tenantry.forget_current_organization() owner to tenantry_superadmin;
 revoke create on schema tenantry from tenantry_superadmin;

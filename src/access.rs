@@ -59,6 +59,16 @@ pub struct Tenant {
     pub is_superadmin: bool,
 }
 
+/// Who decides who belongs to an organization.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// This server, for all organizations.
+    #[default]
+    Tenantry,
+    /// Clerk, for the organizations that it knows; this server for the others.
+    Clerk,
+}
+
 /// Who brings a verified token, as the database is asked about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bearer<'a> {
@@ -129,6 +139,14 @@ matrix! {
     AgentRead, "AGENT_READ": Owner Admin Member;
     /// Read performance metrics.
     MetricsRead, "METRICS_READ": Owner Admin Member;
+    /// Change the role of members and remove them. Owners only where an owner is concerned.
+    MemberUpdate, "MEMBER_UPDATE", guarded: Owner Admin;
+    /// Leave the organization.
+    OrganizationLeave, "ORGANIZATION_LEAVE", guarded: Owner Admin Member Viewer;
+    /// Hand the organization over to another member.
+    OwnershipTransfer, "OWNERSHIP_TRANSFER", guarded: Owner;
+    /// Invite people, send invitations again, revoke them. Owners only where an owner is invited.
+    InvitationWrite, "INVITATION_WRITE", guarded: Owner Admin;
     /// Read invitations.
     InvitationRead, "INVITATION_READ": Owner Admin;
     /// Read API keys, never their secrets.

@@ -62,9 +62,11 @@ impl App {
             },
             cors_origins: config.cors_origins,
         };
+        let (identity_source, app_url) = (config.identity_source, config.app_url);
         let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
         let events = Events::default();
-        let services = Arc::new(Services { db, clock, verifier, events, node: schema::load_node });
+        let services =
+            Arc::new(Services { db, clock, verifier, events, node: schema::load_node, identity_source, app_url });
         let edge = Arc::new(Edge {
             services: Arc::clone(&services),
             schemas,

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
-use crate::access::{Impersonation, MemberRole};
+use crate::access::{IdentitySource, Impersonation, MemberRole};
 use crate::db::{PoolLimits, Pooler};
 use crate::organizations::OrganizationPlan;
 use crate::sync::apply::StripeKey;
@@ -76,6 +76,12 @@ pub const VARIABLES: &[Variable] = &[
         "`restricted`",
         "what an impersonator (`act`) may do: `off` nothing, `restricted` no guarded actions, `full` all of the user's",
     ),
+    variable(
+        "IDENTITY_SOURCE",
+        "clerk, if CLERK_WEBHOOK_SECRETS is set",
+        "who decides about members: `clerk` for the organizations that it knows, or `tenantry` for all (docs/MEMBERS.md)",
+    ),
+    variable("APP_URL", "the server's", "address of the client application, for the links in invitations"),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
     variable(
         "CLERK_WEBHOOK_SECRETS",
@@ -192,6 +198,10 @@ pub struct Config {
     /// The data folder, when one is named.
     pub data_dir: Option<PathBuf>,
     pub webhooks: WebhooksConfig,
+    /// Who decides who belongs to an organization.
+    pub identity_source: IdentitySource,
+    /// The address of the client application, for links in invitations; without the slash at its end.
+    pub app_url: String,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
     /// Whether the explorer is served.
@@ -266,6 +276,8 @@ impl Config {
             oauth_clients: reader.list("AUTH_OAUTH_CLIENTS"),
             data_dir: reader.text("TENANTRY_DATA_DIR").map(PathBuf::from),
             webhooks: reader.webhooks(production),
+            identity_source: reader.identity_source(),
+            app_url: reader.app_url(),
             cors_origins: reader.list("CORS_ORIGINS"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
@@ -387,6 +399,29 @@ impl Reader<'_> {
                 DatabaseConfig::Local
             }
         }
+    }
+
+    fn identity_source(&mut self) -> IdentitySource {
+        match self.text("IDENTITY_SOURCE").as_deref() {
+            Some("clerk") => IdentitySource::Clerk,
+            Some("tenantry") => IdentitySource::Tenantry,
+            Some(other) => {
+                let problem = format!("IDENTITY_SOURCE is \"{other}\"; it takes clerk or tenantry");
+                self.problem(problem);
+                IdentitySource::Clerk
+            }
+            None if self.text("CLERK_WEBHOOK_SECRETS").is_some() => IdentitySource::Clerk,
+            None => IdentitySource::Tenantry,
+        }
+    }
+
+    fn app_url(&mut self) -> String {
+        let given = self.text("APP_URL");
+        if given.as_ref().is_some_and(|url| !(url.starts_with("https://") || url.starts_with("http://"))) {
+            self.problem("APP_URL is not an address that begins with https:// or http://");
+        }
+        let port = self.text("PORT").and_then(|port| port.parse::<u16>().ok()).unwrap_or(8080);
+        given.unwrap_or_else(|| format!("http://localhost:{port}")).trim_end_matches('/').to_owned()
     }
 
     fn webhooks(&mut self, production: bool) -> WebhooksConfig {

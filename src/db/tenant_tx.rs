@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use tokio_postgres::Row;
@@ -61,6 +62,36 @@ impl<M> TenantTx<M> {
     }
 }
 
+/// Who follows an invitation.
+#[derive(Clone, Copy, Debug)]
+pub struct Invited<'a> {
+    pub bearer: Bearer<'a>,
+    /// SHA-256 of the token.
+    pub token_hash: &'a [u8],
+    /// The id of the membership to make.
+    pub member: Uuid,
+    /// The time that decides whether the invitation has expired.
+    pub now: DateTime<Utc>,
+}
+
+/// What came of following an invitation.
+#[derive(Debug)]
+pub enum Admission {
+    /// A membership, and a transaction in its organization.
+    Joined {
+        tx: TenantTx,
+        /// The invitation.
+        invitation: Uuid,
+        /// The organization's name.
+        name: String,
+        /// The organization's slug.
+        slug: String,
+        clerk_org_id: Option<String>,
+    },
+    /// Nothing, and why, as `tenantry.accept_invitation` says.
+    Refused(String),
+}
+
 impl TenantTx {
     /// Opens a transaction that writes, for the user with this `sub` in this organization: one round trip.
     ///
@@ -100,6 +131,45 @@ impl TenantTx {
             tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
             return Ok(tx);
         }
+    }
+
+    /// Opens a transaction that writes by accepting an invitation: its bearer has no membership before, and is in the
+    /// organization that invited them from here on. Nothing of it lasts unless the transaction is committed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no connection is to be had in time.
+    pub async fn begin_by_invitation(db: &Db, invited: &Invited<'_>, traffic: Arc<Traffic>) -> Result<Admission> {
+        let Invited { bearer, token_hash, member, now } = *invited;
+        if [Some(bearer.subject), bearer.session].into_iter().flatten().any(|text| text.contains('\0')) {
+            return Ok(Admission::Refused("NO_ACCOUNT".to_owned()));
+        }
+        let mode = Writing(Some(db.app().acquire().await?));
+        let mut tx = Self { mode, tenant: NOBODY, traffic };
+        sqlx::raw_sql(db.begin()).execute(tx.conn()).await?;
+        let row = sqlx::query(
+            "select outcome, user_id, organization_id, role::text, is_superadmin, invitation_id, organization_name, organization_slug, clerk_org_id
+               from tenantry.accept_invitation($1, $2, $3, $4, $5)",
+        )
+        .bind(bearer.subject)
+        .bind(bearer.session)
+        .bind(token_hash)
+        .bind(member)
+        .bind(now)
+        .fetch_one(tx.conn())
+        .await?;
+        let outcome: String = row.try_get(0)?;
+        if outcome != "JOINED" {
+            return Ok(Admission::Refused(outcome));
+        }
+        let role: String = row.try_get(3)?;
+        tx.tenant = tenant(row.try_get(1)?, row.try_get(2)?, &role, row.try_get(4)?)?;
+        Ok(Admission::Joined {
+            tx,
+            invitation: row.try_get(5)?,
+            name: row.try_get(6)?,
+            slug: row.try_get(7)?,
+            clerk_org_id: row.try_get(8)?,
+        })
     }
 
     /// The connection, for one statement: calls are counted.

@@ -211,6 +211,21 @@ codes! {
     IdempotencyConcurrentRequest "IDEMPOTENCY_CONCURRENT_REQUEST"
         "A request with this idempotency key is under way."
         "Wait, then repeat the request with the same key.";
+    Conflict "CONFLICT"
+        "There is one like it already."
+        "Use the one that is there, or end it first.";
+    Expired "EXPIRED"
+        "It has expired."
+        "Ask for a new one.";
+    OwnerRequired "OWNER_REQUIRED"
+        "Only an owner of the organization may."
+        "Ask an owner.";
+    LastOwner "LAST_OWNER"
+        "The organization would be left without an owner."
+        "Make another member OWNER first.";
+    ManagedElsewhere "MANAGED_ELSEWHERE"
+        "The identity provider decides about it."
+        "Change it there; it changes here by itself.";
     // Answers to deliveries of webhooks.
     WebhooksNotConfigured "WEBHOOKS_NOT_CONFIGURED"
         "The signing secret of this endpoint is not set."

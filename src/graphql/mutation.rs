@@ -12,7 +12,7 @@ use async_graphql::{Context, Enum, InputType, SimpleObject};
 use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 
-use crate::access::{Action, Tenant};
+use crate::access::{Action, IdentitySource, Tenant};
 use crate::clock::Clock;
 use crate::db::TenantTx;
 use crate::error::{Error, Result};
@@ -52,6 +52,8 @@ pub struct Work<'a> {
     pub clock: &'a Clock,
     /// The time of all that happens in this mutation.
     pub now: DateTime<Utc>,
+    /// Who decides who belongs to an organization.
+    pub identity_source: IdentitySource,
 }
 
 impl Work<'_> {
@@ -84,8 +86,8 @@ pub struct Done<T> {
 pub struct MutationInfo {
     /// The root field.
     pub field: &'static str,
-    /// What it takes.
-    pub action: Action,
+    /// What it takes; `None`: a token alone.
+    pub action: Option<Action>,
     /// What the audit log calls it.
     pub audit: &'static str,
     /// The type of the row it makes or changes.
@@ -96,7 +98,7 @@ impl MutationInfo {
     /// Of this mutation.
     #[must_use]
     pub const fn of<M: Mutation>() -> Self {
-        Self { field: M::FIELD, action: M::ACTION, audit: M::AUDIT, row: <M::Row as Identified>::NAME }
+        Self { field: M::FIELD, action: Some(M::ACTION), audit: M::AUDIT, row: <M::Row as Identified>::NAME }
     }
 }
 
@@ -150,7 +152,8 @@ async fn in_transaction<M: Mutation>(
         return Ok((Id::from_uuid(id), None));
     }
     let clock = session.clock();
-    let mut work = Work { tx, clock, now: clock.now() };
+    let identity_source = session.services().identity_source;
+    let mut work = Work { tx, clock, now: clock.now(), identity_source };
     let done = input.run(&mut work).await?;
     if let Some(request) = &request {
         request.remember(tx, done.id.uuid()).await?;
@@ -200,6 +203,16 @@ pub enum UserErrorCode {
     IdempotencyKeyParameterMismatch,
     /// A request with this idempotency key is still in progress.
     IdempotencyConcurrentRequest,
+    /// There is one like it already.
+    Conflict,
+    /// It has expired.
+    Expired,
+    /// Only an owner may.
+    OwnerRequired,
+    /// The organization would be left without an owner.
+    LastOwner,
+    /// The identity provider decides about it.
+    ManagedElsewhere,
 }
 
 /// Why an input was refused.
@@ -214,6 +227,11 @@ pub struct UserError {
 }
 
 impl UserError {
+    /// An error of the input as a whole.
+    pub fn of_input(code: UserErrorCode, message: impl Into<String>) -> Self {
+        Self { field: vec!["input".to_owned()], message: message.into(), code }
+    }
+
     /// An error of `input.field`.
     pub fn new(field: &str, code: UserErrorCode, message: impl Into<String>) -> Self {
         Self { field: vec!["input".to_owned(), field.to_owned()], message: message.into(), code }
@@ -239,6 +257,11 @@ impl<E: Into<Error>> From<E> for VerbError {
 }
 
 impl VerbError {
+    /// A single error of the input as a whole.
+    pub fn of_input(code: UserErrorCode, message: impl Into<String>) -> Self {
+        Self::User(vec![UserError::of_input(code, message)])
+    }
+
     /// A single error of `input.field`.
     pub fn user(field: &str, code: UserErrorCode, message: impl Into<String>) -> Self {
         Self::User(vec![UserError::new(field, code, message)])

@@ -14,7 +14,7 @@ use async_graphql::context::ContextBase;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::access::{Action, Impersonation, MemberRole, OrganizationRef, Tenant};
+use crate::access::{Action, IdentitySource, Impersonation, MemberRole, OrganizationRef, Tenant};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
 use crate::db::{Bind, Db, Reading, Row, TenantTx, Traffic, refuse};
@@ -41,6 +41,10 @@ pub struct Services {
     pub events: Events,
     /// Finds the row of any type.
     pub node: NodeLoad,
+    /// Who decides who belongs to an organization.
+    pub identity_source: IdentitySource,
+    /// The address of the client application, without the slash at its end.
+    pub app_url: String,
 }
 
 /// The credentials of a request, as its headers (or the payload of `connection_init`) gave them.
@@ -119,6 +123,12 @@ impl Session {
     #[must_use]
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    /// The same, for a transaction.
+    #[must_use]
+    pub fn traffic_shared(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
     }
 
     /// What all sessions share.

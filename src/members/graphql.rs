@@ -1,13 +1,29 @@
-//! `viewer`, and the relations of users and members.
+//! `viewer`, the mutations of members and invitations, and the relations of users and members.
 
-use async_graphql::{Context, Object};
+use std::sync::Arc;
+
+use async_graphql::{Context, Object, SimpleObject};
+use serde_json::json;
 
 use crate::access::{Action, MemberRole};
-use crate::db::refuse;
+use crate::db::{Admission, Invited, TenantTx, refuse};
 use crate::error::{Error, Result};
+use crate::graphql::mutation::{self, Ran, UserError, UserErrorCode};
 use crate::graphql::session::Session;
-use crate::members::{Invitation, OrganizationMember, User, ViewerMembership, ViewerRow, viewer, viewer_within};
+use crate::id::{InvitationId, OrganizationMemberId, marker};
+use crate::members::invitations::{
+    ACCEPTED, InvitationAcceptInput, InvitationCreateInput, InvitationResendInput, InvitationRevokeInput,
+    InvitationToken, accept_url, hash,
+};
+use crate::members::verbs::{
+    OrganizationLeaveInput, OrganizationMemberRemoveInput, OrganizationMemberUpdateInput,
+    OrganizationOwnershipTransferInput,
+};
+use crate::members::{
+    Invitation, OrganizationMember, OrganizationSummary, User, ViewerMembership, ViewerRow, viewer, viewer_within,
+};
 use crate::relations;
+use crate::trail::{self, AuditEntry};
 
 /// The root field of the slice.
 #[derive(Debug, Default)]
@@ -87,6 +103,207 @@ impl Viewer {
     async fn memberships(&self) -> &[ViewerMembership] {
         &self.row.memberships
     }
+}
+
+/// The result of a mutation of a member.
+#[derive(Debug, SimpleObject)]
+pub struct OrganizationMemberPayload {
+    /// The member as it is now; null when there are errors. A membership that ended is not listed any more.
+    pub member: Option<Arc<OrganizationMember>>,
+    /// Errors of the input; empty on success.
+    pub user_errors: Vec<UserError>,
+}
+
+/// The result of `organizationLeave`.
+#[derive(Debug, SimpleObject)]
+pub struct OrganizationLeavePayload {
+    /// The id of the membership that ended; null when there are errors.
+    pub member_id: Option<OrganizationMemberId>,
+    /// Errors of the input; empty on success.
+    pub user_errors: Vec<UserError>,
+}
+
+/// The result of `invitationCreate` and `invitationResend`.
+#[derive(Debug, SimpleObject)]
+pub struct InvitationSecretPayload {
+    /// The invitation; null when there are errors.
+    pub invitation: Option<Arc<Invitation>>,
+    /// The address where the invited person accepts, with the secret of the invitation: shown only here. An earlier one
+    /// does not work any more. Null when there are errors.
+    pub accept_url: Option<String>,
+    /// Errors of the input; empty on success.
+    pub user_errors: Vec<UserError>,
+}
+
+/// The result of `invitationRevoke`.
+#[derive(Debug, SimpleObject)]
+pub struct InvitationRevokePayload {
+    /// The invitation; null when there are errors.
+    pub invitation: Option<Arc<Invitation>>,
+    /// Errors of the input; empty on success.
+    pub user_errors: Vec<UserError>,
+}
+
+/// The result of `invitationAccept`.
+#[derive(Debug, SimpleObject)]
+pub struct InvitationAcceptPayload {
+    /// The new membership; null when there are errors.
+    pub membership: Option<ViewerMembership>,
+    /// Errors of the input; empty on success.
+    pub user_errors: Vec<UserError>,
+}
+
+/// The mutations of the slice.
+#[derive(Debug, Default)]
+pub struct MembersMutation;
+
+#[Object]
+impl MembersMutation {
+    /// Changes the role of a member. Only owners make owners and change them, and the organization keeps one.
+    async fn organization_member_update(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationMemberUpdateInput,
+    ) -> Result<OrganizationMemberPayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(OrganizationMemberPayload { member: member_of(ctx, ran.id).await?, user_errors: ran.user_errors })
+    }
+
+    /// Removes a member. What they wrote stays theirs; their requests are refused from now on, and their streams end.
+    async fn organization_member_remove(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationMemberRemoveInput,
+    ) -> Result<OrganizationMemberPayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(OrganizationMemberPayload { member: member_of(ctx, ran.id).await?, user_errors: ran.user_errors })
+    }
+
+    /// Ends the viewer's membership in the organization of the request. The last owner stays.
+    async fn organization_leave(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationLeaveInput,
+    ) -> Result<OrganizationLeavePayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(OrganizationLeavePayload { member_id: ran.id, user_errors: ran.user_errors })
+    }
+
+    /// Makes another member OWNER and the viewer ADMIN.
+    async fn organization_ownership_transfer(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationOwnershipTransferInput,
+    ) -> Result<OrganizationMemberPayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(OrganizationMemberPayload { member: member_of(ctx, ran.id).await?, user_errors: ran.user_errors })
+    }
+
+    /// Invites an address. The payload has the link to send.
+    async fn invitation_create(
+        &self,
+        ctx: &Context<'_>,
+        input: InvitationCreateInput,
+    ) -> Result<InvitationSecretPayload> {
+        let token = input.token.clone();
+        secret_payload(ctx, mutation::run(ctx, input).await?, &token).await
+    }
+
+    /// Makes a new link for an open invitation; the old one does not work any more.
+    async fn invitation_resend(
+        &self,
+        ctx: &Context<'_>,
+        input: InvitationResendInput,
+    ) -> Result<InvitationSecretPayload> {
+        let token = input.token.clone();
+        secret_payload(ctx, mutation::run(ctx, input).await?, &token).await
+    }
+
+    /// Revokes an open invitation.
+    async fn invitation_revoke(
+        &self,
+        ctx: &Context<'_>,
+        input: InvitationRevokeInput,
+    ) -> Result<InvitationRevokePayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(InvitationRevokePayload {
+            invitation: Session::of(ctx)?.load_opt(ran.id).await?,
+            user_errors: ran.user_errors,
+        })
+    }
+
+    /// Accepts an invitation: the viewer becomes a member of its organization. The viewer's account must have the address
+    /// that was invited. Available before an organization is chosen.
+    async fn invitation_accept(
+        &self,
+        ctx: &Context<'_>,
+        input: InvitationAcceptInput,
+    ) -> Result<InvitationAcceptPayload> {
+        let session = Session::of(ctx)?;
+        match accept(session, &input.token).await? {
+            Ok(membership) => Ok(InvitationAcceptPayload { membership: Some(membership), user_errors: Vec::new() }),
+            Err(refused) => Ok(InvitationAcceptPayload { membership: None, user_errors: vec![refused] }),
+        }
+    }
+}
+
+async fn member_of(ctx: &Context<'_>, id: Option<OrganizationMemberId>) -> Result<Option<Arc<OrganizationMember>>> {
+    Session::of(ctx)?.load_opt(id).await
+}
+
+async fn secret_payload(
+    ctx: &Context<'_>,
+    ran: Ran<marker::Invitation>,
+    token: &InvitationToken,
+) -> Result<InvitationSecretPayload> {
+    let session = Session::of(ctx)?;
+    Ok(InvitationSecretPayload {
+        accept_url: ran.id.map(|_| accept_url(&session.services().app_url, token)),
+        invitation: session.load_opt(ran.id).await?,
+        user_errors: ran.user_errors,
+    })
+}
+
+/// Follows an invitation; the inner error is the caller's to mend.
+async fn accept(session: &Session, token: &str) -> Result<std::result::Result<ViewerMembership, UserError>> {
+    let bearer = session.identity()?.bearer();
+    // Who acts in the place of a user makes them a member of nothing.
+    if session.is_restricted() {
+        return Err(Error::ImpersonationRestricted { action: "INVITATION_ACCEPT" });
+    }
+    let member = OrganizationMemberId::new(session.clock()).uuid();
+    let invited = Invited { bearer, token_hash: &hash(token), member, now: session.clock().now() };
+    let services = session.services();
+    let admission = TenantTx::begin_by_invitation(&services.db, &invited, session.traffic_shared()).await?;
+    let (mut tx, invitation, organization) = match admission {
+        Admission::Joined { tx, invitation, name, slug, clerk_org_id } => {
+            let id = tx.tenant().organization_id;
+            (tx, invitation, OrganizationSummary { id, name, slug, clerk_org_id })
+        }
+        Admission::Refused(outcome) if outcome == "NO_ACCOUNT" => return refuse(&services.db, bearer).await,
+        Admission::Refused(outcome) => return Ok(Err(refusal(&outcome))),
+    };
+    let tenant = tx.tenant();
+    let after = json!({ "after": { "role": tenant.role.label(), "member": true } });
+    let entry = AuditEntry::of(ACCEPTED, InvitationId::from_uuid(invitation), after);
+    let arguments = trail::arguments(tenant, session.clock(), session.origin(), &entry)?;
+    sqlx::query_with(trail::INSERT, arguments).execute(tx.conn()).await?;
+    tx.commit().await?;
+    Ok(Ok(ViewerMembership { organization, role: tenant.role }))
+}
+
+fn refusal(outcome: &str) -> UserError {
+    let (code, message) = match outcome {
+        "ACCEPTED" => (UserErrorCode::InvalidTransition, "The invitation was accepted before: it works once."),
+        "REVOKED" => (UserErrorCode::InvalidTransition, "The invitation was revoked. Ask for another one."),
+        "TOO_LATE" => (UserErrorCode::Expired, "The invitation has expired. Ask for another one."),
+        "MEMBER" => (UserErrorCode::Conflict, "You are a member of this organization already."),
+        _ => (
+            UserErrorCode::NotFound,
+            "There is no invitation with this token for the address of your account. Sign in with the address that was invited.",
+        ),
+    };
+    UserError::new("token", code, message)
 }
 
 relations! {

@@ -1,12 +1,14 @@
 //! People: users (global), their memberships in organizations, invitations, and what a role may do.
 //!
-//! Invariants: a user belongs to an organization through exactly one live membership; the role in it decides what they
+//! Invariants: an organization has an owner; a user belongs to an organization through exactly one live membership; the role in it decides what they
 //! may do, whatever a token claims. A membership that ended stays as a row with `deleted_at`, so that history can still
 //! name its author.
 
 mod graphql;
+mod invitations;
 mod roles;
 mod sql;
+mod verbs;
 
 use async_graphql::SimpleObject;
 use chrono::{DateTime, Utc};
@@ -14,9 +16,10 @@ use chrono::{DateTime, Utc};
 use crate::access::MemberRole;
 use crate::auth::TokenOrganization;
 use crate::graphql::filter::{DateTimeFilter, IdFilter, StringFilter};
+use crate::graphql::mutation::MutationInfo;
 use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, UserId};
 use crate::{entity, enum_filter, listing, pg_enum};
-pub use graphql::MembersQuery;
+pub use graphql::{MembersMutation, MembersQuery};
 
 enum_filter!(MemberRole, MemberRoleFilter);
 
@@ -118,6 +121,12 @@ listing! {
     accepted_at: DateTimeFilter;
     /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
+}
+
+/// Every mutation of the slice.
+#[must_use]
+pub fn mutations() -> Vec<MutationInfo> {
+    [verbs::MUTATIONS, invitations::MUTATIONS].concat()
 }
 
 /// A membership of the viewer.

@@ -1,8 +1,11 @@
 //! The queries of the slice.
 
+use chrono::{DateTime, Utc};
+
 use crate::access::Bearer;
 use crate::db::{Bind, Db, Reading, Row, SystemTx, TenantTx};
 use crate::error::{Error, Result};
+use crate::id::{InvitationId, OrganizationMemberId, UserId};
 use crate::members::{MemberRole, OrganizationSummary, User, ViewerMembership};
 
 /// Who the viewer is and where they are a member, across organizations.
@@ -82,4 +85,207 @@ pub async fn subject_of(db: &Db, email: &str) -> Result<Option<String>> {
     .fetch_optional(tx.conn())
     .await?;
     Ok(subject)
+}
+
+/// Keeps others from changing members until the transaction ends; says whether Clerk knows the organization.
+pub(super) async fn lock_organization(tx: &mut TenantTx) -> Result<bool> {
+    let organization = tx.tenant().organization_id;
+    Ok(sqlx::query_scalar!(
+        r#"select clerk_org_id is not null as "known!" from tenantry.organizations where id = $1 for update"#,
+        organization as _
+    )
+    .fetch_one(tx.conn())
+    .await?)
+}
+
+/// A living member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LockedMember {
+    pub id: OrganizationMemberId,
+    pub user_id: UserId,
+    pub role: MemberRole,
+}
+
+/// The living member with this id.
+pub(super) async fn lock_member(tx: &mut TenantTx, id: OrganizationMemberId) -> Result<Option<LockedMember>> {
+    let organization = tx.tenant().organization_id;
+    Ok(sqlx::query_as!(
+        LockedMember,
+        r#"select id as "id: OrganizationMemberId", user_id as "user_id: UserId", role as "role: MemberRole"
+             from tenantry.organization_members where organization_id = $1 and id = $2 and deleted_at is null for update"#,
+        organization as _,
+        id as _
+    )
+    .fetch_optional(tx.conn())
+    .await?)
+}
+
+/// The viewer's membership.
+pub(super) async fn membership_of_viewer(tx: &mut TenantTx) -> Result<OrganizationMemberId> {
+    let tenant = tx.tenant();
+    Ok(sqlx::query_scalar!(
+        r#"select id as "id: OrganizationMemberId" from tenantry.organization_members where organization_id = $1 and user_id = $2"#,
+        tenant.organization_id as _,
+        tenant.user_id as _
+    )
+    .fetch_one(tx.conn())
+    .await?)
+}
+
+/// Whether a living owner remains without this one.
+pub(super) async fn has_another_owner(tx: &mut TenantTx, but: OrganizationMemberId) -> Result<bool> {
+    let organization = tx.tenant().organization_id;
+    Ok(sqlx::query_scalar!(
+        r#"select exists (select from tenantry.organization_members m join tenantry.users u on u.id = m.user_id
+                           where m.organization_id = $1 and m.role = 'OWNER' and m.deleted_at is null and m.id <> $2
+                             and u.deleted_at is null) as "exists!""#,
+        organization as _,
+        but as _
+    )
+    .fetch_one(tx.conn())
+    .await?)
+}
+
+/// Gives a member a role.
+pub(super) async fn set_role(tx: &mut TenantTx, id: OrganizationMemberId, role: MemberRole) -> Result<()> {
+    let organization = tx.tenant().organization_id;
+    sqlx::query!(
+        "update tenantry.organization_members set role = $3, promoted_from = null where organization_id = $1 and id = $2",
+        organization as _,
+        id as _,
+        role as _
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Ends a membership; the row stays.
+pub(super) async fn end_membership(tx: &mut TenantTx, id: OrganizationMemberId, now: DateTime<Utc>) -> Result<()> {
+    let organization = tx.tenant().organization_id;
+    sqlx::query!(
+        "update tenantry.organization_members set deleted_at = $3 where organization_id = $1 and id = $2",
+        organization as _,
+        id as _,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Whether somebody with this address is a member.
+pub(super) async fn is_member(tx: &mut TenantTx, email: &str) -> Result<bool> {
+    let organization = tx.tenant().organization_id;
+    Ok(sqlx::query_scalar!(
+        r#"select exists (select from tenantry.organization_members m join tenantry.users u on u.id = m.user_id
+                           where m.organization_id = $1 and m.deleted_at is null and lower(u.email) = lower($2)) as "exists!""#,
+        organization as _,
+        email
+    )
+    .fetch_one(tx.conn())
+    .await?)
+}
+
+/// Revokes what has expired, so that the address can be invited again.
+pub(super) async fn end_expired_invitations(tx: &mut TenantTx, email: &str, now: DateTime<Utc>) -> Result<()> {
+    let organization = tx.tenant().organization_id;
+    sqlx::query!(
+        "update tenantry.invitations set revoked_at = $3
+          where organization_id = $1 and lower(email) = lower($2) and accepted_at is null and revoked_at is null and expires_at <= $3",
+        organization as _,
+        email,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// An invitation to insert.
+pub(super) struct NewInvitation<'a> {
+    pub id: InvitationId,
+    pub email: &'a str,
+    pub role: MemberRole,
+    pub token_hash: &'a [u8],
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Inserts an invitation; `false` when the address has an open one.
+pub(super) async fn insert_invitation(tx: &mut TenantTx, new: &NewInvitation<'_>, now: DateTime<Utc>) -> Result<bool> {
+    let tenant = tx.tenant();
+    let inserted = sqlx::query!(
+        "insert into tenantry.invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)
+         on conflict (organization_id, lower(email)) where accepted_at is null and revoked_at is null do nothing",
+        tenant.organization_id as _,
+        new.id as _,
+        new.email,
+        new.role as _,
+        new.token_hash,
+        tenant.user_id as _,
+        new.expires_at,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+/// What deciding about an invitation needs to know.
+pub(super) struct LockedInvitation {
+    pub role: MemberRole,
+    /// Accepted or revoked.
+    pub is_settled: bool,
+    /// Sent by Clerk.
+    pub is_foreign: bool,
+}
+
+/// The invitation with this id.
+pub(super) async fn lock_invitation(tx: &mut TenantTx, id: InvitationId) -> Result<Option<LockedInvitation>> {
+    let organization = tx.tenant().organization_id;
+    Ok(sqlx::query_as!(
+        LockedInvitation,
+        r#"select role as "role: MemberRole", (accepted_at is not null or revoked_at is not null) as "is_settled!",
+                  clerk_invitation_id is not null as "is_foreign!"
+             from tenantry.invitations where organization_id = $1 and id = $2 for update"#,
+        organization as _,
+        id as _
+    )
+    .fetch_optional(tx.conn())
+    .await?)
+}
+
+/// Gives an invitation a new token and a new end.
+pub(super) async fn renew_invitation(
+    tx: &mut TenantTx,
+    id: InvitationId,
+    token_hash: &[u8],
+    expires_at: DateTime<Utc>,
+) -> Result<()> {
+    let organization = tx.tenant().organization_id;
+    sqlx::query!(
+        "update tenantry.invitations set token_hash = $3, expires_at = $4 where organization_id = $1 and id = $2",
+        organization as _,
+        id as _,
+        token_hash,
+        expires_at
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Revokes an invitation.
+pub(super) async fn revoke_invitation(tx: &mut TenantTx, id: InvitationId, now: DateTime<Utc>) -> Result<()> {
+    let organization = tx.tenant().organization_id;
+    sqlx::query!(
+        "update tenantry.invitations set revoked_at = $3 where organization_id = $1 and id = $2",
+        organization as _,
+        id as _,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }

@@ -13,6 +13,7 @@ mod http_layer;
 mod impersonation;
 mod listing;
 mod local_postgres;
+mod members;
 mod migrations;
 mod pooler;
 mod process;

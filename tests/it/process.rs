@@ -254,10 +254,10 @@ async fn server_shows_no_rows_to_what_follows_a_failed_opening() {
     let database = TestDb::seeded().await;
     let mut app = database.options(local_postgres::APP_ROLE).connect().await.expect("the app role");
     let text = "begin isolation level repeatable read read only;
-                select user_id from tenantry.enter_tenant('user_alice', null, null, 'acme-corp');
+                select user_id from tenantry.enter_tenant('user_alice', null, null, null, 'acme-corp');
                 select count(*) from tenantry.tickets; rollback;
                 begin isolation level repeatable read read only;
-                select user_id from tenantry.enter_tenant('user_alice', null, null, 'tech-startup');
+                select user_id from tenantry.enter_tenant('user_alice', null, null, null, 'tech-startup');
                 select count(*) from tenantry.tickets; rollback";
     let rows = sqlx::raw_sql(text).fetch_all(&mut app).await.expect("rows");
     // A member's id and three tickets; then no member, and nothing of the tenant before.

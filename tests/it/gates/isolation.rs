@@ -54,7 +54,7 @@ async fn isolation_covers_every_table_of_the_catalogue() {
         .await
         .expect("the organization");
     sqlx::raw_sql("begin").execute(&mut app).await.expect("begin");
-    sqlx::query("select from tenantry.enter_tenant('user_alice', null, null, $1)")
+    sqlx::query("select from tenantry.enter_tenant('user_alice', null, null, null, $1)")
         .bind(OWN)
         .fetch_one(&mut app)
         .await

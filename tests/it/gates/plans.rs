@@ -50,6 +50,7 @@ const KEPT_INDEXES: &[(&str, &str)] = &[
     ("refunds_requested_by_idx", "foreign key: removing a user looks for its rows"),
     ("ticket_messages_author_customer_id_idx", "what a customer wrote, when two become one"),
     ("tickets_merged_into_id_idx", "foreign key: tickets that were merged into this one"),
+    ("webhook_events_finding_idx", "operators: what could not be mapped, and how much of it"),
     ("webhook_events_object_id_idx", "the worker: what came for the same object before"),
     ("webhook_events_pending_idx", "the worker: what is due"),
 ];

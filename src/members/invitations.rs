@@ -1,0 +1,228 @@
+//! Invitations: made, sent again, revoked, accepted.
+//!
+//! Invariants: an invitation works once, until it expires, for whoever has both its token and the address that it was made
+//! for. The token is shown once, to whoever invites; the database has its SHA-256. Of an address there is one open
+//! invitation.
+
+use std::fmt;
+
+use async_graphql::InputObject;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::Duration;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use crate::access::{Action, MemberRole};
+use crate::graphql::mutation::{Checks, Done, Mutation, MutationInfo, UserErrorCode, VerbError, VerbResult, Work};
+use crate::id::{InvitationId, marker};
+use crate::members::sql::{self, LockedInvitation, NewInvitation};
+use crate::members::verbs::{lock_members, require_owner};
+
+/// What tokens begin with, so that whoever finds one knows what it is.
+const PREFIX: &str = "inv_";
+/// How long an invitation is valid, in days, unless said.
+const DAYS: i32 = 7;
+/// The longest, in days.
+const MAX_DAYS: i32 = 30;
+
+/// The secret of an invitation: 256 random bits. `Debug` does not show it.
+#[derive(Clone)]
+pub struct InvitationToken([u8; 32]);
+
+impl Default for InvitationToken {
+    fn default() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl fmt::Debug for InvitationToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InvitationToken(…)")
+    }
+}
+
+impl InvitationToken {
+    /// The token as the link has it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0))
+    }
+
+    fn hash(&self) -> Vec<u8> {
+        hash(&self.text())
+    }
+}
+
+/// What the database has of a token.
+pub(super) fn hash(token: &str) -> Vec<u8> {
+    Sha256::digest(token.trim().as_bytes()).to_vec()
+}
+
+/// The address where an invitation is accepted.
+#[must_use]
+pub fn accept_url(app_url: &str, token: &InvitationToken) -> String {
+    format!("{app_url}/invitations/accept?token={}", token.text())
+}
+
+/// A person to invite.
+#[derive(Clone, Debug, InputObject)]
+pub struct InvitationCreateInput {
+    /// E-mail address: 3 to 320 characters. Whoever accepts must have an account with it.
+    pub email: String,
+    /// Role; MEMBER by default. OWNER is for owners to give.
+    pub role: Option<MemberRole>,
+    /// How many days it is valid: 1 to 30, 7 by default.
+    pub expires_in_days: Option<i32>,
+    #[graphql(skip)]
+    pub(super) token: InvitationToken,
+}
+
+/// The invitation to send again.
+#[derive(Clone, Debug, InputObject)]
+pub struct InvitationResendInput {
+    /// The invitation.
+    pub id: InvitationId,
+    /// How many days it is valid from now on: 1 to 30, 7 by default.
+    pub expires_in_days: Option<i32>,
+    #[graphql(skip)]
+    pub(super) token: InvitationToken,
+}
+
+/// The invitation to revoke.
+#[derive(Clone, Debug, InputObject)]
+pub struct InvitationRevokeInput {
+    /// The invitation.
+    pub id: InvitationId,
+}
+
+/// The invitation to accept.
+#[derive(Clone, Debug, InputObject)]
+pub struct InvitationAcceptInput {
+    /// The token of the link.
+    pub token: String,
+}
+
+/// The mutations of this file.
+pub const MUTATIONS: &[MutationInfo] = &[
+    MutationInfo::of::<InvitationCreateInput>(),
+    MutationInfo::of::<InvitationResendInput>(),
+    MutationInfo::of::<InvitationRevokeInput>(),
+    MutationInfo { field: "invitationAccept", action: None, audit: ACCEPTED, row: "Invitation" },
+];
+
+/// What the audit log calls an accepted invitation.
+pub(super) const ACCEPTED: &str = "invitation.accept";
+
+fn days(checks: &mut Checks, given: Option<i32>) -> Duration {
+    let days = given.unwrap_or(DAYS);
+    if !(1..=MAX_DAYS).contains(&days) {
+        let message = format!("`expiresInDays` takes 1 to {MAX_DAYS}.");
+        checks.refuse("expiresInDays", UserErrorCode::Invalid, message);
+    }
+    Duration::days(days.into())
+}
+
+impl Mutation for InvitationCreateInput {
+    type Row = marker::Invitation;
+    const FIELD: &'static str = "invitationCreate";
+    const ACTION: Action = Action::InvitationWrite;
+    const AUDIT: &'static str = "invitation.create";
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let mut checks = Checks::default();
+        let email = checks.required("email", &self.email, 320);
+        let plausible = email.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
+        if !email.is_empty() && (!plausible || email.chars().any(char::is_whitespace)) {
+            checks.refuse("email", UserErrorCode::Invalid, "`email` must be an e-mail address.");
+        }
+        let valid = days(&mut checks, self.expires_in_days);
+        checks.finish()?;
+        let role = self.role.unwrap_or(MemberRole::Member);
+        require_owner(work, "role", &[role])?;
+        lock_members(work).await?;
+        if sql::is_member(work.tx, &email).await? {
+            let message = "Somebody with this address is a member already.";
+            return Err(VerbError::user("email", UserErrorCode::Conflict, message));
+        }
+        sql::end_expired_invitations(work.tx, &email, work.now).await?;
+        let new = NewInvitation {
+            id: work.new_id(),
+            email: &email,
+            role,
+            token_hash: &self.token.hash(),
+            expires_at: work.now + valid,
+        };
+        if !sql::insert_invitation(work.tx, &new, work.now).await? {
+            let message =
+                "There is an open invitation for this address: send it again (invitationResend), or revoke it first.";
+            return Err(VerbError::user("email", UserErrorCode::Conflict, message));
+        }
+        Ok(Done {
+            id: new.id,
+            audit: json!({ "after": { "role": role.label(), "expiresAt": new.expires_at } }),
+            event: None,
+        })
+    }
+}
+
+/// The open invitation with this id.
+async fn open(work: &mut Work<'_>, id: InvitationId) -> VerbResult<LockedInvitation> {
+    let Some(invitation) = sql::lock_invitation(work.tx, id).await? else {
+        return Err(VerbError::user("id", UserErrorCode::NotFound, "There is no such invitation."));
+    };
+    if invitation.is_foreign {
+        let message = "Clerk has sent this invitation: send it again or revoke it there.";
+        return Err(VerbError::user("id", UserErrorCode::ManagedElsewhere, message));
+    }
+    if invitation.is_settled {
+        let message = "The invitation was accepted or revoked: make another one.";
+        return Err(VerbError::user("id", UserErrorCode::InvalidTransition, message));
+    }
+    require_owner(work, "id", &[invitation.role])?;
+    Ok(invitation)
+}
+
+impl Mutation for InvitationResendInput {
+    type Row = marker::Invitation;
+    const FIELD: &'static str = "invitationResend";
+    const ACTION: Action = Action::InvitationWrite;
+    const AUDIT: &'static str = "invitation.resend";
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let mut checks = Checks::default();
+        let valid = days(&mut checks, self.expires_in_days);
+        checks.finish()?;
+        open(work, self.id).await?;
+        let expires_at = work.now + valid;
+        sql::renew_invitation(work.tx, self.id, &self.token.hash(), expires_at).await?;
+        Ok(Done { id: self.id, audit: json!({ "after": { "expiresAt": expires_at } }), event: None })
+    }
+}
+
+impl Mutation for InvitationRevokeInput {
+    type Row = marker::Invitation;
+    const FIELD: &'static str = "invitationRevoke";
+    const ACTION: Action = Action::InvitationWrite;
+    const AUDIT: &'static str = "invitation.revoke";
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let invitation = open(work, self.id).await?;
+        sql::revoke_invitation(work.tx, self.id, work.now).await?;
+        Ok(Done { id: self.id, audit: json!({ "before": { "role": invitation.role.label() } }), event: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_random_and_not_shown() {
+        let (one, other) = (InvitationToken::default(), InvitationToken::default());
+        assert_ne!(one.text(), other.text());
+        assert!(one.text().starts_with("inv_") && one.text().len() == 47, "{}", one.text().len());
+        assert_eq!(hash(&format!(" {}\n", one.text())), one.hash());
+        assert!(!format!("{one:?}").contains(&one.text()[4..]));
+    }
+}

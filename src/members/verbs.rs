@@ -1,0 +1,174 @@
+//! What members do with memberships: change roles, remove, leave, hand over.
+//!
+//! Invariants: an organization always has a living owner; only an owner touches an owner or makes one. Each verb locks the
+//! organization's row first, so that of many demotions at once none sees the owners as they were before another.
+
+use async_graphql::InputObject;
+use serde_json::json;
+
+use crate::access::{Action, IdentitySource, MemberRole};
+use crate::events::Event;
+use crate::graphql::mutation::{Done, Mutation, MutationInfo, UserErrorCode, VerbError, VerbResult, Work};
+use crate::id::{OrganizationMemberId, marker};
+use crate::members::sql::{self, LockedMember};
+
+/// The new role of a member.
+#[derive(Clone, Debug, InputObject)]
+pub struct OrganizationMemberUpdateInput {
+    /// The member.
+    pub id: OrganizationMemberId,
+    /// The new role. OWNER is for owners to give.
+    pub role: MemberRole,
+}
+
+/// The member to remove.
+#[derive(Clone, Debug, InputObject)]
+pub struct OrganizationMemberRemoveInput {
+    /// The member.
+    pub id: OrganizationMemberId,
+}
+
+/// Nothing but a key: the viewer leaves the organization of the request.
+#[derive(Clone, Debug, InputObject)]
+pub struct OrganizationLeaveInput {
+    /// Idempotency key, 1 to 255 characters.
+    pub idempotency_key: Option<String>,
+}
+
+/// The member who is to own the organization.
+#[derive(Clone, Debug, InputObject)]
+pub struct OrganizationOwnershipTransferInput {
+    /// The member.
+    pub member_id: OrganizationMemberId,
+}
+
+/// The mutations of this file.
+pub const MUTATIONS: &[MutationInfo] = &[
+    MutationInfo::of::<OrganizationMemberUpdateInput>(),
+    MutationInfo::of::<OrganizationMemberRemoveInput>(),
+    MutationInfo::of::<OrganizationLeaveInput>(),
+    MutationInfo::of::<OrganizationOwnershipTransferInput>(),
+];
+
+/// Locks the organization, and refuses where the identity provider decides about its members.
+pub(super) async fn lock_members(work: &mut Work<'_>) -> VerbResult<()> {
+    let known_to_clerk = sql::lock_organization(work.tx).await?;
+    if known_to_clerk && work.identity_source == IdentitySource::Clerk {
+        let message = "Clerk decides about the members of this organization: change them there, and they change here.";
+        return Err(VerbError::of_input(UserErrorCode::ManagedElsewhere, message));
+    }
+    Ok(())
+}
+
+/// Refuses a viewer who is no owner, where an owner is concerned.
+pub(super) fn require_owner(work: &Work<'_>, field: &str, concerned: &[MemberRole]) -> VerbResult<()> {
+    if concerned.contains(&MemberRole::Owner) && work.tenant().role != MemberRole::Owner {
+        let message = "Only an owner makes owners, changes their role or removes them.";
+        return Err(VerbError::user(field, UserErrorCode::OwnerRequired, message));
+    }
+    Ok(())
+}
+
+async fn living_member(work: &mut Work<'_>, field: &str, id: OrganizationMemberId) -> VerbResult<LockedMember> {
+    match sql::lock_member(work.tx, id).await? {
+        Some(member) => Ok(member),
+        None => Err(VerbError::user(field, UserErrorCode::NotFound, "There is no such member.")),
+    }
+}
+
+/// Refuses when nobody else owns the organization.
+async fn require_another_owner(work: &mut Work<'_>, member: &LockedMember) -> VerbResult<()> {
+    if member.role == MemberRole::Owner && !sql::has_another_owner(work.tx, member.id).await? {
+        let message =
+            "An organization has at least one owner: make another member OWNER first (organizationOwnershipTransfer).";
+        return Err(VerbError::of_input(UserErrorCode::LastOwner, message));
+    }
+    Ok(())
+}
+
+impl Mutation for OrganizationMemberUpdateInput {
+    type Row = marker::OrganizationMember;
+    const FIELD: &'static str = "organizationMemberUpdate";
+    const ACTION: Action = Action::MemberUpdate;
+    const AUDIT: &'static str = "member.update";
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        lock_members(work).await?;
+        let member = living_member(work, "id", self.id).await?;
+        require_owner(work, "role", &[member.role, self.role])?;
+        if self.role != MemberRole::Owner {
+            require_another_owner(work, &member).await?;
+        }
+        sql::set_role(work.tx, member.id, self.role).await?;
+        Ok(Done {
+            id: member.id,
+            audit: json!({ "before": { "role": member.role.label() }, "after": { "role": self.role.label() } }),
+            event: Some(Event::access(Some(member.user_id))),
+        })
+    }
+}
+
+async fn end(work: &mut Work<'_>, member: LockedMember) -> VerbResult<Done<marker::OrganizationMember>> {
+    require_another_owner(work, &member).await?;
+    sql::end_membership(work.tx, member.id, work.now).await?;
+    Ok(Done {
+        id: member.id,
+        audit: json!({ "before": { "role": member.role.label(), "member": true }, "after": { "member": false } }),
+        event: Some(Event::access(Some(member.user_id))),
+    })
+}
+
+impl Mutation for OrganizationMemberRemoveInput {
+    type Row = marker::OrganizationMember;
+    const FIELD: &'static str = "organizationMemberRemove";
+    const ACTION: Action = Action::MemberUpdate;
+    const AUDIT: &'static str = "member.remove";
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        lock_members(work).await?;
+        let member = living_member(work, "id", self.id).await?;
+        require_owner(work, "id", &[member.role])?;
+        end(work, member).await
+    }
+}
+
+impl Mutation for OrganizationLeaveInput {
+    type Row = marker::OrganizationMember;
+    const FIELD: &'static str = "organizationLeave";
+    const ACTION: Action = Action::OrganizationLeave;
+    const AUDIT: &'static str = "member.leave";
+
+    fn idempotency_key(&self) -> Option<&str> {
+        self.idempotency_key.as_deref()
+    }
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        lock_members(work).await?;
+        let own = sql::membership_of_viewer(work.tx).await?;
+        let member = living_member(work, "idempotencyKey", own).await?;
+        end(work, member).await
+    }
+}
+
+impl Mutation for OrganizationOwnershipTransferInput {
+    type Row = marker::OrganizationMember;
+    const FIELD: &'static str = "organizationOwnershipTransfer";
+    const ACTION: Action = Action::OwnershipTransfer;
+    const AUDIT: &'static str = "organization.transfer";
+
+    async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        lock_members(work).await?;
+        let to = living_member(work, "memberId", self.member_id).await?;
+        let own = sql::membership_of_viewer(work.tx).await?;
+        if to.id == own {
+            return Err(VerbError::user("memberId", UserErrorCode::Invalid, "The organization is yours already."));
+        }
+        sql::set_role(work.tx, to.id, MemberRole::Owner).await?;
+        sql::set_role(work.tx, own, MemberRole::Admin).await?;
+        Ok(Done {
+            id: to.id,
+            audit: json!({ "from": own.to_string(), "before": { "role": to.role.label() }, "after": { "role": MemberRole::Owner.label() } }),
+            event: Some(Event::access(None)),
+        })
+    }
+}

@@ -350,6 +350,49 @@ $$;
 comment on function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) is
     'Makes the bearer of a token a member of the organization that invited their address, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, NOT_FOUND, ACCEPTED, REVOKED, TOO_LATE, MEMBER.';
 
+-- The fourth door: whoever makes an organization has none yet.
+create function tenantry.create_organization(p_sub text, p_session text, p_id uuid, p_member_id uuid, p_name text, p_slug text, p_now timestamptz)
+    returns table (outcome text, user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean, slug text)
+    language plpgsql volatile security definer rows 1
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    viewer record;
+    wanted text := p_slug;
+    ignored text;
+begin
+    select u.id, u.is_superadmin into viewer from tenantry.users u
+     where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
+       and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session))
+       for update;
+    if viewer.id is null then
+        outcome := 'NO_ACCOUNT'; return next; return;
+    elsif (select count(*) from tenantry.organization_members m join tenantry.organizations o on o.id = m.organization_id
+            where m.user_id = viewer.id and m.role = 'OWNER' and m.deleted_at is null and o.deleted_at is null) >= 100 then
+        outcome := 'TOO_MANY'; return next; return;
+    end if;
+    -- A slug that is taken gets a number: acme, acme-2, acme-3.
+    for attempt in 1..100 loop
+        insert into tenantry.organizations (id, name, slug, created_at) values (p_id, p_name, wanted, p_now)
+            on conflict on constraint organizations_slug_key do nothing;
+        exit when found;
+        wanted := rtrim(left(p_slug, 59), '-') || '-' || (attempt + 1);
+    end loop;
+    if not exists (select from tenantry.organizations o where o.id = p_id) then
+        outcome := 'TAKEN'; return next; return;
+    end if;
+    insert into tenantry.organization_members (organization_id, id, user_id, role, created_at) values (p_id, p_member_id, viewer.id, 'OWNER', p_now);
+    update tenantry.users u set current_organization_id = p_id where u.id = viewer.id and u.current_organization_id is null;
+    ignored := pg_catalog.set_config('app.current_org_id', p_id::text, true);
+    ignored := pg_catalog.set_config('app.current_user_id', viewer.id::text, true);
+    ignored := pg_catalog.set_config('app.is_superadmin', 'false', true);
+    outcome := 'JOINED'; user_id := viewer.id; organization_id := p_id; role := 'OWNER'; is_superadmin := viewer.is_superadmin; slug := wanted;
+    return next;
+end
+$$;
+comment on function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz) is
+    'Makes an organization that the bearer of a token owns, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, TOO_MANY (100 organizations), TAKEN (a hundred times).';
+
 -- Whoever leaves works there no more.
 create function tenantry.forget_current_organization() returns trigger
     language plpgsql security definer
@@ -365,14 +408,17 @@ create trigger forget_current_organization after update of deleted_at on tenantr
     for each row when (old.deleted_at is null and new.deleted_at is not null) execute function tenantry.forget_current_organization();
 
 revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
-    tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.forget_current_organization() from public;
+    tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
+    tenantry.forget_current_organization() from public;
 grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
-    tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) to tenantry_app, tenantry_superadmin;
+    tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz)
+    to tenantry_app, tenantry_superadmin;
 
 -- A new owner needs CREATE on the schema at the moment it becomes one, and only then.
 grant create on schema tenantry to tenantry_superadmin;
 alter function tenantry.enter_tenant(text, text, uuid, text, text) owner to tenantry_superadmin;
 alter function tenantry.viewer(text, text) owner to tenantry_superadmin;
 alter function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) owner to tenantry_superadmin;
+alter function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.forget_current_organization() owner to tenantry_superadmin;
 revoke create on schema tenantry from tenantry_superadmin;

@@ -32,6 +32,8 @@ entity! {
         pub resource_id: Option<Uuid>,
         /// Details of the change: states before and after.
         pub metadata: serde_json::Value,
+        /// The address of the client; null for the system.
+        pub ip_address: Option<String> = "ip_address::name::text",
         /// The id of the request, as in its response and in the server's log.
         pub request_id: Option<String>,
         /// Time of the change.

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
@@ -74,21 +76,36 @@ pub struct Invited<'a> {
     pub now: DateTime<Utc>,
 }
 
-/// What came of following an invitation.
+/// Who makes an organization.
+#[derive(Clone, Copy, Debug)]
+pub struct Founded<'a> {
+    pub bearer: Bearer<'a>,
+    /// The id of the organization to make.
+    pub organization: Uuid,
+    /// The id of the membership to make.
+    pub member: Uuid,
+    /// 1 to 200 characters.
+    pub name: &'a str,
+    /// The wanted slug; it gets a number when it is taken.
+    pub slug: &'a str,
+    pub now: DateTime<Utc>,
+}
+
+/// What came of knocking at a door without being a member.
 #[derive(Debug)]
 pub enum Admission {
     /// A membership, and a transaction in its organization.
     Joined {
         tx: TenantTx,
-        /// The invitation.
-        invitation: Uuid,
+        /// The invitation, if there was one.
+        invitation: Option<Uuid>,
         /// The organization's name.
         name: String,
         /// The organization's slug.
         slug: String,
         clerk_org_id: Option<String>,
     },
-    /// Nothing, and why, as `tenantry.accept_invitation` says.
+    /// Nothing, and why, as the function behind the door says.
     Refused(String),
 }
 
@@ -140,36 +157,46 @@ impl TenantTx {
     /// [`Error::Unavailable`] when no connection is to be had in time.
     pub async fn begin_by_invitation(db: &Db, invited: &Invited<'_>, traffic: Arc<Traffic>) -> Result<Admission> {
         let Invited { bearer, token_hash, member, now } = *invited;
+        let sql = "select outcome, user_id, organization_id, role::text, is_superadmin, organization_slug, organization_name, invitation_id, clerk_org_id
+               from tenantry.accept_invitation($1, $2, $3, $4, $5)";
+        let query = sqlx::query(sql).bind(bearer.subject).bind(bearer.session).bind(token_hash).bind(member).bind(now);
+        Self::begin_by_door(db, bearer, query, traffic).await
+    }
+
+    /// Opens a transaction that writes by making an organization, which its bearer owns from here on. Nothing of it lasts
+    /// unless the transaction is committed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no connection is to be had in time.
+    pub async fn begin_by_creation(db: &Db, founded: &Founded<'_>, traffic: Arc<Traffic>) -> Result<Admission> {
+        let Founded { bearer, organization, member, name, slug, now } = *founded;
+        let sql = "select outcome, user_id, organization_id, role::text, is_superadmin, slug, $5::text, null::uuid, null::text
+               from tenantry.create_organization($1, $2, $3, $4, $5, $6, $7)";
+        let query = sqlx::query(sql).bind(bearer.subject).bind(bearer.session).bind(organization).bind(member);
+        Self::begin_by_door(db, bearer, query.bind(name).bind(slug).bind(now), traffic).await
+    }
+
+    async fn begin_by_door(
+        db: &Db,
+        bearer: Bearer<'_>,
+        door: Query<'_, Postgres, PgArguments>,
+        traffic: Arc<Traffic>,
+    ) -> Result<Admission> {
         if [Some(bearer.subject), bearer.session].into_iter().flatten().any(|text| text.contains('\0')) {
             return Ok(Admission::Refused("NO_ACCOUNT".to_owned()));
         }
         let mode = Writing(Some(db.app().acquire().await?));
         let mut tx = Self { mode, tenant: NOBODY, traffic };
         sqlx::raw_sql(db.begin()).execute(tx.conn()).await?;
-        let row = sqlx::query(
-            "select outcome, user_id, organization_id, role::text, is_superadmin, invitation_id, organization_name, organization_slug, clerk_org_id
-               from tenantry.accept_invitation($1, $2, $3, $4, $5)",
-        )
-        .bind(bearer.subject)
-        .bind(bearer.session)
-        .bind(token_hash)
-        .bind(member)
-        .bind(now)
-        .fetch_one(tx.conn())
-        .await?;
+        let row = door.fetch_one(tx.conn()).await?;
         let outcome: String = row.try_get(0)?;
         if outcome != "JOINED" {
             return Ok(Admission::Refused(outcome));
         }
         let role: String = row.try_get(3)?;
         tx.tenant = tenant(row.try_get(1)?, row.try_get(2)?, &role, row.try_get(4)?)?;
-        Ok(Admission::Joined {
-            tx,
-            invitation: row.try_get(5)?,
-            name: row.try_get(6)?,
-            slug: row.try_get(7)?,
-            clerk_org_id: row.try_get(8)?,
-        })
+        let (slug, name) = (row.try_get(5)?, row.try_get(6)?);
+        Ok(Admission::Joined { tx, slug, name, invitation: row.try_get(7)?, clerk_org_id: row.try_get(8)? })
     }
 
     /// The connection, for one statement: calls are counted.

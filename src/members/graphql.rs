@@ -285,7 +285,8 @@ async fn accept(session: &Session, token: &str) -> Result<std::result::Result<Vi
     };
     let tenant = tx.tenant();
     let after = json!({ "after": { "role": tenant.role.label(), "member": true } });
-    let entry = AuditEntry::of(ACCEPTED, InvitationId::from_uuid(invitation), after);
+    let invitation = InvitationId::from_uuid(invitation.unwrap_or_default());
+    let entry = AuditEntry::of(ACCEPTED, invitation, after);
     let arguments = trail::arguments(tenant, session.clock(), session.origin(), &entry)?;
     sqlx::query_with(trail::INSERT, arguments).execute(tx.conn()).await?;
     tx.commit().await?;

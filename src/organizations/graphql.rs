@@ -1,28 +1,32 @@
-//! `organization` with everything that belongs to it, and `organizationUpdate`.
+//! `organization` with everything that belongs to it, `organizationCreate` and `organizationUpdate`.
 
 use std::sync::Arc;
 
 use async_graphql::{Context, InputObject, MaybeUndefined, Object, SimpleObject};
+use serde_json::json;
 
+use crate::access::IdentitySource;
 use crate::agents::AgentConfiguration;
 use crate::api_keys::ApiKey;
 use crate::audit::AuditLog;
 use crate::billing::{self, Subscription};
 use crate::budgets::Budget;
 use crate::customers::Customer;
+use crate::db::{Admission, Founded, TenantTx, refuse};
 use crate::error::{Error, Result};
 use crate::escalations::Escalation;
 use crate::flags::{self, FeatureFlag};
-use crate::graphql::mutation::{self, UserError};
+use crate::graphql::mutation::{self, Checks, UserError, UserErrorCode, VerbError, VerbResult};
 use crate::graphql::session::Session;
-use crate::id::marker;
-use crate::members::{Invitation, OrganizationMember};
+use crate::id::{OrganizationId, OrganizationMemberId, marker};
+use crate::members::{Invitation, OrganizationMember, OrganizationSummary, ViewerMembership};
 use crate::metrics::{PerformanceMetric, TeamPerformance};
-use crate::organizations::Organization;
+use crate::organizations::{Organization, slug};
 use crate::refunds::Refund;
 use crate::relations;
 use crate::representatives::Representative;
 use crate::tickets::Ticket;
+use crate::trail::{self, AuditEntry};
 use crate::webhook_events::WebhookEvent;
 
 /// The root field of the slice.
@@ -104,12 +108,94 @@ pub struct OrganizationUpdatePayload {
     pub user_errors: Vec<UserError>,
 }
 
+/// The fields of a new organization.
+#[derive(Clone, Debug, InputObject)]
+pub struct OrganizationCreateInput {
+    /// Name: 1 to 200 characters.
+    pub name: String,
+    /// Name in URLs: lower case letters, digits and single hyphens, 1 to 63. Without it, one follows from the name.
+    pub slug: Option<String>,
+}
+
+/// The result of `organizationCreate`.
+#[derive(Debug, SimpleObject)]
+pub struct OrganizationCreatePayload {
+    /// The viewer's membership in the new organization, as its owner; null when there are errors. Name it in
+    /// `X-Organization-Id` to work in it.
+    pub membership: Option<ViewerMembership>,
+    /// Errors of the input; empty on success.
+    pub user_errors: Vec<UserError>,
+}
+
+/// Makes an organization; the inner error is the caller's to mend.
+async fn create(session: &Session, input: OrganizationCreateInput) -> VerbResult<ViewerMembership> {
+    let (bearer, services) = (session.identity()?.bearer(), session.services());
+    // Who acts in the place of a user makes nothing that they own.
+    if session.is_restricted() {
+        return Err(Error::ImpersonationRestricted { action: "ORGANIZATION_CREATE" }.into());
+    }
+    if services.identity_source == IdentitySource::Clerk {
+        let message = "Clerk decides about organizations: create it there, and it comes here.";
+        return Err(VerbError::of_input(UserErrorCode::ManagedElsewhere, message));
+    }
+    let mut checks = Checks::default();
+    let name = checks.required("name", &input.name, 200);
+    let wanted = input.slug.as_deref().map(str::trim);
+    if wanted.is_some_and(|wanted| slug(wanted).as_deref() != Some(wanted)) {
+        let message = "`slug` takes lower case letters, digits and single hyphens between them, 1 to 63.";
+        checks.refuse("slug", UserErrorCode::Invalid, message);
+    }
+    checks.finish()?;
+    let from_name = slug(&name).unwrap_or_else(|| "organization".to_owned());
+    let clock = session.clock();
+    let founded = Founded {
+        bearer,
+        organization: OrganizationId::new(clock).uuid(),
+        member: OrganizationMemberId::new(clock).uuid(),
+        name: &name,
+        slug: wanted.unwrap_or(&from_name),
+        now: clock.now(),
+    };
+    let taken = || VerbError::user("slug", UserErrorCode::Conflict, "Another organization has this slug.");
+    let (mut tx, slug) = match TenantTx::begin_by_creation(&services.db, &founded, session.traffic_shared()).await? {
+        // Nothing was committed.
+        Admission::Joined { slug, .. } if wanted.is_some_and(|wanted| wanted != slug) => return Err(taken()),
+        Admission::Joined { tx, slug, .. } => (tx, slug),
+        Admission::Refused(outcome) if outcome == "NO_ACCOUNT" => return Ok(refuse(&services.db, bearer).await?),
+        Admission::Refused(outcome) if outcome == "TAKEN" => return Err(taken()),
+        Admission::Refused(_) => {
+            let message = "You own 100 organizations, which is the most: leave or delete one first.";
+            return Err(VerbError::of_input(UserErrorCode::Conflict, message));
+        }
+    };
+    let tenant = tx.tenant();
+    let entry = AuditEntry::of(super::CREATED, tenant.organization_id, json!({ "after": { "slug": slug } }));
+    let arguments = trail::arguments(tenant, clock, session.origin(), &entry)?;
+    sqlx::query_with(trail::INSERT, arguments).execute(tx.conn()).await?;
+    tx.commit().await?;
+    let organization = OrganizationSummary { id: tenant.organization_id, name, slug, clerk_org_id: None };
+    Ok(ViewerMembership { organization, role: tenant.role })
+}
+
 /// The mutations of the slice.
 #[derive(Debug, Default)]
 pub struct OrganizationMutation;
 
 #[Object]
 impl OrganizationMutation {
+    /// Creates an organization that the viewer owns. Available before an organization is chosen.
+    async fn organization_create(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationCreateInput,
+    ) -> Result<OrganizationCreatePayload> {
+        match create(Session::of(ctx)?, input).await {
+            Ok(membership) => Ok(OrganizationCreatePayload { membership: Some(membership), user_errors: Vec::new() }),
+            Err(VerbError::User(user_errors)) => Ok(OrganizationCreatePayload { membership: None, user_errors }),
+            Err(VerbError::Fail(error)) => Err(error),
+        }
+    }
+
     /// Updates the organization of the request.
     async fn organization_update(
         &self,

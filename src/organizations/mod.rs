@@ -75,6 +75,23 @@ entity! {
     }
 }
 
+/// A slug as the column takes it: lower case letters, digits and single hyphens, at most 63.
+#[must_use]
+pub fn slug(text: &str) -> Option<String> {
+    let mut slug = String::new();
+    for c in text.chars().take(400) {
+        let c = c.to_ascii_lowercase();
+        if c.is_ascii_alphanumeric() {
+            slug.push(c);
+        } else if c != '\'' && !slug.is_empty() && !slug.ends_with('-') {
+            slug.push('-');
+        }
+    }
+    slug.truncate(63);
+    let slug = slug.trim_end_matches('-');
+    (!slug.is_empty()).then(|| slug.to_owned())
+}
+
 /// Most bytes of `settings` as JSON.
 const MAX_SETTINGS_BYTES: usize = 65_536;
 
@@ -152,4 +169,10 @@ impl Mutation for OrganizationUpdateInput {
 }
 
 /// The mutations of the slice.
-pub const MUTATIONS: &[MutationInfo] = &[MutationInfo::of::<OrganizationUpdateInput>()];
+pub const MUTATIONS: &[MutationInfo] = &[
+    MutationInfo::of::<OrganizationUpdateInput>(),
+    MutationInfo { field: "organizationCreate", action: None, audit: CREATED, row: "Organization" },
+];
+
+/// What the audit log calls a new organization.
+const CREATED: &str = "organization.create";

@@ -7,6 +7,8 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use crate::organizations::slug;
+
 /// Most characters of an id at a provider, as in the columns.
 const ID_CHARS: usize = 255;
 /// 2200-01-01 in seconds. Later moments are taken for errors: they must not freeze a row until then.
@@ -64,22 +66,6 @@ pub(crate) fn whole(value: &Value) -> Option<i64> {
 /// An e-mail address that the column takes.
 pub(crate) fn email(value: &Value) -> Option<String> {
     text(value, 320).filter(|text| text.contains('@') && text.chars().count() >= 3)
-}
-
-/// A slug as the column takes it: lower case letters, digits and single hyphens, at most 63.
-pub(crate) fn slug(text: &str) -> Option<String> {
-    let mut slug = String::new();
-    for c in text.chars().take(400) {
-        let c = c.to_ascii_lowercase();
-        if c.is_ascii_alphanumeric() {
-            slug.push(c);
-        } else if c != '\'' && !slug.is_empty() && !slug.ends_with('-') {
-            slug.push('-');
-        }
-    }
-    slug.truncate(63);
-    let slug = slug.trim_end_matches('-');
-    (!slug.is_empty()).then(|| slug.to_owned())
 }
 
 /// A unique slug: with a mark derived from the id.

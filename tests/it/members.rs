@@ -263,3 +263,55 @@ async fn members_that_clerk_decides_about_are_changed_there() {
     let url = answer["data"]["invitationCreate"]["acceptUrl"].as_str().unwrap_or_default();
     assert!(url.starts_with("https://app.example.com/invitations/accept?token=inv_"), "{answer}");
 }
+
+#[tokio::test]
+async fn organizations_are_made_by_anybody_with_an_account() {
+    const CREATE: &str = "mutation($input: OrganizationCreateInput!) { organizationCreate(input: $input) { membership { role organization { id slug name } } userErrors { code field } } }";
+    let app = TestApp::start().await;
+    let grace = app.token("grace@example.com", None).await;
+    for (input, code) in [
+        (json!({ "name": " " }), "BLANK"),
+        (json!({ "name": "x".repeat(201) }), "TOO_LONG"),
+        (json!({ "name": "A", "slug": "A B" }), "INVALID"),
+        (json!({ "name": "A", "slug": "-a" }), "INVALID"),
+        (json!({ "name": "A", "slug": "acme-corp" }), "CONFLICT"),
+    ] {
+        assert_eq!(codes(&payload(&app, &grace, CREATE, input.clone()).await), [code], "{input}");
+    }
+    // Many of one name at once: each gets a slug that people can read.
+    let made = join_all((0..6).map(|_| payload(&app, &grace, CREATE, json!({ "name": "Grace & Söhne" })))).await;
+    let mut slugs: Vec<&str> =
+        made.iter().filter_map(|payload| payload["membership"]["organization"]["slug"].as_str()).collect();
+    slugs.sort_unstable();
+    assert_eq!(
+        slugs,
+        ["grace-s-hne", "grace-s-hne-2", "grace-s-hne-3", "grace-s-hne-4", "grace-s-hne-5", "grace-s-hne-6"]
+    );
+    let inside = app.token("grace@example.com", Some("grace-s-hne")).await;
+    assert_eq!(roles(&app, &inside).await, [("grace@example.com".to_owned(), "OWNER".to_owned())]);
+    let log = "{ organization { auditLogs { nodes { action ipAddress user { email } } } } }";
+    let nodes = app.data(&inside, log, json!({})).await["organization"]["auditLogs"]["nodes"].clone();
+    assert_eq!(
+        nodes,
+        json!([{ "action": "organization.create", "ipAddress": "127.0.0.1", "user": { "email": "grace@example.com" } }])
+    );
+    // Nothing of the others is to be seen.
+    assert_eq!(
+        codes(
+            &payload(&app, &inside, UPDATE, json!({ "id": "mem_0199c0ffee0070008000000000000001", "role": "VIEWER" }))
+                .await
+        ),
+        ["NOT_FOUND"]
+    );
+    let stranger = crate::support::sign(
+        &json!({ "alg": "EdDSA", "typ": "JWT" }),
+        &json!({ "iss": "tenantry-development", "sub": "user_nobody", "sid": "s", "v": 2 }),
+        &app.clock,
+    );
+    assert_eq!(app.error_code(&stranger, CREATE, json!({ "input": { "name": "A" } })).await, "ACCOUNT_NOT_READY");
+    let impersonated = app.impersonated("grace@example.com", None, "user_support").await;
+    assert_eq!(
+        app.error_code(&impersonated, CREATE, json!({ "input": { "name": "A" } })).await,
+        "IMPERSONATION_RESTRICTED"
+    );
+}

@@ -145,6 +145,13 @@ const REQUESTS: &[Request] = &[
         ids: &[("/input/id", "InvitationRevokeInput.id")],
     },
     Request {
+        root: "organizationCreate",
+        allowed: Allowed::Anybody,
+        document: "mutation($input: OrganizationCreateInput!) { organizationCreate(input: $input) { membership { role } userErrors { code field } } }",
+        variables: r#"{ "input": { "name": "Gates" } }"#,
+        ids: &[],
+    },
+    Request {
         root: "invitationAccept",
         allowed: Allowed::Anybody,
         document: "mutation($input: InvitationAcceptInput!) { invitationAccept(input: $input) { membership { role } userErrors { code field } } }",

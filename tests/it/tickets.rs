@@ -261,7 +261,10 @@ async fn tickets_show_and_allow_a_role_what_the_matrix_says() {
         assert_eq!(app.error_code(&bob, mutation, json!({})).await, "FORBIDDEN");
     }
     let viewer = app.data(&bob, "{ viewer { role permissions } }", json!({})).await;
-    assert_eq!(viewer["viewer"], json!({ "role": "VIEWER", "permissions": ["ORGANIZATION_READ", "BILLING_READ"] }));
+    assert_eq!(
+        viewer["viewer"],
+        json!({ "role": "VIEWER", "permissions": ["ORGANIZATION_READ", "BILLING_READ", "ORGANIZATION_LEAVE"] })
+    );
 }
 
 /// Fields of one mutation request are done one after the other, and each payload shows the state after its own write.

@@ -6,14 +6,15 @@
 //! - accepted deliveries per second, and the answer times at half of that rate, beside pgbench with one
 //!   `insert … on conflict do nothing` for each delivery;
 //! - how fast one and two workers drain a full inbox of changes to organizations, users and subscriptions;
-//! - the time from a delivery's start until GraphQL shows its effect, when there is nothing else to do.
+//! - the time from a delivery's start until GraphQL shows its effect, when there is nothing else to do;
+//! - the time from the delivery of a ban until the open stream of the person ends.
 //!
 //! Machines are noisy; the ratio is the figure. Everything stays on this machine, is bounded in time and ends what it
 //! started.
 
 mod support;
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -132,6 +133,9 @@ fn main() -> Anything<()> {
     let visible = visible(&bench, &server, newest + 1)?;
     println!("\n| from delivery to GraphQL, idle | p50 ms | p99 ms |\n|---|---|---|");
     println!("| {} samples | {:.2} | {:.2} |", visible.len(), at(&visible, 50), at(&visible, 99));
+    let ended = ended(&bench, &server, newest + 1_000_000)?;
+    println!("\n| from the delivery of a ban to the end of a stream | p50 ms | p99 ms |\n|---|---|---|");
+    println!("| {} samples | {:.2} | {:.2} |", ended.len(), at(&ended, 50), at(&ended, 99));
     Ok(())
 }
 
@@ -460,6 +464,49 @@ fn visible(bench: &Bench, server: &Server, newest: i64) -> Anything<Vec<f64>> {
         millis.push(start.elapsed().as_secs_f64() * 1000.0);
         // Idle is what is measured.
         std::thread::sleep(Duration::from_millis(25));
+    }
+    millis.sort_by(f64::total_cmp);
+    Ok(millis)
+}
+
+/// Delivers that a person is banned, and takes the time until their stream ends; sorted milliseconds.
+fn ended(bench: &Bench, server: &Server, newest: i64) -> Anything<Vec<f64>> {
+    let samples = bench.options.samples.min(100);
+    let mut sender = BufReader::new(TcpStream::connect(server.address)?);
+    let query = json!({ "query": "subscription { ticketChanged { ticket { id } } }" }).to_string();
+    let query = format!(
+        "POST /graphql HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAccept: text/event-stream\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{query}",
+        bench.token,
+        query.len()
+    );
+    let mut millis = Vec::with_capacity(samples);
+    for sample in 0..samples {
+        let mut stream = TcpStream::connect(server.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(query.as_bytes())?;
+        // Until the subscription hears.
+        std::thread::sleep(Duration::from_millis(200));
+        let mut start = Instant::now();
+        for banned in [true, false] {
+            let n = i64::try_from(sample)? * 2 + i64::from(!banned);
+            let body = json!({ "type": "user.updated", "object": "event", "timestamp": newest * 1000 + n, "instance_id": "ins_bench",
+                "data": { "id": bench.tenants[0].owner, "object": "user", "first_name": "Bench", "banned": banned, "locked": false } });
+            let request = bench.request(WebhookSource::Clerk, &format!("msg_ban_{newest}_{n}"), &body.to_string());
+            if banned {
+                start = Instant::now();
+            }
+            exchange(&mut sender, &request)?;
+            if banned {
+                let mut heard = String::new();
+                stream.read_to_string(&mut heard)?;
+                if !heard.contains("ACCOUNT_BLOCKED") {
+                    return Err(format!("the stream ended otherwise: {heard}").into());
+                }
+                millis.push(start.elapsed().as_secs_f64() * 1000.0);
+            } else {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
     }
     millis.sort_by(f64::total_cmp);
     Ok(millis)

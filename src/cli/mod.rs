@@ -4,6 +4,7 @@
 //! environment are wrong.
 
 mod adopt;
+mod audit;
 mod confirm;
 mod database;
 mod migrate;
@@ -54,6 +55,8 @@ enum Command {
     Reconcile(reconcile::Reconcile),
     Verify(verify::Verify),
     #[command(subcommand)]
+    Audit(audit::Audit),
+    #[command(subcommand)]
     Adopt(adopt::Adopt),
 }
 
@@ -78,6 +81,7 @@ impl Command {
             Self::Webhooks(command) => command.run(config, output).await,
             Self::Reconcile(command) => command.run(&config, output).await,
             Self::Verify(command) => command.run(&config, output).await,
+            Self::Audit(command) => command.run(&config).await,
             Self::Adopt(command) => command.run(&config, output).await,
         }
     }

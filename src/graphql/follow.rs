@@ -17,7 +17,7 @@ use crate::id::Id;
 /// the stream ends.
 ///
 /// # Errors
-/// When the viewer may not see such rows; [`Error::Unavailable`](crate::error::Error::Unavailable).
+/// When the viewer may not see such rows; [`Error::Unavailable`].
 pub async fn follow<M: Loadable, T: Send + 'static>(
     ctx: &Context<'_>,
     only: Option<Id<M>>,

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::id::OrganizationId;
 use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, STALE};
 use crate::sync::effects::Effects;
-use crate::sync::mirror::{self, Kind, Lock, Merged, RemoteChange};
+use crate::sync::mirror::{self, Kind, Lock, Merged, RemoteChange, RemoteObject};
 use crate::sync::stripe;
 use translate::Statement;
 
@@ -83,12 +83,22 @@ async fn user(effects: &mut Effects<'_>, change: &RemoteChange<mirror::User>) ->
     if row.deleted {
         members::end_all(effects, &row).await?;
     }
-    let organization = users::workspace(effects, &user, &row).await?;
+    let organization = workspace(effects, &user, &row).await?;
     users::record(effects, &row).await?;
-    if let Some(organization) = organization {
-        attribute(effects, &[user.id.clone()], organization).await?;
-    }
     Ok(EventOutcome::applied(organization))
+}
+
+/// The personal workspace of a user. What came before it was made is its own.
+async fn workspace(
+    effects: &mut Effects<'_>,
+    user: &RemoteObject<mirror::User>,
+    row: &users::UserRow,
+) -> Result<Option<OrganizationId>> {
+    let Some(workspace) = users::workspace(effects, user, row).await? else { return Ok(None) };
+    if workspace.inserted {
+        attribute(effects, std::slice::from_ref(&user.id), workspace.id).await?;
+    }
+    Ok(Some(workspace.id))
 }
 
 /// Gives the events about these objects to their organization: those that came before it was known have none yet. What was
@@ -143,7 +153,7 @@ async fn organization_or_membership(
             && let Some(row) = users::project(effects, &user).await?
         {
             // What is mentioned may be the first name that is heard.
-            users::workspace(effects, &user, &row).await?;
+            workspace(effects, &user, &row).await?;
             if row.inserted {
                 // Memberships may have waited for this user.
                 let waiting = mirror::naming::<mirror::Membership>(effects.tx, &[user.id.clone()]).await?;
@@ -186,11 +196,12 @@ async fn organization_or_membership(
         mirror::lock(effects.tx, [Lock::Tenant(organization.uuid())]).await?;
         members::keep_an_owner(effects, organization, false).await?;
     }
-    if let Some(id) = found {
-        let objects = membership.map(|change| &change.id).into_iter().chain(organization.map(|change| &change.id));
-        attribute(effects, &objects.cloned().collect::<Vec<_>>(), id).await?;
+    if let (Some(id), Some(change)) = (found, membership) {
+        // Its role may have been unknown before.
+        attribute(effects, std::slice::from_ref(&change.id), id).await?;
     }
     for (clerk_id, id) in new {
+        attribute(effects, std::slice::from_ref(&clerk_id), id).await?;
         project_waiting(effects, &clerk_id, id).await?;
     }
     Ok(EventOutcome::Applied { organization: found, finding })

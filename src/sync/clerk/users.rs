@@ -22,6 +22,12 @@ pub(crate) struct UserRow {
     pub(crate) deleted: bool,
 }
 
+/// A personal workspace.
+pub(crate) struct Workspace {
+    pub(crate) id: OrganizationId,
+    pub(crate) inserted: bool,
+}
+
 /// Writes the row of the user; none, when only the deletion is known. The caller holds the user's lock.
 pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirror::User>) -> Result<Option<UserRow>> {
     let known =
@@ -184,7 +190,7 @@ pub(crate) async fn workspace(
     effects: &mut Effects<'_>,
     user: &RemoteObject<mirror::User>,
     row: &UserRow,
-) -> Result<Option<OrganizationId>> {
+) -> Result<Option<Workspace>> {
     let known = sqlx::query!(
         r#"select o.id as "id: OrganizationId", o.name, o.slug, o.version, o.deleted_at is not null as "deleted!"
              from tenantry.organizations o join tenantry.organization_members m on m.organization_id = o.id
@@ -201,7 +207,8 @@ pub(crate) async fn workspace(
     let name = given.map_or_else(|| "Personal workspace".to_owned(), |given| format!("{given}'s Workspace"));
     let slug = slug_with_mark(&slug(&name).unwrap_or_else(|| "workspace".to_owned()), &user.id);
     let now = effects.clock.now();
-    let organization = if let Some(known) = known {
+    let inserted = known.is_none();
+    let id = if let Some(known) = known {
         // The name is the user's from their first change on, and that of an adopted one was always theirs: it has no
         // mark. A deleted one is renamed, too: the deletion may have come before what was said first.
         let ours = known.slug.ends_with(&format!("-{}", fingerprint(&user.id)));
@@ -258,12 +265,12 @@ pub(crate) async fn workspace(
         sqlx::query!(
             "update tenantry.users set current_organization_id = $2 where id = $1 and current_organization_id is null",
             row.id as _,
-            organization as _
+            id as _
         )
         .execute(effects.tx.conn())
         .await?;
     }
-    Ok(Some(organization))
+    Ok(Some(Workspace { id, inserted }))
 }
 
 /// Ends a session before its tokens do, and tells the streams of its user.

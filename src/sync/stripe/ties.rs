@@ -28,6 +28,7 @@ const MOST: i64 = 100;
 const STEP: i16 = 128;
 
 /// An event of the inbox.
+#[derive(Clone)]
 struct Stored {
     id: String,
     kind: String,
@@ -71,15 +72,21 @@ impl Sequence {
         let rows = sqlx::query!(
             r#"select event_id, event_type, raw_body from tenantry.webhook_events
                 where source = 'STRIPE' and object_id = $1 and event_id <> $3
+                  and starts_with(event_type, 'entitlements.') = starts_with($5, 'entitlements.')
                   and event_created_at in (
                       $2,
-                      (select max(event_created_at) from tenantry.webhook_events where source = 'STRIPE' and object_id = $1 and event_created_at < $2),
-                      (select min(event_created_at) from tenantry.webhook_events where source = 'STRIPE' and object_id = $1 and event_created_at > $2))
+                      (select max(event_created_at) from tenantry.webhook_events
+                        where source = 'STRIPE' and object_id = $1 and event_created_at < $2
+                          and starts_with(event_type, 'entitlements.') = starts_with($5, 'entitlements.')),
+                      (select min(event_created_at) from tenantry.webhook_events
+                        where source = 'STRIPE' and object_id = $1 and event_created_at > $2
+                          and starts_with(event_type, 'entitlements.') = starts_with($5, 'entitlements.')))
                 order by event_created_at, event_id limit $4"#,
             object,
             moment,
             event.id,
-            3 * MOST
+            3 * MOST,
+            event.kind
         )
         .fetch_all(tx.conn())
         .await?;
@@ -101,11 +108,13 @@ impl Sequence {
                 std::cmp::Ordering::Greater => after.push(stored),
             }
         }
-        let before = in_order(None, before);
-        let mut now = in_order(before.last(), now);
+        // What was before a second is the last of the second before it, in the order that its own events give. That is one
+        // answer, whichever event asks: the order must not depend on which of them came last.
+        let last_of = |events: &[Stored]| in_order(None, events.to_vec()).pop();
+        let base_of_after = last_of(&now);
+        let mut now = in_order(last_of(&before).as_ref(), now);
         if after.len() > 1 {
-            let after = in_order(now.last(), after);
-            now.extend(after);
+            now.extend(in_order(base_of_after.as_ref(), after));
         }
         Ok(Self(now))
     }

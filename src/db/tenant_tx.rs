@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgArguments;
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use tokio_postgres::Row;
@@ -124,6 +124,14 @@ impl TenantTx {
         traffic: Arc<Traffic>,
     ) -> Result<Self> {
         let begin = begin_statement(db.begin(), bearer.into(), organization)?;
+        let (mut tx, rows) = Self::begun(db, &begin, traffic).await?;
+        let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
+        tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+        Ok(tx)
+    }
+
+    /// Sends the statements that begin a transaction, of nobody so far, on a connection that lives.
+    async fn begun(db: &Db, begin: &str, traffic: Arc<Traffic>) -> Result<(Self, Vec<PgRow>)> {
         // An idle connection may have died with the server: try as many as were idle, then one new one.
         let mut dead_connections_left = db.app().num_idle();
         loop {
@@ -133,8 +141,8 @@ impl TenantTx {
             // The guard exists before the statement is sent: a request that is cancelled here is rolled back as well.
             let mode = Writing(Some(connection));
             let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
-            let rows = match sqlx::raw_sql(AssertSqlSafe(begin.as_str())).fetch_all(tx.raw()).await {
-                Ok(rows) => rows,
+            match sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(tx.raw()).await {
+                Ok(rows) => return Ok((tx, rows)),
                 Err(error) => {
                     tx.mode.close_connection();
                     if dead_connections_left > 0 && connection_died(&error) {
@@ -143,10 +151,7 @@ impl TenantTx {
                     }
                     return Err(error.into());
                 }
-            };
-            let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
-            tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
-            return Ok(tx);
+            }
         }
     }
 
@@ -185,9 +190,7 @@ impl TenantTx {
         if [Some(bearer.subject), bearer.session].into_iter().flatten().any(|text| text.contains('\0')) {
             return Ok(Admission::Refused("NO_ACCOUNT".to_owned()));
         }
-        let mode = Writing(Some(db.app().acquire().await?));
-        let mut tx = Self { mode, tenant: NOBODY, traffic };
-        sqlx::raw_sql(db.begin()).execute(tx.conn()).await?;
+        let (mut tx, _) = Self::begun(db, db.begin(), traffic).await?;
         let row = door.fetch_one(tx.conn()).await?;
         let outcome: String = row.try_get(0)?;
         if outcome != "JOINED" {

@@ -20,6 +20,8 @@ pub(crate) struct UserRow {
     pub(crate) inserted: bool,
     pub(crate) linked: bool,
     pub(crate) deleted: bool,
+    /// Whether they have no access, by deletion or by a ban or a lock.
+    pub(crate) shut_out: bool,
 }
 
 /// A personal workspace.
@@ -39,7 +41,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
         (Some(id), _) => (id, true),
         // The row is not from the sync: mentions by other objects do not change it.
         (None, Some(row)) if row.source_version == 0 && !user.is_confirmed() && !user.deleted => {
-            return Ok(Some(UserRow { id: row.id, inserted: false, linked: false, deleted: false }));
+            return Ok(Some(UserRow { id: row.id, inserted: false, linked: false, deleted: false, shut_out: false }));
         }
         (None, Some(row)) => (row.id, false),
         (None, None) if user.is_blank() => return Ok(None),
@@ -71,7 +73,8 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
     )
     .execute(effects.tx.conn())
     .await?;
-    Ok(Some(UserRow { id, inserted, linked: linked.is_some(), deleted: user.deleted }))
+    let shut_out = user.deleted || user.fields.blocked_until.get().flatten().is_some();
+    Ok(Some(UserRow { id, inserted, linked: linked.is_some(), deleted: user.deleted, shut_out }))
 }
 
 /// What a person is called who published no name: never by an identifier, which they did not publish either.
@@ -164,7 +167,9 @@ pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<(
     .await?;
     for organization in organizations {
         effects.record(organization, action, ("User", row.id.uuid()), serde_json::json!({})).await?;
-        effects.recheck_access(organization, Some(row.id)).await?;
+        if row.shut_out {
+            effects.recheck_access(organization, Some(row.id)).await?;
+        }
     }
     Ok(())
 }

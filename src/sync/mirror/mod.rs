@@ -256,7 +256,16 @@ pub(crate) async fn merge<F: Fields>(
     object: &mut RemoteObject<F>,
     change: &RemoteChange<F>,
 ) -> Result<Merged> {
-    let merged = object.merge(change);
+    merge_all(tx, object, std::slice::from_ref(change)).await
+}
+
+/// The same for several changes, in their order; how much is new is that of the greatest.
+pub(crate) async fn merge_all<F: Fields>(
+    tx: &mut SystemTx,
+    object: &mut RemoteObject<F>,
+    changes: &[RemoteChange<F>],
+) -> Result<Merged> {
+    let merged = changes.iter().map(|change| object.merge(change)).max().unwrap_or(Merged::Stale);
     if merged > Merged::Stale {
         keep(tx, object).await?;
     }

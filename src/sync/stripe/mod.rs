@@ -148,22 +148,6 @@ impl Given<'_> {
     }
 }
 
-/// Merges changes in order; how much is new is that of the greatest.
-async fn merge_all<F: Fields>(
-    tx: &mut SystemTx,
-    object: &mut RemoteObject<F>,
-    changes: &[RemoteChange<F>],
-) -> Result<Merged> {
-    let mut merged = Merged::Stale;
-    for change in changes {
-        merged = merged.max(object.merge(change));
-    }
-    if merged > Merged::Stale {
-        mirror::keep(tx, object).await?;
-    }
-    Ok(merged)
-}
-
 /// What is about a customer.
 trait OfCustomer: Asked {
     /// The customer of an object with this id.
@@ -267,7 +251,7 @@ async fn merge<F: OfCustomer>(
     changes: &[RemoteChange<F>],
 ) -> Result<EventOutcome> {
     let before = object.fields.organization().map(str::to_owned);
-    let merged = merge_all(effects.tx, &mut object, changes).await?;
+    let merged = mirror::merge_all(effects.tx, &mut object, changes).await?;
     let Some(customer) = object.fields.customer(&object.id) else {
         return Ok(if merged == Merged::Stale { EventOutcome::ignored(STALE) } else { EventOutcome::applied(None) });
     };
@@ -317,7 +301,7 @@ async fn of_sold<F: Sold>(
     let Some(changes) = given.changes(effects, &object, change).await? else {
         return Ok(EventOutcome::Refetch(F::remote(&object.id)));
     };
-    let merged = merge_all(effects.tx, &mut object, &changes).await?;
+    let merged = mirror::merge_all(effects.tx, &mut object, &changes).await?;
     let reached = match (merged, object.fields.reached().text()) {
         (Merged::New, _) => String::new(),
         // Also when it is older than the change that is being applied: that goes on.

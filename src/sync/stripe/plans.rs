@@ -262,7 +262,7 @@ pub(crate) fn bought(
 }
 
 /// The period that these items share, if they have one.
-fn period<'a>(items: impl Iterator<Item = &'a Item>) -> Option<(Option<i64>, Option<i64>)> {
+pub(crate) fn period<'a>(items: impl Iterator<Item = &'a Item>) -> Option<(Option<i64>, Option<i64>)> {
     let (mut starts, mut ends) = (None, None);
     for item in items {
         starts = starts.max(item.starts);

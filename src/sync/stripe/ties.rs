@@ -68,20 +68,19 @@ impl Sequence {
         let (Some(object), Some(moment)) = (event.object_id(), DateTime::from_timestamp(event.moment(), 0)) else {
             return Ok(Self(vec![own()]));
         };
-        // The usual case is answered from the index alone.
+        // In the usual case there is nothing to put in order, and no body is read.
         let rows = sqlx::query!(
-            r#"select event_id, event_type, raw_body from tenantry.webhook_events
-                where source = 'STRIPE' and object_id = $1 and event_id <> $3
-                  and starts_with(event_type, 'entitlements.') = starts_with($5, 'entitlements.')
-                  and event_created_at in (
-                      $2,
-                      (select max(event_created_at) from tenantry.webhook_events
-                        where source = 'STRIPE' and object_id = $1 and event_created_at < $2
-                          and starts_with(event_type, 'entitlements.') = starts_with($5, 'entitlements.')),
-                      (select min(event_created_at) from tenantry.webhook_events
-                        where source = 'STRIPE' and object_id = $1 and event_created_at > $2
-                          and starts_with(event_type, 'entitlements.') = starts_with($5, 'entitlements.')))
-                order by event_created_at, event_id limit $4"#,
+            r#"with same as not materialized (
+                   select id, event_id, event_created_at from tenantry.webhook_events
+                    where source = 'STRIPE' and object_id = $1 and event_id <> $3
+                      and starts_with(event_type, 'entitlements.') = starts_with($5, 'entitlements.')),
+               near as materialized (
+                   select id, event_id, event_created_at from same
+                    where event_created_at in ($2, (select max(event_created_at) from same where event_created_at < $2),
+                                                   (select min(event_created_at) from same where event_created_at > $2)))
+               select e.event_id, e.event_type, e.raw_body from near join tenantry.webhook_events e on e.id = near.id
+                where exists (select from near where event_created_at = $2) or (select count(*) from near where event_created_at > $2) > 1
+                order by near.event_created_at, near.event_id limit $4"#,
             object,
             moment,
             event.id,

@@ -58,12 +58,17 @@ impl<'a> Event<'a> {
 
     /// The id under which the inbox keeps what it is about.
     pub(crate) fn object_id(&self) -> Option<String> {
-        id(&self.object()["id"]).or_else(|| id(&self.object()["customer"]))
+        id_in(self.object())
     }
 
     pub(crate) fn effect(&self) -> Option<Effect> {
         EventType::of(WebhookSource::Stripe, self.kind).map(EventType::effect)
     }
+}
+
+/// The id of an object. What a customer is entitled to has none of its own, and goes by the customer's.
+fn id_in(object: &Value) -> Option<String> {
+    id(&object["id"]).or_else(|| id(&object["customer"]))
 }
 
 /// Orders events of one second by themselves: the later in an object's life has the greater rank.
@@ -192,7 +197,7 @@ impl Fetched {
     }
 
     fn object_id(&self) -> Option<String> {
-        id(&self.object["id"]).or_else(|| id(&self.object["customer"]))
+        id_in(&self.object)
     }
 }
 
@@ -226,7 +231,6 @@ fn subscription(subscription: String, at: FieldVersion, object: &Value) -> Remot
     // A part of a list is never taken for all of it: it says less than any list that was whole.
     let in_part = object["items"]["has_more"] == true;
     let of_items = FieldVersion { authority: u8::from(!in_part), ..at.clone() };
-    let (starts, ends) = periods(object, items.unwrap_or_default());
     let sold: Vec<&Value> = items
         .unwrap_or_default()
         .iter()
@@ -236,6 +240,8 @@ fn subscription(subscription: String, at: FieldVersion, object: &Value) -> Remot
         .collect();
     let said = || sold.iter().filter_map(|sold| Some((id(sold)?, plans::of_sold(sold))));
     let items: Option<Vec<mirror::Item>> = items.map(|items| items.iter().take(MOST_ITEMS).map(plans::item).collect());
+    // Since 2025-03-31 items have the period, before the subscription had it.
+    let (starts, ends) = items.iter().find_map(|items| plans::period(items.iter())).unwrap_or_default();
     let catalogue = items.as_ref().map(|items| {
         let ids = items.iter().flat_map(|item| [item.price.clone(), item.product.clone()]);
         ids.flatten().collect::<Vec<String>>()
@@ -251,8 +257,8 @@ fn subscription(subscription: String, at: FieldVersion, object: &Value) -> Remot
         plans: Each::said(&at, said().filter_map(|(sold, (plan, _))| Some((sold, plan?.to_owned())))),
         seats: Each::said(&at, said().filter_map(|(sold, (_, seat))| Some((sold, seat?)))),
         catalogue: Latest::said(&of_items, catalogue),
-        period_start: Latest::said(&at, starts),
-        period_end: Latest::said(&at, ends),
+        period_start: Latest::said(&at, starts.or_else(|| seconds(&object["current_period_start"]))),
+        period_end: Latest::said(&at, ends.or_else(|| seconds(&object["current_period_end"]))),
         cancel_at_period_end: Latest::said(&at, object["cancel_at_period_end"].as_bool()),
         cancel_at: Latest::said(&at, object.get("cancel_at").map(seconds)),
         trial_end: Latest::said(&at, seconds(&object["trial_end"])),
@@ -260,17 +266,6 @@ fn subscription(subscription: String, at: FieldVersion, object: &Value) -> Remot
         created: Latest::said(&at, seconds(&object["created"])),
     };
     RemoteChange { id: subscription, at, deleted: over, fields }
-}
-
-/// The period: since 2025-03-31 of the items, before of the subscription. Items may differ: then what they share.
-fn periods(object: &Value, items: &[Value]) -> (Option<i64>, Option<i64>) {
-    let of_items = |field: &str| items.iter().filter_map(|item| seconds(&item[field])).collect::<Vec<_>>();
-    let starts = of_items("current_period_start").into_iter().max();
-    let ends = of_items("current_period_end").into_iter().min();
-    (
-        starts.or_else(|| seconds(&object["current_period_start"])),
-        ends.or_else(|| seconds(&object["current_period_end"])),
-    )
 }
 
 /// Most items of a subscription that are read; Stripe allows 20.

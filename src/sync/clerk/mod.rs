@@ -84,7 +84,7 @@ async fn user(effects: &mut Effects<'_>, change: &RemoteChange<mirror::User>) ->
         members::end_all(effects, &row).await?;
     }
     let organization = workspace(effects, &user, &row).await?;
-    users::record(effects, &row).await?;
+    users::record(effects, &user, &row).await?;
     Ok(EventOutcome::applied(organization))
 }
 

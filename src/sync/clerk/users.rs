@@ -20,8 +20,6 @@ pub(crate) struct UserRow {
     pub(crate) inserted: bool,
     pub(crate) linked: bool,
     pub(crate) deleted: bool,
-    /// Whether they have no access, by deletion or by a ban or a lock.
-    pub(crate) shut_out: bool,
 }
 
 /// A personal workspace.
@@ -41,7 +39,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
         (Some(id), _) => (id, true),
         // The row is not from the sync: mentions by other objects do not change it.
         (None, Some(row)) if row.source_version == 0 && !user.is_confirmed() && !user.deleted => {
-            return Ok(Some(UserRow { id: row.id, inserted: false, linked: false, deleted: false, shut_out: false }));
+            return Ok(Some(UserRow { id: row.id, inserted: false, linked: false, deleted: false }));
         }
         (None, Some(row)) => (row.id, false),
         (None, None) if user.is_blank() => return Ok(None),
@@ -73,8 +71,7 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
     )
     .execute(effects.tx.conn())
     .await?;
-    let shut_out = user.deleted || user.fields.blocked_until.get().flatten().is_some();
-    Ok(Some(UserRow { id, inserted, linked: linked.is_some(), deleted: user.deleted, shut_out }))
+    Ok(Some(UserRow { id, inserted, linked: linked.is_some(), deleted: user.deleted }))
 }
 
 /// What a person is called who published no name: never by an identifier, which they did not publish either.
@@ -151,7 +148,8 @@ async fn give_way(effects: &mut Effects<'_>, early: UserId, other: UserId) -> Re
 }
 
 /// Writes to the audit log of every organization of the user.
-pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<()> {
+pub(crate) async fn record(effects: &mut Effects<'_>, user: &RemoteObject<mirror::User>, row: &UserRow) -> Result<()> {
+    let shut_out = row.deleted || user.fields.blocked_until.get().flatten().is_some();
     let action = match row {
         UserRow { deleted: true, .. } => "user.delete",
         UserRow { linked: true, .. } => "user.link",
@@ -167,7 +165,7 @@ pub(crate) async fn record(effects: &mut Effects<'_>, row: &UserRow) -> Result<(
     .await?;
     for organization in organizations {
         effects.record(organization, action, ("User", row.id.uuid()), serde_json::json!({})).await?;
-        if row.shut_out {
+        if shut_out {
             effects.recheck_access(organization, Some(row.id)).await?;
         }
     }

@@ -1,6 +1,7 @@
 drop function tenantry.viewer(text, text);
 drop function tenantry.enter_tenant(text, text, uuid, text, text);
 drop function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz);
+drop function tenantry.switch_organization();
 drop function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz);
 drop table tenantry.ended_sessions;
 drop table tenantry.api_keys;

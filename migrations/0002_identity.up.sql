@@ -393,6 +393,22 @@ $$;
 comment on function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz) is
     'Makes an organization that the bearer of a token owns, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, TOO_MANY (100 organizations), TAKEN (a hundred times).';
 
+-- In an open tenant: the organization of the transaction becomes the one where its viewer works.
+create function tenantry.switch_organization() returns boolean
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    update tenantry.users u set current_organization_id = tenantry.current_org()
+     where u.id = nullif(current_setting('app.current_user_id', true), '')::uuid
+       and exists (select from tenantry.organization_members m
+                    where m.organization_id = tenantry.current_org() and m.user_id = u.id and m.deleted_at is null);
+    return found;
+end
+$$;
+comment on function tenantry.switch_organization() is
+    'Remembers the organization of this transaction as the one where its viewer works; false, and nothing, for whoever is no member.';
+
 -- Whoever leaves works there no more.
 create function tenantry.forget_current_organization() returns trigger
     language plpgsql security definer
@@ -409,10 +425,10 @@ create trigger forget_current_organization after update of deleted_at on tenantr
 
 revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
-    tenantry.forget_current_organization() from public;
+    tenantry.switch_organization(), tenantry.forget_current_organization() from public;
 grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
-    tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz)
-    to tenantry_app, tenantry_superadmin;
+    tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
+    tenantry.switch_organization() to tenantry_app, tenantry_superadmin;
 
 -- A new owner needs CREATE on the schema at the moment it becomes one, and only then.
 grant create on schema tenantry to tenantry_superadmin;
@@ -420,5 +436,6 @@ alter function tenantry.enter_tenant(text, text, uuid, text, text) owner to tena
 alter function tenantry.viewer(text, text) owner to tenantry_superadmin;
 alter function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz) owner to tenantry_superadmin;
+alter function tenantry.switch_organization() owner to tenantry_superadmin;
 alter function tenantry.forget_current_organization() owner to tenantry_superadmin;
 revoke create on schema tenantry from tenantry_superadmin;

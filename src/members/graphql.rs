@@ -2,22 +2,23 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Context, Object, SimpleObject};
+use async_graphql::{Context, InputObject, Object, SimpleObject};
 use serde_json::json;
 
-use crate::access::{Action, MemberRole};
+use crate::access::{Action, MemberRole, OrganizationRef};
 use crate::db::{Admission, Invited, TenantTx, refuse};
 use crate::error::{Error, Result};
 use crate::graphql::mutation::{self, Ran, UserError, UserErrorCode};
 use crate::graphql::session::Session;
-use crate::id::{InvitationId, OrganizationMemberId, marker};
+use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, marker};
 use crate::members::invitations::{
     ACCEPTED, InvitationAcceptInput, InvitationCreateInput, InvitationResendInput, InvitationRevokeInput,
     InvitationToken, accept_url, hash,
 };
+use crate::members::sql::switch_organization;
 use crate::members::verbs::{
     OrganizationLeaveInput, OrganizationMemberRemoveInput, OrganizationMemberUpdateInput,
-    OrganizationOwnershipTransferInput,
+    OrganizationOwnershipTransferInput, SWITCHED,
 };
 use crate::members::{
     Invitation, OrganizationMember, OrganizationSummary, User, ViewerMembership, ViewerRow, viewer, viewer_within,
@@ -99,6 +100,13 @@ impl Viewer {
         self.row.is_superadmin
     }
 
+    /// The viewer's membership where they work, as `organizationSwitch` has left it: a hint for clients which organization
+    /// to open. Null when there is none.
+    async fn current_membership(&self) -> Option<&ViewerMembership> {
+        let current = self.row.current_organization?;
+        self.row.memberships.iter().find(|membership| membership.organization.id == current)
+    }
+
     /// The viewer's memberships, whose organizations `X-Organization-Id` may name.
     async fn memberships(&self) -> &[ViewerMembership] {
         &self.row.memberships
@@ -140,6 +148,22 @@ pub struct InvitationSecretPayload {
 pub struct InvitationRevokePayload {
     /// The invitation; null when there are errors.
     pub invitation: Option<Arc<Invitation>>,
+    /// Errors of the input; empty on success.
+    pub user_errors: Vec<UserError>,
+}
+
+/// The organization to work in.
+#[derive(Clone, Debug, InputObject)]
+pub struct OrganizationSwitchInput {
+    /// One of the organizations of `viewer.memberships`.
+    pub organization_id: OrganizationId,
+}
+
+/// The result of `organizationSwitch`.
+#[derive(Debug, SimpleObject)]
+pub struct OrganizationSwitchPayload {
+    /// The viewer's membership there; null when there are errors.
+    pub membership: Option<ViewerMembership>,
     /// Errors of the input; empty on success.
     pub user_errors: Vec<UserError>,
 }
@@ -232,6 +256,22 @@ impl MembersMutation {
         })
     }
 
+    /// Remembers the organization where the viewer works, for `viewer.currentMembership` on any device. Requests still name
+    /// theirs, by the token or by `X-Organization-Id`. Available before an organization is chosen.
+    async fn organization_switch(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationSwitchInput,
+    ) -> Result<OrganizationSwitchPayload> {
+        let membership = switch(Session::of(ctx)?, input.organization_id).await?;
+        let missing = || {
+            let message = "You are a member of no such organization: `viewer.memberships` has yours.";
+            UserError::new("organizationId", UserErrorCode::NotFound, message)
+        };
+        let user_errors = if membership.is_some() { Vec::new() } else { vec![missing()] };
+        Ok(OrganizationSwitchPayload { membership, user_errors })
+    }
+
     /// Accepts an invitation: the viewer becomes a member of its organization. The viewer's account must have the address
     /// that was invited. Available before an organization is chosen.
     async fn invitation_accept(
@@ -245,6 +285,30 @@ impl MembersMutation {
             Err(refused) => Ok(InvitationAcceptPayload { membership: None, user_errors: vec![refused] }),
         }
     }
+}
+
+/// Remembers where the viewer works; `None` when they are no member there.
+async fn switch(session: &Session, organization: OrganizationId) -> Result<Option<ViewerMembership>> {
+    let (bearer, services) = (session.identity()?.bearer(), session.services());
+    // What was read before is not what the payload is to show.
+    session.close().await;
+    let reference = OrganizationRef::Id(organization.uuid());
+    let begun = TenantTx::begin(&services.db, bearer, &reference, session.traffic_shared()).await;
+    let mut tx = match begun {
+        // Whose account is well has no membership there; others hear about their account.
+        Err(Error::OrganizationNotFound) => match refuse(&services.db, bearer).await {
+            Err(Error::OrganizationNotFound) => return Ok(None),
+            refused => refused,
+        },
+        begun => begun,
+    }?;
+    let tenant = tx.tenant();
+    let Some(summary) = switch_organization(&mut tx).await? else { return Ok(None) };
+    let entry = AuditEntry::of(SWITCHED, tenant.organization_id, json!({}));
+    let arguments = trail::arguments(tenant, session.clock(), session.origin(), &entry)?;
+    sqlx::query_with(trail::INSERT, arguments).execute(tx.conn()).await?;
+    tx.commit().await?;
+    Ok(Some(ViewerMembership { organization: summary, role: tenant.role }))
 }
 
 async fn member_of(ctx: &Context<'_>, id: Option<OrganizationMemberId>) -> Result<Option<Arc<OrganizationMember>>> {

@@ -1,11 +1,12 @@
 //! The queries of the slice.
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use crate::access::Bearer;
 use crate::db::{Bind, Db, Reading, Row, SystemTx, TenantTx};
 use crate::error::{Error, Result};
-use crate::id::{InvitationId, OrganizationMemberId, UserId};
+use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, UserId};
 use crate::members::{MemberRole, OrganizationSummary, User, ViewerMembership};
 
 /// Who the viewer is and where they are a member, across organizations.
@@ -17,12 +18,14 @@ pub struct ViewerRow {
     pub is_superadmin: bool,
     /// Their live memberships, by name of the organization.
     pub memberships: Vec<ViewerMembership>,
+    /// Where they work, if they have said.
+    pub current_organization: Option<OrganizationId>,
 }
 
 /// Who has this `sub`, with a row for each membership. This is the one read that spans organizations on behalf of the API:
 /// it goes through the door function `tenantry.viewer`, which answers for one `sub` only.
 const VIEWER: &str = "select user_id, email, name, avatar_url, is_superadmin, organization_id, organization_name,
-    organization_slug, clerk_org_id, role::text from tenantry.viewer($1, $2)";
+    organization_slug, clerk_org_id, role::text, current_organization_id from tenantry.viewer($1, $2)";
 
 /// Looks up the user with this `sub` and their memberships; `None` when nobody has it.
 ///
@@ -72,7 +75,8 @@ fn read_viewer(subject: &str, rows: &[Row]) -> Result<Option<ViewerRow>> {
             OrganizationSummary { id, name: row.try_get(6)?, slug: row.try_get(7)?, clerk_org_id: row.try_get(8)? };
         memberships.push(ViewerMembership { organization, role });
     }
-    Ok(Some(ViewerRow { user, is_superadmin, memberships }))
+    let current_organization = first.try_get::<_, Option<Uuid>>(10)?.map(OrganizationId::from_uuid);
+    Ok(Some(ViewerRow { user, is_superadmin, memberships, current_organization }))
 }
 
 /// The `sub` of the user with this e-mail address, for the command that makes development tokens.
@@ -130,6 +134,23 @@ pub(super) async fn membership_of_viewer(tx: &mut TenantTx) -> Result<Organizati
     )
     .fetch_one(tx.conn())
     .await?)
+}
+
+/// Remembers the organization of the transaction as the one where its viewer works; `None` when they are no member of it.
+pub(super) async fn switch_organization(tx: &mut TenantTx) -> Result<Option<OrganizationSummary>> {
+    let organization = tx.tenant().organization_id;
+    let row = sqlx::query!(
+        "select o.name, o.slug, o.clerk_org_id from tenantry.organizations o where o.id = $1 and tenantry.switch_organization()",
+        organization as _
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(row.map(|row| OrganizationSummary {
+        id: organization,
+        name: row.name,
+        slug: row.slug,
+        clerk_org_id: row.clerk_org_id,
+    }))
 }
 
 /// Whether a living owner remains without this one.

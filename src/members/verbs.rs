@@ -48,7 +48,11 @@ pub const MUTATIONS: &[MutationInfo] = &[
     MutationInfo::of::<OrganizationMemberRemoveInput>(),
     MutationInfo::of::<OrganizationLeaveInput>(),
     MutationInfo::of::<OrganizationOwnershipTransferInput>(),
+    MutationInfo { field: "organizationSwitch", action: None, audit: SWITCHED, row: "Organization" },
 ];
+
+/// What the audit log calls it when a member says that they work here.
+pub(super) const SWITCHED: &str = "organization.switch";
 
 /// Locks the organization, and refuses where the identity provider decides about its members.
 pub(super) async fn lock_members(work: &mut Work<'_>) -> VerbResult<()> {

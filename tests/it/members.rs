@@ -364,3 +364,64 @@ async fn audit_logs_are_exported_whole() {
     assert!(times.is_sorted());
     assert_eq!(exported(Some(app.clock.now() + chrono::Duration::hours(1))).await.len(), 0);
 }
+
+const SWITCH: &str = "mutation($input: OrganizationSwitchInput!) { organizationSwitch(input: $input) { membership { role organization { id slug } } userErrors { code field } } }";
+const CURRENT: &str =
+    "{ viewer { currentMembership { role organization { slug } } memberships { organization { id slug } } } }";
+
+/// Where somebody works is theirs to say, of the organizations that they belong to; whoever leaves works there no more.
+#[tokio::test]
+async fn viewers_say_where_they_work() {
+    let app = TestApp::start().await;
+    let bob = app.token("bob@example.com", None).await;
+    let viewer = app.data(&bob, CURRENT, json!({})).await["viewer"].clone();
+    let own = viewer["memberships"].as_array().expect("memberships");
+    assert!(own.len() > 1, "{own:?}");
+    for membership in own {
+        let organization = &membership["organization"];
+        let switched = payload(&app, &bob, SWITCH, json!({ "organizationId": organization["id"] })).await;
+        assert_eq!(switched["membership"]["organization"], *organization, "{switched}");
+        let now = app.data(&bob, CURRENT, json!({})).await;
+        assert_eq!(now["viewer"]["currentMembership"]["organization"]["slug"], organization["slug"]);
+    }
+    let worked_in = app.data(&bob, CURRENT, json!({})).await["viewer"]["currentMembership"].clone();
+    let trail: Vec<String> = sqlx::query_scalar(
+        "select o.slug from tenantry.audit_logs a join tenantry.organizations o on o.id = a.organization_id
+          where a.action = 'organization.switch' order by a.created_at, a.id",
+    )
+    .fetch_all(&mut app.database.system().await)
+    .await
+    .expect("the audit log");
+    let slugs: Vec<&str> = own.iter().filter_map(|one| one["organization"]["slug"].as_str()).collect();
+    assert_eq!(trail, slugs);
+
+    // Neither strangers' organizations nor those that are not there, and which of the two it is nobody learns.
+    let foreign: uuid::Uuid = sqlx::query_scalar(
+        "select o.id from tenantry.organizations o where not exists (select from tenantry.organization_members m join tenantry.users u on u.id = m.user_id
+          where m.organization_id = o.id and u.email = 'dave@example.com') limit 1",
+    )
+    .fetch_one(&mut app.database.system().await)
+    .await
+    .expect("an organization without them");
+    let dave = app.token("dave@example.com", None).await;
+    let before = app.data(&dave, CURRENT, json!({})).await;
+    let mut answers = Vec::new();
+    for id in [foreign, uuid::Uuid::nil()] {
+        let id = tenantry::id::OrganizationId::from_uuid(id);
+        answers.push(payload(&app, &dave, SWITCH, json!({ "organizationId": id.to_string() })).await);
+    }
+    assert_eq!(codes(&answers[0]), ["NOT_FOUND"]);
+    assert_eq!(answers[0], answers[1]);
+    assert_eq!(app.data(&dave, CURRENT, json!({})).await, before);
+
+    // Removed from there, one works nowhere.
+    sqlx::query(
+        "update tenantry.organization_members m set deleted_at = now() from tenantry.users u, tenantry.organizations o
+          where u.id = m.user_id and u.email = 'bob@example.com' and o.id = m.organization_id and o.slug = $1",
+    )
+    .bind(worked_in["organization"]["slug"].as_str())
+    .execute(&mut app.database.system().await)
+    .await
+    .expect("a removal");
+    assert!(app.data(&bob, CURRENT, json!({})).await["viewer"]["currentMembership"].is_null());
+}

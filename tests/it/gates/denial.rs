@@ -159,6 +159,13 @@ const REQUESTS: &[Request] = &[
         ids: &[],
     },
     Request {
+        root: "organizationSwitch",
+        allowed: Allowed::Anybody,
+        document: "mutation($input: OrganizationSwitchInput!) { organizationSwitch(input: $input) { membership { role } userErrors { code field } } }",
+        variables: r#"{ "input": { "organizationId": "$Organization" } }"#,
+        ids: &[("/input/organizationId", "OrganizationSwitchInput.organizationId")],
+    },
+    Request {
         root: "organizationMemberUpdate",
         allowed: Allowed::Roles(Action::MemberUpdate),
         document: "mutation($input: OrganizationMemberUpdateInput!) { organizationMemberUpdate(input: $input) { member { role } userErrors { code field } } }",

@@ -393,7 +393,8 @@ $$;
 comment on function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz) is
     'Makes an organization that the bearer of a token owns, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, TOO_MANY (100 organizations), TAKEN (a hundred times).';
 
--- In an open tenant: the organization of the transaction becomes the one where its viewer works.
+-- In an open tenant: the organization of the transaction becomes the one where its viewer works. The lock makes a removal
+-- at the same moment wait, whose trigger then forgets it again, or be waited for.
 create function tenantry.switch_organization() returns boolean
     language plpgsql volatile security definer
     set search_path = pg_catalog, tenantry, pg_temp
@@ -402,7 +403,8 @@ begin
     update tenantry.users u set current_organization_id = tenantry.current_org()
      where u.id = nullif(current_setting('app.current_user_id', true), '')::uuid
        and exists (select from tenantry.organization_members m
-                    where m.organization_id = tenantry.current_org() and m.user_id = u.id and m.deleted_at is null);
+                    where m.organization_id = tenantry.current_org() and m.user_id = u.id and m.deleted_at is null
+                      for share);
     return found;
 end
 $$;

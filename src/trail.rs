@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::access::Tenant;
 use crate::clock::Clock;
-use crate::db::SystemTx;
+use crate::db::{SystemTx, TenantTx};
 use crate::error::{Error, Result};
 use crate::id::{AuditLogId, Id, Identified, OrganizationId};
 
@@ -75,6 +75,16 @@ pub fn arguments(tenant: Tenant, clock: &Clock, origin: Origin<'_>, entry: &Audi
     };
     add().map_err(Error::internal)?;
     Ok(arguments)
+}
+
+/// Writes the row of a viewer's change, in the change's transaction, where no statement of the mutation carries it.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn record(tx: &mut TenantTx, clock: &Clock, origin: Origin<'_>, entry: &AuditEntry) -> Result<()> {
+    let arguments = arguments(tx.tenant(), clock, origin, entry)?;
+    sqlx::query_with(INSERT, arguments).execute(tx.conn()).await?;
+    Ok(())
 }
 
 /// Writes the row of a change that the system made, in the change's transaction.

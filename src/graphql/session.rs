@@ -222,19 +222,27 @@ impl Session {
 
     /// A transaction for one mutation field, if the viewer's role allows the action.
     pub async fn write(&self, action: Action) -> Result<TenantTx> {
-        // What was read before is not what the payload is to show.
-        self.close().await;
-        let (identity, chosen) = self.chosen()?;
-        let traffic = Arc::clone(&self.traffic);
-        let (db, bearer) = (&self.services.db, identity.bearer());
-        let begun = Box::pin(TenantTx::begin(db, bearer, &chosen.reference, traffic)).await;
-        let tx = match begun {
-            Err(Error::OrganizationNotFound) => Box::pin(refuse(db, bearer)).await,
-            begun => begun,
-        }?;
+        let (_, chosen) = self.chosen()?;
+        let tx = self.begin(&chosen.reference).await?;
         chosen.check(tx.tenant())?;
         self.permit(action, tx.tenant().role)?;
         Ok(tx)
+    }
+
+    /// A transaction that writes in an organization of the viewer's, whichever the request names. The caller checks what
+    /// they may do there.
+    ///
+    /// # Errors
+    /// [`Error::OrganizationNotFound`] when they are no member of it, those of the account when it is not well.
+    pub async fn begin(&self, organization: &OrganizationRef) -> Result<TenantTx> {
+        // What was read before is not what the payload is to show.
+        self.close().await;
+        let traffic = Arc::clone(&self.traffic);
+        let (db, bearer) = (&self.services.db, self.identity()?.bearer());
+        match Box::pin(TenantTx::begin(db, bearer, organization, traffic)).await {
+            Err(Error::OrganizationNotFound) => Box::pin(refuse(db, bearer)).await,
+            begun => begun,
+        }
     }
 
     /// Remembers a row as a mutation left it, and who the viewer was: a payload that shows no more than this row needs no

@@ -289,24 +289,14 @@ impl MembersMutation {
 
 /// Remembers where the viewer works; `None` when they are no member there.
 async fn switch(session: &Session, organization: OrganizationId) -> Result<Option<ViewerMembership>> {
-    let (bearer, services) = (session.identity()?.bearer(), session.services());
-    // What was read before is not what the payload is to show.
-    session.close().await;
-    let reference = OrganizationRef::Id(organization.uuid());
-    let begun = TenantTx::begin(&services.db, bearer, &reference, session.traffic_shared()).await;
-    let mut tx = match begun {
-        // Whose account is well has no membership there; others hear about their account.
-        Err(Error::OrganizationNotFound) => match refuse(&services.db, bearer).await {
-            Err(Error::OrganizationNotFound) => return Ok(None),
-            refused => refused,
-        },
-        begun => begun,
-    }?;
+    let mut tx = match session.begin(&OrganizationRef::Id(organization.uuid())).await {
+        Err(Error::OrganizationNotFound) => return Ok(None),
+        begun => begun?,
+    };
     let tenant = tx.tenant();
     let Some(summary) = switch_organization(&mut tx).await? else { return Ok(None) };
     let entry = AuditEntry::of(SWITCHED, tenant.organization_id, json!({}));
-    let arguments = trail::arguments(tenant, session.clock(), session.origin(), &entry)?;
-    sqlx::query_with(trail::INSERT, arguments).execute(tx.conn()).await?;
+    trail::record(&mut tx, session.clock(), session.origin(), &entry).await?;
     tx.commit().await?;
     Ok(Some(ViewerMembership { organization: summary, role: tenant.role }))
 }
@@ -351,8 +341,7 @@ async fn accept(session: &Session, token: &str) -> Result<std::result::Result<Vi
     let after = json!({ "after": { "role": tenant.role.label(), "member": true } });
     let invitation = InvitationId::from_uuid(invitation.unwrap_or_default());
     let entry = AuditEntry::of(ACCEPTED, invitation, after);
-    let arguments = trail::arguments(tenant, session.clock(), session.origin(), &entry)?;
-    sqlx::query_with(trail::INSERT, arguments).execute(tx.conn()).await?;
+    trail::record(&mut tx, session.clock(), session.origin(), &entry).await?;
     tx.commit().await?;
     Ok(Ok(ViewerMembership { organization, role: tenant.role }))
 }

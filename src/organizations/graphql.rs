@@ -170,8 +170,7 @@ async fn create(session: &Session, input: OrganizationCreateInput) -> VerbResult
     };
     let tenant = tx.tenant();
     let entry = AuditEntry::of(super::CREATED, tenant.organization_id, json!({ "after": { "slug": slug } }));
-    let arguments = trail::arguments(tenant, clock, session.origin(), &entry)?;
-    sqlx::query_with(trail::INSERT, arguments).execute(tx.conn()).await?;
+    trail::record(&mut tx, clock, session.origin(), &entry).await?;
     tx.commit().await?;
     let organization = OrganizationSummary { id: tenant.organization_id, name, slug, clerk_org_id: None };
     Ok(ViewerMembership { organization, role: tenant.role })

@@ -44,7 +44,7 @@ comment on column tenantry.organizations.slug is 'Name in addresses; at most 63 
 comment on column tenantry.organizations.is_personal is 'The workspace a new user gets, with that user as OWNER.';
 comment on column tenantry.organizations.settings is 'JSON object of the tenant''s own settings.';
 comment on column tenantry.organizations.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';
-comment on column tenantry.organizations.source_version is 'Version of the source this row was last synced from (Clerk: envelope timestamp in milliseconds); older events are skipped.';
+comment on column tenantry.organizations.source_version is 'Version of the source this row was last synced from (Clerk: envelope timestamp in milliseconds); older events are skipped. Of a personal workspace: 1 when it was made here, and follows its user''s name until they change it.';
 comment on column tenantry.organizations.deleted_at is 'Set: the organization is gone for everybody, its rows stay.';
 
 -- Global: one row per person, whatever the number of organizations. Which users a tenant sees depends on
@@ -350,6 +350,52 @@ $$;
 comment on function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) is
     'Makes the bearer of a token a member of the organization that invited their address, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, NOT_FOUND, ACCEPTED, REVOKED, TOO_LATE, MEMBER.';
 
+-- A slug that is taken gets a number: acme, acme-2, acme-3; after twenty of them a number by chance, so that the ten-thousandth
+-- of a name does not try all the others.
+create function tenantry.free_slug(p_slug text) returns text
+    language plpgsql volatile
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    wanted text := p_slug;
+begin
+    for attempt in 1..40 loop
+        if not exists (select from tenantry.organizations o where o.slug = wanted) then
+            return wanted;
+        end if;
+        wanted := rtrim(left(p_slug, 55), '-') || '-'
+               || case when attempt < 20 then attempt + 1 else trunc(21 + random() * power(10, attempt / 5))::int end;
+    end loop;
+    return null;
+end
+$$;
+comment on function tenantry.free_slug(text) is
+    'The slug, or with a number behind it the first that no organization has, as far as this transaction sees; null when forty were taken.';
+
+create function tenantry.insert_organization(p_id uuid, p_name text, p_slug text, p_is_personal boolean, p_now timestamptz) returns text
+    language plpgsql volatile
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    wanted text;
+begin
+    -- Others take slugs at the same time: each time one does, the next is tried.
+    for attempt in 1..100 loop
+        wanted := tenantry.free_slug(p_slug);
+        exit when wanted is null;
+        insert into tenantry.organizations (id, name, slug, is_personal, source_version, created_at)
+        values (p_id, p_name, wanted, p_is_personal, case when p_is_personal then 1 else 0 end, p_now)
+            on conflict on constraint organizations_slug_key do nothing;
+        if found then
+            return wanted;
+        end if;
+    end loop;
+    return null;
+end
+$$;
+comment on function tenantry.insert_organization(uuid, text, text, boolean, timestamptz) is
+    'Makes an organization with the wanted slug, or with a number behind it when that is taken; answers the slug, or null when none was to be had.';
+
 -- The fourth door: whoever makes an organization has none yet.
 create function tenantry.create_organization(p_sub text, p_session text, p_id uuid, p_member_id uuid, p_name text, p_slug text, p_now timestamptz)
     returns table (outcome text, user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean, slug text)
@@ -358,7 +404,7 @@ create function tenantry.create_organization(p_sub text, p_session text, p_id uu
     as $$
 declare
     viewer record;
-    wanted text := p_slug;
+    wanted text;
     ignored text;
 begin
     select u.id, u.is_superadmin into viewer from tenantry.users u
@@ -371,14 +417,8 @@ begin
             where m.user_id = viewer.id and m.role = 'OWNER' and m.deleted_at is null and o.deleted_at is null) >= 100 then
         outcome := 'TOO_MANY'; return next; return;
     end if;
-    -- A slug that is taken gets a number: acme, acme-2, acme-3.
-    for attempt in 1..100 loop
-        insert into tenantry.organizations (id, name, slug, created_at) values (p_id, p_name, wanted, p_now)
-            on conflict on constraint organizations_slug_key do nothing;
-        exit when found;
-        wanted := rtrim(left(p_slug, 59), '-') || '-' || (attempt + 1);
-    end loop;
-    if not exists (select from tenantry.organizations o where o.id = p_id) then
+    wanted := tenantry.insert_organization(p_id, p_name, p_slug, false, p_now);
+    if wanted is null then
         outcome := 'TAKEN'; return next; return;
     end if;
     insert into tenantry.organization_members (organization_id, id, user_id, role, created_at) values (p_id, p_member_id, viewer.id, 'OWNER', p_now);
@@ -391,7 +431,7 @@ begin
 end
 $$;
 comment on function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz) is
-    'Makes an organization that the bearer of a token owns, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, TOO_MANY (100 organizations), TAKEN (a hundred times).';
+    'Makes an organization that the bearer of a token owns, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, TOO_MANY (100 organizations), TAKEN.';
 
 -- In an open tenant: the organization of the transaction becomes the one where its viewer works. The lock makes a removal
 -- at the same moment wait, whose trigger then forgets it again, or be waited for.
@@ -427,7 +467,10 @@ create trigger forget_current_organization after update of deleted_at on tenantr
 
 revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
-    tenantry.switch_organization(), tenantry.forget_current_organization() from public;
+    tenantry.switch_organization(), tenantry.forget_current_organization(),
+    tenantry.free_slug(text), tenantry.insert_organization(uuid, text, text, boolean, timestamptz) from public;
+-- The doors call these with their owner's rights.
+grant execute on function tenantry.free_slug(text), tenantry.insert_organization(uuid, text, text, boolean, timestamptz) to tenantry_superadmin;
 grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
     tenantry.switch_organization() to tenantry_app, tenantry_superadmin;

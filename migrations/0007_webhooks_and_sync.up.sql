@@ -104,8 +104,77 @@ create function tenantry.account_standing(p_sub text, p_session text) returns te
     $$;
 comment on function tenantry.account_standing(text, text) is
     'Of the bearer of a token: GOOD, UNKNOWN (not here yet), GONE (deleted), BLOCKED (banned or locked) or ENDED (the session).';
-revoke execute on function tenantry.account_standing(text, text) from public;
-grant execute on function tenantry.account_standing(text, text) to tenantry_app, tenantry_superadmin;
+
+-- The fifth door: whoever brings a token before anybody told of them, where the setting NEW_USERS says that such tokens make
+-- users. A row that the sync wrote is the sync's: a token does not change it.
+create function tenantry.meet_user(p_sub text, p_session text, p_id uuid, p_email text, p_name text, p_avatar_url text,
+                                   p_workspace_id uuid, p_member_id uuid, p_workspace_name text, p_workspace_slug text, p_now timestamptz)
+    returns table (outcome text, user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean, slug text)
+    language plpgsql volatile security definer rows 1
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    known record;
+    made boolean;
+    wanted text;
+    ignored text;
+begin
+    if exists (select from tenantry.ended_sessions e where e.session_id = p_session)
+       or exists (select from tenantry.sync_objects o
+                   where o.source = 'CLERK' and o.kind = 'user' and o.object_id = p_sub and o.deleted_at is not null) then
+        outcome := 'REFUSED'; return next; return;
+    end if;
+    if p_email is not null and not exists (select from tenantry.users u where u.clerk_id = p_sub) then
+        -- Somebody of an adopted database, who had no account so far, has one now: as the sync does it, when it is clear who.
+        update tenantry.users u set clerk_id = p_sub
+         where u.clerk_id like 'legacy:%'
+           and u.id = (select max(l.id::text)::uuid from tenantry.users l
+                        where lower(l.email) = lower(p_email) and l.clerk_id like 'legacy:%' and l.deleted_at is null and not l.is_superadmin
+                       having count(*) = 1);
+    end if;
+    insert into tenantry.users (id, clerk_id, email, name, avatar_url, created_at)
+    values (p_id, p_sub, p_email,
+            coalesce(p_name, 'Member ' || upper(left(encode(sha256(convert_to(p_sub, 'UTF8')), 'hex'), 4))), p_avatar_url, p_now)
+    on conflict (clerk_id) do nothing;
+    made := found;
+    if not made then
+        update tenantry.users u
+           set email = coalesce(p_email, u.email), name = coalesce(p_name, u.name), avatar_url = coalesce(p_avatar_url, u.avatar_url)
+         where u.clerk_id = p_sub and u.source_version = 0 and u.deleted_at is null
+           and (u.email, u.name, u.avatar_url)
+               is distinct from (coalesce(p_email, u.email), coalesce(p_name, u.name), coalesce(p_avatar_url, u.avatar_url))
+        returning u.id into known;
+        if not found then
+            outcome := 'KNOWN'; return next; return;
+        end if;
+        insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, created_at)
+        select m.organization_id, gen_random_uuid(), known.id, 'user.update', 'User', known.id, p_now
+          from tenantry.organization_members m where m.user_id = known.id and m.deleted_at is null;
+        outcome := 'CHANGED'; return next; return;
+    end if;
+    if p_workspace_id is null then
+        outcome := 'MADE'; return next; return;
+    end if;
+    wanted := tenantry.insert_organization(p_workspace_id, p_workspace_name, p_workspace_slug, true, p_now);
+    if wanted is null then
+        outcome := 'MADE'; return next; return;
+    end if;
+    insert into tenantry.organization_members (organization_id, id, user_id, role, created_at)
+    values (p_workspace_id, p_member_id, p_id, 'OWNER', p_now);
+    update tenantry.users u set current_organization_id = p_workspace_id where u.id = p_id;
+    ignored := pg_catalog.set_config('app.current_org_id', p_workspace_id::text, true);
+    ignored := pg_catalog.set_config('app.current_user_id', p_id::text, true);
+    ignored := pg_catalog.set_config('app.is_superadmin', 'false', true);
+    outcome := 'JOINED'; user_id := p_id; organization_id := p_workspace_id; role := 'OWNER'; is_superadmin := false; slug := wanted;
+    return next;
+end
+$$;
+comment on function tenantry.meet_user(text, text, uuid, text, text, text, uuid, uuid, text, text, timestamptz) is
+    'Makes the user of a token, or gives a row that no sync wrote what the token says of them. JOINED: made, with a personal workspace that is open now; MADE: without one; CHANGED; KNOWN; REFUSED: deleted, or the session has ended.';
+revoke execute on function tenantry.account_standing(text, text), tenantry.meet_user(text, text, uuid, text, text, text, uuid, uuid, text, text, timestamptz) from public;
+grant execute on function tenantry.account_standing(text, text), tenantry.meet_user(text, text, uuid, text, text, text, uuid, uuid, text, text, timestamptz)
+    to tenantry_app, tenantry_superadmin;
 grant create on schema tenantry to tenantry_superadmin;
 alter function tenantry.account_standing(text, text) owner to tenantry_superadmin;
+alter function tenantry.meet_user(text, text, uuid, text, text, text, uuid, uuid, text, text, timestamptz) owner to tenantry_superadmin;
 revoke create on schema tenantry from tenantry_superadmin;

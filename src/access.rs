@@ -69,6 +69,16 @@ pub enum IdentitySource {
     Clerk,
 }
 
+/// Who makes users (`NEW_USERS`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NewUsers {
+    /// The first token that names them.
+    ByToken,
+    /// The identity provider's webhooks only.
+    #[default]
+    BySync,
+}
+
 /// Who brings a verified token, as the database is asked about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bearer<'a> {

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::access::NewUsers;
 use crate::auth::{DevIssuer, Persona, Verifier};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
 use crate::events::Events;
 use crate::graphql::Services;
+use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::{Documents, Limits};
 use crate::http::{Edge, EdgeSettings, MetricsRoute};
+use crate::members;
 use crate::schema::{self, Schemas};
 use crate::webhooks::Webhooks;
 
@@ -63,10 +66,15 @@ impl App {
             cors_origins: config.cors_origins,
         };
         let (identity_source, app_url) = (config.identity_source, config.app_url);
+        let meet: Option<Meet> = match (config.new_users, config.webhooks.sync.personal_workspaces) {
+            (NewUsers::BySync, _) => None,
+            (NewUsers::ByToken, false) => Some(members::meet),
+            (NewUsers::ByToken, true) => Some(members::meet_with_workspace),
+        };
         let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
         let events = Events::default();
         let services =
-            Arc::new(Services { db, clock, verifier, events, node: schema::load_node, identity_source, app_url });
+            Arc::new(Services { db, clock, verifier, events, node: schema::load_node, identity_source, meet, app_url });
         let edge = Arc::new(Edge {
             services: Arc::clone(&services),
             schemas,

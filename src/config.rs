@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
-use crate::access::{IdentitySource, Impersonation, MemberRole};
+use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
 use crate::db::{PoolLimits, Pooler};
 use crate::organizations::OrganizationPlan;
 use crate::sync::apply::StripeKey;
@@ -80,6 +80,11 @@ pub const VARIABLES: &[Variable] = &[
         "IDENTITY_SOURCE",
         "clerk, if CLERK_WEBHOOK_SECRETS is set",
         "who decides about members: `clerk` for the organizations that it knows, or `tenantry` for all (docs/MEMBERS.md)",
+    ),
+    variable(
+        "NEW_USERS",
+        "token; with Clerk: sync",
+        "who makes users: `token`, the first one that names them, or `sync`, the identity provider's webhooks only (docs/MEMBERS.md)",
     ),
     variable("APP_URL", "the server's", "address of the client application, for the links in invitations"),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
@@ -200,6 +205,8 @@ pub struct Config {
     pub webhooks: WebhooksConfig,
     /// Who decides who belongs to an organization.
     pub identity_source: IdentitySource,
+    /// Who makes users.
+    pub new_users: NewUsers,
     /// The address of the client application, for links in invitations; without the slash at its end.
     pub app_url: String,
     /// Origins that may call the API.
@@ -277,6 +284,7 @@ impl Config {
             data_dir: reader.text("TENANTRY_DATA_DIR").map(PathBuf::from),
             webhooks: reader.webhooks(production),
             identity_source: reader.identity_source(),
+            new_users: reader.new_users(),
             app_url: reader.app_url(),
             cors_origins: reader.list("CORS_ORIGINS"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
@@ -412,6 +420,20 @@ impl Reader<'_> {
             }
             None if self.text("CLERK_WEBHOOK_SECRETS").is_some() => IdentitySource::Clerk,
             None => IdentitySource::Tenantry,
+        }
+    }
+
+    fn new_users(&mut self) -> NewUsers {
+        match self.text("NEW_USERS").as_deref() {
+            Some("token") => NewUsers::ByToken,
+            Some("sync") => NewUsers::BySync,
+            Some(other) => {
+                let problem = format!("NEW_USERS is \"{other}\"; it takes token or sync");
+                self.problem(problem);
+                NewUsers::BySync
+            }
+            None if self.identity_source() == IdentitySource::Tenantry => NewUsers::ByToken,
+            None => NewUsers::BySync,
         }
     }
 

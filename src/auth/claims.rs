@@ -12,8 +12,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
-use super::identity::{Identity, TokenOrganization};
+use super::identity::{Identity, Profile, TokenOrganization};
 use crate::access::Impersonation;
 
 /// How far our clock and the issuer's may be apart (RFC 7519, section 4.1.4: "some small leeway").
@@ -99,6 +100,35 @@ struct Claims {
     /// The active organization, version 1, here and below; `org_role` is not read for the same reason.
     org_id: Option<Value>,
     org_slug: Option<Value>,
+    /// What it says of the person, here and below. Nothing of it opens anything: a value of another type is as good as none.
+    email: Option<Value>,
+    email_verified: Option<Value>,
+    name: Option<Value>,
+    given_name: Option<Value>,
+    family_name: Option<Value>,
+    picture: Option<Value>,
+}
+
+impl Claims {
+    fn profile(&self) -> Profile {
+        // Some issuers write the boolean as a text.
+        let verified = self.email_verified.as_ref().is_some_and(|verified| *verified == true || *verified == "true");
+        let email = said(self.email.as_ref(), 320).filter(|email| verified && email.contains('@') && email.len() >= 3);
+        // Where nobody gave a name, issuers put the address there.
+        let name = |value: Option<&Value>| said(value, 200).filter(|name| !name.contains('@'));
+        let (given, family) = (name(self.given_name.as_ref()), name(self.family_name.as_ref()));
+        let both = [given.as_deref(), family.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let whole = name(self.name.as_ref()).or_else(|| said(Some(&Value::String(both)), 200));
+        let first = whole.as_deref().and_then(|name| name.split_whitespace().next()).map(str::to_owned);
+        let avatar_url = said(self.picture.as_ref(), 2048).filter(|url| url.starts_with("https://"));
+        Profile { email, given_name: given.or(first), name: whole, avatar_url }
+    }
+}
+
+/// A text that a column takes.
+fn said(value: Option<&Value>, max_chars: usize) -> Option<String> {
+    let text: String = value?.as_str()?.trim().chars().filter(|c| !c.is_control()).collect();
+    (!text.is_empty() && text.chars().count() <= max_chars).then_some(text)
 }
 
 /// Keeps `null` apart from an absent member.
@@ -159,6 +189,8 @@ impl Rules {
             session_id: session_id.map(str::to_owned),
             impersonator: self.impersonator(claims.act.as_ref())?,
             organization: organization(&claims)?,
+            profile: claims.profile(),
+            met: OnceCell::new(),
             expires_at,
         })
     }

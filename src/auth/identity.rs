@@ -1,6 +1,7 @@
 //! Who is calling, as far as a verified credential tells. Membership and role are the database's to say.
 
 use chrono::{DateTime, Utc};
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::access::{Bearer, OrganizationRef};
@@ -16,8 +17,26 @@ pub struct Identity {
     pub impersonator: Option<String>,
     /// The organization the token was issued for, when it names one.
     pub organization: Option<TokenOrganization>,
+    /// What the token says of the person, for users that come with their tokens.
+    pub profile: Profile,
+    /// Set when this token's user was looked for, and made if there was none: once for each token.
+    pub met: OnceCell<()>,
     /// `exp`: after this moment the token, and any socket opened with it, is refused.
     pub expires_at: DateTime<Utc>,
+}
+
+/// The claims about a person (`OpenID` Connect Core 1.0, section 5.1), as far as the columns can hold them. They open nothing:
+/// what is of another form counts as absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// `email`, if `email_verified` says that it is theirs.
+    pub email: Option<String>,
+    /// `name`, or `given_name` and `family_name`; never an address.
+    pub name: Option<String>,
+    /// `given_name`, or the first word of the name.
+    pub given_name: Option<String>,
+    /// `picture`, if it is an https address.
+    pub avatar_url: Option<String>,
 }
 
 impl Identity {

@@ -91,6 +91,22 @@ pub struct Founded<'a> {
     pub now: DateTime<Utc>,
 }
 
+/// Whoever brings a token, and whom it says they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Newcomer<'a> {
+    pub bearer: Bearer<'a>,
+    /// The id of the user to make.
+    pub user: Uuid,
+    /// A verified address.
+    pub email: Option<&'a str>,
+    pub name: Option<&'a str>,
+    pub avatar_url: Option<&'a str>,
+    /// The personal workspace that a new user gets: the ids of the organization and of the membership, its name, and the wanted
+    /// slug.
+    pub workspace: Option<(Uuid, Uuid, &'a str, &'a str)>,
+    pub now: DateTime<Utc>,
+}
+
 /// What came of knocking at a door without being a member.
 #[derive(Debug)]
 pub enum Admission {
@@ -179,6 +195,29 @@ impl TenantTx {
                from tenantry.create_organization($1, $2, $3, $4, $5, $6, $7)";
         let query = sqlx::query(sql).bind(bearer.subject).bind(bearer.session).bind(organization).bind(member);
         Self::begin_by_door(db, bearer, query.bind(name).bind(slug).bind(now), traffic).await
+    }
+
+    /// Makes the user of a token, or brings them up to date. Where they got a personal workspace, a transaction in it, and the
+    /// workspace's slug: nothing of it lasts unless that is committed. Otherwise what was done lasts.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no connection is to be had in time.
+    pub async fn meet(db: &Db, newcomer: &Newcomer<'_>, traffic: Arc<Traffic>) -> Result<Option<(Self, String)>> {
+        let Newcomer { bearer, user, email, name, avatar_url, workspace, now } = *newcomer;
+        let sql = "select outcome, user_id, organization_id, role::text, is_superadmin, slug
+               from tenantry.meet_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+        let query = sqlx::query(sql).bind(bearer.subject).bind(bearer.session).bind(user).bind(email).bind(name);
+        let query = query.bind(avatar_url).bind(workspace.map(|new| new.0)).bind(workspace.map(|new| new.1));
+        let query = query.bind(workspace.map(|new| new.2)).bind(workspace.map(|new| new.3)).bind(now);
+        let (mut tx, _) = Self::begun(db, db.begin(), traffic).await?;
+        let row = query.fetch_one(tx.conn()).await?;
+        if row.try_get::<&str, _>(0)? != "JOINED" {
+            tx.commit().await?;
+            return Ok(None);
+        }
+        let role: String = row.try_get(3)?;
+        tx.tenant = tenant(row.try_get(1)?, row.try_get(2)?, &role, row.try_get(4)?)?;
+        Ok(Some((tx, row.try_get(5)?)))
     }
 
     async fn begin_by_door(

@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_graphql::context::ContextBase;
 use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use crate::access::{Action, IdentitySource, Impersonation, MemberRole, OrganizationRef, Tenant};
+use crate::access::{Action, Bearer, IdentitySource, Impersonation, MemberRole, OrganizationRef, Tenant};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
 use crate::db::{Bind, Db, Reading, Row, TenantTx, Traffic, refuse};
@@ -43,9 +44,14 @@ pub struct Services {
     pub node: NodeLoad,
     /// Who decides who belongs to an organization.
     pub identity_source: IdentitySource,
+    /// Makes the users of tokens, where tokens may.
+    pub meet: Option<Meet>,
     /// The address of the client application, without the slash at its end.
     pub app_url: String,
 }
+
+/// Makes the user of a session's token if there is none, or brings them up to date; the kit knows no users.
+pub type Meet = for<'a> fn(&'a Session, &'a Identity) -> BoxFuture<'a, Result<()>>;
 
 /// The credentials of a request, as its headers (or the payload of `connection_init`) gave them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -171,6 +177,19 @@ impl Session {
         self.identity.as_deref().ok_or(Error::Unauthenticated)
     }
 
+    /// Who brings the token, as the database is asked about them. With `NEW_USERS=token` they are there from here on.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] without a token; [`Error::Unavailable`] when a user is to be made and cannot be.
+    pub async fn bearer(&self) -> Result<Bearer<'_>> {
+        let identity = self.identity()?;
+        // Whoever acts in the place of a user does not bring them about.
+        if let Some(meet) = self.services.meet.filter(|_| identity.impersonator.is_none()) {
+            identity.met.get_or_try_init(|| meet(self, identity)).await?;
+        }
+        Ok(identity.bearer())
+    }
+
     /// The viewer's organization and role, as the database has them now.
     pub async fn tenant(&self) -> Result<Tenant> {
         match self.known_tenant() {
@@ -202,9 +221,9 @@ impl Session {
         read: &mut Option<Arc<TenantTx<Reading>>>,
         first: Option<(&str, &[Bind])>,
     ) -> Result<Vec<Row>> {
-        let (identity, chosen) = self.chosen()?;
+        let chosen = self.chosen()?;
         let traffic = Arc::clone(&self.traffic);
-        let (db, bearer) = (&self.services.db, identity.bearer());
+        let (db, bearer) = (&self.services.db, self.bearer().await?);
         let opened = TenantTx::read_first(db, bearer, &chosen.reference, traffic, first).await;
         let (tx, rows) = match opened {
             Err(Error::OrganizationNotFound) => refuse(db, bearer).await,
@@ -222,7 +241,7 @@ impl Session {
 
     /// A transaction for one mutation field, if the viewer's role allows the action.
     pub async fn write(&self, action: Action) -> Result<TenantTx> {
-        let (_, chosen) = self.chosen()?;
+        let chosen = self.chosen()?;
         let tx = self.begin(&chosen.reference).await?;
         chosen.check(tx.tenant())?;
         self.permit(action, tx.tenant().role)?;
@@ -238,7 +257,7 @@ impl Session {
         // What was read before is not what the payload is to show.
         self.close().await;
         let traffic = Arc::clone(&self.traffic);
-        let (db, bearer) = (&self.services.db, self.identity()?.bearer());
+        let (db, bearer) = (&self.services.db, self.bearer().await?);
         match Box::pin(TenantTx::begin(db, bearer, organization, traffic)).await {
             Err(Error::OrganizationNotFound) => Box::pin(refuse(db, bearer)).await,
             begun => begun,
@@ -253,9 +272,9 @@ impl Session {
         loader.prime(id.uuid(), Ok(row)).await;
     }
 
-    fn chosen(&self) -> Result<(&Identity, &Chosen)> {
-        let identity = self.identity()?;
-        Ok((identity, self.organization.as_ref().ok_or(Error::OrganizationRequired)?))
+    fn chosen(&self) -> Result<&Chosen> {
+        self.identity()?;
+        self.organization.as_ref().ok_or(Error::OrganizationRequired)
     }
 
     /// Ends the reading: gives the connection back and forgets what was loaded.
@@ -458,6 +477,8 @@ mod tests {
             impersonator: None,
             organization: organization
                 .map(|(id, slug)| TokenOrganization { id: id.into(), slug: slug.map(str::to_owned) }),
+            profile: crate::auth::identity::Profile::default(),
+            met: tokio::sync::OnceCell::new(),
             expires_at: DateTime::UNIX_EPOCH,
         }
     }

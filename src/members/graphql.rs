@@ -36,7 +36,7 @@ impl MembersQuery {
     async fn viewer(&self, ctx: &Context<'_>) -> Result<Viewer> {
         let session = Session::of(ctx)?;
         let identity = session.identity()?;
-        let bearer = identity.bearer();
+        let bearer = session.bearer().await?;
         let row = match session.read().await {
             Ok(tx) => viewer_within(&tx, bearer).await?,
             // Before an organization is chosen, or without a membership in it.
@@ -320,7 +320,7 @@ async fn secret_payload(
 
 /// Follows an invitation; the inner error is the caller's to mend.
 async fn accept(session: &Session, token: &str) -> Result<std::result::Result<ViewerMembership, UserError>> {
-    let bearer = session.identity()?.bearer();
+    let bearer = session.bearer().await?;
     // Who acts in the place of a user makes them a member of nothing.
     if session.is_restricted() {
         return Err(Error::ImpersonationRestricted { action: "INVITATION_ACCEPT" });

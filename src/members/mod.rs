@@ -4,6 +4,7 @@
 //! may do, whatever a token claims. A membership that ended stays as a row with `deleted_at`, so that history can still
 //! name its author.
 
+mod accounts;
 mod graphql;
 mod invitations;
 mod roles;
@@ -19,6 +20,7 @@ use crate::graphql::filter::{DateTimeFilter, IdFilter, StringFilter};
 use crate::graphql::mutation::MutationInfo;
 use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, UserId};
 use crate::{entity, enum_filter, listing, pg_enum};
+pub use accounts::{meet, meet_with_workspace};
 pub use graphql::{MembersMutation, MembersQuery};
 
 enum_filter!(MemberRole, MemberRoleFilter);

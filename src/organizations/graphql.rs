@@ -129,7 +129,7 @@ pub struct OrganizationCreatePayload {
 
 /// Makes an organization; the inner error is the caller's to mend.
 async fn create(session: &Session, input: OrganizationCreateInput) -> VerbResult<ViewerMembership> {
-    let (bearer, services) = (session.identity()?.bearer(), session.services());
+    let (bearer, services) = (session.bearer().await?, session.services());
     // Who acts in the place of a user makes nothing that they own.
     if session.is_restricted() {
         return Err(Error::ImpersonationRestricted { action: "ORGANIZATION_CREATE" }.into());

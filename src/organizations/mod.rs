@@ -92,6 +92,17 @@ pub fn slug(text: &str) -> Option<String> {
     (!slug.is_empty()).then(|| slug.to_owned())
 }
 
+/// The name and the wanted slug of the personal workspace of somebody with this given name: "John's Workspace",
+/// `john-workspace`.
+#[must_use]
+pub fn personal_workspace(given: Option<&str>) -> (String, String) {
+    // The column of the name takes 200 characters; the slug's 63 have room for a number.
+    let begin = |chars| given.map(|given| given.chars().take(chars).collect::<String>());
+    let name = begin(180).map_or_else(|| "Personal workspace".to_owned(), |given| format!("{given}'s Workspace"));
+    let wanted = begin(40).as_deref().and_then(slug).and_then(|given| slug(&format!("{given}-workspace")));
+    (name, wanted.unwrap_or_else(|| "personal-workspace".to_owned()))
+}
+
 /// Most bytes of `settings` as JSON.
 const MAX_SETTINGS_BYTES: usize = 65_536;
 

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one `PostgreSQL`, one database per test.
 
+mod accounts;
 mod adopt;
 mod audits;
 mod browser;

@@ -267,7 +267,8 @@ async fn members_that_clerk_decides_about_are_changed_there() {
 #[tokio::test]
 async fn organizations_are_made_by_anybody_with_an_account() {
     const CREATE: &str = "mutation($input: OrganizationCreateInput!) { organizationCreate(input: $input) { membership { role organization { id slug name } } userErrors { code field } } }";
-    let app = TestApp::start().await;
+    let environment = vec![("NEW_USERS", "sync".to_owned())];
+    let app = TestApp::start_with(Setup { environment, ..Setup::default() }).await;
     let grace = app.token("grace@example.com", None).await;
     for (input, code) in [
         (json!({ "name": " " }), "BLANK"),

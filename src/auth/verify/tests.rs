@@ -280,6 +280,8 @@ fn memory_is_bounded() {
         session_id: None,
         impersonator: None,
         organization: None,
+        profile: crate::auth::identity::Profile::default(),
+        met: tokio::sync::OnceCell::new(),
         expires_at: DateTime::<Utc>::MAX_UTC,
     });
     for n in 0..30_000_u32 {

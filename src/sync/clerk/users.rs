@@ -10,9 +10,10 @@ use sqlx::Connection as _;
 use crate::db::SystemTx;
 use crate::error::{Error, Result};
 use crate::id::{Id, OrganizationId, OrganizationMemberId, UserId};
+use crate::organizations::personal_workspace;
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Lock, Register as _, RemoteObject};
-use crate::sync::payload::{fingerprint, slug, slug_with_mark};
+use crate::sync::payload::fingerprint;
 
 /// The row of a user.
 pub(crate) struct UserRow {
@@ -195,7 +196,7 @@ pub(crate) async fn workspace(
     row: &UserRow,
 ) -> Result<Option<Workspace>> {
     let known = sqlx::query!(
-        r#"select o.id as "id: OrganizationId", o.name, o.slug, o.version, o.deleted_at is not null as "deleted!"
+        r#"select o.id as "id: OrganizationId", o.name, o.version, o.source_version, o.deleted_at is not null as "deleted!"
              from tenantry.organizations o join tenantry.organization_members m on m.organization_id = o.id
             where o.is_personal and m.user_id = $1 and m.role = 'OWNER' and m.promoted_from is null
             order by o.created_at limit 1"#,
@@ -207,19 +208,18 @@ pub(crate) async fn workspace(
         return Ok(None);
     }
     let given = user.fields.first_given_name.text().or_else(|| user.fields.name.text());
-    let name = given.map_or_else(|| "Personal workspace".to_owned(), |given| format!("{given}'s Workspace"));
-    let slug = slug_with_mark(&slug(&name).unwrap_or_else(|| "workspace".to_owned()), &user.id);
+    let (name, slug) = personal_workspace(given);
     let now = effects.clock.now();
     let inserted = known.is_none();
     let id = if let Some(known) = known {
-        // The name is the user's from their first change on, and that of an adopted one was always theirs: it has no
-        // mark. A deleted one is renamed, too: the deletion may have come before what was said first.
-        let ours = known.slug.ends_with(&format!("-{}", fingerprint(&user.id)));
-        let rename = ours && known.version == 1 && known.slug != slug && effects.settings.personal_workspaces;
+        // The name is the user's from their first change on, and that of an adopted one was always theirs. A deleted one is
+        // renamed, too: the deletion may have come before what was said first.
+        let ours = known.source_version == 1 && known.version == 1;
+        let rename = ours && known.name != name && effects.settings.personal_workspaces;
         if rename || (row.deleted && !known.deleted) {
             sqlx::query!(
                 "update tenantry.organizations
-                        set name = case when $2 then $3 else name end, slug = case when $2 then $4 else slug end,
+                        set name = case when $2 then $3 else name end, slug = case when $2 then coalesce(tenantry.free_slug($4), slug) else slug end,
                             deleted_at = case when $5 then coalesce(deleted_at, $6::timestamptz) else deleted_at end
                       where id = $1",
                 known.id as _,
@@ -238,17 +238,14 @@ pub(crate) async fn workspace(
         known.id
     } else {
         let organization = OrganizationId::new(effects.clock);
-        sqlx::query!(
-            "insert into tenantry.organizations (id, name, slug, is_personal, deleted_at)
-                 values ($1, $2, $3, true, case when $4 then $5::timestamptz end)",
-            organization as _,
-            name,
-            slug,
-            row.deleted,
-            now
-        )
-        .execute(effects.tx.conn())
-        .await?;
+        sqlx::query!("select tenantry.insert_organization($1, $2, $3, true, $4)", organization as _, name, slug, now)
+            .fetch_one(effects.tx.conn())
+            .await?;
+        if row.deleted {
+            sqlx::query!("update tenantry.organizations set deleted_at = $2 where id = $1", organization as _, now)
+                .execute(effects.tx.conn())
+                .await?;
+        }
         sqlx::query!(
             "insert into tenantry.organization_members (organization_id, id, user_id, role, deleted_at)
                  values ($1, $2, $3, 'OWNER', case when $4 then $5::timestamptz end)",

@@ -270,10 +270,10 @@ async fn sync_gives_new_users_a_workspace() {
     assert_eq!(workspaces.len(), 2, "{rows:#}");
     for workspace in workspaces {
         assert_eq!((&workspace["name"], &workspace["personal"]), (&json!("John's Workspace"), &json!(true)));
-        assert_eq!(workspace["slug"], "johns-workspace-MARK");
+        assert_eq!(workspace["slug"], "john-workspace");
     }
     assert!(list(&rows, "members").iter().all(|member| member["role"] == "OWNER"));
-    assert!(list(&rows, "users").iter().all(|user| user["current"] == "johns-workspace-MARK"));
+    assert!(list(&rows, "users").iter().all(|user| user["current"] == "john-workspace"));
     sync.settings.personal_workspaces = false;
     let rows = sync.run(&[namesake(1, 1)]).await.1;
     assert!(list(&rows, "organizations").is_empty() && list(&rows, "users").len() == 1, "{rows:#}");

@@ -261,10 +261,10 @@ impl Sync {
     }
 }
 
-/// The marks of slugs follow from ids, which hold the tag.
+/// The marks of slugs follow from ids, which hold the tag; the numbers of personal workspaces from who came first.
 const ROWS: &str = "
 with orgs as (
-    select o.*, regexp_replace(o.slug, '-[0-9a-f]{10}$', '-MARK') as plain from tenantry.organizations o
+    select o.*, case when o.is_personal then regexp_replace(o.slug, '-[0-9]+$', '') else regexp_replace(o.slug, '-[0-9a-f]{10}$', '-MARK') end as plain from tenantry.organizations o
      where o.clerk_org_id like $1
         or exists (select from tenantry.organization_members m join tenantry.users u on u.id = m.user_id where m.organization_id = o.id and u.clerk_id like $1))
 select jsonb_pretty(jsonb_build_object(
@@ -272,13 +272,13 @@ select jsonb_pretty(jsonb_build_object(
                 'version', source_version, 'current', (select plain from orgs where orgs.id = current_organization_id)) order by clerk_id)
                from tenantry.users where clerk_id like $1),
     'organizations', (select jsonb_agg(jsonb_build_object('id', clerk_org_id, 'name', name, 'slug', plain, 'status', status, 'personal', is_personal,
-                'deleted', deleted_at is not null, 'version', source_version) order by clerk_org_id, plain) from orgs),
+                'deleted', deleted_at is not null, 'version', source_version) order by clerk_org_id, plain, name, deleted_at is not null) from orgs),
     'members', (select jsonb_agg(jsonb_build_object('organization', orgs.plain, 'user', u.clerk_id, 'role', m.role, 'from', m.promoted_from,
                 'id', m.clerk_membership_id, 'deleted', m.deleted_at is not null, 'version', m.source_version) order by orgs.plain, u.clerk_id)
                from tenantry.organization_members m join orgs on orgs.id = m.organization_id join tenantry.users u on u.id = m.user_id),
     'invitations', (select jsonb_agg(jsonb_build_object('id', clerk_invitation_id, 'email', email, 'role', role, 'accepted', accepted_at, 'revoked', revoked_at is not null)
                 order by clerk_invitation_id) from tenantry.invitations i join orgs on orgs.id = i.organization_id),
-    'subscriptions', (select jsonb_agg(to_jsonb(s) - '{id,organization_id,created_at,updated_at}'::text[] || jsonb_build_object('organization', orgs.plain) order by orgs.plain)
+    'subscriptions', (select jsonb_agg(to_jsonb(s) - '{id,organization_id,created_at,updated_at}'::text[] || jsonb_build_object('organization', orgs.plain) order by orgs.plain, s.stripe_subscription_id)
                from tenantry.subscriptions s join orgs on orgs.id = s.organization_id),
     -- Whose an event is, and what is found of an object, whatever the order in which its events came.
     'events', (select jsonb_agg(jsonb_build_object('event', e.event_id, 'organization', orgs.plain) order by e.event_id)
@@ -289,7 +289,7 @@ select jsonb_pretty(jsonb_build_object(
                from tenantry.audit_logs a join orgs on orgs.id = a.organization_id
                join tenantry.webhook_events e on e.event_id = a.metadata ->> 'cause' and e.organization_id = a.organization_id
               where a.action like 'invoice.%'),
-    'audited', (select jsonb_agg(jsonb_build_object('organization', x.plain, 'last', x.last) order by x.plain)
+    'audited', (select jsonb_agg(jsonb_build_object('organization', x.plain, 'last', x.last) order by x.plain, x.last::text)
                from (select orgs.plain, (array_agg(a.metadata -> 'after' order by a.id desc))[1] as last
                        from tenantry.audit_logs a join orgs on orgs.id = a.organization_id where a.action = 'subscription.sync' group by 1) x),
     'flags', (select jsonb_agg(jsonb_build_object('key', f.flag_key, 'reason', f.reason) order by f.flag_key)

@@ -1,4 +1,6 @@
 drop function tenantry.viewer(text, text);
+drop function tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text);
+drop function tenantry.key_standing(bytea, inet, timestamptz);
 drop function tenantry.enter_tenant(text, text, uuid, text, text);
 drop function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz);
 drop function tenantry.insert_organization(uuid, text, text, boolean, timestamptz);
@@ -9,6 +11,8 @@ drop table tenantry.ended_sessions;
 drop table tenantry.api_keys;
 drop table tenantry.invitations;
 drop table tenantry.organization_members;
+drop table tenantry.custom_roles;
+drop function tenantry.end_custom_role();
 drop function tenantry.forget_current_organization();
 drop table tenantry.users;
 drop table tenantry.organizations;

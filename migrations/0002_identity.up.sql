@@ -87,19 +87,49 @@ comment on column tenantry.users.current_organization_id is 'Where the user was 
 comment on column tenantry.users.source_version is 'Clerk envelope timestamp in milliseconds of the last event applied; older events are skipped.';
 comment on column tenantry.users.deleted_at is 'Set: the user cannot sign in; what they wrote stays theirs.';
 
+create table tenantry.custom_roles (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    name            text not null check (char_length(name) between 1 and 100),
+    description     text check (char_length(description) <= 500),
+    actions         text[] not null check (cardinality(actions) <= 100),
+    version         integer not null default 1 check (version > 0),
+    created_at      timestamptz not null default now(),
+    updated_at      timestamptz not null default now(),
+    primary key (organization_id, id)
+);
+
+alter table tenantry.custom_roles enable row level security;
+alter table tenantry.custom_roles force row level security;
+create policy tenant on tenantry.custom_roles for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.custom_roles for all to tenantry_superadmin using (true) with check (true);
+grant select, insert, update, delete on tenantry.custom_roles to tenantry_app;
+grant all on tenantry.custom_roles to tenantry_superadmin;
+
+create unique index custom_roles_name_key on tenantry.custom_roles (organization_id, lower(name));
+create index custom_roles_created_at_idx on tenantry.custom_roles (organization_id, created_at, id);
+create trigger touch_updated_at before update on tenantry.custom_roles for each row execute function tenantry.touch_updated_at();
+
+comment on table tenantry.custom_roles is 'Roles that an organization made of the actions of the program.';
+comment on column tenantry.custom_roles.actions is 'Actions as `viewer.permissions` names them; one that the program does not know counts for nothing.';
+comment on column tenantry.custom_roles.version is 'Optimistic lock: every update adds one; a writer that brings an older number is refused.';
+
 create table tenantry.organization_members (
     id              uuid not null,
     organization_id uuid not null references tenantry.organizations (id),
     user_id         uuid not null references tenantry.users (id),
     role            tenantry.member_role not null default 'MEMBER',
     promoted_from   tenantry.member_role,
+    custom_role_id  uuid,
     clerk_membership_id text check (char_length(clerk_membership_id) between 1 and 255),
     source_version  bigint not null default 0,
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     deleted_at      timestamptz,
     primary key (organization_id, id),
-    unique (organization_id, user_id)
+    unique (organization_id, user_id),
+    foreign key (organization_id, custom_role_id) references tenantry.custom_roles (organization_id, id)
 );
 
 alter table tenantry.organization_members enable row level security;
@@ -109,13 +139,32 @@ create policy tenant on tenantry.organization_members for all to tenantry_app
 create policy superadmin on tenantry.organization_members for all to tenantry_superadmin using (true) with check (true);
 -- No insert and no change of user_id: a membership makes a user row visible, so it is made by the sync and by
 -- accepted invitations, both outside the tenant.
-grant select, update (role, promoted_from, deleted_at, updated_at) on tenantry.organization_members to tenantry_app;
+grant select, update (role, promoted_from, custom_role_id, deleted_at, updated_at) on tenantry.organization_members to tenantry_app;
 grant all on tenantry.organization_members to tenantry_superadmin;
 
 create index organization_members_created_at_idx on tenantry.organization_members (organization_id, created_at, id);
 create index organization_members_user_id_idx on tenantry.organization_members (user_id);
+create index organization_members_custom_role_id_idx on tenantry.organization_members (organization_id, custom_role_id) where custom_role_id is not null;
 create trigger touch_updated_at before update on tenantry.organization_members for each row execute function tenantry.touch_updated_at();
 
+-- Whoever says what a member is says all of it: the sync knows nothing of custom roles.
+create function tenantry.end_custom_role() returns trigger
+    language plpgsql
+    as $$
+begin
+    if new.custom_role_id is not distinct from old.custom_role_id then
+        new.custom_role_id := null;
+    end if;
+    return new;
+end
+$$;
+comment on function tenantry.end_custom_role() is 'Trigger: a member who gets another role, or leaves, has no custom role any more.';
+revoke execute on function tenantry.end_custom_role() from public;
+create trigger end_custom_role before update of role, deleted_at on tenantry.organization_members for each row
+    when (old.custom_role_id is not null and (old.role <> new.role or old.deleted_at is distinct from new.deleted_at))
+    execute function tenantry.end_custom_role();
+
+comment on column tenantry.organization_members.custom_role_id is 'Set: what the member may do is what this role says, and role is VIEWER.';
 comment on table tenantry.organization_members is 'Who belongs to which organization, and as what. One row per pair, also after leaving.';
 comment on column tenantry.organization_members.promoted_from is 'Set: the sync made this member OWNER because the organization had none; this is the role the source gives. Taken back when the source names an owner.';
 comment on column tenantry.organization_members.clerk_membership_id is 'Id of the membership at Clerk; a new one after leaving and joining again.';
@@ -171,6 +220,8 @@ create table tenantry.api_keys (
     prefix          text not null check (char_length(prefix) between 4 and 32),
     key_hash        bytea not null,
     scopes          text[] not null default '{}' check (cardinality(scopes) <= 100),
+    allowed_networks cidr[] not null default '{}' check (cardinality(allowed_networks) <= 100),
+    rotated_from    uuid,
     expires_at      timestamptz,
     last_used_at    timestamptz,
     revoked_at      timestamptz,
@@ -178,7 +229,9 @@ create table tenantry.api_keys (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     primary key (organization_id, id),
-    unique (organization_id, prefix)
+    unique (organization_id, prefix),
+    unique (organization_id, rotated_from),
+    foreign key (organization_id, rotated_from) references tenantry.api_keys (organization_id, id)
 );
 
 alter table tenantry.api_keys enable row level security;
@@ -186,23 +239,25 @@ alter table tenantry.api_keys force row level security;
 create policy tenant on tenantry.api_keys for all to tenantry_app
     using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
 create policy superadmin on tenantry.api_keys for all to tenantry_superadmin using (true) with check (true);
-grant select (id, organization_id, name, prefix, scopes, expires_at, last_used_at, revoked_at, created_by, created_at, updated_at),
-      insert, update on tenantry.api_keys to tenantry_app;
+grant select (id, organization_id, name, prefix, scopes, allowed_networks, rotated_from, expires_at, last_used_at, revoked_at, created_by, created_at, updated_at),
+      insert, update (name, expires_at, last_used_at, revoked_at, updated_at) on tenantry.api_keys to tenantry_app;
 grant all on tenantry.api_keys to tenantry_superadmin;
 
 create index api_keys_created_at_idx on tenantry.api_keys (organization_id, created_at, id);
 create index api_keys_name_idx on tenantry.api_keys (organization_id, name, id);
 create index api_keys_created_by_idx on tenantry.api_keys (organization_id, created_by, created_at, id);
-create index api_keys_prefix_idx on tenantry.api_keys (prefix);
+create index api_keys_key_hash_idx on tenantry.api_keys (key_hash);
 create trigger touch_updated_at before update on tenantry.api_keys for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.api_keys is 'Keys for programs. The tenant follows from the key.';
-comment on column tenantry.api_keys.prefix is 'The readable beginning of the key: shown in lists, and how a key is found.';
+comment on column tenantry.api_keys.prefix is 'The readable beginning of the key, shown in lists.';
 comment on column tenantry.api_keys.key_hash is 'SHA-256 of the whole key; the key is shown once and stored nowhere. The application role can write but not read it.';
-comment on column tenantry.api_keys.scopes is 'Permissions of the key; empty: none.';
+comment on column tenantry.api_keys.scopes is 'The actions that the key may take, as `viewer.permissions` names them; what the program does not know counts for nothing.';
+comment on column tenantry.api_keys.allowed_networks is 'Where requests with the key may come from; empty: anywhere.';
+comment on column tenantry.api_keys.rotated_from is 'The key that this one takes the place of; that one expires when the overlap ends. A key has one successor.';
 comment on column tenantry.api_keys.expires_at is 'Null: never.';
 comment on column tenantry.api_keys.last_used_at is 'Written at most once a minute per key.';
-comment on index tenantry.api_keys_prefix_idx is 'Who brings a key has no tenant yet: read by the superadmin role.';
+comment on index tenantry.api_keys_key_hash_idx is 'Who brings a key has no tenant yet: read by the superadmin role.';
 
 create table tenantry.ended_sessions (
     session_id text primary key check (char_length(session_id) between 1 and 255),
@@ -224,36 +279,37 @@ comment on table tenantry.ended_sessions is 'Sessions that the identity provider
 -- sets in here for other settings lasts to the end of the transaction all the same.
 
 create function tenantry.enter_tenant(p_sub text, p_session text, p_org_id uuid, p_org_clerk_id text, p_org_slug text)
-    returns table (user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean)
+    returns table (user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean, actions text)
     language plpgsql volatile security definer rows 1
     set search_path = pg_catalog, tenantry, pg_temp
     as $$
 declare
     ignored text;
+    custom uuid;
 begin
     if pg_catalog.num_nonnulls(p_org_id, p_org_clerk_id, p_org_slug) <> 1 then
         raise exception 'enter_tenant takes exactly one of id, Clerk id and slug' using errcode = 'invalid_parameter_value';
     end if;
     -- One statement per kind of key, so that each keeps its own plan.
     if p_org_id is not null then
-        select u.id, m.organization_id, m.role, u.is_superadmin
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin
+        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom
           from tenantry.users u
           join tenantry.organizations o on o.id = p_org_id and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
          where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
            and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     elsif p_org_clerk_id is not null then
-        select u.id, m.organization_id, m.role, u.is_superadmin
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin
+        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom
           from tenantry.users u
           join tenantry.organizations o on o.clerk_org_id = p_org_clerk_id and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
          where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
            and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     else
-        select u.id, m.organization_id, m.role, u.is_superadmin
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin
+        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom
           from tenantry.users u
           join tenantry.organizations o on o.slug = p_org_slug and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
@@ -266,12 +322,62 @@ begin
     ignored := pg_catalog.set_config('app.current_user_id', enter_tenant.user_id::text, true);
     ignored := pg_catalog.set_config('app.is_superadmin', 'false', true);
     if enter_tenant.user_id is not null then
+        if custom is not null then
+            select pg_catalog.array_to_string(r.actions, ',') into enter_tenant.actions
+              from tenantry.custom_roles r where r.organization_id = enter_tenant.organization_id and r.id = custom;
+        end if;
         return next;
     end if;
 end
 $$;
 comment on function tenantry.enter_tenant(text, text, uuid, text, text) is
-    'Opens a tenant for this transaction: sets app.current_org_id, app.current_user_id and app.is_superadmin (always false) and answers the membership. No row, and empty settings, when the user, the organization or the membership is not there, the user is blocked or the session has ended.';
+    'Opens a tenant for this transaction: sets app.current_org_id, app.current_user_id and app.is_superadmin (always false) and answers the membership, with the actions of a custom role, separated by commas. No row, and empty settings, when the user, the organization or the membership is not there, the user is blocked or the session has ended.';
+
+-- The same for a program: the organization is the key's, and whichever the request names must be it.
+create function tenantry.enter_by_key(p_hash bytea, p_ip inet, p_now timestamptz, p_org_id uuid, p_org_clerk_id text, p_org_slug text)
+    returns table (api_key_id uuid, organization_id uuid, actions text, is_fresh boolean)
+    language plpgsql volatile security definer rows 1
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    ignored text;
+begin
+    select k.id, k.organization_id, array_to_string(k.scopes, ','), coalesce(k.last_used_at > p_now - interval '1 minute', false)
+      into enter_by_key.api_key_id, enter_by_key.organization_id, enter_by_key.actions, enter_by_key.is_fresh
+      from tenantry.api_keys k join tenantry.organizations o on o.id = k.organization_id and o.deleted_at is null
+     where k.key_hash = p_hash and k.revoked_at is null and (k.expires_at is null or k.expires_at > p_now)
+       and (cardinality(k.allowed_networks) = 0 or p_ip <<= any (k.allowed_networks))
+       and (p_org_id is null or p_org_id = o.id)
+       and (p_org_clerk_id is null or p_org_clerk_id = o.clerk_org_id)
+       and (p_org_slug is null or p_org_slug = o.slug);
+    ignored := pg_catalog.set_config('app.current_org_id', enter_by_key.organization_id::text, true);
+    ignored := pg_catalog.set_config('app.current_user_id', '', true);
+    ignored := pg_catalog.set_config('app.is_superadmin', 'false', true);
+    if enter_by_key.api_key_id is not null then
+        return next;
+    end if;
+end
+$$;
+comment on function tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text) is
+    'Opens the tenant of an API key for this transaction, and answers its scopes, separated by commas, and whether its use was noted within a minute. No row, and empty settings, for a key that is not there, has ended, is used from elsewhere, or is another organization''s.';
+
+-- Why a key opens nothing: whoever has the whole of it may know.
+create function tenantry.key_standing(p_hash bytea, p_ip inet, p_now timestamptz) returns text
+    language sql stable security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+        select case
+                 when k.id is null or o.deleted_at is not null then 'UNKNOWN'
+                 when k.revoked_at is not null then 'REVOKED'
+                 when k.expires_at <= p_now then 'TOO_LATE'
+                 when cardinality(k.allowed_networks) > 0 and (p_ip <<= any (k.allowed_networks)) is not true then 'ADDRESS'
+                 else 'GOOD'
+               end
+          from (select) one
+          left join (tenantry.api_keys k join tenantry.organizations o on o.id = k.organization_id) on k.key_hash = p_hash
+    $$;
+comment on function tenantry.key_standing(bytea, inet, timestamptz) is
+    'Of an API key: GOOD, UNKNOWN, REVOKED, TOO_LATE or ADDRESS (not from there).';
 
 create function tenantry.viewer(p_sub text, p_session text)
     returns table (user_id uuid, email text, name text, avatar_url text, is_superadmin boolean, current_organization_id uuid,
@@ -466,12 +572,14 @@ create trigger forget_current_organization after update of deleted_at on tenantr
     for each row when (old.deleted_at is null and new.deleted_at is not null) execute function tenantry.forget_current_organization();
 
 revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
+    tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text), tenantry.key_standing(bytea, inet, timestamptz),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
     tenantry.switch_organization(), tenantry.forget_current_organization(),
     tenantry.free_slug(text), tenantry.insert_organization(uuid, text, text, boolean, timestamptz) from public;
 -- The doors call these with their owner's rights.
 grant execute on function tenantry.free_slug(text), tenantry.insert_organization(uuid, text, text, boolean, timestamptz) to tenantry_superadmin;
 grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
+    tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text), tenantry.key_standing(bytea, inet, timestamptz),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
     tenantry.switch_organization() to tenantry_app, tenantry_superadmin;
 
@@ -479,6 +587,8 @@ grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), t
 grant create on schema tenantry to tenantry_superadmin;
 alter function tenantry.enter_tenant(text, text, uuid, text, text) owner to tenantry_superadmin;
 alter function tenantry.viewer(text, text) owner to tenantry_superadmin;
+alter function tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text) owner to tenantry_superadmin;
+alter function tenantry.key_standing(bytea, inet, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.switch_organization() owner to tenantry_superadmin;

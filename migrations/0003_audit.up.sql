@@ -2,13 +2,13 @@
 
 create table tenantry.idempotency_keys (
     organization_id uuid not null references tenantry.organizations (id),
-    user_id         uuid not null references tenantry.users (id),
+    actor_id        uuid not null,
     key             text not null check (char_length(key) between 1 and 255),
     operation       text not null check (char_length(operation) between 1 and 200),
     request_hash    bytea not null,
     resource_id     uuid,
     created_at      timestamptz not null default now(),
-    primary key (organization_id, user_id, key)
+    primary key (organization_id, actor_id, key)
 );
 
 alter table tenantry.idempotency_keys enable row level security;
@@ -22,7 +22,8 @@ grant all on tenantry.idempotency_keys to tenantry_superadmin;
 create index idempotency_keys_created_at_idx on tenantry.idempotency_keys (organization_id, created_at);
 create index idempotency_keys_expiry_idx on tenantry.idempotency_keys (created_at);
 
-comment on table tenantry.idempotency_keys is 'Mutations already done: the same key of the same user gets the same answer.';
+comment on table tenantry.idempotency_keys is 'Mutations already done: the same key of the same user or program gets the same answer.';
+comment on column tenantry.idempotency_keys.actor_id is 'The user, or the API key, whose key this is.';
 comment on column tenantry.idempotency_keys.operation is 'Name of the mutation field.';
 comment on column tenantry.idempotency_keys.request_hash is 'SHA-256 of the arguments: the same key with others is an error.';
 comment on column tenantry.idempotency_keys.resource_id is 'The row the mutation made or changed.';

@@ -2,11 +2,14 @@
 //!
 //! The ground floor: the transaction, the session and every slice ask here, and nothing here knows a slice.
 
+use std::net::IpAddr;
+
 use async_graphql::Enum;
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::id::{OrganizationId, UserId};
+use crate::id::{ApiKeyId, OrganizationId, UserId};
 use crate::sql_enum;
 
 sql_enum! {
@@ -32,6 +35,8 @@ pub enum OrganizationRef {
     Clerk(String),
     /// The slug.
     Slug(String),
+    /// That of the API key.
+    OfKey,
 }
 
 /// What somebody may do in the place of a user (`AUTH_IMPERSONATION`).
@@ -49,14 +54,71 @@ pub enum Impersonation {
 /// For whom a transaction works, as the database just confirmed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tenant {
-    /// The viewer.
-    pub user_id: UserId,
+    /// Who acts.
+    pub actor: Actor,
     /// The organization whose rows are visible.
     pub organization_id: OrganizationId,
-    /// The viewer's role in it.
+    /// The viewer's role in it; VIEWER for a program, and for whoever has a custom role.
     pub role: MemberRole,
+    /// What the viewer may do.
+    pub allowed: Actions,
     /// Whether the viewer may use `platform` fields.
     pub is_superadmin: bool,
+}
+
+impl Tenant {
+    /// Refuses an action that is not allowed.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`].
+    pub fn check(&self, action: Action) -> Result<()> {
+        if self.allowed.has(action) {
+            return Ok(());
+        }
+        let role = match self.actor {
+            Actor::User(_) => self.role.label(),
+            Actor::Key(_) => "API_KEY",
+        };
+        Err(Error::Forbidden { role: role.to_owned(), action: action.label().to_owned() })
+    }
+}
+
+/// Who acts in a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// A person.
+    User(UserId),
+    /// A program.
+    Key(ApiKeyId),
+}
+
+impl Actor {
+    /// The person.
+    #[must_use]
+    pub const fn user(self) -> Option<UserId> {
+        match self {
+            Self::User(id) => Some(id),
+            Self::Key(_) => None,
+        }
+    }
+
+    /// The program.
+    #[must_use]
+    pub const fn key(self) -> Option<ApiKeyId> {
+        match self {
+            Self::User(_) => None,
+            Self::Key(id) => Some(id),
+        }
+    }
+
+    /// The id of either.
+    #[must_use]
+    pub fn uuid(self) -> Uuid {
+        match self {
+            Self::User(id) => id.uuid(),
+            Self::Key(id) => id.uuid(),
+        }
+    }
 }
 
 /// Who decides who belongs to an organization.
@@ -88,6 +150,32 @@ pub struct Bearer<'a> {
     pub session: Option<&'a str>,
 }
 
+/// What a request is made with, as the database is asked about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// A person's token.
+    Token(Bearer<'a>),
+    /// A program's key.
+    Key(KeyBearer<'a>),
+}
+
+/// A program's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyBearer<'a> {
+    /// SHA-256 of the key.
+    pub hash: &'a [u8],
+    /// Where the request comes from.
+    pub ip: Option<IpAddr>,
+    /// The time that decides whether the key has expired.
+    pub now: DateTime<Utc>,
+}
+
+impl<'a, T: Into<Bearer<'a>>> From<T> for Credential<'a> {
+    fn from(bearer: T) -> Self {
+        Self::Token(bearer.into())
+    }
+}
+
 impl<'a> From<&'a str> for Bearer<'a> {
     fn from(subject: &'a str) -> Self {
         Self { subject, session: None }
@@ -95,7 +183,7 @@ impl<'a> From<&'a str> for Bearer<'a> {
 }
 
 macro_rules! matrix {
-    ($( $(#[$meta:meta])* $action:ident, $label:literal $(, $guarded:ident)?: $($role:ident)+ ;)+) => {
+    ($( $(#[$meta:meta])* $action:ident, $label:literal $(, $kind:ident)?: $($role:ident)+ ;)+) => {
         /// An action that a role may allow.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enum)]
         pub enum Action { $( $(#[$meta])* #[graphql(name = $label)] $action, )+ }
@@ -114,7 +202,14 @@ macro_rules! matrix {
             /// the organization and what it pays for.
             #[must_use]
             pub const fn is_guarded(self) -> bool {
-                match self { $(Self::$action => matrix!(@ $($guarded)?)),+ }
+                match self { $(Self::$action => matrix!(@guarded $($kind)?)),+ }
+            }
+
+            /// Whether it is for people: no program may, whatever its key. Who belongs to the organization, and as what, and
+            /// which keys there are.
+            #[must_use]
+            pub const fn is_personal(self) -> bool {
+                match self { $(Self::$action => matrix!(@personal $($kind)?)),+ }
             }
 
             /// The roles that may.
@@ -124,8 +219,11 @@ macro_rules! matrix {
             }
         }
     };
-    (@) => { false };
-    (@ guarded) => { true };
+    (@guarded) => { false };
+    (@guarded $kind:ident) => { true };
+    (@personal) => { false };
+    (@personal guarded) => { false };
+    (@personal personal) => { true };
 }
 
 matrix! {
@@ -150,17 +248,21 @@ matrix! {
     /// Read performance metrics.
     MetricsRead, "METRICS_READ": Owner Admin Member;
     /// Change the role of members and remove them. Owners only where an owner is concerned.
-    MemberUpdate, "MEMBER_UPDATE", guarded: Owner Admin;
+    MemberUpdate, "MEMBER_UPDATE", personal: Owner Admin;
     /// Leave the organization.
-    OrganizationLeave, "ORGANIZATION_LEAVE", guarded: Owner Admin Member Viewer;
+    OrganizationLeave, "ORGANIZATION_LEAVE", personal: Owner Admin Member Viewer;
     /// Hand the organization over to another member.
-    OwnershipTransfer, "OWNERSHIP_TRANSFER", guarded: Owner;
+    OwnershipTransfer, "OWNERSHIP_TRANSFER", personal: Owner;
     /// Invite people, send invitations again, revoke them. Owners only where an owner is invited.
-    InvitationWrite, "INVITATION_WRITE", guarded: Owner Admin;
+    InvitationWrite, "INVITATION_WRITE", personal: Owner Admin;
     /// Read invitations.
     InvitationRead, "INVITATION_READ": Owner Admin;
     /// Read API keys, never their secrets.
     ApiKeyRead, "API_KEY_READ": Owner Admin;
+    /// Create, rotate and revoke API keys, which can do no more than their maker.
+    ApiKeyWrite, "API_KEY_WRITE", personal: Owner Admin;
+    /// Create, change and delete custom roles, which can do no more than their maker.
+    RoleWrite, "ROLE_WRITE", personal: Owner Admin;
     /// Read the audit log.
     AuditRead, "AUDIT_READ": Owner Admin;
     /// Read the webhook events of the organization.
@@ -176,14 +278,76 @@ impl Action {
         self.roles().contains(&role)
     }
 
-    /// Refuses a role that may not.
-    pub fn check(self, role: MemberRole) -> Result<()> {
-        if self.allows(role) {
-            Ok(())
-        } else {
-            Err(Error::Forbidden { role: role.label().to_owned(), action: self.label().to_owned() })
-        }
+    /// Whether only owners may: no custom role has it.
+    #[must_use]
+    pub fn is_owners_alone(self) -> bool {
+        self.roles() == [MemberRole::Owner]
     }
+}
+
+/// A set of actions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Actions(u64);
+
+impl Actions {
+    /// No action.
+    pub const NONE: Self = Self(0);
+
+    /// What a role may.
+    #[must_use]
+    pub fn of_role(role: MemberRole) -> Self {
+        Action::ALL.iter().filter(|action| action.allows(role)).copied().collect()
+    }
+
+    /// What whoever has a custom role may: these actions, separated by commas, and what every member may.
+    #[must_use]
+    pub fn of_custom_role(labels: &str) -> Self {
+        let given: Self = of_labels(labels).filter(|action| !action.is_owners_alone()).collect();
+        given.with(Action::OrganizationRead).with(Action::OrganizationLeave)
+    }
+
+    /// What a program may whose key has these scopes, separated by commas.
+    #[must_use]
+    pub fn of_key(labels: &str) -> Self {
+        of_labels(labels).filter(|action| !action.is_personal()).collect()
+    }
+
+    /// Whether the action is one of them.
+    #[must_use]
+    pub const fn has(self, action: Action) -> bool {
+        self.0 & (1 << action as u32) != 0
+    }
+
+    /// These and one more.
+    #[must_use]
+    pub const fn with(self, action: Action) -> Self {
+        Self(self.0 | (1 << action as u32))
+    }
+
+    /// Whether the others have all of these.
+    #[must_use]
+    pub const fn within(self, others: Self) -> bool {
+        self.0 & !others.0 == 0
+    }
+
+    /// The actions, in the order of the matrix.
+    pub fn iter(self) -> impl Iterator<Item = Action> {
+        Action::ALL.iter().copied().filter(move |action| self.has(*action))
+    }
+}
+
+impl FromIterator<Action> for Actions {
+    fn from_iter<T: IntoIterator<Item = Action>>(actions: T) -> Self {
+        actions.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+// A set has a bit for each.
+const _: () = assert!(Action::ALL.len() <= 64);
+
+/// What a newer version has written and this one does not know counts for nothing.
+fn of_labels(labels: &str) -> impl Iterator<Item = Action> {
+    labels.split(',').filter_map(|label| Action::ALL.iter().copied().find(|action| action.label() == label))
 }
 
 #[cfg(test)]
@@ -204,7 +368,22 @@ mod tests {
     fn viewers_cannot_write() {
         for action in [Action::TicketCreate, Action::TicketUpdate, Action::TicketMessageAdd, Action::OrganizationUpdate]
         {
-            assert!(action.check(MemberRole::Viewer).is_err());
+            assert!(!Actions::of_role(MemberRole::Viewer).has(action), "{}", action.label());
         }
+    }
+
+    #[test]
+    fn sets_hold_what_they_are_made_of() {
+        let key = Actions::of_key("TICKET_CREATE,MEMBER_UPDATE,API_KEY_WRITE,NO_SUCH,");
+        assert_eq!(key.iter().collect::<Vec<_>>(), [Action::TicketCreate]);
+        let custom = Actions::of_custom_role("TICKET_CREATE,MEMBER_UPDATE,OWNERSHIP_TRANSFER");
+        assert!(custom.has(Action::MemberUpdate) && custom.has(Action::OrganizationRead));
+        assert!(!custom.has(Action::OwnershipTransfer) && !custom.has(Action::AuditRead));
+        let of = Actions::of_role;
+        assert!(custom.within(of(MemberRole::Admin)) && !custom.within(of(MemberRole::Member)));
+        assert!(
+            of(MemberRole::Admin).within(of(MemberRole::Owner)) && !of(MemberRole::Owner).within(of(MemberRole::Admin))
+        );
+        assert_eq!(Action::ALL.iter().copied().collect::<Actions>(), of(MemberRole::Owner));
     }
 }

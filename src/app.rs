@@ -64,6 +64,7 @@ impl App {
                 None => MetricsRoute::Worker,
             },
             cors_origins: config.cors_origins,
+            trusted_proxies: config.trusted_proxies,
         };
         let (identity_source, app_url) = (config.identity_source, config.app_url);
         let meet: Option<Meet> = match (config.new_users, config.webhooks.sync.personal_workspaces) {
@@ -73,8 +74,18 @@ impl App {
         };
         let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
         let events = Events::default();
-        let services =
-            Arc::new(Services { db, clock, verifier, events, node: schema::load_node, identity_source, meet, app_url });
+        let noting = std::sync::Mutex::default();
+        let services = Arc::new(Services {
+            noting,
+            db,
+            clock,
+            verifier,
+            events,
+            node: schema::load_node,
+            identity_source,
+            meet,
+            app_url,
+        });
         let edge = Arc::new(Edge {
             services: Arc::clone(&services),
             schemas,

@@ -5,12 +5,13 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::api_keys::ApiKey;
 use crate::db::{Db, SystemTx};
 use crate::error::Result;
 use crate::graphql::filter::{DateTimeFilter, IdFilter, StringFilter};
 use crate::graphql::node::AnyNode;
 use crate::graphql::session::Session;
-use crate::id::{AuditLogId, OrganizationId, UserId};
+use crate::id::{ApiKeyId, AuditLogId, OrganizationId, UserId};
 use crate::members::User;
 use crate::{entity, listing, relations};
 
@@ -23,6 +24,9 @@ entity! {
         /// The user who made the change.
         #[graphql(skip)]
         pub user_id: Option<UserId>,
+        /// The API key of the program that made the change.
+        #[graphql(skip)]
+        pub api_key_id: Option<ApiKeyId>,
         /// The identity provider's id of the impersonator; null when the user acted in person.
         pub impersonator: Option<String>,
         /// The action: `ticket.update`.
@@ -47,6 +51,8 @@ listing! {
     AuditLog: AuditLogFilter, AuditLogOrder by AuditLogOrderField, default CreatedAt Desc;
     /// The user who made the change.
     user_id: IdFilter;
+    /// The API key of the program that made the change.
+    api_key_id: IdFilter;
     /// The action.
     action: StringFilter;
     /// The impersonator.
@@ -64,6 +70,8 @@ relations! {
     one {
         /// The user who made the change; null for programs and the system.
         user -> User by user_id;
+        /// The API key of the program that made the change; null for people and the system.
+        api_key -> ApiKey by api_key_id;
     }
 
     /// The changed object; null when it no longer exists.

@@ -11,6 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
 use crate::db::{PoolLimits, Pooler};
+use crate::network::Network;
 use crate::organizations::OrganizationPlan;
 use crate::sync::apply::StripeKey;
 use crate::webhook_events::WebhookSource;
@@ -123,6 +124,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("STRIPE_PRICE_PLANS", "–", "which plan a price buys: `price_1=STARTER,price_2=PRO,price_3=NONE`"),
     variable("PERSONAL_WORKSPACES", "off", "`on` or `off`: every new user gets a workspace of their own"),
     variable("CORS_ORIGINS", "–", "origins whose pages may call the API, comma separated"),
+    variable(
+        "TRUSTED_PROXIES",
+        "–",
+        "addresses and networks of your own proxies (`10.0.0.0/8`), comma separated: what they say of the client's address is believed",
+    ),
     variable("GRAPHIQL", "on; production: off", "`on` or `off`: the explorer at `/`"),
     variable("INTROSPECTION", "on; production: off", "`on` or `off`: introspection, the SDL and suggestions in errors"),
     variable("LOG_FORMAT", "text; production: json", "`text` or `json`"),
@@ -211,6 +217,8 @@ pub struct Config {
     pub app_url: String,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
+    /// The operator's own proxies.
+    pub trusted_proxies: Vec<Network>,
     /// Whether the explorer is served.
     pub graphiql: bool,
     /// Whether the schema can be asked for.
@@ -287,6 +295,7 @@ impl Config {
             new_users: reader.new_users(),
             app_url: reader.app_url(),
             cors_origins: reader.list("CORS_ORIGINS"),
+            trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
             log_json: match reader.text("LOG_FORMAT").as_deref() {
@@ -367,6 +376,15 @@ impl Reader<'_> {
     fn list(&self, name: &str) -> Vec<String> {
         let text = self.text(name).unwrap_or_default();
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn networks(&mut self, name: &str) -> Vec<Network> {
+        let (networks, wrong): (Vec<_>, Vec<_>) =
+            self.list(name).iter().map(|item| item.parse::<Network>()).partition(Result::is_ok);
+        for problem in wrong.into_iter().filter_map(Result::err) {
+            self.problem(format!("{name}: {problem}"));
+        }
+        networks.into_iter().flatten().collect()
     }
 
     fn switch(&mut self, name: &str) -> Option<bool> {

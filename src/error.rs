@@ -39,6 +39,12 @@ pub enum Error {
     /// The identity provider's signing keys could not be fetched yet, so no token can be checked.
     #[error("The identity provider's signing keys cannot be fetched at the moment. Try again in a few seconds.")]
     KeysUnavailable,
+    /// An API key was sent and it is not valid; the text says why, without repeating the key.
+    #[error("The API key was refused: {0}")]
+    InvalidApiKey(&'static str),
+    /// A program asked for what is a person's.
+    #[error("This is for people: an API key is no user. Send a user's token.")]
+    UserRequired,
     /// The credential names no organization and the request has no `X-Organization-Id`.
     #[error(
         "Choose an organization: send its id or slug in the header `X-Organization-Id`, or a token issued for it. `viewer {{ memberships {{ organization {{ id slug }} }} }}` lists yours."
@@ -121,6 +127,8 @@ impl Error {
             Self::AccountBlocked => Code::AccountBlocked,
             Self::SessionEnded => Code::SessionEnded,
             Self::KeysUnavailable => Code::KeysUnavailable,
+            Self::InvalidApiKey(_) => Code::InvalidApiKey,
+            Self::UserRequired => Code::UserRequired,
             Self::OrganizationRequired => Code::OrganizationRequired,
             Self::OrganizationNotFound => Code::OrganizationNotFound,
             Self::OrganizationMismatch => Code::OrganizationMismatch,
@@ -145,6 +153,7 @@ impl Error {
                 | Self::AccountGone
                 | Self::AccountBlocked
                 | Self::SessionEnded
+                | Self::InvalidApiKey(_)
                 | Self::Forbidden { .. }
                 | Self::ImpersonationRestricted { .. }
         )
@@ -154,9 +163,11 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthenticated | Self::InvalidToken(_) | Self::AccountGone | Self::SessionEnded => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::Unauthenticated
+            | Self::InvalidToken(_)
+            | Self::InvalidApiKey(_)
+            | Self::AccountGone
+            | Self::SessionEnded => StatusCode::UNAUTHORIZED,
             Self::OrganizationRequired
             | Self::OrganizationMismatch
             | Self::Invalid { .. }
@@ -164,6 +175,7 @@ impl Error {
             | Self::Limit { .. } => StatusCode::BAD_REQUEST,
             Self::OrganizationNotFound
             | Self::AccountBlocked
+            | Self::UserRequired
             | Self::Forbidden { .. }
             | Self::ImpersonationRestricted { .. } => StatusCode::FORBIDDEN,
             Self::AccountNotReady | Self::Unavailable | Self::Timeout | Self::KeysUnavailable => {

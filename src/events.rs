@@ -25,9 +25,10 @@ use tokio_postgres::AsyncMessage;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use crate::access::Actor;
 use crate::db::{SystemTx, connect_alone};
 use crate::error::{Error, Result};
-use crate::id::{Id, Identified, OrganizationId, UserId};
+use crate::id::{ApiKeyId, Id, Identified, OrganizationId, UserId};
 
 /// The channel of NOTIFY.
 pub const CHANNEL: &str = "tenantry_events";
@@ -63,10 +64,16 @@ impl Event {
         Self { topic: Cow::Borrowed(ACCESS), id: user.map_or(Uuid::nil(), Id::uuid) }
     }
 
-    /// Whether this user may have lost access.
+    /// A key may have ended: the streams of its programs look again.
     #[must_use]
-    pub fn concerns_access_of(&self, user: UserId) -> bool {
-        self.topic == ACCESS && (self.id.is_nil() || self.id == user.uuid())
+    pub fn access_of_key(key: ApiKeyId) -> Self {
+        Self { topic: Cow::Borrowed(ACCESS), id: key.uuid() }
+    }
+
+    /// Whether this person or program may have lost access.
+    #[must_use]
+    pub fn concerns_access_of(&self, actor: Actor) -> bool {
+        self.topic == ACCESS && (self.id.is_nil() || self.id == actor.uuid())
     }
 
     /// The id of the row, when it is a `T`.

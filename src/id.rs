@@ -59,6 +59,7 @@ ids! {
     AuditLog AuditLogId "aud",
     Budget BudgetId "bud",
     BudgetUsageRecord BudgetUsageRecordId "bur",
+    CustomRole CustomRoleId "cro",
     Customer CustomerId "cus",
     DecisionRule DecisionRuleId "rul",
     Escalation EscalationId "esc",

@@ -29,6 +29,7 @@ pub mod json;
 pub mod local_postgres;
 pub mod members;
 pub mod metrics;
+mod network;
 pub mod organizations;
 pub mod platform;
 pub mod refunds;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::access::Action;
 use crate::agents::{AgentConfiguration, DecisionRule};
-use crate::api_keys::ApiKey;
+use crate::api_keys::{ApiKey, ApiKeyMutation};
 use crate::audit::AuditLog;
 use crate::billing::Subscription;
 use crate::budgets::{Budget, BudgetUsageRecord};
@@ -27,7 +27,7 @@ use crate::graphql::node::AnyNode;
 use crate::graphql::plan::MAX_PAGE;
 use crate::graphql::session::Session;
 use crate::id::{self, Id, PREFIXES};
-use crate::members::{Invitation, MembersMutation, MembersQuery, OrganizationMember, User};
+use crate::members::{CustomRole, Invitation, MembersMutation, MembersQuery, OrganizationMember, User};
 use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::{Organization, OrganizationMutation, OrganizationQuery};
 use crate::platform::PlatformQuery;
@@ -35,7 +35,7 @@ use crate::refunds::Refund;
 use crate::representatives::Representative;
 use crate::tickets::{Ticket, TicketMessage, TicketMutation, TicketSubscription};
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
-use crate::{members, organizations, tickets, webhook_events};
+use crate::{api_keys, members, organizations, tickets, webhook_events};
 
 /// The queries of the API.
 #[derive(Debug, Default, MergedObject)]
@@ -43,7 +43,7 @@ pub struct Query(MembersQuery, OrganizationQuery, NodeQuery, PlatformQuery);
 
 /// The mutations of the API. The fields of one request run one after the other, each in a transaction of its own.
 #[derive(Debug, Default, MergedObject)]
-pub struct Mutation(OrganizationMutation, MembersMutation, TicketMutation, WebhookMutation);
+pub struct Mutation(OrganizationMutation, MembersMutation, ApiKeyMutation, TicketMutation, WebhookMutation);
 
 /// The subscriptions of the API. (The type `Subscription` is the paid plan of an organization.)
 #[derive(Default, MergedSubscription)]
@@ -53,7 +53,14 @@ pub struct SubscriptionRoot(TicketSubscription, WebhookSubscription);
 /// Every mutation of the API.
 #[must_use]
 pub fn mutations() -> Vec<MutationInfo> {
-    [organizations::MUTATIONS, &members::mutations(), tickets::MUTATIONS, webhook_events::MUTATIONS].concat()
+    [
+        organizations::MUTATIONS,
+        &members::mutations(),
+        api_keys::MUTATIONS,
+        tickets::MUTATIONS,
+        webhook_events::MUTATIONS,
+    ]
+    .concat()
 }
 
 macro_rules! entities {
@@ -85,7 +92,7 @@ macro_rules! entities {
 }
 
 entities! {
-    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetUsageRecord, Customer, DecisionRule, Escalation,
+    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetUsageRecord, CustomRole, Customer, DecisionRule, Escalation,
         Invitation, OrganizationMember, PerformanceMetric, Refund, Representative, TeamPerformance, Ticket,
         TicketMessage, WebhookEvent;
     unlisted: Organization, Subscription, User;

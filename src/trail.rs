@@ -48,11 +48,11 @@ pub struct Origin<'a> {
     pub impersonator: Option<&'a str>,
 }
 
-/// The statement that writes the row of a member's change, for the statement that ends a mutation: `$1` to `$11` are
+/// The statement that writes the row of a member's change, for the statement that ends a mutation: `$1` to `$12` are
 /// [`arguments`], `$1` the organization and `$6` the row it was done to.
 pub const INSERT: &str = "insert into tenantry.audit_logs
-    (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at, impersonator)
-    values ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9, $10, $11)";
+    (organization_id, id, user_id, action, resource_type, resource_id, metadata, ip_address, request_id, created_at, impersonator, api_key_id)
+    values ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9, $10, $11, $12)";
 
 /// The values of [`INSERT`].
 ///
@@ -63,7 +63,7 @@ pub fn arguments(tenant: Tenant, clock: &Clock, origin: Origin<'_>, entry: &Audi
     let mut add = || {
         arguments.add(tenant.organization_id)?;
         arguments.add(AuditLogId::new(clock))?;
-        arguments.add(tenant.user_id)?;
+        arguments.add(tenant.actor.user())?;
         arguments.add(entry.action.as_ref())?;
         arguments.add(entry.resource_type)?;
         arguments.add(entry.resource_id)?;
@@ -71,7 +71,8 @@ pub fn arguments(tenant: Tenant, clock: &Clock, origin: Origin<'_>, entry: &Audi
         arguments.add(origin.ip.map(|ip| ip.to_string()))?;
         arguments.add(origin.request_id)?;
         arguments.add(clock.now())?;
-        arguments.add(origin.impersonator)
+        arguments.add(origin.impersonator)?;
+        arguments.add(tenant.actor.key())
     };
     add().map_err(Error::internal)?;
     Ok(arguments)

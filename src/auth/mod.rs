@@ -12,6 +12,7 @@
 //! [`verify`] checks a token, `claims` its content, `keys` and [`jwks`] hold the keys and follow their rotation, [`dev`]
 //! issues tokens where there is no identity provider.
 
+pub mod api_key;
 mod claims;
 pub mod dev;
 pub mod identity;

@@ -23,7 +23,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use crate::access::{Bearer, MemberRole, OrganizationRef, Tenant};
+use crate::access::{Actions, Actor, Bearer, Credential, KeyBearer, MemberRole, OrganizationRef, Tenant};
 use crate::db::read_pool::{Taken, parameters_of};
 use crate::db::{Bind, Db, Traffic, connection_died};
 use crate::error::{Error, Result};
@@ -126,23 +126,31 @@ pub enum Admission {
 }
 
 impl TenantTx {
-    /// Opens a transaction that writes, for the user with this `sub` in this organization: one round trip.
+    /// Opens a transaction that writes, for the user with this `sub` in this organization, or for a program in its key's: one
+    /// round trip.
     ///
     /// `traffic` counts what is sent, for the log and the N+1 test.
     ///
     /// # Errors
-    /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, [`Error::Unavailable`] when
-    /// no connection is to be had in time.
+    /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, or the key opens nothing;
+    /// [`Error::Unavailable`] when no connection is to be had in time.
     pub async fn begin<'a>(
         db: &Db,
-        bearer: impl Into<Bearer<'a>>,
+        credential: impl Into<Credential<'a>>,
         organization: &OrganizationRef,
         traffic: Arc<Traffic>,
     ) -> Result<Self> {
-        let begin = begin_statement(db.begin(), bearer.into(), organization)?;
+        let credential = credential.into();
+        let begin = begin_statement(db.begin(), credential, organization)?;
         let (mut tx, rows) = Self::begun(db, &begin, traffic).await?;
         let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
-        tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+        tx.tenant = match credential {
+            Credential::Token(_) => {
+                let actions: Option<String> = row.try_get(4)?;
+                tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, actions.as_deref())?
+            }
+            Credential::Key(_) => program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?),
+        };
         Ok(tx)
     }
 
@@ -169,6 +177,25 @@ impl TenantTx {
                 }
             }
         }
+    }
+
+    /// Notes that a key was used, once a minute at most.
+    ///
+    /// # Errors
+    /// As [`TenantTx::begin`].
+    pub async fn note_use(db: &Db, key: KeyBearer<'_>) -> Result<()> {
+        let mut tx = Self::begin(db, Credential::Key(key), &OrganizationRef::OfKey, Arc::default()).await?;
+        let (organization, id) = (tx.tenant.organization_id, tx.tenant.actor.uuid());
+        sqlx::query!(
+            "update tenantry.api_keys set last_used_at = $3::timestamptz
+              where organization_id = $1 and id = $2 and (last_used_at is null or last_used_at <= $3::timestamptz - interval '1 minute')",
+            organization as _,
+            id,
+            key.now
+        )
+        .execute(tx.conn())
+        .await?;
+        tx.commit().await
     }
 
     /// Opens a transaction that writes by accepting an invitation: its bearer has no membership before, and is in the
@@ -216,7 +243,7 @@ impl TenantTx {
             return Ok(None);
         }
         let role: String = row.try_get(3)?;
-        tx.tenant = tenant(row.try_get(1)?, row.try_get(2)?, &role, row.try_get(4)?)?;
+        tx.tenant = tenant(row.try_get(1)?, row.try_get(2)?, &role, row.try_get(4)?, None)?;
         Ok(Some((tx, row.try_get(5)?)))
     }
 
@@ -236,7 +263,7 @@ impl TenantTx {
             return Ok(Admission::Refused(outcome));
         }
         let role: String = row.try_get(3)?;
-        tx.tenant = tenant(row.try_get(1)?, row.try_get(2)?, &role, row.try_get(4)?)?;
+        tx.tenant = tenant(row.try_get(1)?, row.try_get(2)?, &role, row.try_get(4)?, None)?;
         let (slug, name) = (row.try_get(5)?, row.try_get(6)?);
         Ok(Admission::Joined { tx, slug, name, invitation: row.try_get(7)?, clerk_org_id: row.try_get(8)? })
     }
@@ -290,10 +317,26 @@ impl Drop for Writing {
     }
 }
 
-/// The opening of a transaction that reads. A plain text, so that it is prepared once for each connection.
-const ENTER: &str =
-    "select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant($1, $2, $3, $4, $5)";
-const ENTER_TYPES: [Type; 5] = [Type::TEXT, Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
+/// The opening of a transaction that reads, for a person. A plain text, so that it is prepared once for each connection.
+const ENTER: &str = "select user_id, organization_id, role::text, is_superadmin, actions from tenantry.enter_tenant($1, $2, $3, $4, $5)";
+const ENTER_TYPES: &[Type] = &[Type::TEXT, Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
+/// The same for a program.
+const ENTER_BY_KEY: &str =
+    "select api_key_id, organization_id, actions, is_fresh from tenantry.enter_by_key($1, $2, $3, $4, $5, $6)";
+const ENTER_BY_KEY_TYPES: &[Type] = &[Type::BYTEA, Type::INET, Type::TIMESTAMPTZ, Type::UUID, Type::TEXT, Type::TEXT];
+
+/// A statement that opens a tenant: its text, its types and its parameters.
+type Opening<'a> = (&'static str, &'static [Type], &'a [&'a (dyn ToSql + Sync)]);
+
+/// What reading began with.
+pub struct Begun {
+    /// The transaction.
+    pub tx: TenantTx<Reading>,
+    /// The rows of the first statement.
+    pub rows: Vec<Row>,
+    /// Whether the use of the key is to be noted.
+    pub is_stale: bool,
+}
 
 impl TenantTx<Reading> {
     /// Opens a transaction that reads, for the user with this `sub` in this organization: one round trip.
@@ -304,11 +347,11 @@ impl TenantTx<Reading> {
     /// As [`TenantTx::read_first`].
     pub async fn read<'a>(
         db: &Db,
-        bearer: impl Into<Bearer<'a>>,
+        credential: impl Into<Credential<'a>>,
         organization: &OrganizationRef,
         traffic: Arc<Traffic>,
     ) -> Result<Self> {
-        Ok(Self::read_first(db, bearer.into(), organization, traffic, None).await?.0)
+        Ok(Self::read_first(db, credential.into(), organization, traffic, None).await?.tx)
     }
 
     /// Opens a transaction that reads and runs its first statement, in one round trip. The statement cannot know who the
@@ -316,32 +359,60 @@ impl TenantTx<Reading> {
     /// a row. Without a membership it finds nothing.
     ///
     /// # Errors
-    /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, [`Error::Unavailable`] when
-    /// no connection is to be had in time.
+    /// [`Error::OrganizationNotFound`] when there is no such organization or no membership, or the key opens nothing;
+    /// [`Error::Unavailable`] when no connection is to be had in time.
     pub async fn read_first(
         db: &Db,
-        bearer: Bearer<'_>,
+        credential: Credential<'_>,
         organization: &OrganizationRef,
         traffic: Arc<Traffic>,
         first: Option<(&str, &[Bind])>,
-    ) -> Result<(Self, Vec<Row>)> {
+    ) -> Result<Begun> {
         let (mut id, mut clerk, mut slug): (Option<Uuid>, Option<&str>, Option<&str>) = (None, None, None);
         match organization {
             OrganizationRef::Id(given) => id = Some(*given),
             OrganizationRef::Clerk(given) => clerk = Some(given),
             OrganizationRef::Slug(given) => slug = Some(given),
+            OrganizationRef::OfKey => {}
         }
-        let Bearer { subject, session } = bearer;
-        if [Some(subject), session, clerk, slug].into_iter().flatten().any(|text| text.contains('\0')) {
+        let texts = match credential {
+            Credential::Token(Bearer { subject, session }) => [Some(subject), session, clerk, slug],
+            Credential::Key(_) => [None, None, clerk, slug],
+        };
+        if texts.into_iter().flatten().any(|text| text.contains('\0')) {
             return Err(Error::OrganizationNotFound);
         }
-        let parameters: [&(dyn ToSql + Sync); 5] = [&subject, &session, &id, &clerk, &slug];
-        let opening = db.readers().on_living(|taken| {
+        match credential {
+            Credential::Token(Bearer { subject, session }) => {
+                let opening: Opening<'_> = (ENTER, ENTER_TYPES, &[&subject, &session, &id, &clerk, &slug]);
+                let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
+                let actions: Option<&str> = row.try_get(4)?;
+                tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, actions)?;
+                Ok(Begun { tx, rows, is_stale: false })
+            }
+            Credential::Key(KeyBearer { hash, ip, now }) => {
+                let opening: Opening<'_> = (ENTER_BY_KEY, ENTER_BY_KEY_TYPES, &[&hash, &ip, &now, &id, &clerk, &slug]);
+                let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
+                tx.tenant = program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                let is_fresh: bool = row.try_get(3)?;
+                Ok(Begun { tx, rows, is_stale: !is_fresh })
+            }
+        }
+    }
+
+    /// Opens a transaction of nobody so far; the row of the door, and the rows of the first statement.
+    async fn open(
+        db: &Db,
+        opening: Opening<'_>,
+        traffic: Arc<Traffic>,
+        first: Option<(&str, &[Bind])>,
+    ) -> Result<(Self, Row, Vec<Row>)> {
+        let opened = db.readers().on_living(|taken| {
             let mode =
                 Reading { taken: Some(taken), unanswered: AtomicU32::new(0), one_flight: AtomicBool::new(false) };
             let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
             async move {
-                match tx.enter(&parameters, first).await {
+                match tx.enter(opening, first).await {
                     Ok((rows, found)) => Ok((tx, rows, found)),
                     Err(error) => {
                         // The connection is closed, not rolled back and given to the next one.
@@ -351,20 +422,19 @@ impl TenantTx<Reading> {
                 }
             }
         });
-        let (mut tx, rows, found) = opening.await?;
-        let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
-        tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
-        Ok((tx, found))
+        let (tx, rows, found) = opened.await?;
+        let row = rows.into_iter().next().ok_or(Error::OrganizationNotFound)?;
+        Ok((tx, row, found))
     }
 
     /// Begins the transaction, enters the tenant and runs the first statement, in one write.
     async fn enter(
         &self,
-        parameters: &[&(dyn ToSql + Sync)],
+        (sql, types, parameters): Opening<'_>,
         first: Option<(&str, &[Bind])>,
     ) -> Result<(Vec<Row>, Vec<Row>), tokio_postgres::Error> {
         let connection = self.taken().connection();
-        let enter = connection.statement(ENTER, ENTER_TYPES.into_iter()).await?;
+        let enter = connection.statement(sql, types.iter().cloned()).await?;
         let first = match first {
             Some((sql, binds)) => Some((connection.prepared(sql, binds).await?, binds)),
             None => None,
@@ -449,15 +519,43 @@ enum Standing {
 /// What is to be said to a bearer for whom no organization opened.
 ///
 /// # Errors
-/// Always: [`Error::OrganizationNotFound`] to those whose account is well, the error of their account to others;
-/// [`Error::Unavailable`] when the database cannot be asked.
-pub async fn refuse<T>(db: &Db, bearer: Bearer<'_>) -> Result<T> {
+/// Always: [`Error::OrganizationNotFound`] to those whose account is well, the error of their account to others, and what is
+/// wrong with a key; [`Error::Unavailable`] when the database cannot be asked.
+pub async fn refuse<'a, T>(db: &Db, credential: impl Into<Credential<'a>>) -> Result<T> {
+    let bearer = match credential.into() {
+        Credential::Token(bearer) => bearer,
+        Credential::Key(key) => return Err(key_refusal(db, key).await?),
+    };
     Err(match standing(db, bearer).await? {
         Standing::Good => Error::OrganizationNotFound,
         Standing::Unknown => Error::AccountNotReady,
         Standing::Gone => Error::AccountGone,
         Standing::Blocked => Error::AccountBlocked,
         Standing::Ended => Error::SessionEnded,
+    })
+}
+
+/// What is wrong with a key that opened nothing.
+async fn key_refusal(db: &Db, KeyBearer { hash, ip, now }: KeyBearer<'_>) -> Result<Error> {
+    let binds = [Bind::Text(hex(hash)), Bind::Text(ip.map(|ip| ip.to_string()).unwrap_or_default()), Bind::Time(now)];
+    let sql = "select tenantry.key_standing(decode($1, 'hex'), nullif($2, '')::inet, $3)";
+    let rows = db.read_alone(sql, &binds).await?;
+    let found: Option<String> = rows.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(match found.as_deref() {
+        Some("REVOKED") => Error::InvalidApiKey("it was revoked."),
+        Some("TOO_LATE") => Error::InvalidApiKey("it has expired."),
+        Some("ADDRESS") => Error::InvalidApiKey("it may not be used from this address."),
+        Some("GOOD") => Error::OrganizationMismatch,
+        _ => Error::InvalidApiKey("there is no such key."),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        write!(text, "{byte:02x}").ok();
+        text
     })
 }
 
@@ -479,32 +577,63 @@ async fn standing(db: &Db, bearer: Bearer<'_>) -> Result<Standing> {
 }
 
 /// Stands in until the membership is read; it never leaves the opening.
-const NOBODY: Tenant =
-    Tenant { user_id: Id::NIL, organization_id: Id::NIL, role: MemberRole::Viewer, is_superadmin: false };
+const NOBODY: Tenant = Tenant {
+    actor: Actor::User(Id::NIL),
+    organization_id: Id::NIL,
+    role: MemberRole::Viewer,
+    allowed: Actions::NONE,
+    is_superadmin: false,
+};
 
-fn tenant(user: Uuid, organization: Uuid, role: &str, is_superadmin: bool) -> Result<Tenant> {
+/// A member; `actions` are those of their custom role, if they have one.
+fn tenant(user: Uuid, organization: Uuid, role: &str, is_superadmin: bool, actions: Option<&str>) -> Result<Tenant> {
+    let role = MemberRole::from_label(role)
+        .ok_or_else(|| Error::internal("the database knows a member role that this build does not"))?;
     Ok(Tenant {
-        user_id: Id::from_uuid(user),
+        actor: Actor::User(Id::from_uuid(user)),
         organization_id: Id::from_uuid(organization),
-        role: MemberRole::from_label(role)
-            .ok_or_else(|| Error::internal("the database knows a member role that this build does not"))?,
+        role,
+        allowed: actions.map_or_else(|| Actions::of_role(role), Actions::of_custom_role),
         is_superadmin,
     })
 }
 
+/// A program with a key of these scopes.
+fn program(key: Uuid, organization: Uuid, scopes: &str) -> Tenant {
+    Tenant {
+        actor: Actor::Key(Id::from_uuid(key)),
+        organization_id: Id::from_uuid(organization),
+        role: MemberRole::Viewer,
+        allowed: Actions::of_key(scopes),
+        is_superadmin: false,
+    }
+}
+
 /// Both statements in one message. The simple protocol has no parameters, so the values are quoted here; a NUL, the one
 /// character a `PostgreSQL` string cannot hold, is refused.
-fn begin_statement(begin: &str, bearer: Bearer<'_>, organization: &OrganizationRef) -> Result<String> {
+fn begin_statement(begin: &str, credential: Credential<'_>, organization: &OrganizationRef) -> Result<String> {
+    let null = || "null".to_owned();
     let (id, clerk, slug) = match organization {
-        OrganizationRef::Id(id) => (format!("'{id}'"), "null".to_owned(), "null".to_owned()),
-        OrganizationRef::Clerk(clerk) => ("null".to_owned(), quote(clerk)?, "null".to_owned()),
-        OrganizationRef::Slug(slug) => ("null".to_owned(), "null".to_owned(), quote(slug)?),
+        OrganizationRef::Id(id) => (format!("'{id}'"), null(), null()),
+        OrganizationRef::Clerk(clerk) => (null(), quote(clerk)?, null()),
+        OrganizationRef::Slug(slug) => (null(), null(), quote(slug)?),
+        OrganizationRef::OfKey => (null(), null(), null()),
     };
-    let subject = quote(bearer.subject)?;
-    let session = bearer.session.map_or_else(|| Ok("null".to_owned()), quote)?;
-    Ok(format!(
-        "{begin}; select user_id, organization_id, role::text, is_superadmin from tenantry.enter_tenant({subject}, {session}, {id}, {clerk}, {slug})"
-    ))
+    Ok(match credential {
+        Credential::Token(Bearer { subject, session }) => {
+            let (subject, session) = (quote(subject)?, session.map_or_else(|| Ok(null()), quote)?);
+            format!(
+                "{begin}; select user_id, organization_id, role::text, is_superadmin, actions from tenantry.enter_tenant({subject}, {session}, {id}, {clerk}, {slug})"
+            )
+        }
+        Credential::Key(KeyBearer { hash, ip, now }) => {
+            let (hash, now) = (hex(hash), now.to_rfc3339());
+            let ip = ip.map_or_else(null, |ip| format!("'{ip}'"));
+            format!(
+                "{begin}; select api_key_id, organization_id, actions from tenantry.enter_by_key('\\x{hash}', {ip}, '{now}', {id}, {clerk}, {slug})"
+            )
+        }
+    })
 }
 
 /// A string constant (`PostgreSQL` documentation, 4.1.2.1). The `E''` form means the same whatever

@@ -68,6 +68,12 @@ codes! {
     KeysUnavailable "KEYS_UNAVAILABLE"
         "The signing keys of the identity provider cannot be fetched."
         "Try again in a few seconds.";
+    InvalidApiKey "INVALID_API_KEY"
+        "The API key is unknown, mistyped, revoked, expired, or used from elsewhere; the message says which."
+        "Look at `organization.apiKeys`, and send a key that is in force.";
+    UserRequired "USER_REQUIRED"
+        "The request was made with an API key, and asks for what is a person's."
+        "Send a user's token.";
     OrganizationRequired "ORGANIZATION_REQUIRED"
         "Neither the token nor the request names an organization."
         "Send `X-Organization-Id`.";
@@ -220,6 +226,9 @@ codes! {
     OwnerRequired "OWNER_REQUIRED"
         "Only an owner of the organization may."
         "Ask an owner.";
+    BeyondOwnRole "BEYOND_OWN_ROLE"
+        "The change would give, take or touch what the viewer may not do themselves."
+        "Ask somebody whose role has all of it.";
     LastOwner "LAST_OWNER"
         "The organization would be left without an owner."
         "Make another member OWNER first.";

@@ -55,7 +55,7 @@ pub async fn feature_flags(ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
     let tx = session.read().await?;
     let rows = tx.fetch(FLAGS, &[Bind::Uuid(tenant.organization_id.uuid())]).await?;
     let organization = tenant.organization_id.uuid().to_string();
-    let user = tenant.user_id.uuid().to_string();
+    let user = tenant.actor.uuid().to_string();
     rows.iter()
         .map(|row| {
             let definition = Definition {

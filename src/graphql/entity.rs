@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::access::{Action, MemberRole};
+use crate::access::{Action, Actions};
 use crate::db::Row;
 use crate::error::Result;
 use crate::graphql::cells::Columns;
@@ -101,10 +101,10 @@ pub trait Loadable: Identified {
     type Entity: Entity<Marker = Self>;
 }
 
-/// The condition that hides from this role what it may not see.
-pub(super) fn visible<E: Entity>(role: MemberRole) -> String {
+/// The condition that hides what whoever may do no more than this may not see.
+pub(super) fn visible<E: Entity>(allowed: Actions) -> String {
     match E::HIDDEN {
-        Some((hidden, action)) if !action.allows(role) => format!("not ({hidden})"),
+        Some((hidden, action)) if !allowed.has(action) => format!("not ({hidden})"),
         _ => String::from("true"),
     }
 }

@@ -31,7 +31,7 @@ pub async fn follow<M: Loadable, T: Send + 'static>(
     let told = events.filter_map(move |event| {
         let session = Arc::clone(&session);
         async move {
-            let access = event.concerns_access_of(tenant.user_id);
+            let access = event.concerns_access_of(tenant.actor);
             let changed = event.id_of::<M>().filter(|changed| only.is_none_or(|only| only == *changed));
             if !access && changed.is_none() {
                 return None;

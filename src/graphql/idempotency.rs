@@ -56,7 +56,7 @@ impl KeyedRequest {
         let tenant = tx.tenant();
         let lock = advisory_lock(&[
             tenant.organization_id.uuid().as_bytes(),
-            tenant.user_id.uuid().as_bytes(),
+            tenant.actor.uuid().as_bytes(),
             self.key.as_bytes(),
         ]);
         let free = sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "free!""#, lock)
@@ -70,9 +70,9 @@ impl KeyedRequest {
             ));
         }
         let known = sqlx::query!(
-            "select request_hash, resource_id from tenantry.idempotency_keys where organization_id = $1 and user_id = $2 and key = $3",
+            "select request_hash, resource_id from tenantry.idempotency_keys where organization_id = $1 and actor_id = $2 and key = $3",
             tenant.organization_id as _,
-            tenant.user_id as _,
+            tenant.actor.uuid(),
             self.key
         )
         .fetch_optional(tx.conn())
@@ -95,10 +95,10 @@ impl KeyedRequest {
     pub(super) async fn remember(&self, tx: &mut TenantTx, row: Uuid) -> VerbResult<()> {
         let tenant = tx.tenant();
         sqlx::query!(
-            "insert into tenantry.idempotency_keys (organization_id, user_id, key, operation, request_hash, resource_id)
+            "insert into tenantry.idempotency_keys (organization_id, actor_id, key, operation, request_hash, resource_id)
              values ($1, $2, $3, $4, $5, $6)",
             tenant.organization_id as _,
-            tenant.user_id as _,
+            tenant.actor.uuid(),
             self.key,
             self.operation,
             self.hash,

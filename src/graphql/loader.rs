@@ -74,7 +74,7 @@ impl<E: Entity> Fetch<ById<E>> {
         if E::TENANT {
             binds.push(Bind::Uuid(tx.tenant().organization_id.uuid()));
         }
-        let sql = by_id::<E>("$2", "any($1)", &visible::<E>(tx.tenant().role));
+        let sql = by_id::<E>("$2", "any($1)", &visible::<E>(tx.tenant().allowed));
         let rows = tx.fetch(&sql, &binds).await?;
         rows.iter().map(|row| E::read(row, 0).map(|row| (row.uuid(), Arc::new(row)))).collect()
     }
@@ -114,7 +114,7 @@ impl<E: Listed> Fetch<Pages<E>> {
     async fn pages(&self, plan: &ListPlan, parents: &[Scope]) -> Result<HashMap<Uuid, Vec<Arc<E>>>> {
         let session = self.session()?;
         let tx = session.read().await?;
-        let sql = page_statement::<E>(plan, parents.first().copied(), &visible::<E>(tx.tenant().role));
+        let sql = page_statement::<E>(plan, parents.first().copied(), &visible::<E>(tx.tenant().allowed));
         let rows = run(&tx, &sql, parents, &plan.binds).await?;
         let mut pages: HashMap<Uuid, Vec<Arc<E>>> = HashMap::with_capacity(parents.len());
         for row in &rows {
@@ -163,7 +163,7 @@ impl<E: Listed> Fetch<Counts<E>> {
         let session = self.session()?;
         let tx = session.read().await?;
         let (table, listed, visible, condition) =
-            (E::TABLE, E::LISTED_WHEN, visible::<E>(tx.tenant().role), &plan.condition);
+            (E::TABLE, E::LISTED_WHEN, visible::<E>(tx.tenant().allowed), &plan.condition);
         let mut binds = plan.binds[..plan.filter_binds].to_vec();
         let at_most = (plan.limit > 0).then(|| {
             binds.push(Bind::Int(plan.limit));

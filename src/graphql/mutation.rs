@@ -178,7 +178,7 @@ async fn conclude<M: Mutation>(tx: &mut TenantTx, session: &Session, done: Done<
         // What `with` writes is written whatever is selected.
         "with trail as ({} returning {told}) {}",
         trail::INSERT,
-        by_id::<Row<M>>("$1", "$6", &visible::<Row<M>>(tenant.role))
+        by_id::<Row<M>>("$1", "$6", &visible::<Row<M>>(tenant.allowed))
     );
     let row = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_optional(tx.conn()).await?;
     Ok(row.map(|row| Row::<M>::decode(&row, 0)).transpose()?.map(Arc::new))
@@ -211,6 +211,8 @@ pub enum UserErrorCode {
     OwnerRequired,
     /// The organization would be left without an owner.
     LastOwner,
+    /// It would give what the viewer does not have.
+    BeyondOwnRole,
     /// The identity provider decides about it.
     ManagedElsewhere,
 }

@@ -6,19 +6,20 @@
 //! no connection waits for a client.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_graphql::context::ContextBase;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use crate::access::{Action, Bearer, IdentitySource, Impersonation, MemberRole, OrganizationRef, Tenant};
+use crate::access::{Action, Bearer, Credential, IdentitySource, Impersonation, KeyBearer, OrganizationRef, Tenant};
+use crate::auth::api_key::{self, ApiKeySecret};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
-use crate::db::{Bind, Db, Reading, Row, TenantTx, Traffic, refuse};
+use crate::db::{Begun, Bind, Db, Reading, Row, TenantTx, Traffic, refuse};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::graphql::cells::Columns;
@@ -44,6 +45,8 @@ pub struct Services {
     pub node: NodeLoad,
     /// Who decides who belongs to an organization.
     pub identity_source: IdentitySource,
+    /// The hashes of keys whose use is being noted.
+    pub noting: Mutex<HashSet<Vec<u8>>>,
     /// Makes the users of tokens, where tokens may.
     pub meet: Option<Meet>,
     /// The address of the client application, without the slash at its end.
@@ -66,11 +69,25 @@ pub struct Credentials<'a> {
     pub ip: Option<IpAddr>,
 }
 
+/// Who asks.
+enum Caller {
+    /// Nobody in particular.
+    Anonymous,
+    /// A person.
+    User(Arc<Identity>),
+    /// A program: the hash of its key, and when the streams of this session end.
+    Program([u8; 32], DateTime<Utc>),
+}
+
+/// How long a stream of a program lives. What it shows is read with the key each time; this bounds how long one is kept that
+/// shows nothing more.
+const PROGRAM_STREAM: TimeDelta = TimeDelta::hours(1);
+
 /// One operation of one viewer.
 pub struct Session {
     me: Weak<Session>,
     services: Arc<Services>,
-    identity: Option<Arc<Identity>>,
+    caller: Caller,
     organization: Option<Chosen>,
     request_id: String,
     ip: Option<IpAddr>,
@@ -86,18 +103,24 @@ impl Session {
     /// # Errors
     /// [`Error::InvalidToken`], [`Error::KeysUnavailable`], [`Error::OrganizationMismatch`].
     pub async fn open(services: &Arc<Services>, credentials: Credentials<'_>) -> Result<Arc<Self>> {
-        let identity = match credentials.authorization {
-            None => None,
-            Some(header) => Some(services.verifier.verify(parse_authorization(header)?).await?),
+        let caller = match credentials.authorization.map(parse_authorization).transpose()? {
+            None => Caller::Anonymous,
+            Some(key) if key.starts_with(api_key::PREFIX) => {
+                let mistyped = "it is not complete, or mistyped: the checksum at its end does not fit.";
+                let key = ApiKeySecret::parse(key).ok_or(Error::InvalidApiKey(mistyped))?;
+                Caller::Program(key.hash(), services.clock.now() + PROGRAM_STREAM)
+            }
+            Some(token) => Caller::User(services.verifier.verify(token).await?),
         };
-        let organization = match &identity {
-            Some(identity) => choose_organization(identity, credentials.organization)?,
-            None => None,
+        let organization = match &caller {
+            Caller::Anonymous => None,
+            Caller::User(identity) => choose_organization(identity, credentials.organization)?,
+            Caller::Program(..) => Some(organization_of_key(credentials.organization)?),
         };
         Ok(Arc::new_cyclic(|me| Self {
             me: me.clone(),
             services: Arc::clone(services),
-            identity,
+            caller,
             organization,
             request_id: credentials.request_id.to_owned(),
             ip: credentials.ip,
@@ -116,13 +139,17 @@ impl Session {
     /// Whether no token was sent.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
-        self.identity.is_none()
+        matches!(self.caller, Caller::Anonymous)
     }
 
     /// When the token ends; sockets and streams end with it.
     #[must_use]
     pub fn expires_at(&self) -> Option<DateTime<Utc>> {
-        self.identity.as_ref().map(|identity| identity.expires_at)
+        match &self.caller {
+            Caller::Anonymous => None,
+            Caller::User(identity) => Some(identity.expires_at),
+            Caller::Program(_, until) => Some(*until),
+        }
     }
 
     /// What was asked of the database so far.
@@ -152,29 +179,53 @@ impl Session {
     /// Where the request came from, for its audit rows.
     #[must_use]
     pub fn origin(&self) -> Origin<'_> {
-        let impersonator = self.identity.as_ref().and_then(|identity| identity.impersonator.as_deref());
-        Origin { request_id: &self.request_id, ip: self.ip, impersonator }
+        Origin { request_id: &self.request_id, ip: self.ip, impersonator: self.impersonator() }
     }
 
     /// Whether somebody acts in the place of the user and may not do what is the user's alone.
     #[must_use]
     pub fn is_restricted(&self) -> bool {
-        self.services.verifier.impersonation() != Impersonation::Full
-            && self.identity.as_ref().is_some_and(|identity| identity.impersonator.is_some())
+        self.services.verifier.impersonation() != Impersonation::Full && self.impersonator().is_some()
     }
 
-    /// Refuses an action that the role does not allow, or that is guarded from whoever acts in the user's place.
-    fn permit(&self, action: Action, role: MemberRole) -> Result<()> {
-        action.check(role)?;
+    /// Who acts in the place of the user.
+    fn impersonator(&self) -> Option<&str> {
+        match &self.caller {
+            Caller::User(identity) => identity.impersonator.as_deref(),
+            Caller::Anonymous | Caller::Program(..) => None,
+        }
+    }
+
+    /// Refuses an action that is not allowed, or that is guarded from whoever acts in the user's place.
+    fn permit(&self, action: Action, tenant: Tenant) -> Result<()> {
+        tenant.check(action)?;
         if action.is_guarded() && self.is_restricted() {
             return Err(Error::ImpersonationRestricted { action: action.label() });
         }
         Ok(())
     }
 
-    /// The verified identity.
+    /// The verified identity of a person.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`], [`Error::UserRequired`] for a program.
     pub fn identity(&self) -> Result<&Identity> {
-        self.identity.as_deref().ok_or(Error::Unauthenticated)
+        match &self.caller {
+            Caller::Anonymous => Err(Error::Unauthenticated),
+            Caller::User(identity) => Ok(identity),
+            Caller::Program(..) => Err(Error::UserRequired),
+        }
+    }
+
+    /// What the request is made with, as the database is asked about it.
+    ///
+    /// # Errors
+    /// As [`Session::bearer`].
+    async fn credential(&self) -> Result<Credential<'_>> {
+        if let Caller::Program(hash, _) = &self.caller {
+            return Ok(Credential::Key(KeyBearer { hash, ip: self.ip, now: self.services.clock.now() }));
+        }
+        Ok(Credential::Token(self.bearer().await?))
     }
 
     /// Who brings the token, as the database is asked about them. With `NEW_USERS=token` they are there from here on.
@@ -201,7 +252,7 @@ impl Session {
     /// Refuses unless the viewer's role allows the action.
     pub async fn require(&self, action: Action) -> Result<Tenant> {
         let tenant = self.tenant().await?;
-        self.permit(action, tenant.role)?;
+        self.permit(action, tenant)?;
         Ok(tenant)
     }
 
@@ -223,16 +274,36 @@ impl Session {
     ) -> Result<Vec<Row>> {
         let chosen = self.chosen()?;
         let traffic = Arc::clone(&self.traffic);
-        let (db, bearer) = (&self.services.db, self.bearer().await?);
-        let opened = TenantTx::read_first(db, bearer, &chosen.reference, traffic, first).await;
-        let (tx, rows) = match opened {
-            Err(Error::OrganizationNotFound) => refuse(db, bearer).await,
+        let (db, credential) = (&self.services.db, self.credential().await?);
+        let opened = TenantTx::read_first(db, credential, &chosen.reference, traffic, first).await;
+        let Begun { tx, rows, is_stale } = match opened {
+            Err(Error::OrganizationNotFound) => refuse(db, credential).await,
             opened => opened,
         }?;
         chosen.check(tx.tenant())?;
+        if is_stale {
+            self.note_use(credential);
+        }
         *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = Some(tx.tenant());
         *read = Some(Arc::new(tx));
         Ok(rows)
+    }
+
+    /// Notes that the key was used, behind the answer. Where many requests come at once, one of them does.
+    fn note_use(&self, credential: Credential<'_>) {
+        let Credential::Key(KeyBearer { hash, ip, now }) = credential else { return };
+        let (hash, services) = (hash.to_vec(), Arc::clone(&self.services));
+        if !services.noting.lock().unwrap_or_else(PoisonError::into_inner).insert(hash.clone()) {
+            return;
+        }
+        tokio::spawn(async move {
+            let noted = TenantTx::note_use(&services.db, KeyBearer { hash: &hash, ip, now });
+            // The key may have been revoked meanwhile, and a use that is not noted is noted with the next.
+            if let Err(error) = noted.await {
+                tracing::debug!(%error, "the use of an API key was not noted");
+            }
+            services.noting.lock().unwrap_or_else(PoisonError::into_inner).remove(&hash);
+        });
     }
 
     fn known_tenant(&self) -> Option<Tenant> {
@@ -244,7 +315,7 @@ impl Session {
         let chosen = self.chosen()?;
         let tx = self.begin(&chosen.reference).await?;
         chosen.check(tx.tenant())?;
-        self.permit(action, tx.tenant().role)?;
+        self.permit(action, tx.tenant())?;
         Ok(tx)
     }
 
@@ -257,9 +328,9 @@ impl Session {
         // What was read before is not what the payload is to show.
         self.close().await;
         let traffic = Arc::clone(&self.traffic);
-        let (db, bearer) = (&self.services.db, self.bearer().await?);
-        match Box::pin(TenantTx::begin(db, bearer, organization, traffic)).await {
-            Err(Error::OrganizationNotFound) => Box::pin(refuse(db, bearer)).await,
+        let (db, credential) = (&self.services.db, self.credential().await?);
+        match Box::pin(TenantTx::begin(db, credential, organization, traffic)).await {
+            Err(Error::OrganizationNotFound) => Box::pin(refuse(db, credential)).await,
             begun => begun,
         }
     }
@@ -273,7 +344,9 @@ impl Session {
     }
 
     fn chosen(&self) -> Result<&Chosen> {
-        self.identity()?;
+        if self.is_anonymous() {
+            return Err(Error::Unauthenticated);
+        }
         self.organization.as_ref().ok_or(Error::OrganizationRequired)
     }
 
@@ -323,7 +396,7 @@ impl Session {
             let (sql, binds) = by_id_at_first::<M::Entity>(id.map(Id::uuid));
             let rows = self.open_read(&mut read, Some((&sql, &binds))).await?;
             drop(read);
-            self.permit(M::Entity::READ, self.tenant().await?.role)?;
+            self.permit(M::Entity::READ, self.tenant().await?)?;
             let row = rows.first().map(|row| M::Entity::read(row, 0)).transpose()?.map(Arc::new);
             if let Some(uuid) = id.map(Id::uuid).or(row.as_ref().map(|row| row.uuid())) {
                 let loader = self.loader::<Uuid, Option<Arc<M::Entity>>, Fetch<ById<M::Entity>>>(Fetch::of);
@@ -350,6 +423,18 @@ impl Session {
         match id {
             Some(id) => self.load(id).await,
             None => Ok(None),
+        }
+    }
+
+    /// The row that a mutation has written, for its payload: null for whoever may write such rows and not see them. What was
+    /// done is done, so the payload is no place for a refusal.
+    ///
+    /// # Errors
+    /// As [`Session::load`], but for that.
+    pub async fn load_written<M: Loadable>(&self, id: Option<Id<M>>) -> Result<Option<Arc<M::Entity>>> {
+        match self.load_opt(id).await {
+            Err(Error::Forbidden { .. }) => Ok(None),
+            loaded => loaded,
         }
     }
 
@@ -445,6 +530,13 @@ fn choose_organization(identity: &Identity, header: Option<&str>) -> Result<Opti
         }
         (Some(_), Some(_)) => return Err(Error::OrganizationMismatch),
     })
+}
+
+/// The organization of a request with a key: the key's, which is the header's if there is one.
+fn organization_of_key(header: Option<&str>) -> Result<Chosen> {
+    let header = header.map(str::trim).filter(|header| !header.is_empty());
+    let reference = header.map(parse_organization).transpose()?;
+    Ok(Chosen { reference: reference.unwrap_or(OrganizationRef::OfKey), must_be: None })
 }
 
 /// Reads `X-Organization-Id`: our id, a bare UUID, the identity provider's id or a slug.

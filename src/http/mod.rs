@@ -1,5 +1,6 @@
 //! The HTTP edge: routes, request ids, and what stands before execution.
 
+pub mod client_address;
 pub mod dev;
 pub mod graphiql;
 pub mod graphql;
@@ -22,6 +23,7 @@ use crate::error::Code;
 use crate::graphql::Services;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::Documents;
+use crate::network::Network;
 use crate::schema::Schemas;
 use crate::webhooks::Webhooks;
 
@@ -53,6 +55,8 @@ pub struct EdgeSettings {
     pub introspection: bool,
     pub graphiql: bool,
     pub cors_origins: Vec<String>,
+    /// The operator's own proxies.
+    pub trusted_proxies: Vec<Network>,
     /// Which of the process's ports serve `/metrics`.
     pub metrics: MetricsRoute,
 }

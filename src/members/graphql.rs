@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::graphql::mutation::{self, Ran, UserError, UserErrorCode};
 use crate::graphql::session::Session;
 use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, marker};
+use crate::members::custom_roles::{
+    CustomRoleCreateInput, CustomRoleDeleteInput, CustomRoleDeletePayload, CustomRolePayload, CustomRoleUpdateInput,
+};
 use crate::members::invitations::{
     ACCEPTED, InvitationAcceptInput, InvitationCreateInput, InvitationResendInput, InvitationRevokeInput,
     InvitationToken, accept_url, hash,
@@ -21,7 +24,8 @@ use crate::members::verbs::{
     OrganizationOwnershipTransferInput, SWITCHED,
 };
 use crate::members::{
-    Invitation, OrganizationMember, OrganizationSummary, User, ViewerMembership, ViewerRow, viewer, viewer_within,
+    CustomRole, Invitation, OrganizationMember, OrganizationSummary, User, ViewerMembership, ViewerRow, viewer,
+    viewer_within,
 };
 use crate::relations;
 use crate::trail::{self, AuditEntry};
@@ -71,7 +75,8 @@ impl Viewer {
         &self.row.user
     }
 
-    /// The viewer's role in the organization of the request; null before one is chosen.
+    /// The viewer's role in the organization of the request; VIEWER when they have a custom role, null before an organization
+    /// is chosen.
     async fn role(&self, ctx: &Context<'_>) -> Result<Option<MemberRole>> {
         match Session::of(ctx)?.tenant().await {
             Ok(tenant) => Ok(Some(tenant.role)),
@@ -88,11 +93,13 @@ impl Viewer {
     /// The actions that the viewer may take in the organization of the request; empty before one is chosen. Guarded
     /// actions are left out while somebody impersonates the user.
     async fn permissions(&self, ctx: &Context<'_>) -> Result<Vec<Action>> {
-        let role = self.role(ctx).await?;
-        let restricted = Session::of(ctx)?.is_restricted();
-        let may =
-            |action: &Action| role.is_some_and(|role| action.allows(role)) && !(restricted && action.is_guarded());
-        Ok(Action::ALL.iter().copied().filter(may).collect())
+        let session = Session::of(ctx)?;
+        let restricted = session.is_restricted();
+        match session.tenant().await {
+            Ok(tenant) => Ok(tenant.allowed.iter().filter(|action| !(restricted && action.is_guarded())).collect()),
+            Err(Error::OrganizationRequired) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the viewer is a superadmin of the platform.
@@ -223,6 +230,34 @@ impl MembersMutation {
         Ok(OrganizationMemberPayload { member: member_of(ctx, ran.id).await?, user_errors: ran.user_errors })
     }
 
+    /// Makes a role of actions.
+    async fn custom_role_create(&self, ctx: &Context<'_>, input: CustomRoleCreateInput) -> Result<CustomRolePayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(CustomRolePayload {
+            custom_role: Session::of(ctx)?.load_written(ran.id).await?,
+            user_errors: ran.user_errors,
+        })
+    }
+
+    /// Changes a custom role, and with it what its members may do.
+    async fn custom_role_update(&self, ctx: &Context<'_>, input: CustomRoleUpdateInput) -> Result<CustomRolePayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(CustomRolePayload {
+            custom_role: Session::of(ctx)?.load_written(ran.id).await?,
+            user_errors: ran.user_errors,
+        })
+    }
+
+    /// Deletes a custom role that no member has.
+    async fn custom_role_delete(
+        &self,
+        ctx: &Context<'_>,
+        input: CustomRoleDeleteInput,
+    ) -> Result<CustomRoleDeletePayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(CustomRoleDeletePayload { custom_role_id: ran.id, user_errors: ran.user_errors })
+    }
+
     /// Invites an address. The payload has the link to send.
     async fn invitation_create(
         &self,
@@ -251,7 +286,7 @@ impl MembersMutation {
     ) -> Result<InvitationRevokePayload> {
         let ran = mutation::run(ctx, input).await?;
         Ok(InvitationRevokePayload {
-            invitation: Session::of(ctx)?.load_opt(ran.id).await?,
+            invitation: Session::of(ctx)?.load_written(ran.id).await?,
             user_errors: ran.user_errors,
         })
     }
@@ -302,7 +337,7 @@ async fn switch(session: &Session, organization: OrganizationId) -> Result<Optio
 }
 
 async fn member_of(ctx: &Context<'_>, id: Option<OrganizationMemberId>) -> Result<Option<Arc<OrganizationMember>>> {
-    Session::of(ctx)?.load_opt(id).await
+    Session::of(ctx)?.load_written(id).await
 }
 
 async fn secret_payload(
@@ -313,7 +348,7 @@ async fn secret_payload(
     let session = Session::of(ctx)?;
     Ok(InvitationSecretPayload {
         accept_url: ran.id.map(|_| accept_url(&session.services().app_url, token)),
-        invitation: session.load_opt(ran.id).await?,
+        invitation: session.load_written(ran.id).await?,
         user_errors: ran.user_errors,
     })
 }
@@ -374,6 +409,16 @@ relations! {
     one {
         /// The member's user.
         user -> User! by user_id;
+        /// The custom role; null without one.
+        custom_role -> CustomRole by custom_role_id;
+    }
+}
+
+relations! {
+    CustomRole {}
+    computed {
+        /// All that whoever has the role may do, as `viewer.permissions` shows it.
+        permissions: Vec<String> = |role| role.allowed_labels();
     }
 }
 

@@ -13,11 +13,11 @@ use chrono::Duration;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::access::{Action, MemberRole};
+use crate::access::{Action, Actions, MemberRole};
 use crate::graphql::mutation::{Checks, Done, Mutation, MutationInfo, UserErrorCode, VerbError, VerbResult, Work};
 use crate::id::{InvitationId, marker};
 use crate::members::sql::{self, LockedInvitation, NewInvitation};
-use crate::members::verbs::{lock_members, require_owner};
+use crate::members::verbs::{lock_members, require_covered, require_owner};
 
 /// What tokens begin with, so that whoever finds one knows what it is.
 const PREFIX: &str = "inv_";
@@ -140,6 +140,7 @@ impl Mutation for InvitationCreateInput {
         checks.finish()?;
         let role = self.role.unwrap_or(MemberRole::Member);
         require_owner(work, "role", &[role])?;
+        require_covered(work, "role", Actions::of_role(role))?;
         lock_members(work).await?;
         if sql::is_member(work.tx, &email).await? {
             let message = "Somebody with this address is a member already.";
@@ -180,6 +181,7 @@ async fn open(work: &mut Work<'_>, id: InvitationId) -> VerbResult<LockedInvitat
         return Err(VerbError::user("id", UserErrorCode::InvalidTransition, message));
     }
     require_owner(work, "id", &[invitation.role])?;
+    require_covered(work, "id", Actions::of_role(invitation.role))?;
     Ok(invitation)
 }
 

@@ -5,6 +5,7 @@
 //! name its author.
 
 mod accounts;
+mod custom_roles;
 mod graphql;
 mod invitations;
 mod roles;
@@ -18,7 +19,7 @@ use crate::access::MemberRole;
 use crate::auth::TokenOrganization;
 use crate::graphql::filter::{DateTimeFilter, IdFilter, StringFilter};
 use crate::graphql::mutation::MutationInfo;
-use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, UserId};
+use crate::id::{CustomRoleId, InvitationId, OrganizationId, OrganizationMemberId, UserId};
 use crate::{entity, enum_filter, listing, pg_enum};
 pub use accounts::{meet, meet_with_workspace};
 pub use graphql::{MembersMutation, MembersQuery};
@@ -66,8 +67,11 @@ entity! {
         /// The member's user.
         #[graphql(skip)]
         pub user_id: UserId,
-        /// Role.
+        /// Role; VIEWER when there is a custom role.
         pub role: MemberRole,
+        /// The custom role.
+        #[graphql(skip)]
+        pub custom_role_id: Option<CustomRoleId>,
         /// Time of joining.
         pub created_at: DateTime<Utc>,
         /// Time of the last change.
@@ -83,6 +87,35 @@ listing! {
     /// User.
     user_id: IdFilter;
     /// Time of joining.
+    created_at: DateTimeFilter, CreatedAt;
+}
+
+entity! {
+    /// A role that the organization made of the program's actions.
+    #[graphql(complex)]
+    pub struct CustomRole("custom_roles", read by OrganizationRead) {
+        /// Unique id.
+        pub id: CustomRoleId,
+        /// Name, unique in the organization.
+        pub name: String,
+        /// What it is for.
+        pub description: Option<String>,
+        /// The actions that it allows, beside reading the organization and leaving it.
+        pub actions: Vec<String>,
+        /// Version; incremented by every change. Pass it as `expectedVersion`.
+        pub version: i32,
+        /// Time of creation.
+        pub created_at: DateTime<Utc>,
+        /// Time of the last change.
+        pub updated_at: DateTime<Utc>,
+    }
+}
+
+listing! {
+    CustomRole: CustomRoleFilter, CustomRoleOrder by CustomRoleOrderField, default CreatedAt Asc;
+    /// Name.
+    name: StringFilter;
+    /// Time of creation.
     created_at: DateTimeFilter, CreatedAt;
 }
 
@@ -128,7 +161,7 @@ listing! {
 /// Every mutation of the slice.
 #[must_use]
 pub fn mutations() -> Vec<MutationInfo> {
-    [verbs::MUTATIONS, invitations::MUTATIONS].concat()
+    [verbs::MUTATIONS, invitations::MUTATIONS, custom_roles::MUTATIONS].concat()
 }
 
 /// A membership of the viewer.

@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::access::Bearer;
+use crate::access::{Actions, Bearer};
 use crate::db::{Bind, Db, Reading, Row, SystemTx, TenantTx};
 use crate::error::{Error, Result};
-use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, UserId};
+use crate::id::{CustomRoleId, InvitationId, OrganizationId, OrganizationMemberId, UserId};
 use crate::members::{MemberRole, OrganizationSummary, User, ViewerMembership};
 
 /// Who the viewer is and where they are a member, across organizations.
@@ -91,23 +91,22 @@ pub async fn subject_of(db: &Db, email: &str) -> Result<Option<String>> {
     Ok(subject)
 }
 
-/// Keeps others from changing members until the transaction ends; says whether Clerk knows the organization.
-pub(super) async fn lock_organization(tx: &mut TenantTx) -> Result<bool> {
-    let organization = tx.tenant().organization_id;
-    Ok(sqlx::query_scalar!(
-        r#"select clerk_org_id is not null as "known!" from tenantry.organizations where id = $1 for update"#,
-        organization as _
-    )
-    .fetch_one(tx.conn())
-    .await?)
-}
-
 /// A living member.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LockedMember {
     pub id: OrganizationMemberId,
     pub user_id: UserId,
     pub role: MemberRole,
+    pub custom_role_id: Option<CustomRoleId>,
+    /// Those of the custom role, separated by commas.
+    pub actions: Option<String>,
+}
+
+impl LockedMember {
+    /// What they may do.
+    pub(super) fn allows(&self) -> Actions {
+        self.actions.as_deref().map_or_else(|| Actions::of_role(self.role), Actions::of_custom_role)
+    }
 }
 
 /// The living member with this id.
@@ -115,8 +114,11 @@ pub(super) async fn lock_member(tx: &mut TenantTx, id: OrganizationMemberId) -> 
     let organization = tx.tenant().organization_id;
     Ok(sqlx::query_as!(
         LockedMember,
-        r#"select id as "id: OrganizationMemberId", user_id as "user_id: UserId", role as "role: MemberRole"
-             from tenantry.organization_members where organization_id = $1 and id = $2 and deleted_at is null for update"#,
+        r#"select m.id as "id: OrganizationMemberId", m.user_id as "user_id: UserId", m.role as "role: MemberRole",
+                  m.custom_role_id as "custom_role_id: CustomRoleId",
+                  (select array_to_string(r.actions, ',') from tenantry.custom_roles r
+                    where r.organization_id = m.organization_id and r.id = m.custom_role_id) as actions
+             from tenantry.organization_members m where m.organization_id = $1 and m.id = $2 and m.deleted_at is null for update"#,
         organization as _,
         id as _
     )
@@ -130,7 +132,7 @@ pub(super) async fn membership_of_viewer(tx: &mut TenantTx) -> Result<Organizati
     Ok(sqlx::query_scalar!(
         r#"select id as "id: OrganizationMemberId" from tenantry.organization_members where organization_id = $1 and user_id = $2"#,
         tenant.organization_id as _,
-        tenant.user_id as _
+        tenant.actor.user() as _
     )
     .fetch_one(tx.conn())
     .await?)
@@ -168,13 +170,19 @@ pub(super) async fn has_another_owner(tx: &mut TenantTx, but: OrganizationMember
 }
 
 /// Gives a member a role.
-pub(super) async fn set_role(tx: &mut TenantTx, id: OrganizationMemberId, role: MemberRole) -> Result<()> {
+pub(super) async fn set_role(
+    tx: &mut TenantTx,
+    id: OrganizationMemberId,
+    role: MemberRole,
+    custom: Option<CustomRoleId>,
+) -> Result<()> {
     let organization = tx.tenant().organization_id;
     sqlx::query!(
-        "update tenantry.organization_members set role = $3, promoted_from = null where organization_id = $1 and id = $2",
+        "update tenantry.organization_members set role = $3, custom_role_id = $4, promoted_from = null where organization_id = $1 and id = $2",
         organization as _,
         id as _,
-        role as _
+        role as _,
+        custom as _
     )
     .execute(tx.conn())
     .await?;
@@ -244,7 +252,7 @@ pub(super) async fn insert_invitation(tx: &mut TenantTx, new: &NewInvitation<'_>
         new.email,
         new.role as _,
         new.token_hash,
-        tenant.user_id as _,
+        tenant.actor.user() as _,
         new.expires_at,
         now
     )

@@ -6,19 +6,23 @@
 use async_graphql::InputObject;
 use serde_json::json;
 
-use crate::access::{Action, IdentitySource, MemberRole};
+use crate::access::{Action, Actions, IdentitySource, MemberRole};
 use crate::events::Event;
 use crate::graphql::mutation::{Done, Mutation, MutationInfo, UserErrorCode, VerbError, VerbResult, Work};
-use crate::id::{OrganizationMemberId, marker};
+use crate::id::{CustomRoleId, OrganizationMemberId, marker};
+use crate::members::custom_roles::lock_role;
 use crate::members::sql::{self, LockedMember};
+use crate::organizations::lock_organization;
 
-/// The new role of a member.
+/// The new role of a member: `role` or `customRoleId`.
 #[derive(Clone, Debug, InputObject)]
 pub struct OrganizationMemberUpdateInput {
     /// The member.
     pub id: OrganizationMemberId,
-    /// The new role. OWNER is for owners to give.
-    pub role: MemberRole,
+    /// The new role; a custom role ends with it. OWNER is for owners to give.
+    pub role: Option<MemberRole>,
+    /// A custom role instead.
+    pub custom_role_id: Option<CustomRoleId>,
 }
 
 /// The member to remove.
@@ -56,7 +60,7 @@ pub(super) const SWITCHED: &str = "organization.switch";
 
 /// Locks the organization, and refuses where the identity provider decides about its members.
 pub(super) async fn lock_members(work: &mut Work<'_>) -> VerbResult<()> {
-    let known_to_clerk = sql::lock_organization(work.tx).await?;
+    let known_to_clerk = lock_organization(work.tx).await?;
     if known_to_clerk && work.identity_source == IdentitySource::Clerk {
         let message = "Clerk decides about the members of this organization: change them there, and they change here.";
         return Err(VerbError::of_input(UserErrorCode::ManagedElsewhere, message));
@@ -71,6 +75,15 @@ pub(super) fn require_owner(work: &Work<'_>, field: &str, concerned: &[MemberRol
         return Err(VerbError::user(field, UserErrorCode::OwnerRequired, message));
     }
     Ok(())
+}
+
+/// Refuses where more is given, taken or touched than the viewer has.
+pub(super) fn require_covered(work: &Work<'_>, field: &str, concerned: Actions) -> VerbResult<()> {
+    if concerned.within(work.tenant().allowed) {
+        return Ok(());
+    }
+    let message = "This role may do what you may not: whoever may do all of it has to.";
+    Err(VerbError::user(field, UserErrorCode::BeyondOwnRole, message))
 }
 
 async fn living_member(work: &mut Work<'_>, field: &str, id: OrganizationMemberId) -> VerbResult<LockedMember> {
@@ -97,16 +110,34 @@ impl Mutation for OrganizationMemberUpdateInput {
     const AUDIT: &'static str = "member.update";
 
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let (role, custom) = match (self.role, self.custom_role_id) {
+            (Some(role), None) => (role, None),
+            // The trigger of the table ends a custom role with every other change of the role.
+            (None, Some(id)) => (MemberRole::Viewer, Some(id)),
+            _ => {
+                let message = "Give either `role` or `customRoleId`.";
+                return Err(VerbError::user("role", UserErrorCode::Invalid, message));
+            }
+        };
         lock_members(work).await?;
         let member = living_member(work, "id", self.id).await?;
-        require_owner(work, "role", &[member.role, self.role])?;
-        if self.role != MemberRole::Owner {
+        require_owner(work, "role", &[member.role, role])?;
+        require_covered(work, "id", member.allows())?;
+        match custom {
+            Some(id) => {
+                let custom = lock_role(work.tx, "customRoleId", id).await?;
+                require_covered(work, "customRoleId", custom.allows())?;
+            }
+            None => require_covered(work, "role", Actions::of_role(role))?,
+        }
+        if role != MemberRole::Owner {
             require_another_owner(work, &member).await?;
         }
-        sql::set_role(work.tx, member.id, self.role).await?;
+        sql::set_role(work.tx, member.id, role, custom).await?;
+        let told = |role: MemberRole, custom: Option<CustomRoleId>| json!({ "role": role.label(), "customRole": custom.map(|id| id.to_string()) });
         Ok(Done {
             id: member.id,
-            audit: json!({ "before": { "role": member.role.label() }, "after": { "role": self.role.label() } }),
+            audit: json!({ "before": told(member.role, member.custom_role_id), "after": told(role, custom) }),
             event: Some(Event::access(Some(member.user_id))),
         })
     }
@@ -132,6 +163,7 @@ impl Mutation for OrganizationMemberRemoveInput {
         lock_members(work).await?;
         let member = living_member(work, "id", self.id).await?;
         require_owner(work, "id", &[member.role])?;
+        require_covered(work, "id", member.allows())?;
         end(work, member).await
     }
 }
@@ -167,8 +199,8 @@ impl Mutation for OrganizationOwnershipTransferInput {
         if to.id == own {
             return Err(VerbError::user("memberId", UserErrorCode::Invalid, "The organization is yours already."));
         }
-        sql::set_role(work.tx, to.id, MemberRole::Owner).await?;
-        sql::set_role(work.tx, own, MemberRole::Admin).await?;
+        sql::set_role(work.tx, to.id, MemberRole::Owner, None).await?;
+        sql::set_role(work.tx, own, MemberRole::Admin, None).await?;
         Ok(Done {
             id: to.id,
             audit: json!({ "from": own.to_string(), "before": { "role": to.role.label() }, "after": { "role": MemberRole::Owner.label() } }),

@@ -19,7 +19,7 @@ use crate::flags::{self, FeatureFlag};
 use crate::graphql::mutation::{self, Checks, UserError, UserErrorCode, VerbError, VerbResult};
 use crate::graphql::session::Session;
 use crate::id::{OrganizationId, OrganizationMemberId, marker};
-use crate::members::{Invitation, OrganizationMember, OrganizationSummary, ViewerMembership};
+use crate::members::{CustomRole, Invitation, OrganizationMember, OrganizationSummary, ViewerMembership};
 use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::{Organization, slug};
 use crate::refunds::Refund;
@@ -45,6 +45,8 @@ relations! {
     Organization {
         /// The members.
         members -> OrganizationMember;
+        /// The custom roles.
+        custom_roles -> CustomRole;
         /// The invitations. For administrators.
         invitations -> Invitation;
         /// The representatives, who work on tickets.
@@ -202,7 +204,7 @@ impl OrganizationMutation {
         input: OrganizationUpdateInput,
     ) -> Result<OrganizationUpdatePayload> {
         let ran = mutation::run(ctx, input).await?;
-        let organization = Session::of(ctx)?.load_opt(ran.id).await?;
+        let organization = Session::of(ctx)?.load_written(ran.id).await?;
         Ok(OrganizationUpdatePayload { organization, user_errors: ran.user_errors })
     }
 }

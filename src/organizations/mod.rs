@@ -11,6 +11,8 @@ use serde_json::json;
 pub use graphql::{OrganizationMutation, OrganizationQuery, OrganizationUpdateInput};
 
 use crate::access::Action;
+use crate::db::TenantTx;
+use crate::error::Result;
 use crate::events::Event;
 use crate::graphql::mutation::{Checks, Done, Mutation, MutationInfo, UserErrorCode, VerbResult, Work, check_version};
 use crate::id::{OrganizationId, marker};
@@ -90,6 +92,21 @@ pub fn slug(text: &str) -> Option<String> {
     slug.truncate(63);
     let slug = slug.trim_end_matches('-');
     (!slug.is_empty()).then(|| slug.to_owned())
+}
+
+/// Keeps others from changing members, keys and roles until the transaction ends, so that what is counted next is right; says
+/// whether Clerk knows the organization.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn lock_organization(tx: &mut TenantTx) -> Result<bool> {
+    let organization = tx.tenant().organization_id;
+    Ok(sqlx::query_scalar!(
+        r#"select clerk_org_id is not null as "known!" from tenantry.organizations where id = $1 for update"#,
+        organization as _
+    )
+    .fetch_one(tx.conn())
+    .await?)
 }
 
 /// The name and the wanted slug of the personal workspace of somebody with this given name: "John's Workspace",

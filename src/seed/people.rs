@@ -163,7 +163,7 @@ pub(super) async fn members(w: &mut Writer<'_>, acme: Uuid, startup: Uuid, peopl
     Ok(())
 }
 
-/// An invitation and an API key of Acme. Their hashes are of random bytes: no link and no key fits them.
+/// An invitation, an API key and a custom role of Acme. Their hashes are of random bytes: no link and no key fits them.
 pub(super) async fn access(w: &mut Writer<'_>, acme: Uuid, people: &People) -> Result<()> {
     let query = sqlx::query(
         "insert into tenantry.invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at, updated_at)
@@ -178,12 +178,36 @@ pub(super) async fn access(w: &mut Writer<'_>, acme: Uuid, people: &People) -> R
 
     let query = sqlx::query(
         "insert into tenantry.api_keys (organization_id, id, name, prefix, key_hash, scopes, expires_at, last_used_at, created_by, created_at, updated_at)
-         values ($1, $2, 'Help centre', 'sample_acme', sha256(uuid_send(gen_random_uuid())), '{ticket:read,ticket:create}',
+         values ($1, $2, 'Help centre', 'sample_acme', sha256(uuid_send(gen_random_uuid())), '{ORGANIZATION_READ,TICKET_CREATE}',
                  $4 + interval '335 days', $4 - interval '2 hours', $3, $4 - interval '30 days', $4 - interval '2 hours')",
     )
     .bind(acme)
     .bind(w.id())
     .bind(people.alice)
     .bind(w.now);
-    w.insert("api_keys", query).await
+    w.insert("api_keys", query).await?;
+
+    let actions = "{ORGANIZATION_READ,TICKET_CREATE,TICKET_UPDATE,TICKET_MESSAGE_ADD,TICKET_NOTE_READ,METRICS_READ}";
+    custom_role(w, acme, "Support lead", "Works on tickets and sees how it goes", actions).await
+}
+
+/// A role that an organization made.
+pub(super) async fn custom_role(
+    w: &mut Writer<'_>,
+    organization: Uuid,
+    name: &str,
+    description: &str,
+    actions: &str,
+) -> Result<()> {
+    let query = sqlx::query(
+        "insert into tenantry.custom_roles (organization_id, id, name, description, actions, created_at, updated_at)
+         values ($1, $2, $3, $4, $5::text[], $6 - interval '20 days', $6 - interval '20 days')",
+    )
+    .bind(organization)
+    .bind(w.id())
+    .bind(name.to_owned())
+    .bind(description.to_owned())
+    .bind(actions.to_owned())
+    .bind(w.now);
+    w.insert("custom_roles", query).await
 }

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::people::People;
-use super::{Writer, total_budgets};
+use super::{Writer, people, total_budgets};
 use crate::error::Result;
 
 /// Makes all rows. Grace is the only representative.
@@ -170,7 +170,7 @@ async fn administration(w: &mut Writer<'_>, startup: Uuid, people: &People, tick
     w.insert("invitations", query).await?;
     let query = sqlx::query(
         "insert into tenantry.api_keys (organization_id, id, name, prefix, key_hash, scopes, created_by, created_at, updated_at)
-         values ($1, $2, 'Import script', 'sample_startup', sha256(uuid_send(gen_random_uuid())), '{ticket:create}', $3,
+         values ($1, $2, 'Import script', 'sample_startup', sha256(uuid_send(gen_random_uuid())), '{TICKET_CREATE}', $3,
                  $4 - interval '15 days', $4 - interval '15 days')",
     )
     .bind(startup)
@@ -178,6 +178,8 @@ async fn administration(w: &mut Writer<'_>, startup: Uuid, people: &People, tick
     .bind(people.bob)
     .bind(w.now);
     w.insert("api_keys", query).await?;
+    let actions = "{ORGANIZATION_READ,TICKET_CREATE}";
+    people::custom_role(w, startup, "Contractor", "Opens tickets", actions).await?;
     let query = sqlx::query(
         "insert into tenantry.webhook_events (id, source, event_id, event_type, object_id, raw_body, status, attempts, organization_id,
                                      event_created_at, received_at, processed_at, next_attempt_at)

@@ -154,13 +154,13 @@ impl TicketMutation {
     /// Creates a ticket.
     async fn ticket_create(&self, ctx: &Context<'_>, input: TicketCreateInput) -> Result<TicketCreatePayload> {
         let ran = mutation::run(ctx, input).await?;
-        Ok(TicketCreatePayload { ticket: Session::of(ctx)?.load_opt(ran.id).await?, user_errors: ran.user_errors })
+        Ok(TicketCreatePayload { ticket: Session::of(ctx)?.load_written(ran.id).await?, user_errors: ran.user_errors })
     }
 
     /// Updates a ticket.
     async fn ticket_update(&self, ctx: &Context<'_>, input: TicketUpdateInput) -> Result<TicketUpdatePayload> {
         let ran = mutation::run(ctx, input).await?;
-        Ok(TicketUpdatePayload { ticket: Session::of(ctx)?.load_opt(ran.id).await?, user_errors: ran.user_errors })
+        Ok(TicketUpdatePayload { ticket: Session::of(ctx)?.load_written(ran.id).await?, user_errors: ran.user_errors })
     }
 
     /// Adds a message to the customer, or an internal note, to a ticket.
@@ -175,7 +175,7 @@ impl TicketMutation {
         // Reading the ticket takes a transaction of its own.
         let ticket = ran.id.filter(|_| ctx.look_ahead().field("ticket").exists()).map(|_| ticket);
         Ok(TicketMessageAddPayload {
-            message: session.load_opt(ran.id).await?,
+            message: session.load_written(ran.id).await?,
             ticket: session.load_opt(ticket).await?,
             user_errors: ran.user_errors,
         })

@@ -193,7 +193,7 @@ pub async fn insert_message(
         tenant.organization_id as _,
         id as _,
         ticket as _,
-        tenant.user_id as _,
+        tenant.actor.user() as _,
         is_internal,
         body,
         now

@@ -45,6 +45,7 @@ const FLOORS: &[&[&str]] = &[
     &["access"],
     &["sql_enum"],
     &["json"],
+    &["network"],
     &["unread"],
     &["id"],
     &["clock"],

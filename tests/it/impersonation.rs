@@ -56,7 +56,15 @@ async fn impersonation_does_not_reach_guarded_actions_and_the_platform() {
     let (less, all) = (permissions(less), permissions(all));
     let missing: Vec<_> = all.iter().filter(|action| !less.contains(action)).collect();
     // What changes who belongs to the organization, and what acts for it.
-    let guarded = ["MEMBER_UPDATE", "ORGANIZATION_LEAVE", "OWNERSHIP_TRANSFER", "INVITATION_WRITE", "WEBHOOK_REPLAY"];
+    let guarded = [
+        "MEMBER_UPDATE",
+        "ORGANIZATION_LEAVE",
+        "OWNERSHIP_TRANSFER",
+        "INVITATION_WRITE",
+        "API_KEY_WRITE",
+        "ROLE_WRITE",
+        "WEBHOOK_REPLAY",
+    ];
     assert_eq!(missing.iter().filter_map(|action| action.as_str()).collect::<Vec<_>>(), guarded);
 
     let event = app.data(&token, EVENT, json!({})).await["organization"]["webhookEvents"]["nodes"][0]["id"].clone();

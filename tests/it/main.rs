@@ -2,9 +2,11 @@
 
 mod accounts;
 mod adopt;
+mod api_keys;
 mod audits;
 mod browser;
 mod coverage;
+mod custom_roles;
 mod engine;
 mod errors;
 mod events;

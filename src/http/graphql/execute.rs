@@ -23,6 +23,7 @@ use super::request::Params;
 use crate::error::{Code, Error};
 use crate::graphql::{Credentials, Session};
 use crate::http::Edge;
+use crate::http::client_address;
 use crate::http::request_id::RequestId;
 
 /// How long a query or a mutation may take.
@@ -43,9 +44,11 @@ pub(super) struct Caller {
 
 impl Caller {
     /// From the head of a request.
-    pub(super) fn of(parts: &Parts) -> Self {
+    pub(super) fn of(parts: &Parts, edge: &Edge) -> Self {
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        let ip = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let trusted = &edge.settings.trusted_proxies;
+        let ip = peer.map(|ConnectInfo(peer)| client_address::of(peer.ip(), &parts.headers, trusted));
         Self {
             authorization: text(&parts.headers, AUTHORIZATION.as_str()),
             organization: text(&parts.headers, "x-organization-id"),

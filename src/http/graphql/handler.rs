@@ -29,7 +29,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Answers a request.
 pub(super) async fn handle(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let caller = Caller::of(&parts);
+    let caller = Caller::of(&parts, &edge);
     let mut record = Record::start(&caller.request_id, "http");
     let Some(accept) = Accept::read(&parts.headers) else {
         let message = "Accept application/graphql-response+json, application/json or text/event-stream.";

@@ -57,7 +57,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
 /// The SDL, where introspection is allowed.
 async fn schema(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     if !edge.settings.introspection {
-        let mut record = execute::Record::start(&execute::Caller::of(&request.into_parts().0).request_id, "http");
+        let mut record =
+            execute::Record::start(&execute::Caller::of(&request.into_parts().0, &edge).request_id, "http");
         let message = "The schema is not published here.";
         let failure = Failure::request(StatusCode::NOT_FOUND, Code::NotFound, message);
         return handler::failed(negotiate::Media::Json, failure, &mut record);

@@ -51,7 +51,7 @@ const QUEUE: usize = 16;
 /// Upgrades a request.
 pub(super) async fn upgrade(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
-    let caller = Caller::of(&parts);
+    let caller = Caller::of(&parts, &edge);
     let refuse = |status, code, message: String| {
         let mut record = Record::start(&caller.request_id, "ws");
         handler::failed(Media::Json, Failure::request(status, code, message), &mut record)

@@ -169,8 +169,46 @@ const REQUESTS: &[Request] = &[
         root: "organizationMemberUpdate",
         allowed: Allowed::Roles(Action::MemberUpdate),
         document: "mutation($input: OrganizationMemberUpdateInput!) { organizationMemberUpdate(input: $input) { member { role } userErrors { code field } } }",
-        variables: r#"{ "input": { "id": "$OrganizationMember", "role": "MEMBER" } }"#,
-        ids: &[("/input/id", "OrganizationMemberUpdateInput.id")],
+        variables: r#"{ "input": { "id": "$OrganizationMember", "customRoleId": "$CustomRole" } }"#,
+        ids: &[
+            ("/input/id", "OrganizationMemberUpdateInput.id"),
+            ("/input/customRoleId", "OrganizationMemberUpdateInput.customRoleId"),
+        ],
+    },
+    Request {
+        root: "apiKeyCreate",
+        allowed: Allowed::Roles(Action::ApiKeyWrite),
+        document: "mutation($input: ApiKeyCreateInput!) { apiKeyCreate(input: $input) { apiKey { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "name": "gate", "scopes": ["ORGANIZATION_READ"] } }"#,
+        ids: &[],
+    },
+    Request {
+        root: "apiKeyRotate",
+        allowed: Allowed::Roles(Action::ApiKeyWrite),
+        document: "mutation($input: ApiKeyRotateInput!) { apiKeyRotate(input: $input) { apiKey { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$ApiKey" } }"#,
+        ids: &[("/input/id", "ApiKeyRotateInput.id")],
+    },
+    Request {
+        root: "apiKeyRevoke",
+        allowed: Allowed::Roles(Action::ApiKeyWrite),
+        document: "mutation($input: ApiKeyRevokeInput!) { apiKeyRevoke(input: $input) { apiKey { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$ApiKey" } }"#,
+        ids: &[("/input/id", "ApiKeyRevokeInput.id")],
+    },
+    Request {
+        root: "customRoleCreate",
+        allowed: Allowed::Roles(Action::RoleWrite),
+        document: "mutation($input: CustomRoleCreateInput!) { customRoleCreate(input: $input) { customRole { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "name": "gate", "actions": ["ORGANIZATION_READ"] } }"#,
+        ids: &[],
+    },
+    Request {
+        root: "customRoleUpdate",
+        allowed: Allowed::Roles(Action::RoleWrite),
+        document: "mutation($input: CustomRoleUpdateInput!) { customRoleUpdate(input: $input) { customRole { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$CustomRole", "description": "gate" } }"#,
+        ids: &[("/input/id", "CustomRoleUpdateInput.id")],
     },
     Request {
         root: "webhookDelivery",
@@ -179,7 +217,14 @@ const REQUESTS: &[Request] = &[
         variables: "{}",
         ids: &[],
     },
-    // The last ones: after them the viewer is another, or nobody.
+    // The last ones: after them rows are gone, and the viewer is another, or nobody.
+    Request {
+        root: "customRoleDelete",
+        allowed: Allowed::Roles(Action::RoleWrite),
+        document: "mutation($input: CustomRoleDeleteInput!) { customRoleDelete(input: $input) { customRoleId userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$CustomRole" } }"#,
+        ids: &[("/input/id", "CustomRoleDeleteInput.id")],
+    },
     Request {
         root: "organizationMemberRemove",
         allowed: Allowed::Roles(Action::MemberUpdate),

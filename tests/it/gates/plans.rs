@@ -23,6 +23,7 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("agent_configurations", &[], "made by hand: dozens"),
     ("api_keys", &[], "made by hand: dozens"),
     ("budgets", &[], "made by hand: dozens for each period"),
+    ("custom_roles", &[], "made by hand: a hundred at most"),
     ("invitations", &[], "made by hand, and they expire"),
     ("representatives", &[], "as many as people who answer"),
     ("organization_members", &["role"], "as many as people"),
@@ -39,11 +40,12 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
 /// Indexes of listed tables that no list uses, and for whom they are there.
 const KEPT_INDEXES: &[(&str, &str)] = &[
     ("api_keys_created_by_idx", "keys of a member who leaves"),
-    ("api_keys_prefix_idx", "who brings a key has no tenant yet"),
+    ("api_keys_key_hash_idx", "who brings a key has no tenant yet"),
     ("budget_usage_records_resource_id_idx", "what a refund reserved and spent"),
     ("escalations_escalated_by_idx", "foreign key: removing a representative looks for its rows"),
     ("invitations_invited_by_idx", "invitations of a member who leaves"),
     ("invitations_token_hash_idx", "who follows a link has no tenant yet"),
+    ("organization_members_custom_role_id_idx", "foreign key: deleting a role asks who has it"),
     ("refunds_budget_id_idx", "foreign key: removing a budget looks for its rows"),
     ("refunds_decided_by_idx", "foreign key: removing a user looks for its rows"),
     ("refunds_decision_rule_id_idx", "foreign key: removing a rule looks for its rows"),

@@ -1,4 +1,9 @@
-//! API keys: what programs sign in with. Only the hash of a key is stored, and nothing but its prefix is ever shown.
+//! API keys: what programs sign in with. The tenant follows from the key, and what the program may do from its scopes.
+//!
+//! Invariants: only the hash of a key is stored, and the key is shown once; a key can do no more than its maker could, and
+//! never what is for people; of a rotation two keys are live at most.
+
+mod verbs;
 
 use chrono::{DateTime, Utc};
 
@@ -6,6 +11,7 @@ use crate::graphql::filter::{DateTimeFilter, StringFilter};
 use crate::id::{ApiKeyId, UserId};
 use crate::members::User;
 use crate::{entity, listing, relations};
+pub use verbs::{ApiKeyMutation, MUTATIONS};
 
 entity! {
     /// A credential of a program.
@@ -19,6 +25,11 @@ entity! {
         pub prefix: String,
         /// Scopes: the actions that the key may take.
         pub scopes: Vec<String>,
+        /// The networks that requests with the key may come from; empty: anywhere.
+        pub allowed_networks: Vec<String> = "allowed_networks::text[]",
+        /// The key that this one takes the place of.
+        #[graphql(skip)]
+        pub rotated_from: Option<ApiKeyId>,
         /// Expiry; null means never.
         pub expires_at: Option<DateTime<Utc>>,
         /// Time of the last use; null means never used.
@@ -50,5 +61,7 @@ relations! {
     one {
         /// The user who created it.
         created_by -> User by created_by;
+        /// The key that this one takes the place of; null when it is the first.
+        rotated_from -> ApiKey by rotated_from;
     }
 }

@@ -5,6 +5,8 @@ drop function tenantry.enter_tenant(text, text, uuid, text, text);
 drop function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz);
 drop function tenantry.insert_organization(uuid, text, text, boolean, timestamptz);
 drop function tenantry.free_slug(text);
+drop function tenantry.restore_organization(text, text, uuid, timestamptz);
+drop function tenantry.restorable_organizations(text, text, timestamptz);
 drop function tenantry.switch_organization();
 drop function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz);
 drop table tenantry.ended_sessions;

@@ -23,7 +23,12 @@ create table tenantry.organizations (
     source_version bigint not null default 0,
     created_at     timestamptz not null default now(),
     updated_at     timestamptz not null default now(),
-    deleted_at     timestamptz
+    suspended_at   timestamptz,
+    suspension_reason text check (char_length(suspension_reason) between 1 and 500),
+    deleted_at     timestamptz,
+    purge_at       timestamptz check (purge_at is null or deleted_at is not null),
+    purged_at      timestamptz,
+    check ((suspended_at is null) = (suspension_reason is null))
 );
 
 alter table tenantry.organizations enable row level security;
@@ -31,11 +36,12 @@ alter table tenantry.organizations force row level security;
 create policy tenant on tenantry.organizations for all to tenantry_app
     using (id = tenantry.current_org()) with check (id = tenantry.current_org());
 create policy superadmin on tenantry.organizations for all to tenantry_superadmin using (true) with check (true);
-grant select, update (name, industry, support_email, settings, version, updated_at) on tenantry.organizations to tenantry_app;
+grant select, update (name, industry, support_email, settings, version, updated_at, deleted_at, purge_at) on tenantry.organizations to tenantry_app;
 grant all on tenantry.organizations to tenantry_superadmin;
 
 create index organizations_created_at_idx on tenantry.organizations (created_at, id);
 create index organizations_name_idx on tenantry.organizations (name, id);
+create index organizations_purge_at_idx on tenantry.organizations (purge_at) where purged_at is null and purge_at is not null;
 create trigger touch_updated_at before update on tenantry.organizations for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.organizations is 'Tenants. The plan is on subscriptions; every tenant table refers to this one.';
@@ -45,7 +51,10 @@ comment on column tenantry.organizations.is_personal is 'The workspace a new use
 comment on column tenantry.organizations.settings is 'JSON object of the tenant''s own settings.';
 comment on column tenantry.organizations.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';
 comment on column tenantry.organizations.source_version is 'Version of the source this row was last synced from (Clerk: envelope timestamp in milliseconds); older events are skipped. Of a personal workspace: 1 when it was made here, and follows its user''s name until they change it.';
+comment on column tenantry.organizations.suspended_at is 'Set by an operator: members read, and change nothing.';
 comment on column tenantry.organizations.deleted_at is 'Set: the organization is gone for everybody, its rows stay.';
+comment on column tenantry.organizations.purge_at is 'Set when an owner deleted it: until then an owner may restore it, from then on a job removes its rows.';
+comment on column tenantry.organizations.purged_at is 'Set: its rows are removed. This row stays without a name, with the audit log.';
 
 -- Global: one row per person, whatever the number of organizations. Which users a tenant sees depends on
 -- members and customers, so that policy comes with the customers (migration 0004); until then: none.
@@ -279,7 +288,7 @@ comment on table tenantry.ended_sessions is 'Sessions that the identity provider
 -- sets in here for other settings lasts to the end of the transaction all the same.
 
 create function tenantry.enter_tenant(p_sub text, p_session text, p_org_id uuid, p_org_clerk_id text, p_org_slug text)
-    returns table (user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean, actions text)
+    returns table (user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean, actions text, is_suspended boolean)
     language plpgsql volatile security definer rows 1
     set search_path = pg_catalog, tenantry, pg_temp
     as $$
@@ -292,24 +301,24 @@ begin
     end if;
     -- One statement per kind of key, so that each keeps its own plan.
     if p_org_id is not null then
-        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom
+        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id, o.suspended_at is not null
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom, enter_tenant.is_suspended
           from tenantry.users u
           join tenantry.organizations o on o.id = p_org_id and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
          where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
            and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     elsif p_org_clerk_id is not null then
-        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom
+        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id, o.suspended_at is not null
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom, enter_tenant.is_suspended
           from tenantry.users u
           join tenantry.organizations o on o.clerk_org_id = p_org_clerk_id and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
          where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
            and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     else
-        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom
+        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id, o.suspended_at is not null
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom, enter_tenant.is_suspended
           from tenantry.users u
           join tenantry.organizations o on o.slug = p_org_slug and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
@@ -335,15 +344,15 @@ comment on function tenantry.enter_tenant(text, text, uuid, text, text) is
 
 -- The same for a program: the organization is the key's, and whichever the request names must be it.
 create function tenantry.enter_by_key(p_hash bytea, p_ip inet, p_now timestamptz, p_org_id uuid, p_org_clerk_id text, p_org_slug text)
-    returns table (api_key_id uuid, organization_id uuid, actions text, is_fresh boolean)
+    returns table (api_key_id uuid, organization_id uuid, actions text, is_fresh boolean, is_suspended boolean)
     language plpgsql volatile security definer rows 1
     set search_path = pg_catalog, tenantry, pg_temp
     as $$
 declare
     ignored text;
 begin
-    select k.id, k.organization_id, array_to_string(k.scopes, ','), coalesce(k.last_used_at > p_now - interval '1 minute', false)
-      into enter_by_key.api_key_id, enter_by_key.organization_id, enter_by_key.actions, enter_by_key.is_fresh
+    select k.id, k.organization_id, array_to_string(k.scopes, ','), coalesce(k.last_used_at > p_now - interval '1 minute', false), o.suspended_at is not null
+      into enter_by_key.api_key_id, enter_by_key.organization_id, enter_by_key.actions, enter_by_key.is_fresh, enter_by_key.is_suspended
       from tenantry.api_keys k join tenantry.organizations o on o.id = k.organization_id and o.deleted_at is null
      where k.key_hash = p_hash and k.revoked_at is null and (k.expires_at is null or k.expires_at > p_now)
        and (cardinality(k.allowed_networks) = 0 or p_ip <<= any (k.allowed_networks))
@@ -539,6 +548,57 @@ $$;
 comment on function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz) is
     'Makes an organization that the bearer of a token owns, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, TOO_MANY (100 organizations), TAKEN.';
 
+-- The sixth door: a deleted organization has no other.
+create function tenantry.restore_organization(p_sub text, p_session text, p_id uuid, p_now timestamptz)
+    returns table (outcome text, user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean,
+                   organization_name text, organization_slug text, clerk_org_id text)
+    language plpgsql volatile security definer rows 1
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    owned record;
+    ignored text;
+begin
+    if not exists (select from tenantry.viewer(p_sub, p_session)) then
+        outcome := 'NO_ACCOUNT'; return next; return;
+    end if;
+    select o.id, o.name, o.slug, o.clerk_org_id, o.purge_at, u.id as user_id, u.is_superadmin into owned
+      from tenantry.organizations o
+      join tenantry.organization_members m on m.organization_id = o.id and m.role = 'OWNER' and m.deleted_at is null
+      join tenantry.users u on u.id = m.user_id and u.clerk_id = p_sub
+     where o.id = p_id and o.deleted_at is not null and o.purge_at is not null for update of o;
+    if owned.id is null then
+        outcome := 'NOT_FOUND'; return next; return;
+    elsif owned.purge_at <= p_now then
+        outcome := 'TOO_LATE'; return next; return;
+    end if;
+    update tenantry.organizations o set deleted_at = null, purge_at = null where o.id = owned.id;
+    ignored := pg_catalog.set_config('app.current_org_id', owned.id::text, true);
+    ignored := pg_catalog.set_config('app.current_user_id', owned.user_id::text, true);
+    ignored := pg_catalog.set_config('app.is_superadmin', 'false', true);
+    outcome := 'JOINED'; user_id := owned.user_id; organization_id := owned.id; role := 'OWNER'; is_superadmin := owned.is_superadmin;
+    organization_name := owned.name; organization_slug := owned.slug; clerk_org_id := owned.clerk_org_id;
+    return next;
+end
+$$;
+comment on function tenantry.restore_organization(text, text, uuid, timestamptz) is
+    'Takes back that an organization was deleted, for one of its owners, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, NOT_FOUND, TOO_LATE (its rows are being removed).';
+
+create function tenantry.restorable_organizations(p_sub text, p_session text, p_now timestamptz)
+    returns table (id uuid, name text, slug text, purge_at timestamptz)
+    language sql stable security definer rows 5
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+        select o.id, o.name, o.slug, o.purge_at
+          from tenantry.users u
+          join tenantry.organization_members m on m.user_id = u.id and m.role = 'OWNER' and m.deleted_at is null
+          join tenantry.organizations o on o.id = m.organization_id and o.deleted_at is not null and o.purge_at > p_now
+         where u.clerk_id = p_sub and exists (select from tenantry.viewer(p_sub, p_session))
+         order by o.purge_at, o.id
+    $$;
+comment on function tenantry.restorable_organizations(text, text, timestamptz) is
+    'The deleted organizations that the bearer of a token owns and may still restore.';
+
 -- In an open tenant: the organization of the transaction becomes the one where its viewer works. The lock makes a removal
 -- at the same moment wait, whose trigger then forgets it again, or be waited for.
 create function tenantry.switch_organization() returns boolean
@@ -572,6 +632,7 @@ create trigger forget_current_organization after update of deleted_at on tenantr
     for each row when (old.deleted_at is null and new.deleted_at is not null) execute function tenantry.forget_current_organization();
 
 revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
+    tenantry.restore_organization(text, text, uuid, timestamptz), tenantry.restorable_organizations(text, text, timestamptz),
     tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text), tenantry.key_standing(bytea, inet, timestamptz),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
     tenantry.switch_organization(), tenantry.forget_current_organization(),
@@ -579,6 +640,7 @@ revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), 
 -- The doors call these with their owner's rights.
 grant execute on function tenantry.free_slug(text), tenantry.insert_organization(uuid, text, text, boolean, timestamptz) to tenantry_superadmin;
 grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
+    tenantry.restore_organization(text, text, uuid, timestamptz), tenantry.restorable_organizations(text, text, timestamptz),
     tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text), tenantry.key_standing(bytea, inet, timestamptz),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
     tenantry.switch_organization() to tenantry_app, tenantry_superadmin;
@@ -587,6 +649,8 @@ grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), t
 grant create on schema tenantry to tenantry_superadmin;
 alter function tenantry.enter_tenant(text, text, uuid, text, text) owner to tenantry_superadmin;
 alter function tenantry.viewer(text, text) owner to tenantry_superadmin;
+alter function tenantry.restore_organization(text, text, uuid, timestamptz) owner to tenantry_superadmin;
+alter function tenantry.restorable_organizations(text, text, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text) owner to tenantry_superadmin;
 alter function tenantry.key_standing(bytea, inet, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) owner to tenantry_superadmin;

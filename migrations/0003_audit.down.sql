@@ -1,5 +1,9 @@
 drop table tenantry.platform_audit_logs;
+drop table tenantry.jobs;
+drop table tenantry.audit_seals;
+drop table tenantry.audit_unsealed;
 drop table tenantry.audit_logs;
+drop function tenantry.queue_for_sealing();
 drop table tenantry.idempotency_keys;
 drop function tenantry.ensure_audit_partitions(date, int);
 drop function tenantry.secure_audit_partition(regclass);

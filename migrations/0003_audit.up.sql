@@ -149,6 +149,83 @@ comment on column tenantry.audit_logs.metadata is 'JSON object: the fields chang
 comment on column tenantry.audit_logs.ip_address is 'Address of the client as seen by the server.';
 comment on column tenantry.audit_logs.request_id is 'Request id of the log lines.';
 
+-- The chain: each row of the log, in the order in which it was sealed, with a hash over it and the hash before. Rows are sealed by a
+-- job and before every export, not by the statement that writes them: that would make the changes of an organization wait for
+-- each other.
+create table tenantry.audit_seals (
+    organization_id  uuid not null references tenantry.organizations (id),
+    position         bigint not null check (position > 0),
+    audit_log_id     uuid not null,
+    audit_created_at timestamptz not null,
+    hash             bytea not null check (octet_length(hash) = 32),
+    primary key (organization_id, position),
+    unique (organization_id, audit_log_id)
+);
+
+alter table tenantry.audit_seals enable row level security;
+alter table tenantry.audit_seals force row level security;
+create policy tenant on tenantry.audit_seals for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.audit_seals for all to tenantry_superadmin using (true) with check (true);
+grant select on tenantry.audit_seals to tenantry_app;
+grant select, insert on tenantry.audit_seals to tenantry_superadmin;
+create trigger append_only before update or delete on tenantry.audit_seals for each row execute function tenantry.refuse_audit_change();
+create trigger append_only_truncate before truncate on tenantry.audit_seals for each statement execute function tenantry.refuse_audit_change();
+
+comment on table tenantry.audit_seals is 'The hash chain over the audit log of each organization; it stays when months of the log are dropped.';
+comment on column tenantry.audit_seals.position is 'Place in the chain, from 1, without gaps.';
+comment on column tenantry.audit_seals.hash is 'SHA-256 of the hash before (32 zero bytes at first) and the row as canonical JSON: see src/audit/chain.rs.';
+
+create table tenantry.audit_unsealed (
+    organization_id uuid not null references tenantry.organizations (id),
+    audit_log_id    uuid not null,
+    created_at      timestamptz not null,
+    primary key (organization_id, audit_log_id)
+);
+
+alter table tenantry.audit_unsealed enable row level security;
+alter table tenantry.audit_unsealed force row level security;
+create policy tenant on tenantry.audit_unsealed for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.audit_unsealed for all to tenantry_superadmin using (true) with check (true);
+grant select on tenantry.audit_unsealed to tenantry_app;
+grant select, insert, delete, update on tenantry.audit_unsealed to tenantry_superadmin;
+
+comment on table tenantry.audit_unsealed is 'Rows of the log that are not in the chain yet.';
+
+create function tenantry.queue_for_sealing() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    insert into tenantry.audit_unsealed (organization_id, audit_log_id, created_at) values (new.organization_id, new.id, new.created_at);
+    return null;
+end
+$$;
+comment on function tenantry.queue_for_sealing() is 'Trigger: a new row of the audit log is to be sealed.';
+revoke execute on function tenantry.queue_for_sealing() from public;
+grant create on schema tenantry to tenantry_superadmin;
+alter function tenantry.queue_for_sealing() owner to tenantry_superadmin;
+revoke create on schema tenantry from tenantry_superadmin;
+create trigger queue_for_sealing after insert on tenantry.audit_logs for each row execute function tenantry.queue_for_sealing();
+
+create table tenantry.jobs (
+    name             text primary key check (char_length(name) between 1 and 100),
+    last_started_at  timestamptz,
+    last_finished_at timestamptz,
+    last_done        bigint not null default 0,
+    last_error       text check (char_length(last_error) <= 2000),
+    runs             bigint not null default 0
+);
+
+alter table tenantry.jobs enable row level security;
+alter table tenantry.jobs force row level security;
+create policy superadmin on tenantry.jobs for all to tenantry_superadmin using (true) with check (true);
+grant all on tenantry.jobs to tenantry_superadmin;
+
+comment on table tenantry.jobs is 'What the workers do by the clock. The row is locked while its job runs, so that one worker of all does it.';
+comment on column tenantry.jobs.last_done is 'How many rows the last run made, sealed or removed.';
+
 -- What superadmins did through the API's platform fields, which look across tenants: audit_logs has no place for it,
 -- since each of its rows belongs to one tenant.
 create table tenantry.platform_audit_logs (

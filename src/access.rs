@@ -64,6 +64,8 @@ pub struct Tenant {
     pub allowed: Actions,
     /// Whether the viewer may use `platform` fields.
     pub is_superadmin: bool,
+    /// Whether an operator has suspended the organization: nothing is changed in it.
+    pub is_suspended: bool,
 }
 
 impl Tenant {
@@ -249,6 +251,8 @@ matrix! {
     MetricsRead, "METRICS_READ": Owner Admin Member;
     /// Change the role of members and remove them. Owners only where an owner is concerned.
     MemberUpdate, "MEMBER_UPDATE", personal: Owner Admin;
+    /// Delete the organization, and restore it while that is possible.
+    OrganizationDelete, "ORGANIZATION_DELETE", personal: Owner;
     /// Leave the organization.
     OrganizationLeave, "ORGANIZATION_LEAVE", personal: Owner Admin Member Viewer;
     /// Hand the organization over to another member.

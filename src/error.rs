@@ -53,6 +53,9 @@ pub enum Error {
     /// The organization does not exist, or the viewer is not a member: the two are never told apart.
     #[error("There is no such organization among your memberships.")]
     OrganizationNotFound,
+    /// An operator has suspended the organization.
+    #[error("This organization is suspended: nothing can be changed in it. Ask whoever runs this service.")]
+    OrganizationSuspended,
     /// The header names another organization than the token was issued for.
     #[error("The token was issued for another organization than `X-Organization-Id` names: get a token for that one.")]
     OrganizationMismatch,
@@ -131,6 +134,7 @@ impl Error {
             Self::UserRequired => Code::UserRequired,
             Self::OrganizationRequired => Code::OrganizationRequired,
             Self::OrganizationNotFound => Code::OrganizationNotFound,
+            Self::OrganizationSuspended => Code::OrganizationSuspended,
             Self::OrganizationMismatch => Code::OrganizationMismatch,
             Self::Forbidden { .. } => Code::Forbidden,
             Self::ImpersonationRestricted { .. } => Code::ImpersonationRestricted,
@@ -174,6 +178,7 @@ impl Error {
             | Self::InvalidCursor(_)
             | Self::Limit { .. } => StatusCode::BAD_REQUEST,
             Self::OrganizationNotFound
+            | Self::OrganizationSuspended
             | Self::AccountBlocked
             | Self::UserRequired
             | Self::Forbidden { .. }

@@ -1,8 +1,10 @@
 //! Values written as JSON text, exactly as answers of the API have them.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 
 use crate::id::{Id, Identified};
 
@@ -22,6 +24,43 @@ pub fn write_list<T>(items: &[T], out: &mut Vec<u8>, write: impl Fn(&T, &mut Vec
         write(item, out);
     }
     out.push(b']');
+}
+
+/// JSON with sorted keys and no spaces: the same text for the same value, for hashes.
+#[must_use]
+pub fn canonical(value: &Value) -> String {
+    let mut text = String::new();
+    write_canonical(value, &mut text);
+    text
+}
+
+fn write_canonical(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(object) => {
+            let sorted: BTreeMap<&String, &Value> = object.iter().collect();
+            text.push('{');
+            for (n, (key, value)) in sorted.into_iter().enumerate() {
+                if n > 0 {
+                    text.push(',');
+                }
+                text.push_str(&Value::String(key.clone()).to_string());
+                text.push(':');
+                write_canonical(value, text);
+            }
+            text.push('}');
+        }
+        Value::Array(items) => {
+            text.push('[');
+            for (n, item) in items.iter().enumerate() {
+                if n > 0 {
+                    text.push(',');
+                }
+                write_canonical(item, text);
+            }
+            text.push(']');
+        }
+        scalar => text.push_str(&scalar.to_string()),
+    }
 }
 
 fn serialized<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {

@@ -25,6 +25,7 @@ pub mod flags;
 pub mod graphql;
 pub mod http;
 pub mod id;
+pub mod jobs;
 pub mod json;
 pub mod local_postgres;
 pub mod members;

@@ -134,6 +134,8 @@ pub async fn verify(db: &Db) -> Result<Vec<Finding>> {
         .into_iter()
         .map(|finding| Finding { check: "role", subject: finding.role, problem: finding.problem })
         .collect();
+    let chains = crate::audit::chain::check(db).await?;
+    findings.extend(chains.into_iter().map(|(subject, problem)| Finding { check: "audit-chain", subject, problem }));
     let mut tx = SystemTx::begin(db).await?;
     for (check, sql) in CATALOGUE_CHECKS.iter().chain(DATA_CHECKS) {
         let rows: Vec<(String, String)> = sqlx::query_as(*sql).fetch_all(tx.conn()).await?;

@@ -81,7 +81,7 @@ impl Command {
             Self::Webhooks(command) => command.run(config, output).await,
             Self::Reconcile(command) => command.run(&config, output).await,
             Self::Verify(command) => command.run(&config, output).await,
-            Self::Audit(command) => command.run(&config).await,
+            Self::Audit(command) => command.run(&config, output).await,
             Self::Adopt(command) => command.run(&config, output).await,
         }
     }

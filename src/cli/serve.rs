@@ -17,6 +17,7 @@ use crate::auth::{AuthSettings, KeySource, Verifier};
 use crate::clock::Clock;
 use crate::config::{Config, KeysConfig, VARIABLES};
 use crate::db::{Db, Pooler, check_roles, keeps_statements, migrations};
+use crate::jobs;
 use crate::seed;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::worker::Worker;
@@ -155,6 +156,8 @@ impl Serve {
 fn start_workers(app: &App, database: &Database, count: u8, stopping: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
     let worker = Worker::new(&app.webhooks);
     let mut tasks: Vec<_> = (0..count).map(|_| tokio::spawn(worker.clone().run(stopping.clone()))).collect();
+    let services = &app.services;
+    tasks.push(tokio::spawn(jobs::run(services.db.clone(), services.clock.clone(), stopping.clone())));
     if let Some(options) = &database.superadmin {
         tasks.push(tokio::spawn(worker.listen(options.clone(), stopping.clone())));
     }

@@ -144,6 +144,10 @@ impl TenantTx {
         let begin = begin_statement(db.begin(), credential, organization)?;
         let (mut tx, rows) = Self::begun(db, &begin, traffic).await?;
         let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
+        let is_suspended: bool = match credential {
+            Credential::Token(_) => row.try_get(5)?,
+            Credential::Key(_) => row.try_get(3)?,
+        };
         tx.tenant = match credential {
             Credential::Token(_) => {
                 let actions: Option<String> = row.try_get(4)?;
@@ -151,6 +155,7 @@ impl TenantTx {
             }
             Credential::Key(_) => program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?),
         };
+        tx.tenant.is_suspended = is_suspended;
         Ok(tx)
     }
 
@@ -247,6 +252,24 @@ impl TenantTx {
         Ok(Some((tx, row.try_get(5)?)))
     }
 
+    /// Opens a transaction that writes by taking back that an organization was deleted. Nothing of it lasts unless the
+    /// transaction is committed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no connection is to be had in time.
+    pub async fn begin_by_restoration(
+        db: &Db,
+        bearer: Bearer<'_>,
+        organization: Uuid,
+        now: DateTime<Utc>,
+        traffic: Arc<Traffic>,
+    ) -> Result<Admission> {
+        let sql = "select outcome, user_id, organization_id, role::text, is_superadmin, organization_slug, organization_name, null::uuid, clerk_org_id
+               from tenantry.restore_organization($1, $2, $3, $4)";
+        let query = sqlx::query(sql).bind(bearer.subject).bind(bearer.session).bind(organization).bind(now);
+        Self::begin_by_door(db, bearer, query, traffic).await
+    }
+
     async fn begin_by_door(
         db: &Db,
         bearer: Bearer<'_>,
@@ -318,11 +341,10 @@ impl Drop for Writing {
 }
 
 /// The opening of a transaction that reads, for a person. A plain text, so that it is prepared once for each connection.
-const ENTER: &str = "select user_id, organization_id, role::text, is_superadmin, actions from tenantry.enter_tenant($1, $2, $3, $4, $5)";
+const ENTER: &str = "select user_id, organization_id, role::text, is_superadmin, actions, is_suspended from tenantry.enter_tenant($1, $2, $3, $4, $5)";
 const ENTER_TYPES: &[Type] = &[Type::TEXT, Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
 /// The same for a program.
-const ENTER_BY_KEY: &str =
-    "select api_key_id, organization_id, actions, is_fresh from tenantry.enter_by_key($1, $2, $3, $4, $5, $6)";
+const ENTER_BY_KEY: &str = "select api_key_id, organization_id, actions, is_fresh, is_suspended from tenantry.enter_by_key($1, $2, $3, $4, $5, $6)";
 const ENTER_BY_KEY_TYPES: &[Type] = &[Type::BYTEA, Type::INET, Type::TIMESTAMPTZ, Type::UUID, Type::TEXT, Type::TEXT];
 
 /// A statement that opens a tenant: its text, its types and its parameters.
@@ -388,12 +410,14 @@ impl TenantTx<Reading> {
                 let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
                 let actions: Option<&str> = row.try_get(4)?;
                 tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, actions)?;
+                tx.tenant.is_suspended = row.try_get(5)?;
                 Ok(Begun { tx, rows, is_stale: false })
             }
             Credential::Key(KeyBearer { hash, ip, now }) => {
                 let opening: Opening<'_> = (ENTER_BY_KEY, ENTER_BY_KEY_TYPES, &[&hash, &ip, &now, &id, &clerk, &slug]);
                 let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
                 tx.tenant = program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                tx.tenant.is_suspended = row.try_get(4)?;
                 let is_fresh: bool = row.try_get(3)?;
                 Ok(Begun { tx, rows, is_stale: !is_fresh })
             }
@@ -583,6 +607,7 @@ const NOBODY: Tenant = Tenant {
     role: MemberRole::Viewer,
     allowed: Actions::NONE,
     is_superadmin: false,
+    is_suspended: false,
 };
 
 /// A member; `actions` are those of their custom role, if they have one.
@@ -595,6 +620,7 @@ fn tenant(user: Uuid, organization: Uuid, role: &str, is_superadmin: bool, actio
         role,
         allowed: actions.map_or_else(|| Actions::of_role(role), Actions::of_custom_role),
         is_superadmin,
+        is_suspended: false,
     })
 }
 
@@ -606,6 +632,7 @@ fn program(key: Uuid, organization: Uuid, scopes: &str) -> Tenant {
         role: MemberRole::Viewer,
         allowed: Actions::of_key(scopes),
         is_superadmin: false,
+        is_suspended: false,
     }
 }
 
@@ -623,14 +650,14 @@ fn begin_statement(begin: &str, credential: Credential<'_>, organization: &Organ
         Credential::Token(Bearer { subject, session }) => {
             let (subject, session) = (quote(subject)?, session.map_or_else(|| Ok(null()), quote)?);
             format!(
-                "{begin}; select user_id, organization_id, role::text, is_superadmin, actions from tenantry.enter_tenant({subject}, {session}, {id}, {clerk}, {slug})"
+                "{begin}; select user_id, organization_id, role::text, is_superadmin, actions, is_suspended from tenantry.enter_tenant({subject}, {session}, {id}, {clerk}, {slug})"
             )
         }
         Credential::Key(KeyBearer { hash, ip, now }) => {
             let (hash, now) = (hex(hash), now.to_rfc3339());
             let ip = ip.map_or_else(null, |ip| format!("'{ip}'"));
             format!(
-                "{begin}; select api_key_id, organization_id, actions from tenantry.enter_by_key('\\x{hash}', {ip}, '{now}', {id}, {clerk}, {slug})"
+                "{begin}; select api_key_id, organization_id, actions, is_suspended from tenantry.enter_by_key('\\x{hash}', {ip}, '{now}', {id}, {clerk}, {slug})"
             )
         }
     })

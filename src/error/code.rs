@@ -80,6 +80,9 @@ codes! {
     OrganizationNotFound "ORGANIZATION_NOT_FOUND"
         "The organization does not exist, or the viewer is not a member."
         "Choose one of `viewer.memberships`.";
+    OrganizationSuspended "ORGANIZATION_SUSPENDED"
+        "An operator has suspended the organization: it can be read and not changed."
+        "Ask whoever runs the service.";
     OrganizationMismatch "ORGANIZATION_MISMATCH"
         "The token is for another organization than `X-Organization-Id` names."
         "Get a token for that organization.";

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::db::TenantTx;
 use crate::error::Error;
 use crate::graphql::mutation::{UserErrorCode, VerbError, VerbResult};
+use crate::json::canonical;
 
 /// What an idempotency key says about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,40 +113,12 @@ impl KeyedRequest {
 
 /// The hash of a request: of the operation and the canonical JSON of its input.
 fn request_hash(operation: &str, input: &Value) -> Vec<u8> {
-    let mut text = String::new();
-    canonical(input, true, &mut text);
-    Sha256::new().chain_update(operation).chain_update([0]).chain_update(text).finalize().to_vec()
-}
-
-/// JSON with sorted keys and no spaces; of the outermost object without the idempotency key.
-fn canonical(value: &Value, outermost: bool, text: &mut String) {
-    match value {
-        Value::Object(object) => {
-            let sorted: BTreeMap<&String, &Value> =
-                object.iter().filter(|(key, _)| !(outermost && *key == "idempotencyKey")).collect();
-            text.push('{');
-            for (n, (key, value)) in sorted.into_iter().enumerate() {
-                if n > 0 {
-                    text.push(',');
-                }
-                text.push_str(&Value::String(key.clone()).to_string());
-                text.push(':');
-                canonical(value, false, text);
-            }
-            text.push('}');
-        }
-        Value::Array(items) => {
-            text.push('[');
-            for (n, item) in items.iter().enumerate() {
-                if n > 0 {
-                    text.push(',');
-                }
-                canonical(item, false, text);
-            }
-            text.push(']');
-        }
-        scalar => text.push_str(&scalar.to_string()),
+    let mut input = input.clone();
+    if let Value::Object(fields) = &mut input {
+        fields.remove("idempotencyKey");
     }
+    let text = canonical(&input);
+    Sha256::new().chain_update(operation).chain_update([0]).chain_update(text).finalize().to_vec()
 }
 
 fn advisory_lock(parts: &[&[u8]]) -> i64 {

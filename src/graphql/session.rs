@@ -314,8 +314,13 @@ impl Session {
     pub async fn write(&self, action: Action) -> Result<TenantTx> {
         let chosen = self.chosen()?;
         let tx = self.begin(&chosen.reference).await?;
-        chosen.check(tx.tenant())?;
-        self.permit(action, tx.tenant())?;
+        let tenant = tx.tenant();
+        chosen.check(tenant)?;
+        self.permit(action, tenant)?;
+        // Whoever wants to go, or to have done with it, may.
+        if tenant.is_suspended && !matches!(action, Action::OrganizationLeave | Action::OrganizationDelete) {
+            return Err(Error::OrganizationSuspended);
+        }
         Ok(tx)
     }
 

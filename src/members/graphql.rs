@@ -27,6 +27,7 @@ use crate::members::{
     CustomRole, Invitation, OrganizationMember, OrganizationSummary, User, ViewerMembership, ViewerRow, viewer,
     viewer_within,
 };
+use crate::organizations::{RestorableOrganization, restorable};
 use crate::relations;
 use crate::trail::{self, AuditEntry};
 
@@ -112,6 +113,12 @@ impl Viewer {
     async fn current_membership(&self) -> Option<&ViewerMembership> {
         let current = self.row.current_organization?;
         self.row.memberships.iter().find(|membership| membership.organization.id == current)
+    }
+
+    /// The deleted organizations that the viewer owns and can restore.
+    async fn restorable_organizations(&self, ctx: &Context<'_>) -> Result<Vec<RestorableOrganization>> {
+        let session = Session::of(ctx)?;
+        restorable(&session.services().db, session.bearer().await?, session.clock().now()).await
     }
 
     /// The viewer's memberships, whose organizations `X-Organization-Id` may name.

@@ -21,7 +21,12 @@ use crate::graphql::session::Session;
 use crate::id::{OrganizationId, OrganizationMemberId, marker};
 use crate::members::{CustomRole, Invitation, OrganizationMember, OrganizationSummary, ViewerMembership};
 use crate::metrics::{PerformanceMetric, TeamPerformance};
+use crate::organizations::lifecycle::{
+    self, OrganizationDeleteInput, OrganizationDeletePayload, OrganizationReactivateInput, OrganizationRestoreInput,
+    OrganizationRestorePayload, OrganizationSuspendInput, OrganizationSuspensionPayload,
+};
 use crate::organizations::{Organization, slug};
+use crate::platform;
 use crate::refunds::Refund;
 use crate::relations;
 use crate::representatives::Representative;
@@ -178,6 +183,21 @@ async fn create(session: &Session, input: OrganizationCreateInput) -> VerbResult
     Ok(ViewerMembership { organization, role: tenant.role })
 }
 
+async fn suspension(
+    session: &Session,
+    id: OrganizationId,
+    reason: Option<&str>,
+) -> Result<OrganizationSuspensionPayload> {
+    let action = if reason.is_some() { lifecycle::SUSPENDED } else { lifecycle::REACTIVATED };
+    let metadata = json!({ "organization": id.to_string(), "reason": reason });
+    let tx = platform::open(session, action, metadata).await?;
+    match lifecycle::suspend(tx, session.clock(), id, reason).await {
+        Ok(suspended_at) => Ok(OrganizationSuspensionPayload { suspended_at, user_errors: Vec::new() }),
+        Err(VerbError::User(user_errors)) => Ok(OrganizationSuspensionPayload { suspended_at: None, user_errors }),
+        Err(VerbError::Fail(error)) => Err(error),
+    }
+}
+
 /// The mutations of the slice.
 #[derive(Debug, Default)]
 pub struct OrganizationMutation;
@@ -195,6 +215,48 @@ impl OrganizationMutation {
             Err(VerbError::User(user_errors)) => Ok(OrganizationCreatePayload { membership: None, user_errors }),
             Err(VerbError::Fail(error)) => Err(error),
         }
+    }
+
+    /// Deletes the organization of the request. It is gone for everybody at once; for 30 days an owner can restore it, then its
+    /// rows are removed.
+    async fn organization_delete(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationDeleteInput,
+    ) -> Result<OrganizationDeletePayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(OrganizationDeletePayload { organization_id: ran.id, user_errors: ran.user_errors })
+    }
+
+    /// Takes back that an organization of the viewer's was deleted. Available before an organization is chosen.
+    async fn organization_restore(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationRestoreInput,
+    ) -> Result<OrganizationRestorePayload> {
+        match lifecycle::restore(Session::of(ctx)?, input.organization_id).await {
+            Ok(membership) => Ok(OrganizationRestorePayload { membership: Some(membership), user_errors: Vec::new() }),
+            Err(VerbError::User(user_errors)) => Ok(OrganizationRestorePayload { membership: None, user_errors }),
+            Err(VerbError::Fail(error)) => Err(error),
+        }
+    }
+
+    /// Suspends an organization: its members read it, and change nothing. For superadmins.
+    async fn organization_suspend(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationSuspendInput,
+    ) -> Result<OrganizationSuspensionPayload> {
+        suspension(Session::of(ctx)?, input.organization_id, Some(&input.reason)).await
+    }
+
+    /// Ends the suspension of an organization. For superadmins.
+    async fn organization_reactivate(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationReactivateInput,
+    ) -> Result<OrganizationSuspensionPayload> {
+        suspension(Session::of(ctx)?, input.organization_id, None).await
     }
 
     /// Updates the organization of the request.

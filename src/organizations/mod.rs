@@ -4,11 +4,13 @@
 //! status and billing follow from elsewhere.
 
 mod graphql;
+mod lifecycle;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
 pub use graphql::{OrganizationMutation, OrganizationQuery, OrganizationUpdateInput};
+pub use lifecycle::{RestorableOrganization, purge_due, restorable};
 
 use crate::access::Action;
 use crate::db::TenantTx;
@@ -74,6 +76,10 @@ entity! {
         pub created_at: DateTime<Utc>,
         /// Time of the last change.
         pub updated_at: DateTime<Utc>,
+        /// Since when an operator has the organization suspended: it is read and not changed. Null: it is not.
+        pub suspended_at: Option<DateTime<Utc>>,
+        /// Why it is suspended.
+        pub suspension_reason: Option<String>,
     }
 }
 
@@ -200,6 +206,10 @@ impl Mutation for OrganizationUpdateInput {
 pub const MUTATIONS: &[MutationInfo] = &[
     MutationInfo::of::<OrganizationUpdateInput>(),
     MutationInfo { field: "organizationCreate", action: None, audit: CREATED, row: "Organization" },
+    MutationInfo::of::<lifecycle::OrganizationDeleteInput>(),
+    MutationInfo { field: "organizationRestore", action: None, audit: lifecycle::RESTORED, row: "Organization" },
+    MutationInfo { field: "organizationSuspend", action: None, audit: lifecycle::SUSPENDED, row: "Organization" },
+    MutationInfo { field: "organizationReactivate", action: None, audit: lifecycle::REACTIVATED, row: "Organization" },
 ];
 
 /// What the audit log calls a new organization.

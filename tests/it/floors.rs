@@ -12,6 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["seed"],
     &["verify"],
     &["app"],
+    &["jobs"],
     &["config"],
     &["http"],
     &["schema"],

@@ -58,6 +58,7 @@ async fn impersonation_does_not_reach_guarded_actions_and_the_platform() {
     // What changes who belongs to the organization, and what acts for it.
     let guarded = [
         "MEMBER_UPDATE",
+        "ORGANIZATION_DELETE",
         "ORGANIZATION_LEAVE",
         "OWNERSHIP_TRANSFER",
         "INVITATION_WRITE",

@@ -3,6 +3,7 @@
 mod accounts;
 mod adopt;
 mod api_keys;
+mod audit_chain;
 mod audits;
 mod browser;
 mod coverage;
@@ -14,6 +15,7 @@ mod floors;
 mod gates;
 mod http_layer;
 mod impersonation;
+mod lifecycle;
 mod listing;
 mod local_postgres;
 mod members;

@@ -1,0 +1,82 @@
+//! The log of an organization as lines of JSON, with its chain.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::chain::{self, BEGINNING, Hash, PAGE};
+use crate::db::{Db, SystemTx};
+use crate::error::{Error, Result};
+use crate::id::OrganizationId;
+
+/// Which rows to export.
+#[derive(Clone, Copy, Debug)]
+pub struct Export {
+    /// Of this organization.
+    pub organization: OrganizationId,
+    /// From here on.
+    pub since: Option<DateTime<Utc>>,
+    /// Before this.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// What was exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// How many rows.
+    pub rows: u64,
+    /// The place of the last one in the chain.
+    pub position: i64,
+    /// Its hash, to be kept elsewhere.
+    pub hash: Hash,
+}
+
+/// Seals and reads the audit log of an organization, in the order of its chain, and gives each row to `write` as JSON with
+/// `position`, `previous` and `hash`. A thousand rows are in memory at once.
+///
+/// # Errors
+/// The database could not be asked, or `write` failed.
+pub async fn export<E: From<Error>>(
+    db: &Db,
+    export: Export,
+    mut write: impl FnMut(&Value) -> std::result::Result<(), E>,
+) -> std::result::Result<Exported, E> {
+    chain::seal(db, export.organization).await?;
+    let mut tx = SystemTx::begin(db).await?;
+    let mut done = Exported { rows: 0, position: 0, hash: BEGINNING };
+    loop {
+        let page = chain::page(&mut tx, export.organization, done.position, (export.since, export.until)).await?;
+        let is_last = i64::try_from(page.len()).is_ok_and(|rows| rows < PAGE);
+        for sealed in page {
+            // Before the first row of a part stands one that the part does not have.
+            if sealed.position != done.position + 1 {
+                done.hash = hash_at(&mut tx, export.organization, sealed.position - 1).await?;
+            }
+            let hash = sealed.hash.try_into().unwrap_or(BEGINNING);
+            // A row of a month that was dropped is in the chain, and not in the log.
+            if let Some(row) = sealed.row {
+                let mut row = row.json(sealed.position);
+                row["previous"] = chain::hex(&done.hash).into();
+                row["hash"] = chain::hex(&hash).into();
+                write(&row)?;
+                done.rows += 1;
+            }
+            (done.position, done.hash) = (sealed.position, hash);
+        }
+        if is_last {
+            break;
+        }
+    }
+    tx.commit().await?;
+    Ok(done)
+}
+
+async fn hash_at(tx: &mut SystemTx, organization: OrganizationId, position: i64) -> Result<Hash> {
+    let hash = sqlx::query_scalar!(
+        "select hash from tenantry.audit_seals where organization_id = $1 and position = $2",
+        organization as _,
+        position
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(hash.and_then(|hash| hash.try_into().ok()).unwrap_or(BEGINNING))
+}

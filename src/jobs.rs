@@ -1,0 +1,146 @@
+//! What the workers do by the clock: partitions ahead, the chain of the audit log, and clearing what is old.
+//!
+//! Each job has a row in `tenantry.jobs` that is locked while it runs, so that of many workers one does it, and of a worker that
+//! dies the next one does. A job does nothing twice: what it has done, it does not find again.
+
+use chrono::{DateTime, Months, TimeDelta, Utc};
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::audit::chain;
+use crate::clock::Clock;
+use crate::db::{Db, SystemTx};
+use crate::error::{Error, Result};
+use crate::organizations;
+
+/// Something to be done again and again.
+pub struct Job {
+    /// The name, as in `tenantry.jobs`.
+    pub name: &'static str,
+    /// How long after a run began the next is due.
+    pub every: TimeDelta,
+    /// Does it; says how many rows it made, sealed or removed.
+    run: for<'a> fn(&'a Db, &'a Clock) -> BoxFuture<'a, Result<u64>>,
+}
+
+/// Months of the audit log that have a partition before they begin.
+const MONTHS_AHEAD: i32 = 3;
+/// How long the memory of mutations is kept.
+const IDEMPOTENCY_KEYS: TimeDelta = TimeDelta::days(7);
+/// How long an ended session is remembered. Tokens live for minutes or hours; this is the longest that one could.
+const ENDED_SESSIONS: TimeDelta = TimeDelta::days(30);
+/// How often it is looked what is due.
+const TICK: std::time::Duration = std::time::Duration::from_secs(5);
+/// Rows that a job removes in one transaction.
+const BATCH: i64 = 5000;
+
+/// Every job.
+pub const JOBS: &[Job] = &[
+    Job { name: "audit-seal", every: TimeDelta::seconds(10), run: |db, _| Box::pin(chain::seal_all(db)) },
+    Job { name: "audit-partitions", every: TimeDelta::hours(6), run: |db, clock| Box::pin(partitions(db, clock)) },
+    Job {
+        name: "idempotency-keys",
+        every: TimeDelta::hours(1),
+        run: |db, clock| Box::pin(clear(db, OLD_KEYS, clock.now() - IDEMPOTENCY_KEYS)),
+    },
+    Job {
+        name: "ended-sessions",
+        every: TimeDelta::hours(1),
+        run: |db, clock| Box::pin(clear(db, OLD_SESSIONS, clock.now() - ENDED_SESSIONS)),
+    },
+    Job {
+        name: "organizations",
+        every: TimeDelta::minutes(1),
+        run: |db, clock| Box::pin(organizations::purge_due(db, clock)),
+    },
+];
+
+/// Does what is due until a stop is asked for.
+pub async fn run(db: Db, clock: Clock, mut stopping: watch::Receiver<bool>) {
+    loop {
+        for job in JOBS {
+            if *stopping.borrow() {
+                return;
+            }
+            if let Err(error) = run_if_due(&db, &clock, job).await {
+                tracing::warn!(job = job.name, %error, "a job could not be looked after; it is tried again");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            _ = stopping.changed() => return,
+        }
+    }
+}
+
+/// Runs a job if it is due and nobody else does; says whether it ran.
+///
+/// # Errors
+/// When the database cannot be reached. What goes wrong in the job is kept in its row.
+pub async fn run_if_due(db: &Db, clock: &Clock, job: &Job) -> Result<bool> {
+    let started = clock.now();
+    let mut tx = SystemTx::begin(db).await?;
+    sqlx::query!("insert into tenantry.jobs (name) values ($1) on conflict do nothing", job.name)
+        .execute(tx.conn())
+        .await?;
+    tx.commit().await?;
+    let mut tx = SystemTx::begin(db).await?;
+    let due = sqlx::query_scalar!(
+        "select name from tenantry.jobs where name = $1 and (last_started_at is null or last_started_at <= $2) for update skip locked",
+        job.name,
+        started - job.every
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    if due.is_none() {
+        return Ok(false);
+    }
+    let done = (job.run)(db, clock).await;
+    let problem = done.as_ref().err().map(|error| {
+        tracing::error!(job = job.name, %error, cause = ?error, "a job failed; it is tried again when it is due");
+        error.to_string().chars().take(2000).collect::<String>()
+    });
+    sqlx::query!(
+        "update tenantry.jobs set last_started_at = $2, last_finished_at = $3, last_done = $4, last_error = $5, runs = runs + 1 where name = $1",
+        job.name,
+        started,
+        clock.now(),
+        i64::try_from(done.unwrap_or_default()).unwrap_or(i64::MAX),
+        problem
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+async fn partitions(db: &Db, clock: &Clock) -> Result<u64> {
+    let mut tx = SystemTx::begin(db).await?;
+    let from =
+        clock.now().date_naive().checked_sub_months(Months::new(1)).ok_or_else(|| Error::internal("no such month"))?;
+    let made =
+        sqlx::query_scalar!(r#"select tenantry.ensure_audit_partitions($1, $2) as "made!""#, from, MONTHS_AHEAD + 2)
+            .fetch_one(tx.conn())
+            .await?;
+    tx.commit().await?;
+    Ok(u64::try_from(made).unwrap_or_default())
+}
+
+/// Removes rows that are older than this, some at a time.
+async fn clear(db: &Db, sql: &'static str, before: DateTime<Utc>) -> Result<u64> {
+    let mut all = 0;
+    loop {
+        let mut tx = SystemTx::begin(db).await?;
+        let removed = sqlx::query(sql).bind(before).bind(BATCH).execute(tx.conn()).await?.rows_affected();
+        tx.commit().await?;
+        all += removed;
+        if i64::try_from(removed).is_ok_and(|removed| removed < BATCH) {
+            return Ok(all);
+        }
+    }
+}
+
+const OLD_KEYS: &str = "delete from tenantry.idempotency_keys where (organization_id, actor_id, key) in (
+    select organization_id, actor_id, key from tenantry.idempotency_keys where created_at < $1 limit $2)";
+const OLD_SESSIONS: &str = "delete from tenantry.ended_sessions where session_id in (
+    select session_id from tenantry.ended_sessions where ended_at < $1 limit $2)";

@@ -42,6 +42,7 @@ pub mod sync;
 pub mod telemetry;
 pub mod tickets;
 pub mod trail;
+pub mod transfer;
 pub mod unread;
 pub mod verify;
 pub mod webhook_events;

@@ -15,6 +15,7 @@ mod reconcile;
 mod schema;
 mod seed;
 mod serve;
+mod tenant;
 mod token;
 mod verify;
 mod webhooks;
@@ -57,6 +58,8 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Audit),
     #[command(subcommand)]
+    Tenant(tenant::Tenant),
+    #[command(subcommand)]
     Adopt(adopt::Adopt),
 }
 
@@ -82,6 +85,7 @@ impl Command {
             Self::Reconcile(command) => command.run(&config, output).await,
             Self::Verify(command) => command.run(&config, output).await,
             Self::Audit(command) => command.run(&config, output).await,
+            Self::Tenant(command) => command.run(&config, output).await,
             Self::Adopt(command) => command.run(&config, output).await,
         }
     }

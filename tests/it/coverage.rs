@@ -293,6 +293,7 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "seed/scale.rs",
         "sync/stripe/gaps.rs",
         "sync/stripe/reconcile.rs",
+        "transfer.rs",
         "verify.rs",
         "webhooks/worker.rs",
     ];

@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["adopt"],
     &["seed"],
     &["verify"],
+    &["transfer"],
     &["app"],
     &["jobs"],
     &["config"],

@@ -29,5 +29,6 @@ mod sync;
 mod tenancy;
 mod tickets;
 mod tls;
+mod transfer;
 mod webhooks;
 mod ws;

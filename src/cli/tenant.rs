@@ -87,7 +87,8 @@ impl Tenant {
             }
             Self::Clone(CloneTenant { org, slug }) => {
                 let organization = find(&db, &org).await?;
-                let path = std::env::temp_dir().join(format!("tenantry-clone-{}", OrganizationId::new(&Clock::System).uuid().simple()));
+                let path = std::env::temp_dir()
+                    .join(format!("tenantry-clone-{}", OrganizationId::new(&Clock::System).uuid().simple()));
                 let cloned = clone(&db, organization, slug, &path).await;
                 std::fs::remove_file(&path).ok();
                 tell(output, &cloned?)?;

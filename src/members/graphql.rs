@@ -8,15 +8,15 @@ use serde_json::json;
 use crate::access::{Action, MemberRole, OrganizationRef};
 use crate::db::{Admission, Invited, TenantTx, refuse};
 use crate::error::{Error, Result};
-use crate::graphql::mutation::{self, Ran, UserError, UserErrorCode};
+use crate::graphql::mutation::{self, Ran, UserError, UserErrorCode, VerbError, VerbResult, Work};
 use crate::graphql::session::Session;
 use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, marker};
 use crate::members::custom_roles::{
     CustomRoleCreateInput, CustomRoleDeleteInput, CustomRoleDeletePayload, CustomRolePayload, CustomRoleUpdateInput,
 };
 use crate::members::invitations::{
-    ACCEPTED, InvitationAcceptInput, InvitationCreateInput, InvitationResendInput, InvitationRevokeInput,
-    InvitationToken, accept_url, hash,
+    self, ACCEPTED, InvitationAcceptInput, InvitationCreateInput, InvitationResendInput, InvitationRevokeInput,
+    InvitationToken, InvitationsCreateInput, accept_url, hash,
 };
 use crate::members::sql::switch_organization;
 use crate::members::verbs::{
@@ -157,6 +157,26 @@ pub struct InvitationSecretPayload {
     pub user_errors: Vec<UserError>,
 }
 
+/// The result of `invitationsCreate`.
+#[derive(Debug, SimpleObject)]
+pub struct InvitationsCreatePayload {
+    /// What became of each, in the order of the input; empty when there are errors of the input as a whole.
+    pub results: Vec<InvitationResult>,
+    /// Errors of the input as a whole; empty on success.
+    pub user_errors: Vec<UserError>,
+}
+
+/// What became of one of many invitations.
+#[derive(Debug, SimpleObject)]
+pub struct InvitationResult {
+    /// The id of the invitation; null when it was not made.
+    pub invitation_id: Option<InvitationId>,
+    /// The address where the invited person accepts, shown only here; null when it was not made.
+    pub accept_url: Option<String>,
+    /// Why it was not made; empty on success.
+    pub user_errors: Vec<UserError>,
+}
+
 /// The result of `invitationRevoke`.
 #[derive(Debug, SimpleObject)]
 pub struct InvitationRevokePayload {
@@ -275,6 +295,39 @@ impl MembersMutation {
         secret_payload(ctx, mutation::run(ctx, input).await?, &token).await
     }
 
+    /// Invites many addresses at once: those that can be invited are. The payload has a link for each, in the order of the input.
+    async fn invitations_create(
+        &self,
+        ctx: &Context<'_>,
+        input: InvitationsCreateInput,
+    ) -> Result<InvitationsCreatePayload> {
+        let session = Session::of(ctx)?;
+        match invite_many(session, &input).await {
+            Ok(entries) => {
+                let app_url = &session.services().app_url;
+                let results = entries.into_iter().enumerate().map(|(place, entry)| match entry {
+                    Ok(id) => InvitationResult {
+                        invitation_id: Some(id),
+                        accept_url: Some(accept_url(app_url, &input.tokens.at(place))),
+                        user_errors: Vec::new(),
+                    },
+                    Err(mut error) => {
+                        error.field = vec![
+                            "input".to_owned(),
+                            "invitations".to_owned(),
+                            place.to_string(),
+                            error.field.pop().unwrap_or_default(),
+                        ];
+                        InvitationResult { invitation_id: None, accept_url: None, user_errors: vec![error] }
+                    }
+                });
+                Ok(InvitationsCreatePayload { results: results.collect(), user_errors: Vec::new() })
+            }
+            Err(VerbError::User(user_errors)) => Ok(InvitationsCreatePayload { results: Vec::new(), user_errors }),
+            Err(VerbError::Fail(error)) => Err(error),
+        }
+    }
+
     /// Makes a new link for an open invitation; the old one does not work any more.
     async fn invitation_resend(
         &self,
@@ -358,6 +411,22 @@ async fn secret_payload(
         invitation: session.load_written(ran.id).await?,
         user_errors: ran.user_errors,
     })
+}
+
+/// Makes many invitations, with one row in the audit log that names them all.
+async fn invite_many(session: &Session, input: &InvitationsCreateInput) -> VerbResult<Vec<invitations::Entry>> {
+    let mut tx = session.write(Action::InvitationWrite).await?;
+    let (clock, identity_source) = (session.clock(), session.services().identity_source);
+    let mut work = Work { tx: &mut tx, clock, now: clock.now(), identity_source };
+    let entries = invitations::create_many(&mut work, input).await?;
+    let ids: Vec<String> = entries.iter().flatten().map(ToString::to_string).collect();
+    if !ids.is_empty() {
+        let organization = tx.tenant().organization_id;
+        let entry = AuditEntry::of(invitations::MANY_CREATED, organization, json!({ "after": { "invitations": ids } }));
+        trail::record(&mut tx, clock, session.origin(), &entry).await?;
+        tx.commit().await?;
+    }
+    Ok(entries)
 }
 
 /// Follows an invitation; the inner error is the caller's to mend.

@@ -4,6 +4,7 @@
 //! for. The token is shown once, to whoever invites; the database has its SHA-256. Of an address there is one open
 //! invitation.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use async_graphql::InputObject;
@@ -14,9 +15,11 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::access::{Action, Actions, MemberRole};
-use crate::graphql::mutation::{Checks, Done, Mutation, MutationInfo, UserErrorCode, VerbError, VerbResult, Work};
+use crate::graphql::mutation::{
+    Checks, Done, Mutation, MutationInfo, UserError, UserErrorCode, VerbError, VerbResult, Work,
+};
 use crate::id::{InvitationId, marker};
-use crate::members::sql::{self, LockedInvitation, NewInvitation};
+use crate::members::sql::{self, LockedInvitation, NewInvitation, NewInvitations};
 use crate::members::verbs::{lock_members, require_covered, require_owner};
 
 /// What tokens begin with, so that whoever finds one knows what it is.
@@ -78,6 +81,39 @@ pub struct InvitationCreateInput {
     pub(super) token: InvitationToken,
 }
 
+/// People to invite at once.
+#[derive(Clone, Debug, InputObject)]
+pub struct InvitationsCreateInput {
+    /// The people: 1 to 1000.
+    pub invitations: Vec<InvitationEntryInput>,
+    /// How many days the invitations are valid: 1 to 30, 7 by default.
+    pub expires_in_days: Option<i32>,
+    #[graphql(skip)]
+    pub(super) tokens: TokenSource,
+}
+
+/// One of many people to invite.
+#[derive(Clone, Debug, InputObject)]
+pub struct InvitationEntryInput {
+    /// E-mail address: 3 to 320 characters.
+    pub email: String,
+    /// Role; MEMBER by default. OWNER is for owners to give.
+    pub role: Option<MemberRole>,
+}
+
+/// Where the tokens of a request's invitations come from: those of the place in the list, from 256 random bits of the request.
+#[derive(Clone, Debug, Default)]
+pub struct TokenSource(InvitationToken);
+
+impl TokenSource {
+    /// The token of the invitation at this place.
+    #[must_use]
+    pub fn at(&self, place: usize) -> InvitationToken {
+        let digest = Sha256::new().chain_update(self.0.0).chain_update(place.to_be_bytes()).finalize();
+        InvitationToken(digest.into())
+    }
+}
+
 /// The invitation to send again.
 #[derive(Clone, Debug, InputObject)]
 pub struct InvitationResendInput {
@@ -106,10 +142,21 @@ pub struct InvitationAcceptInput {
 /// The mutations of this file.
 pub const MUTATIONS: &[MutationInfo] = &[
     MutationInfo::of::<InvitationCreateInput>(),
+    MutationInfo {
+        field: "invitationsCreate",
+        action: Some(Action::InvitationWrite),
+        audit: MANY_CREATED,
+        row: "Organization",
+    },
     MutationInfo::of::<InvitationResendInput>(),
     MutationInfo::of::<InvitationRevokeInput>(),
     MutationInfo { field: "invitationAccept", action: None, audit: ACCEPTED, row: "Invitation" },
 ];
+
+/// What the audit log calls many invitations that were made at once.
+pub(super) const MANY_CREATED: &str = "invitation.create_many";
+/// Most invitations of a request.
+const MAX_AT_ONCE: usize = 1000;
 
 /// What the audit log calls an accepted invitation.
 pub(super) const ACCEPTED: &str = "invitation.accept";
@@ -123,6 +170,76 @@ fn days(checks: &mut Checks, given: Option<i32>) -> Duration {
     Duration::days(days.into())
 }
 
+fn check_email(checks: &mut Checks, given: &str) -> String {
+    let email = checks.required("email", given, 320);
+    let plausible = email.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
+    if !email.is_empty() && (!plausible || email.chars().any(char::is_whitespace)) {
+        checks.refuse("email", UserErrorCode::Invalid, "`email` must be an e-mail address.");
+    }
+    email
+}
+
+/// What became of one of many: the invitation, or why there is none.
+pub(super) type Entry = std::result::Result<InvitationId, UserError>;
+
+/// Makes many invitations in one transaction: those that can be made. Four statements, however many they are.
+pub(super) async fn create_many(work: &mut Work<'_>, input: &InvitationsCreateInput) -> VerbResult<Vec<Entry>> {
+    let mut checks = Checks::default();
+    let given = input.invitations.len();
+    if given == 0 || given > MAX_AT_ONCE {
+        let message =
+            format!("`invitations` takes 1 to {MAX_AT_ONCE}; these are {given}. Send the rest in another request.");
+        checks.refuse("invitations", if given == 0 { UserErrorCode::Blank } else { UserErrorCode::TooLong }, message);
+    }
+    let valid = days(&mut checks, input.expires_in_days);
+    checks.finish()?;
+    lock_members(work).await?;
+    let mut seen = HashSet::new();
+    let mut entries: Vec<std::result::Result<(String, MemberRole), UserError>> = Vec::with_capacity(given);
+    for entry in &input.invitations {
+        let role = entry.role.unwrap_or(MemberRole::Member);
+        let mut checks = Checks::default();
+        let email = check_email(&mut checks, &entry.email);
+        let checked = checks.finish().and_then(|()| require_owner(work, "role", &[role]));
+        let checked = checked.and_then(|()| require_covered(work, "role", Actions::of_role(role)));
+        entries.push(match checked {
+            Err(VerbError::User(mut errors)) => Err(errors.remove(0)),
+            Err(error @ VerbError::Fail(_)) => return Err(error),
+            Ok(()) if !seen.insert(email.to_lowercase()) => {
+                Err(UserError::new("email", UserErrorCode::Conflict, "This address is in the list before."))
+            }
+            Ok(()) => Ok((email, role)),
+        });
+    }
+    let emails: Vec<String> = entries.iter().flatten().map(|(email, _)| email.to_lowercase()).collect();
+    let members = sql::members_of(work.tx, &emails).await?;
+    sql::end_expired_of(work.tx, &emails, work.now).await?;
+    let mut new = NewInvitations::default();
+    for (place, entry) in entries.iter().enumerate() {
+        if let Ok((email, role)) = entry
+            && !members.contains(&email.to_lowercase())
+        {
+            new.ids.push(work.new_id::<marker::Invitation>().uuid());
+            new.emails.push(email.clone());
+            new.roles.push(role.label().to_owned());
+            new.hashes.push(input.tokens.at(place).hash());
+        }
+    }
+    let made = sql::insert_invitations(work.tx, &new, work.now + valid, work.now).await?;
+    let became = entries.into_iter().map(|entry| {
+        let (email, _) = entry?;
+        let taken = |message| Err(UserError::new("email", UserErrorCode::Conflict, message));
+        match made.get(&email) {
+            Some(id) => Ok(*id),
+            None if members.contains(&email.to_lowercase()) => taken("Somebody with this address is a member already."),
+            None => taken(
+                "There is an open invitation for this address: send it again (invitationResend), or revoke it first.",
+            ),
+        }
+    });
+    Ok(became.collect())
+}
+
 impl Mutation for InvitationCreateInput {
     type Row = marker::Invitation;
     const FIELD: &'static str = "invitationCreate";
@@ -131,11 +248,7 @@ impl Mutation for InvitationCreateInput {
 
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
         let mut checks = Checks::default();
-        let email = checks.required("email", &self.email, 320);
-        let plausible = email.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
-        if !email.is_empty() && (!plausible || email.chars().any(char::is_whitespace)) {
-            checks.refuse("email", UserErrorCode::Invalid, "`email` must be an e-mail address.");
-        }
+        let email = check_email(&mut checks, &self.email);
         let valid = days(&mut checks, self.expires_in_days);
         checks.finish()?;
         let role = self.role.unwrap_or(MemberRole::Member);

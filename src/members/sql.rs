@@ -1,5 +1,7 @@
 //! The queries of the slice.
 
+use std::collections::{HashMap, HashSet};
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -259,6 +261,72 @@ pub(super) async fn insert_invitation(tx: &mut TenantTx, new: &NewInvitation<'_>
     .execute(tx.conn())
     .await?;
     Ok(inserted.rows_affected() == 1)
+}
+
+/// Those of these addresses, in lower case, that members have.
+pub(super) async fn members_of(tx: &mut TenantTx, emails: &[String]) -> Result<HashSet<String>> {
+    let organization = tx.tenant().organization_id;
+    let found = sqlx::query_scalar!(
+        r#"select lower(u.email) as "email!" from tenantry.organization_members m join tenantry.users u on u.id = m.user_id
+            where m.organization_id = $1 and m.deleted_at is null and lower(u.email) = any($2)"#,
+        organization as _,
+        emails
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(found.into_iter().collect())
+}
+
+/// Revokes what has expired of these addresses, in lower case, so that they can be invited again.
+pub(super) async fn end_expired_of(tx: &mut TenantTx, emails: &[String], now: DateTime<Utc>) -> Result<()> {
+    let organization = tx.tenant().organization_id;
+    sqlx::query!(
+        "update tenantry.invitations set revoked_at = $3
+          where organization_id = $1 and lower(email) = any($2) and accepted_at is null and revoked_at is null and expires_at <= $3",
+        organization as _,
+        emails,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Invitations to insert: a column each.
+#[derive(Default)]
+pub(super) struct NewInvitations {
+    pub ids: Vec<Uuid>,
+    pub emails: Vec<String>,
+    pub roles: Vec<String>,
+    pub hashes: Vec<Vec<u8>>,
+}
+
+/// Inserts invitations for those addresses that have no open one; their ids by address.
+pub(super) async fn insert_invitations(
+    tx: &mut TenantTx,
+    new: &NewInvitations,
+    expires_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<HashMap<String, InvitationId>> {
+    let tenant = tx.tenant();
+    let made = sqlx::query!(
+        r#"insert into tenantry.invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at)
+           select $1, n.id, n.email, n.role::tenantry.member_role, n.hash, $2, $3, $4
+             from unnest($5::uuid[], $6::text[], $7::text[], $8::bytea[]) as n (id, email, role, hash)
+           on conflict (organization_id, lower(email)) where accepted_at is null and revoked_at is null do nothing
+           returning id as "id: InvitationId", email"#,
+        tenant.organization_id as _,
+        tenant.actor.user() as _,
+        expires_at,
+        now,
+        &new.ids,
+        &new.emails,
+        &new.roles,
+        &new.hashes
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(made.into_iter().map(|row| (row.email, row.id)).collect())
 }
 
 /// What deciding about an invitation needs to know.

@@ -424,3 +424,50 @@ async fn viewers_say_where_they_work() {
     .expect("a removal");
     assert!(app.data(&bob, CURRENT, json!({})).await["viewer"]["currentMembership"].is_null());
 }
+
+const INVITE_MANY: &str = "mutation($input: InvitationsCreateInput!) { invitationsCreate(input: $input) { results { invitationId acceptUrl userErrors { code field } } userErrors { code field } } }";
+
+/// Of many addresses those are invited that can be, with a link of their own each, and one row tells of all of them.
+#[tokio::test]
+async fn invitations_are_made_many_at_once() {
+    let app = TestApp::start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    set_role(&app, "carol@example.com", "ADMIN").await;
+    let carol = app.token("carol@example.com", Some("acme-corp")).await;
+    let entries = json!([{ "email": "Grace@Example.com" }, { "email": "dave@example.com" }, { "email": "judy@example.com" }, { "email": "no address" },
+        { "email": "grace@example.com" }, { "email": "boss@example.org", "role": "OWNER" }, { "email": "new@example.org", "role": "VIEWER" }]);
+    let made = payload(&app, &carol, INVITE_MANY, json!({ "invitations": entries })).await;
+    let results = made["results"].as_array().expect("results");
+    let got: Vec<Vec<&str>> = results.iter().map(codes).collect();
+    assert_eq!(
+        got,
+        [vec![], vec!["CONFLICT"], vec!["CONFLICT"], vec!["INVALID"], vec!["CONFLICT"], vec!["OWNER_REQUIRED"], vec![]],
+        "{made}"
+    );
+    assert_eq!(results[3]["userErrors"][0]["field"], json!(["input", "invitations", "3", "email"]));
+    assert_ne!(results[0]["acceptUrl"], results[6]["acceptUrl"]);
+    // The link works for whom it is, once.
+    let link = results[0]["acceptUrl"].as_str().expect("a link");
+    let token = link.split_once("token=").expect("a token").1;
+    let grace = app.token("grace@example.com", None).await;
+    assert_eq!(payload(&app, &grace, ACCEPT, json!({ "token": token })).await["membership"]["role"], "MEMBER");
+    assert_eq!(codes(&payload(&app, &grace, ACCEPT, json!({ "token": token })).await), ["INVALID_TRANSITION"]);
+    let told: Vec<Value> =
+        sqlx::query_scalar("select metadata from tenantry.audit_logs where action = 'invitation.create_many'")
+            .fetch_all(&mut app.database.system().await)
+            .await
+            .expect("the log");
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["after"]["invitations"], json!([results[0]["invitationId"], results[6]["invitationId"]]));
+    // A thousand at once, the same thousand at the same time twice, and too many.
+    let thousand = |name: &str, count: u32| json!({ "invitations": (0..count).map(|n| json!({ "email": format!("{name}{n}@example.net") })).collect::<Vec<_>>() });
+    let both = join_all([&alice, &carol].map(|token| payload(&app, token, INVITE_MANY, thousand("p", 1000)))).await;
+    let links: std::collections::BTreeSet<&str> = both
+        .iter()
+        .flat_map(|made| made["results"].as_array().expect("results"))
+        .filter_map(|one| one["acceptUrl"].as_str())
+        .collect();
+    assert_eq!(links.len(), 1000);
+    assert_eq!(codes(&payload(&app, &alice, INVITE_MANY, thousand("q", 1001)).await), ["TOO_LONG"]);
+    assert_eq!(codes(&payload(&app, &alice, INVITE_MANY, json!({ "invitations": [] })).await), ["BLANK"]);
+}

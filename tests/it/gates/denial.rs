@@ -131,6 +131,13 @@ const REQUESTS: &[Request] = &[
         ids: &[],
     },
     Request {
+        root: "invitationsCreate",
+        allowed: Allowed::Roles(Action::InvitationWrite),
+        document: "mutation($input: InvitationsCreateInput!) { invitationsCreate(input: $input) { results { invitationId } userErrors { code field } } }",
+        variables: r#"{ "input": { "invitations": [{ "email": "gates@example.com" }] } }"#,
+        ids: &[],
+    },
+    Request {
         root: "invitationResend",
         allowed: Allowed::Roles(Action::InvitationWrite),
         document: "mutation($input: InvitationResendInput!) { invitationResend(input: $input) { invitation { email } userErrors { code field } } }",

@@ -187,3 +187,46 @@ async fn accounts_wait_for_the_sync_where_it_makes_them() {
         assert_eq!(app.error_code(&token, VIEWER, json!({})).await, "ACCOUNT_NOT_READY");
     }
 }
+
+/// Tokens of the shapes that other issuers publish: who comes of them, and of which none.
+#[tokio::test]
+async fn accounts_of_other_issuers_are_who_their_tokens_say() {
+    let app =
+        start(&[("AUTH_AUDIENCE", "account, my_client_id, authenticated"), ("AUTH_OAUTH_CLIENTS", "web-app")]).await;
+    let user = async |sub: &str, claims: Value| {
+        let mut token_claims = json!({ "iss": DEV_ISSUER, "sub": sub });
+        for (name, value) in claims.as_object().expect("claims") {
+            token_claims[name] = value.clone();
+        }
+        let token = sign(&json!({ "alg": "EdDSA", "typ": "JWT" }), &token_claims, &app.clock);
+        app.run(&token, VIEWER, json!({})).await
+    };
+    let shown = |answer: &Value| {
+        (answer["data"]["viewer"]["user"]["name"].clone(), answer["data"]["viewer"]["user"]["email"].clone())
+    };
+    // Keycloak: an access token with roles, scopes and a session.
+    let keycloak = user("36fa0f91", json!({ "aud": "account", "typ": "Bearer", "azp": "web-app", "session_state": "2a88", "acr": "1", "sid": "2a88",
+        "realm_access": { "roles": ["offline_access"] }, "scope": "email profile", "email_verified": true, "name": "Kay Cloak",
+        "preferred_username": "kay", "given_name": "Kay", "family_name": "Cloak", "email": "kay@kc.example" })).await;
+    assert_eq!(shown(&keycloak), (json!("Kay Cloak"), json!("kay@kc.example")), "{keycloak}");
+    // Auth0: an ID token that does not say whether the address is verified, and a picture over http.
+    let auth0 = user("auth0|123456", json!({ "aud": "my_client_id", "name": "Jane Doe", "given_name": "Jane", "family_name": "Doe", "gender": "female",
+        "birthdate": "0000-10-31", "email": "jane@auth0.example", "picture": "http://auth0.example/me.jpg" })).await;
+    assert_eq!(shown(&auth0), (json!("Jane Doe"), Value::Null), "{auth0}");
+    // Cognito: an ID token is somebody; an access token names no audience and is nobody's session here.
+    let cognito = json!({ "email_verified": true, "name": "Cora Nito", "email": "cora@cognito.example", "cognito:username": "cora", "aud": "my_client_id",
+        "token_use": "id", "auth_time": 1, "identities": [{ "userId": "cora@cognito.example", "primary": true, "issuer": null }] });
+    let cognito = user("248289dc", cognito).await;
+    assert_eq!(shown(&cognito), (json!("Cora Nito"), json!("cora@cognito.example")), "{cognito}");
+    let access = user(
+        "248289dc",
+        json!({ "token_use": "access", "scope": "openid email", "client_id": "web-app", "username": "cora" }),
+    )
+    .await;
+    assert_eq!(access["errors"][0]["extensions"]["code"], "INVALID_TOKEN", "{access}");
+    // Supabase: a session whose address is nowhere said to be verified, with empty texts.
+    let supabase = user("a8b1c2d3", json!({ "aud": "authenticated", "email": "sue@supabase.example", "phone": "", "app_metadata": { "provider": "email" },
+        "user_metadata": { "full_name": "Sue Base" }, "role": "authenticated", "aal": "aal1", "session_id": "f1e2", "is_anonymous": false })).await;
+    let (name, email) = shown(&supabase);
+    assert!(name.as_str().is_some_and(|name| name.starts_with("Member ")) && email.is_null(), "{supabase}");
+}

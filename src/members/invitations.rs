@@ -255,11 +255,12 @@ impl Mutation for InvitationCreateInput {
         require_owner(work, "role", &[role])?;
         require_covered(work, "role", Actions::of_role(role))?;
         lock_members(work).await?;
-        if sql::is_member(work.tx, &email).await? {
+        let lower = [email.to_lowercase()];
+        if !sql::members_of(work.tx, &lower).await?.is_empty() {
             let message = "Somebody with this address is a member already.";
             return Err(VerbError::user("email", UserErrorCode::Conflict, message));
         }
-        sql::end_expired_invitations(work.tx, &email, work.now).await?;
+        sql::end_expired_of(work.tx, &lower, work.now).await?;
         let new = NewInvitation {
             id: work.new_id(),
             email: &email,

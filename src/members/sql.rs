@@ -205,34 +205,6 @@ pub(super) async fn end_membership(tx: &mut TenantTx, id: OrganizationMemberId, 
     Ok(())
 }
 
-/// Whether somebody with this address is a member.
-pub(super) async fn is_member(tx: &mut TenantTx, email: &str) -> Result<bool> {
-    let organization = tx.tenant().organization_id;
-    Ok(sqlx::query_scalar!(
-        r#"select exists (select from tenantry.organization_members m join tenantry.users u on u.id = m.user_id
-                           where m.organization_id = $1 and m.deleted_at is null and lower(u.email) = lower($2)) as "exists!""#,
-        organization as _,
-        email
-    )
-    .fetch_one(tx.conn())
-    .await?)
-}
-
-/// Revokes what has expired, so that the address can be invited again.
-pub(super) async fn end_expired_invitations(tx: &mut TenantTx, email: &str, now: DateTime<Utc>) -> Result<()> {
-    let organization = tx.tenant().organization_id;
-    sqlx::query!(
-        "update tenantry.invitations set revoked_at = $3
-          where organization_id = $1 and lower(email) = lower($2) and accepted_at is null and revoked_at is null and expires_at <= $3",
-        organization as _,
-        email,
-        now
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
 /// An invitation to insert.
 pub(super) struct NewInvitation<'a> {
     pub id: InvitationId,

@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tenantry::audit::chain::{self, Walk};
 use tenantry::audit::{Export, export};
+use tenantry::clock::Clock;
 use tenantry::error::Error;
 use tenantry::id::OrganizationId;
 use tenantry::jobs::{JOBS, run_if_due};
 use uuid::Uuid;
 
-use crate::support::TestApp;
+use crate::support::{Setup, TestApp};
 
 async fn acme(app: &TestApp) -> OrganizationId {
     let id: Uuid = sqlx::query_scalar("select id from tenantry.organizations where slug = 'acme-corp'")
@@ -140,7 +141,9 @@ async fn audit_exports_are_checked_without_a_database() {
 /// Of many workers one does what is due, and not before it is due again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn jobs_are_done_by_one_worker_when_they_are_due() {
-    let app = TestApp::start().await;
+    // Time stands still: on a slow machine a job would be due again.
+    let setup = Setup { clock: Clock::manual(Clock::System.now()), ..Setup::default() };
+    let app = TestApp::start_with(setup).await;
     let (db, clock) = (&app.app.services.db, &app.clock);
     sqlx::raw_sql(
         "insert into tenantry.ended_sessions (session_id, ended_at) values ('old', now() - interval '31 days'), ('young', now() - interval '29 days');

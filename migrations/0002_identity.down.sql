@@ -15,6 +15,7 @@ drop table tenantry.invitations;
 drop table tenantry.organization_members;
 drop table tenantry.custom_roles;
 drop function tenantry.end_custom_role();
+drop function tenantry.neutral_name(text);
 drop function tenantry.forget_current_organization();
 drop table tenantry.users;
 drop table tenantry.organizations;

@@ -96,6 +96,14 @@ comment on column tenantry.users.current_organization_id is 'Where the user was 
 comment on column tenantry.users.source_version is 'Clerk envelope timestamp in milliseconds of the last event applied; older events are skipped.';
 comment on column tenantry.users.deleted_at is 'Set: the user cannot sign in; what they wrote stays theirs.';
 
+-- What a person is called who published no name: never by an identifier, which they did not publish either.
+create function tenantry.neutral_name(p_sub text) returns text
+    language sql immutable strict parallel safe
+    return 'Member ' || upper(left(encode(sha256(convert_to(p_sub, 'UTF8')), 'hex'), 4));
+comment on function tenantry.neutral_name(text) is 'A name for who published none: `Member 3F9A`.';
+revoke execute on function tenantry.neutral_name(text) from public;
+grant execute on function tenantry.neutral_name(text) to tenantry_superadmin;
+
 create table tenantry.custom_roles (
     id              uuid not null,
     organization_id uuid not null references tenantry.organizations (id),

@@ -134,7 +134,7 @@ begin
     end if;
     insert into tenantry.users (id, clerk_id, email, name, avatar_url, created_at)
     values (p_id, p_sub, p_email,
-            coalesce(p_name, 'Member ' || upper(left(encode(sha256(convert_to(p_sub, 'UTF8')), 'hex'), 4))), p_avatar_url, p_now)
+            coalesce(p_name, tenantry.neutral_name(p_sub)), p_avatar_url, p_now)
     on conflict (clerk_id) do nothing;
     made := found;
     if not made then

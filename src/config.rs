@@ -254,6 +254,7 @@ impl Config {
             }
         };
         let production = environment == Environment::Production;
+        let identity_source = reader.identity_source();
         let config = Self {
             environment,
             host: reader.text("HOST").unwrap_or_else(|| if production { "::" } else { "127.0.0.1" }.to_owned()),
@@ -291,8 +292,8 @@ impl Config {
             oauth_clients: reader.list("AUTH_OAUTH_CLIENTS"),
             data_dir: reader.text("TENANTRY_DATA_DIR").map(PathBuf::from),
             webhooks: reader.webhooks(production),
-            identity_source: reader.identity_source(),
-            new_users: reader.new_users(),
+            identity_source,
+            new_users: reader.new_users(identity_source),
             app_url: reader.app_url(),
             cors_origins: reader.list("CORS_ORIGINS"),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
@@ -441,7 +442,7 @@ impl Reader<'_> {
         }
     }
 
-    fn new_users(&mut self) -> NewUsers {
+    fn new_users(&mut self, identity_source: IdentitySource) -> NewUsers {
         match self.text("NEW_USERS").as_deref() {
             Some("token") => NewUsers::ByToken,
             Some("sync") => NewUsers::BySync,
@@ -450,7 +451,7 @@ impl Reader<'_> {
                 self.problem(problem);
                 NewUsers::BySync
             }
-            None if self.identity_source() == IdentitySource::Tenantry => NewUsers::ByToken,
+            None if identity_source == IdentitySource::Tenantry => NewUsers::ByToken,
             None => NewUsers::BySync,
         }
     }

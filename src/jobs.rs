@@ -80,6 +80,17 @@ pub async fn run(db: Db, clock: Clock, mut stopping: watch::Receiver<bool>) {
 pub async fn run_if_due(db: &Db, clock: &Clock, job: &Job) -> Result<bool> {
     let started = clock.now();
     let mut tx = SystemTx::begin(db).await?;
+    // Nearly always nothing is due: one look, and nothing is written.
+    let is_early = sqlx::query_scalar!(
+        r#"select exists (select from tenantry.jobs where name = $1 and last_started_at > $2) as "early!""#,
+        job.name,
+        started - job.every
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    if is_early {
+        return Ok(false);
+    }
     sqlx::query!("insert into tenantry.jobs (name) values ($1) on conflict do nothing", job.name)
         .execute(tx.conn())
         .await?;

@@ -17,11 +17,12 @@ use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
-use crate::audit::chain::hex;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::Error;
+use crate::hex::hex;
 use crate::id::OrganizationId;
+use crate::sql_text::quote;
 use crate::trail::{self, AuditEntry};
 
 /// What the first line calls the format.
@@ -146,23 +147,19 @@ struct Table {
     unique: BTreeSet<String>,
 }
 
-fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
-    names.into_iter().map(|name| ident(name)).collect::<Vec<_>>().join(", ")
+    names.into_iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
 }
 
 impl Table {
-    /// The statement that reads its rows of an organization, in their order.
-    fn copy_out(&self, tables: &[Self], organization: Uuid) -> String {
+    /// The statement that reads these columns of its rows of an organization, in their order.
+    fn copy_out(&self, columns: &[String], tables: &[Self], organization: Uuid) -> String {
         let own = match self.name.as_str() {
             "organizations" => format!("id = '{organization}'"),
             "users" => {
                 let referring = tables.iter().flat_map(|table| table.users.iter().map(move |column| (table, column)));
                 let of = referring.map(|(table, column)| {
-                    let (name, column) = (ident(&table.name), ident(column));
+                    let (name, column) = (quote(&table.name), quote(column));
                     format!("select {column} from tenantry.{name} where organization_id = '{organization}'")
                 });
                 format!("id in ({})", of.collect::<Vec<_>>().join(" union "))
@@ -172,7 +169,7 @@ impl Table {
             ),
             _ => format!("organization_id = '{organization}'"),
         };
-        let (columns, name, order) = (list(&self.columns), ident(&self.name), list(&self.order));
+        let (columns, name, order) = (list(columns), quote(&self.name), list(&self.order));
         format!("copy (select {columns} from tenantry.{name} where {own} order by {order}) to stdout")
     }
 }
@@ -291,7 +288,7 @@ pub async fn export(db: &Db, organization: OrganizationId, out: &mut impl Write)
     let mut done = Transferred { organization, slug, tables: BTreeMap::new(), rows: 0 };
     for table in &tables {
         line(out, &Section { table: table.name.clone(), columns: table.columns.clone() })?;
-        let sql = table.copy_out(&tables, organization.uuid());
+        let sql = table.copy_out(&table.columns, &tables, organization.uuid());
         let total = read_rows(&mut tx, &sql, |bytes| out.write_all(bytes)).await?;
         out.write_all(b"\\.\n")?;
         line(out, &total)?;
@@ -431,8 +428,8 @@ async fn import_table<R: BufRead>(
     if let Some(unknown) = section.columns.iter().find(|column| !table.columns.contains(column)) {
         return refused(format!("the file has a column {unknown} of {}, which is not here", table.name));
     }
-    let (name, columns) = (ident(&table.name), list(&section.columns));
-    let temporary = ident(&format!("import_{}", table.name));
+    let (name, columns) = (quote(&table.name), list(&section.columns));
+    let temporary = quote(&format!("import_{}", table.name));
     sqlx::raw_sql(AssertSqlSafe(format!(
         "create temporary table {temporary} on commit drop as select {columns} from tenantry.{name} with no data"
     )))
@@ -490,9 +487,9 @@ async fn insert(
     section: &Section,
     temporary: &str,
 ) -> Result<u64> {
-    let (name, columns) = (ident(&table.name), list(&section.columns));
+    let (name, columns) = (quote(&table.name), list(&section.columns));
     let value = |column: &String| {
-        let own = format!("i.{}", ident(column));
+        let own = format!("i.{}", quote(column));
         match (table.name.as_str(), column.as_str()) {
             ("organizations", "id") | (_, "organization_id") => format!("'{}'::uuid", target.to),
             // The slug was checked: it has no quotes.
@@ -552,14 +549,7 @@ async fn check(tx: &mut SystemTx, target: &Target<'_>, table: &Table, section: &
             return Ok(());
         }
     }
-    let held = Table {
-        name: table.name.clone(),
-        columns: section.columns.clone(),
-        order: table.order.clone(),
-        users: BTreeSet::new(),
-        unique: BTreeSet::new(),
-    };
-    let total = read_rows(tx, &held.copy_out(target.tables, target.to), |_| Ok(())).await?;
+    let total = read_rows(tx, &table.copy_out(&section.columns, target.tables, target.to), |_| Ok(())).await?;
     if total != *read {
         return Err(Error::internal(format!("{}: the database holds other rows than were exported", table.name)).into());
     }

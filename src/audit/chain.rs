@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::db::{Db, SystemTx};
 use crate::error::Result;
+use crate::hex::unhex;
 use crate::id::{ApiKeyId, AuditLogId, OrganizationId, UserId};
 use crate::json::canonical;
 
@@ -70,26 +71,6 @@ impl LogRow {
 #[must_use]
 pub fn link(before: &Hash, row: &Value) -> Hash {
     Sha256::new().chain_update(before).chain_update(canonical(row)).finalize().into()
-}
-
-/// A hash as text.
-#[must_use]
-pub fn hex(hash: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    hash.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|half| char::from(DIGITS[usize::from(half)])).collect()
-}
-
-/// Reads [`hex`].
-#[must_use]
-pub fn unhex(text: &str) -> Option<Hash> {
-    let mut hash = BEGINNING;
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (place, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(place * 2..place * 2 + 2)?, 16).ok()?;
-    }
-    Some(hash)
 }
 
 /// Seals what was written of an organization so far; says how many rows.
@@ -359,6 +340,7 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hex::hex;
 
     fn lines(count: i64) -> Vec<String> {
         let mut before = BEGINNING;

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::chain::{self, BEGINNING, Hash, PAGE};
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
+use crate::hex::hex;
 use crate::id::OrganizationId;
 
 /// Which rows to export.
@@ -55,8 +56,8 @@ pub async fn export<E: From<Error>>(
             // A row of a month that was dropped is in the chain, and not in the log.
             if let Some(row) = sealed.row {
                 let mut row = row.json(sealed.position);
-                row["previous"] = chain::hex(&done.hash).into();
-                row["hash"] = chain::hex(&hash).into();
+                row["previous"] = hex(&done.hash).into();
+                row["hash"] = hex(&hash).into();
                 write(&row)?;
                 done.rows += 1;
             }

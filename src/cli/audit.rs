@@ -7,12 +7,12 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::database::Database;
-use super::output::{CommandError, CommandResult, Exit, Output, printable};
-use crate::audit::chain::{Walk, hex, unhex};
+use super::database::{Database, organization};
+use super::output::{CommandError, CommandResult, Exit, Output};
+use crate::audit::chain::Walk;
 use crate::audit::{self, Export};
 use crate::config::Config;
-use crate::sync::stripe::reconcile::find_organization;
+use crate::hex::{hex, unhex};
 
 /// Work with the audit log: export it, and check an export.
 #[derive(Subcommand)]
@@ -62,9 +62,7 @@ impl ExportLog {
         let Self { org, since, until } = self;
         let database = Database::open(config).await?;
         let db = database.pools(config)?;
-        let organization = find_organization(&db, &org)
-            .await?
-            .ok_or_else(|| CommandError::failed(format!("there is no organization {}", printable(&org))))?;
+        let organization = organization(&db, &org).await?;
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         let export = Export { organization, since, until };
         let done = audit::export::<CommandError>(&db, export, |row| Ok(writeln!(out, "{row}")?)).await?;

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use sqlx::postgres::PgConnectOptions;
 
-use super::output::CommandError;
+use super::output::{CommandError, printable};
 use crate::config::{Config, DatabaseConfig};
 use crate::db::Db;
+use crate::id::OrganizationId;
 use crate::local_postgres::{self, LocalPostgres};
+use crate::organizations::find_organization;
 
 /// The name of the database on the local server.
 const LOCAL_DATABASE: &str = "tenantry";
@@ -78,4 +80,10 @@ impl Database {
 /// The folder of the local server and of the development keys.
 pub(super) fn data_dir(config: &Config) -> PathBuf {
     local_postgres::default_data_dir(config.data_dir.clone())
+}
+
+/// The organization that somebody names: by its slug, or its id (ours or Clerk's).
+pub(super) async fn organization(db: &Db, name: &str) -> Result<OrganizationId, CommandError> {
+    let found = find_organization(db, name).await?;
+    found.ok_or_else(|| CommandError::failed(format!("there is no organization {}", printable(name))))
 }

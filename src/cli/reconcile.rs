@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::database::Database;
+use super::database::{Database, organization};
 use super::output::{CommandError, CommandResult, Exit, Output, printable};
 use super::progress::Counter;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::sync::stripe::client::StripeClient;
-use crate::sync::stripe::reconcile::{DriftReport, Reconciliation, find_organization};
+use crate::sync::stripe::reconcile::{DriftReport, Reconciliation};
 
 /// Compare subscriptions with Stripe's and repair rows that differ; exit 1 when differences are left.
 #[derive(Args)]
@@ -39,11 +39,7 @@ impl Reconcile {
         let db = database.pools(config)?;
         let only = match &self.org {
             None => None,
-            Some(name) => Some(
-                find_organization(&db, name)
-                    .await?
-                    .ok_or_else(|| CommandError::failed(format!("there is no organization {}", printable(name))))?,
-            ),
+            Some(name) => Some(organization(&db, name).await?),
         };
         let work = Reconciliation {
             db: &db,

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::database::Database;
-use super::output::{CommandError, CommandResult, Exit, Output, printable};
+use super::database::{Database, organization};
+use super::output::{CommandError, CommandResult, Exit, Output};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
 use crate::id::OrganizationId;
-use crate::sync::stripe::reconcile::find_organization;
 use crate::transfer::{self, Import, TransferError, Transferred};
 
 /// Take one organization out of the database as a file, put one in, or make a copy of one.
@@ -65,7 +64,7 @@ impl Tenant {
                         "standard output is a terminal: write to a file (`> acme.tenant`)",
                     ));
                 }
-                let organization = find(&db, &org).await?;
+                let organization = organization(&db, &org).await?;
                 // A lock of standard output would be held across waits.
                 let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout());
                 let done = transfer::export(&db, organization, &mut out).await?;
@@ -86,7 +85,7 @@ impl Tenant {
                 tell(output, &done)?;
             }
             Self::Clone(CloneTenant { org, slug }) => {
-                let organization = find(&db, &org).await?;
+                let organization = organization(&db, &org).await?;
                 let path = std::env::temp_dir()
                     .join(format!("tenantry-clone-{}", OrganizationId::new(&Clock::System).uuid().simple()));
                 let cloned = clone(&db, organization, slug, &path).await;
@@ -97,11 +96,6 @@ impl Tenant {
         db.close().await;
         Ok(Exit::Success)
     }
-}
-
-async fn find(db: &Db, name: &str) -> Result<OrganizationId, CommandError> {
-    let found = find_organization(db, name).await?;
-    found.ok_or_else(|| CommandError::failed(format!("there is no organization {}", printable(name))))
 }
 
 async fn clone(

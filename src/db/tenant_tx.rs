@@ -27,7 +27,9 @@ use crate::access::{Actions, Actor, Bearer, Credential, KeyBearer, MemberRole, O
 use crate::db::read_pool::{Taken, parameters_of};
 use crate::db::{Bind, Db, Traffic, connection_died};
 use crate::error::{Error, Result};
+use crate::hex::hex;
 use crate::id::Id;
+use crate::sql_text::literal;
 
 /// A transaction bound to one viewer in one organization; `M` says whether it writes or reads.
 #[derive(Debug)]
@@ -144,18 +146,17 @@ impl TenantTx {
         let begin = begin_statement(db.begin(), credential, organization)?;
         let (mut tx, rows) = Self::begun(db, &begin, traffic).await?;
         let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
-        let is_suspended: bool = match credential {
-            Credential::Token(_) => row.try_get(5)?,
-            Credential::Key(_) => row.try_get(3)?,
-        };
         tx.tenant = match credential {
             Credential::Token(_) => {
-                let actions: Option<String> = row.try_get(4)?;
-                tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, actions.as_deref())?
+                let member =
+                    tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
+                Tenant { is_suspended: row.try_get(5)?, ..member }
             }
-            Credential::Key(_) => program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?),
+            Credential::Key(_) => {
+                let program = program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                Tenant { is_suspended: row.try_get(3)?, ..program }
+            }
         };
-        tx.tenant.is_suspended = is_suspended;
         Ok(tx)
     }
 
@@ -408,16 +409,16 @@ impl TenantTx<Reading> {
             Credential::Token(Bearer { subject, session }) => {
                 let opening: Opening<'_> = (ENTER, ENTER_TYPES, &[&subject, &session, &id, &clerk, &slug]);
                 let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
-                let actions: Option<&str> = row.try_get(4)?;
-                tx.tenant = tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, actions)?;
-                tx.tenant.is_suspended = row.try_get(5)?;
+                let member =
+                    tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
+                tx.tenant = Tenant { is_suspended: row.try_get(5)?, ..member };
                 Ok(Begun { tx, rows, is_stale: false })
             }
             Credential::Key(KeyBearer { hash, ip, now }) => {
                 let opening: Opening<'_> = (ENTER_BY_KEY, ENTER_BY_KEY_TYPES, &[&hash, &ip, &now, &id, &clerk, &slug]);
                 let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
-                tx.tenant = program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-                tx.tenant.is_suspended = row.try_get(4)?;
+                let program = program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                tx.tenant = Tenant { is_suspended: row.try_get(4)?, ..program };
                 let is_fresh: bool = row.try_get(3)?;
                 Ok(Begun { tx, rows, is_stale: !is_fresh })
             }
@@ -574,21 +575,15 @@ async fn key_refusal(db: &Db, KeyBearer { hash, ip, now }: KeyBearer<'_>) -> Res
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        write!(text, "{byte:02x}").ok();
-        text
-    })
+/// A bearer as the doors of the database take it; `None` when no database can hold it. No session has an empty id.
+#[must_use]
+pub fn binds_of(bearer: Bearer<'_>) -> Option<[Bind; 2]> {
+    let texts = [bearer.subject, bearer.session.unwrap_or_default()];
+    (!texts.iter().any(|text| text.contains('\0'))).then(|| texts.map(|text| Bind::Text(text.to_owned())))
 }
 
 async fn standing(db: &Db, bearer: Bearer<'_>) -> Result<Standing> {
-    let texts = [bearer.subject, bearer.session.unwrap_or_default()];
-    if texts.iter().any(|text| text.contains('\0')) {
-        return Ok(Standing::Unknown);
-    }
-    let binds = texts.map(|text| Bind::Text(text.to_owned()));
+    let Some(binds) = binds_of(bearer) else { return Ok(Standing::Unknown) };
     let rows = db.read_alone("select tenantry.account_standing($1, $2)", &binds).await?;
     let found: Option<String> = rows.first().map(|row| row.try_get(0)).transpose()?;
     Ok(match found.as_deref() {
@@ -663,13 +658,12 @@ fn begin_statement(begin: &str, credential: Credential<'_>, organization: &Organ
     })
 }
 
-/// A string constant (`PostgreSQL` documentation, 4.1.2.1). The `E''` form means the same whatever
-/// `standard_conforming_strings` is set to.
+/// A string constant; a NUL, the one character that a string of `PostgreSQL` cannot hold, is refused.
 fn quote(text: &str) -> Result<String> {
     if text.contains('\0') {
         return Err(Error::OrganizationNotFound);
     }
-    Ok(format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")))
+    Ok(literal(text))
 }
 
 #[cfg(test)]

@@ -252,6 +252,18 @@ pub enum VerbError {
 /// Result of a verb.
 pub type VerbResult<T> = std::result::Result<T, VerbError>;
 
+/// What a payload shows of a verb: what it made, or the errors that the caller can mend.
+///
+/// # Errors
+/// What the caller cannot mend.
+pub fn outcome<T>(result: VerbResult<T>) -> Result<(Option<T>, Vec<UserError>)> {
+    match result {
+        Ok(made) => Ok((Some(made), Vec::new())),
+        Err(VerbError::User(user_errors)) => Ok((None, user_errors)),
+        Err(VerbError::Fail(error)) => Err(error),
+    }
+}
+
 impl<E: Into<Error>> From<E> for VerbError {
     fn from(error: E) -> Self {
         Self::Fail(error.into())

@@ -30,6 +30,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use crate::hex::hex;
+use crate::sql_text::quote;
 use account::Account;
 use error::io_error;
 use server::{Alive, Hold, Site};
@@ -213,7 +215,7 @@ impl LocalPostgres {
         let exists = "select exists (select from pg_database where datname = $1)";
         let mut created = false;
         if !sqlx::query_scalar(exists).bind(name).fetch_one(&mut connection).await? {
-            let create = format!("create database \"{}\" owner {OWNER_ROLE}", name.replace('"', "\"\""));
+            let create = format!("create database {} owner {OWNER_ROLE}", quote(name));
             match sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await {
                 Ok(_) => created = true,
                 // Another process was faster: duplicate_database, or unique_violation in the catalogue.
@@ -320,7 +322,7 @@ fn percent_encode(text: &str) -> String {
 /// 12 hexadecimal digits that stand for a path.
 fn short_hash(path: &Path) -> String {
     let digest = Sha256::digest(path.as_os_str().as_bytes());
-    digest[..6].iter().fold(String::new(), |out, byte| out + &format!("{byte:02x}"))
+    hex(&digest[..6])
 }
 
 /// Runs what blocks where that is allowed.

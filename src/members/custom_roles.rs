@@ -3,9 +3,10 @@
 //! Invariants: nobody gives what they do not have, neither by making a role, nor by changing one, nor by giving it; what
 //! only owners may do, no custom role has; a role that members have is not deleted.
 
+use std::sync::Arc;
+
 use async_graphql::{InputObject, MaybeUndefined, SimpleObject};
 use serde_json::json;
-use std::sync::Arc;
 
 use crate::access::{Action, Actions};
 use crate::db::TenantTx;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::access::{Action, MemberRole, OrganizationRef};
 use crate::db::{Admission, Invited, TenantTx, refuse};
 use crate::error::{Error, Result};
-use crate::graphql::mutation::{self, Ran, UserError, UserErrorCode, VerbError, VerbResult, Work};
+use crate::graphql::mutation::{self, Ran, UserError, UserErrorCode, VerbResult, Work};
 use crate::graphql::session::Session;
 use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, marker};
 use crate::members::custom_roles::{
@@ -302,30 +302,21 @@ impl MembersMutation {
         input: InvitationsCreateInput,
     ) -> Result<InvitationsCreatePayload> {
         let session = Session::of(ctx)?;
-        match invite_many(session, &input).await {
-            Ok(entries) => {
-                let app_url = &session.services().app_url;
-                let results = entries.into_iter().enumerate().map(|(place, entry)| match entry {
-                    Ok(id) => InvitationResult {
-                        invitation_id: Some(id),
-                        accept_url: Some(accept_url(app_url, &input.tokens.at(place))),
-                        user_errors: Vec::new(),
-                    },
-                    Err(mut error) => {
-                        error.field = vec![
-                            "input".to_owned(),
-                            "invitations".to_owned(),
-                            place.to_string(),
-                            error.field.pop().unwrap_or_default(),
-                        ];
-                        InvitationResult { invitation_id: None, accept_url: None, user_errors: vec![error] }
-                    }
-                });
-                Ok(InvitationsCreatePayload { results: results.collect(), user_errors: Vec::new() })
+        let (entries, user_errors) = mutation::outcome(invite_many(session, &input).await)?;
+        let app_url = &session.services().app_url;
+        let results = entries.unwrap_or_default().into_iter().enumerate().map(|(place, entry)| match entry {
+            Ok(id) => InvitationResult {
+                invitation_id: Some(id),
+                accept_url: Some(accept_url(app_url, &input.tokens.at(place))),
+                user_errors: Vec::new(),
+            },
+            Err(mut error) => {
+                let field = error.field.pop().unwrap_or_default();
+                error.field = vec!["input".to_owned(), "invitations".to_owned(), place.to_string(), field];
+                InvitationResult { invitation_id: None, accept_url: None, user_errors: vec![error] }
             }
-            Err(VerbError::User(user_errors)) => Ok(InvitationsCreatePayload { results: Vec::new(), user_errors }),
-            Err(VerbError::Fail(error)) => Err(error),
-        }
+        });
+        Ok(InvitationsCreatePayload { results: results.collect(), user_errors })
     }
 
     /// Makes a new link for an open invitation; the old one does not work any more.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::access::{Actions, Bearer};
-use crate::db::{Bind, Db, Reading, Row, SystemTx, TenantTx};
+use crate::db::{Db, Reading, Row, SystemTx, TenantTx, binds_of};
 use crate::error::{Error, Result};
 use crate::id::{CustomRoleId, InvitationId, OrganizationId, OrganizationMemberId, UserId};
 use crate::members::{MemberRole, OrganizationSummary, User, ViewerMembership};
@@ -35,16 +35,8 @@ const VIEWER: &str = "select user_id, email, name, avatar_url, is_superadmin, or
 /// When the database cannot be reached.
 pub async fn viewer<'a>(db: &Db, bearer: impl Into<Bearer<'a>>) -> Result<Option<ViewerRow>> {
     let bearer = bearer.into();
-    let Some(binds) = binds(bearer) else { return Ok(None) };
+    let Some(binds) = binds_of(bearer) else { return Ok(None) };
     read_viewer(bearer.subject, &db.read_alone(VIEWER, &binds).await?)
-}
-
-/// A bearer as the doors of the database take it; `None` when no database can hold it.
-fn binds(bearer: Bearer<'_>) -> Option<[Bind; 2]> {
-    let both = [Some(bearer.subject), bearer.session];
-    let storable = !both.into_iter().flatten().any(|text| text.contains('\0'));
-    // No session has an empty id.
-    storable.then(|| [Bind::Text(bearer.subject.to_owned()), Bind::Text(bearer.session.unwrap_or_default().to_owned())])
 }
 
 /// The same in the transaction of a request: whoever holds a connection must not wait for another one.
@@ -52,7 +44,7 @@ fn binds(bearer: Bearer<'_>) -> Option<[Bind; 2]> {
 /// # Errors
 /// As [`viewer`].
 pub async fn viewer_within(tx: &TenantTx<Reading>, bearer: Bearer<'_>) -> Result<Option<ViewerRow>> {
-    let Some(binds) = binds(bearer) else { return Ok(None) };
+    let Some(binds) = binds_of(bearer) else { return Ok(None) };
     read_viewer(bearer.subject, &tx.fetch(VIEWER, &binds).await?)
 }
 

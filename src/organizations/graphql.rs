@@ -191,11 +191,8 @@ async fn suspension(
     let action = if reason.is_some() { lifecycle::SUSPENDED } else { lifecycle::REACTIVATED };
     let metadata = json!({ "organization": id.to_string(), "reason": reason });
     let tx = platform::open(session, action, metadata).await?;
-    match lifecycle::suspend(tx, session.clock(), id, reason).await {
-        Ok(suspended_at) => Ok(OrganizationSuspensionPayload { suspended_at, user_errors: Vec::new() }),
-        Err(VerbError::User(user_errors)) => Ok(OrganizationSuspensionPayload { suspended_at: None, user_errors }),
-        Err(VerbError::Fail(error)) => Err(error),
-    }
+    let (suspended_at, user_errors) = mutation::outcome(lifecycle::suspend(tx, session.clock(), id, reason).await)?;
+    Ok(OrganizationSuspensionPayload { suspended_at: suspended_at.flatten(), user_errors })
 }
 
 /// The mutations of the slice.
@@ -210,11 +207,8 @@ impl OrganizationMutation {
         ctx: &Context<'_>,
         input: OrganizationCreateInput,
     ) -> Result<OrganizationCreatePayload> {
-        match create(Session::of(ctx)?, input).await {
-            Ok(membership) => Ok(OrganizationCreatePayload { membership: Some(membership), user_errors: Vec::new() }),
-            Err(VerbError::User(user_errors)) => Ok(OrganizationCreatePayload { membership: None, user_errors }),
-            Err(VerbError::Fail(error)) => Err(error),
-        }
+        let (membership, user_errors) = mutation::outcome(create(Session::of(ctx)?, input).await)?;
+        Ok(OrganizationCreatePayload { membership, user_errors })
     }
 
     /// Deletes the organization of the request. It is gone for everybody at once; for 30 days an owner can restore it, then its
@@ -234,11 +228,9 @@ impl OrganizationMutation {
         ctx: &Context<'_>,
         input: OrganizationRestoreInput,
     ) -> Result<OrganizationRestorePayload> {
-        match lifecycle::restore(Session::of(ctx)?, input.organization_id).await {
-            Ok(membership) => Ok(OrganizationRestorePayload { membership: Some(membership), user_errors: Vec::new() }),
-            Err(VerbError::User(user_errors)) => Ok(OrganizationRestorePayload { membership: None, user_errors }),
-            Err(VerbError::Fail(error)) => Err(error),
-        }
+        let restored = lifecycle::restore(Session::of(ctx)?, input.organization_id).await;
+        let (membership, user_errors) = mutation::outcome(restored)?;
+        Ok(OrganizationRestorePayload { membership, user_errors })
     }
 
     /// Suspends an organization: its members read it, and change nothing. For superadmins.

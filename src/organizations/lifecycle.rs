@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::access::{Action, Bearer, IdentitySource};
 use crate::clock::Clock;
-use crate::db::{Admission, Bind, Db, SystemTx, TenantTx, refuse};
+use crate::db::{Admission, Bind, Db, SystemTx, TenantTx, binds_of, refuse};
 use crate::error::{Error, Result};
 use crate::events::{self, Event};
 use crate::graphql::mutation::{Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work};
@@ -182,11 +182,7 @@ pub(super) async fn restore(session: &Session, id: OrganizationId) -> VerbResult
 /// # Errors
 /// When the database cannot be reached.
 pub async fn restorable(db: &Db, bearer: Bearer<'_>, now: DateTime<Utc>) -> Result<Vec<RestorableOrganization>> {
-    let texts = [bearer.subject, bearer.session.unwrap_or_default()];
-    if texts.iter().any(|text| text.contains('\0')) {
-        return Ok(Vec::new());
-    }
-    let [subject, session] = texts.map(|text| Bind::Text(text.to_owned()));
+    let Some([subject, session]) = binds_of(bearer) else { return Ok(Vec::new()) };
     let sql = "select id, name, slug, purge_at from tenantry.restorable_organizations($1, $2, $3)";
     let rows = db.read_alone(sql, &[subject, session, Bind::Time(now)]).await?;
     rows.iter()

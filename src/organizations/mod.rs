@@ -8,16 +8,17 @@ mod lifecycle;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
+use uuid::Uuid;
 
 pub use graphql::{OrganizationMutation, OrganizationQuery, OrganizationUpdateInput};
 pub use lifecycle::{RestorableOrganization, purge_due, restorable};
 
 use crate::access::Action;
-use crate::db::TenantTx;
+use crate::db::{Db, SystemTx, TenantTx};
 use crate::error::Result;
 use crate::events::Event;
 use crate::graphql::mutation::{Checks, Done, Mutation, MutationInfo, UserErrorCode, VerbResult, Work, check_version};
-use crate::id::{OrganizationId, marker};
+use crate::id::{Id, OrganizationId, marker};
 use crate::{entity, pg_enum};
 
 pg_enum! {
@@ -98,6 +99,23 @@ pub fn slug(text: &str) -> Option<String> {
     slug.truncate(63);
     let slug = slug.trim_end_matches('-');
     (!slug.is_empty()).then(|| slug.to_owned())
+}
+
+/// The organization with this slug, or this id: ours or Clerk's.
+///
+/// # Errors
+/// The database could not be asked.
+pub async fn find_organization(db: &Db, name: &str) -> Result<Option<OrganizationId>> {
+    let ours = OrganizationId::parse(name).map(Id::uuid).or_else(|_| Uuid::try_parse(name)).ok();
+    let mut tx = SystemTx::begin(db).await?;
+    Ok(sqlx::query_scalar!(
+        r#"select id as "id: OrganizationId" from tenantry.organizations
+            where id = $1 or slug = $2 or clerk_org_id = $2 order by slug <> $2 limit 1"#,
+        ours,
+        name
+    )
+    .fetch_optional(tx.conn())
+    .await?)
 }
 
 /// Keeps others from changing members, keys and roles until the transaction ends, so that what is counted next is right; says

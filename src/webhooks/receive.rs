@@ -20,6 +20,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Code, Error};
+use crate::hex::hex;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::envelope::envelope;
 use crate::webhooks::inbox::Delivery;
@@ -213,7 +214,7 @@ fn storable(text: String) -> String {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", signature::hex(&Sha256::digest(bytes)))
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
 #[cfg(test)]

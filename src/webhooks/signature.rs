@@ -18,6 +18,7 @@ use sha2::Sha256;
 use crate::auth::DevIssuerError;
 use crate::auth::dev::{private_file, random_bytes};
 use crate::error::Code;
+use crate::hex::{hex, unhex};
 use crate::webhook_events::WebhookSource;
 
 /// How far the sender's clock may be from ours, either way, in seconds.
@@ -166,7 +167,7 @@ fn verify_stripe(
     let items = || header.split(',').filter_map(|item| item.trim().split_once('='));
     let time = items().find(|(key, _)| *key == "t").ok_or(Distrust::Malformed)?.1;
     check_time(time, now)?;
-    let claimed = items().filter(|(key, _)| *key == "v1").filter_map(|(_, signature)| unhex(signature));
+    let claimed = items().filter(|(key, _)| *key == "v1").filter_map(|(_, signature)| unhex(signature).map(Vec::from));
     let secret = find(secrets, &[time.as_bytes(), b".", body], &claimed.collect::<Vec<_>>())?;
     Ok(Verified { event_id: None, secret })
 }
@@ -205,19 +206,6 @@ fn check_time(text: &str, now: DateTime<Utc>) -> Result<(), Distrust> {
     } else {
         Ok(())
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    // A digest of SHA-256 has 64 digits.
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
-}
-
-/// Two small digits for each byte.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The headers a sender adds, for `tenantry webhooks send` and the tests.

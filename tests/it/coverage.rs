@@ -288,6 +288,7 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "jobs.rs",
         "members/sql.rs",
         "organizations/lifecycle.rs",
+        "organizations/mod.rs",
         "platform.rs",
         "seed/mod.rs",
         "seed/scale.rs",

@@ -48,6 +48,8 @@ const FLOORS: &[&[&str]] = &[
     &["sql_enum"],
     &["json"],
     &["network"],
+    &["hex"],
+    &["sql_text"],
     &["unread"],
     &["id"],
     &["clock"],

@@ -13,7 +13,6 @@ use crate::id::{Id, OrganizationId, OrganizationMemberId, UserId};
 use crate::organizations::personal_workspace;
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Lock, Register as _, RemoteObject};
-use crate::sync::payload::fingerprint;
 
 /// The row of a user.
 pub(crate) struct UserRow {
@@ -49,8 +48,8 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
     let (email, avatar) = (&user.fields.email, &user.fields.avatar_url);
     sqlx::query!(
         "insert into tenantry.users (id, clerk_id, email, name, avatar_url, source_version, deleted_at, blocked_until)
-         values ($1, $2, $3, coalesce($4, $11), $5, $6, case when $7 then $8::timestamptz end,
-                 case when $12 = 9223372036854775807 then 'infinity' else to_timestamp($12::bigint / 1000.0) end)
+         values ($1, $2, $3, coalesce($4, tenantry.neutral_name($2)), $5, $6, case when $7 then $8::timestamptz end,
+                 case when $11 = 9223372036854775807 then 'infinity' else to_timestamp($11::bigint / 1000.0) end)
          on conflict (id) do update
             set email = case when $9 then excluded.email else users.email end,
                 name = coalesce($4, users.name),
@@ -67,18 +66,11 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
         effects.clock.now(),
         !email.is_unknown(),
         !avatar.is_unknown(),
-        neutral_name(&user.id),
         user.fields.blocked_until.get().flatten()
     )
     .execute(effects.tx.conn())
     .await?;
     Ok(Some(UserRow { id, inserted, linked: linked.is_some(), deleted: user.deleted }))
-}
-
-/// What a person is called who published no name: never by an identifier, which they did not publish either.
-fn neutral_name(clerk_id: &str) -> String {
-    let mark: String = fingerprint(clerk_id).chars().take(4).collect();
-    format!("Member {}", mark.to_uppercase())
 }
 
 /// Gives the adopted row with the same verified address to this account.

@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::client::StripeClient;
 use super::gate::Fetched;
@@ -91,23 +90,6 @@ pub struct Reconciliation<'a> {
     pub stripe: &'a StripeClient,
     /// Whether nothing is repaired.
     pub dry_run: bool,
-}
-
-/// The organization with this slug, or this id: ours or Clerk's.
-///
-/// # Errors
-/// The database could not be asked.
-pub async fn find_organization(db: &Db, name: &str) -> Result<Option<OrganizationId>> {
-    let ours = OrganizationId::parse(name).map(Id::uuid).or_else(|_| Uuid::try_parse(name)).ok();
-    let mut tx = SystemTx::begin(db).await?;
-    Ok(sqlx::query_scalar!(
-        r#"select id as "id: OrganizationId" from tenantry.organizations
-            where id = $1 or slug = $2 or clerk_org_id = $2 order by slug <> $2 limit 1"#,
-        ours,
-        name
-    )
-    .fetch_optional(tx.conn())
-    .await?)
 }
 
 impl Reconciliation<'_> {

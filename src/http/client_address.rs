@@ -90,6 +90,11 @@ mod tests {
             (vec![("x-forwarded-for", "::ffff:203.0.113.9")], "203.0.113.9"),
             (vec![("forwarded", "for=1.1.1.1, For=\"[2001:DB9::1]:4711\";proto=https, for=10.2.2.2")], "2001:db9::1"),
             (vec![("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "1.1.1.1")], "203.0.113.9"),
+            // The examples of RFC 7239, section 4.
+            (vec![("forwarded", "for=\"_gazonk\"")], "10.1.1.1"),
+            (vec![("forwarded", "For=\"[2001:db9:cafe::17]:4711\"")], "2001:db9:cafe::17"),
+            (vec![("forwarded", "for=192.0.2.60;proto=http;by=203.0.113.43")], "192.0.2.60"),
+            (vec![("forwarded", "for=192.0.2.43, for=198.51.100.17")], "198.51.100.17"),
             // Nothing that an address is: the last that is known.
             (vec![("x-forwarded-for", "1.1.1.1, unknown, 10.2.2.2")], "10.2.2.2"),
             (vec![("forwarded", "proto=https")], "10.1.1.1"),

@@ -18,6 +18,7 @@ drop function tenantry.end_custom_role();
 drop function tenantry.neutral_name(text);
 drop function tenantry.forget_current_organization();
 drop table tenantry.users;
+drop function tenantry.keep_erased();
 drop table tenantry.organizations;
 drop type tenantry.user_role;
 drop type tenantry.member_role;

@@ -70,7 +70,8 @@ create table tenantry.users (
     blocked_until           timestamptz,
     created_at              timestamptz not null default now(),
     updated_at              timestamptz not null default now(),
-    deleted_at              timestamptz
+    deleted_at              timestamptz,
+    erased_at               timestamptz check (erased_at is null or deleted_at is not null and email is null and avatar_url is null)
 );
 
 alter table tenantry.users enable row level security;
@@ -94,7 +95,25 @@ comment on column tenantry.users.email is 'Null for who signs in by phone or pas
 comment on column tenantry.users.is_superadmin is 'Operator of the platform; means nothing inside a tenant.';
 comment on column tenantry.users.current_organization_id is 'Where the user was last; a hint for the client, not a permission.';
 comment on column tenantry.users.source_version is 'Clerk envelope timestamp in milliseconds of the last event applied; older events are skipped.';
+comment on column tenantry.users.erased_at is 'Set: who the user was is erased, and nothing brings it back.';
 comment on column tenantry.users.deleted_at is 'Set: the user cannot sign in; what they wrote stays theirs.';
+
+-- An event that comes late, or once more, would bring back what was erased.
+create function tenantry.keep_erased() returns trigger
+    language plpgsql
+    as $$
+begin
+    new.email := null;
+    new.name := old.name;
+    new.avatar_url := null;
+    new.deleted_at := old.deleted_at;
+    new.erased_at := old.erased_at;
+    return new;
+end
+$$;
+comment on function tenantry.keep_erased() is 'Trigger: nothing about a person comes back to a row that was erased.';
+revoke execute on function tenantry.keep_erased() from public;
+create trigger keep_erased before update on tenantry.users for each row when (old.erased_at is not null) execute function tenantry.keep_erased();
 
 -- What a person is called who published no name: never by an identifier, which they did not publish either.
 create function tenantry.neutral_name(p_sub text) returns text
@@ -193,9 +212,15 @@ create table tenantry.invitations (
     organization_id uuid not null references tenantry.organizations (id),
     email           text not null check (char_length(email) between 3 and 320),
     role            tenantry.member_role not null default 'MEMBER',
+    custom_role_id  uuid,
     token_hash      bytea not null,
     invited_by      uuid references tenantry.users (id),
     clerk_invitation_id text check (char_length(clerk_invitation_id) between 1 and 255),
+    mail_due_at     timestamptz,
+    mail_attempts   integer not null default 0 check (mail_attempts >= 0),
+    mail_token_hash bytea,
+    mailed_at       timestamptz,
+    mail_problem    text check (char_length(mail_problem) <= 500),
     expires_at      timestamptz not null,
     accepted_at     timestamptz,
     revoked_at      timestamptz,
@@ -204,6 +229,8 @@ create table tenantry.invitations (
     primary key (organization_id, id),
     unique (organization_id, token_hash),
     constraint invitations_clerk_invitation_id_key unique (organization_id, clerk_invitation_id),
+    foreign key (organization_id, custom_role_id) references tenantry.custom_roles (organization_id, id) on delete set null (custom_role_id),
+    check (custom_role_id is null or role = 'VIEWER'),
     check (accepted_at is null or revoked_at is null)
 );
 
@@ -212,7 +239,7 @@ alter table tenantry.invitations force row level security;
 create policy tenant on tenantry.invitations for all to tenantry_app
     using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
 create policy superadmin on tenantry.invitations for all to tenantry_superadmin using (true) with check (true);
-grant select (id, organization_id, email, role, invited_by, clerk_invitation_id, expires_at, accepted_at, revoked_at, created_at, updated_at),
+grant select (id, organization_id, email, role, custom_role_id, invited_by, clerk_invitation_id, mailed_at, mail_problem, expires_at, accepted_at, revoked_at, created_at, updated_at),
       insert, update on tenantry.invitations to tenantry_app;
 grant all on tenantry.invitations to tenantry_superadmin;
 
@@ -221,13 +248,21 @@ create index invitations_email_idx on tenantry.invitations (organization_id, ema
 create unique index invitations_pending_key on tenantry.invitations (organization_id, lower(email)) where accepted_at is null and revoked_at is null;
 create index invitations_invited_by_idx on tenantry.invitations (organization_id, invited_by, created_at, id);
 create index invitations_token_hash_idx on tenantry.invitations (token_hash);
+create index invitations_mail_token_hash_idx on tenantry.invitations (mail_token_hash) where mail_token_hash is not null;
+create index invitations_mail_due_at_idx on tenantry.invitations (mail_due_at) where mail_due_at is not null;
 create trigger touch_updated_at before update on tenantry.invitations for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.invitations is 'Invitations by email; each works once.';
 comment on column tenantry.invitations.token_hash is 'SHA-256 of the token in the link; the token is stored nowhere. The application role can write but not read it.';
 comment on column tenantry.invitations.invited_by is 'User; null when it came from outside (sync, command).';
 comment on column tenantry.invitations.clerk_invitation_id is 'Id of the invitation at Clerk, who sends and accepts it; null when it was made here.';
+comment on column tenantry.invitations.custom_role_id is 'Set: whoever accepts gets this role, and role is VIEWER. A role that an open invitation gives is not deleted.';
+comment on column tenantry.invitations.mail_due_at is 'When a worker is to mail it next; null: not at all.';
+comment on column tenantry.invitations.mail_token_hash is 'SHA-256 of the token in the last mail: made when it is sent, so that no secret waits here.';
+comment on column tenantry.invitations.mail_problem is 'What the mail server said when it did not take the last mail.';
 comment on index tenantry.invitations_pending_key is 'One open invitation per address; an expired one is revoked before the next.';
+comment on index tenantry.invitations_mail_token_hash_idx is 'As invitations_token_hash_idx.';
+comment on index tenantry.invitations_mail_due_at_idx is 'What the workers are to mail, whoever it is of.';
 comment on index tenantry.invitations_token_hash_idx is 'Who follows a link has no tenant yet: read by the superadmin role.';
 
 create table tenantry.api_keys (
@@ -436,10 +471,10 @@ begin
     end if;
     -- The organization first, as everywhere: whoever changes its members holds this lock.
     perform from tenantry.organizations o
-      where o.id = (select i.organization_id from tenantry.invitations i where i.token_hash = p_token_hash) for update;
+      where o.id = (select i.organization_id from tenantry.invitations i where i.token_hash = p_token_hash or i.mail_token_hash = p_token_hash) for update;
     select i.*, o.name, o.slug, o.clerk_org_id into found_invitation
       from tenantry.invitations i join tenantry.organizations o on o.id = i.organization_id and o.deleted_at is null
-     where i.token_hash = p_token_hash and i.clerk_invitation_id is null for update of i;
+     where (i.token_hash = p_token_hash or i.mail_token_hash = p_token_hash) and i.clerk_invitation_id is null for update of i;
     -- A token in the wrong hands tells nothing, not even that it is one.
     if found_invitation.id is null or viewer.email is null or lower(found_invitation.email) <> lower(viewer.email) then
         outcome := 'NOT_FOUND'; return next; return;
@@ -453,10 +488,10 @@ begin
                    where m.organization_id = found_invitation.organization_id and m.user_id = viewer.id and m.deleted_at is null) then
         outcome := 'MEMBER'; return next; return;
     end if;
-    insert into tenantry.organization_members as m (organization_id, id, user_id, role, created_at)
-    values (found_invitation.organization_id, p_member_id, viewer.id, found_invitation.role, p_now)
+    insert into tenantry.organization_members as m (organization_id, id, user_id, role, custom_role_id, created_at)
+    values (found_invitation.organization_id, p_member_id, viewer.id, found_invitation.role, found_invitation.custom_role_id, p_now)
     on conflict on constraint organization_members_organization_id_user_id_key
-       do update set role = excluded.role, promoted_from = null, clerk_membership_id = null, created_at = excluded.created_at, deleted_at = null;
+       do update set role = excluded.role, custom_role_id = excluded.custom_role_id, promoted_from = null, clerk_membership_id = null, created_at = excluded.created_at, deleted_at = null;
     update tenantry.invitations i set accepted_at = p_now
      where i.organization_id = found_invitation.organization_id and i.id = found_invitation.id;
     update tenantry.users u set current_organization_id = found_invitation.organization_id

@@ -230,7 +230,7 @@ comment on column tenantry.jobs.last_done is 'How many rows the last run made, s
 -- since each of its rows belongs to one tenant.
 create table tenantry.platform_audit_logs (
     id          uuid primary key,
-    user_id     uuid not null references tenantry.users (id),
+    user_id     uuid references tenantry.users (id),
     impersonator text check (char_length(impersonator) between 1 and 255),
     action      text not null check (char_length(action) between 1 and 200),
     metadata    jsonb not null default '{}' check (jsonb_typeof(metadata) = 'object'),
@@ -250,7 +250,8 @@ create index platform_audit_logs_user_id_idx on tenantry.platform_audit_logs (us
 create trigger append_only before update or delete on tenantry.platform_audit_logs for each row execute function tenantry.refuse_audit_change();
 create trigger append_only_truncate before truncate on tenantry.platform_audit_logs for each statement execute function tenantry.refuse_audit_change();
 
-comment on table tenantry.platform_audit_logs is 'What superadmins did across tenants through the API, append only.';
+comment on table tenantry.platform_audit_logs is 'What superadmins did across tenants through the API, and commands about people, append only.';
+comment on column tenantry.platform_audit_logs.user_id is 'The superadmin; null: a command.';
 comment on column tenantry.platform_audit_logs.impersonator is 'Who really acted, as the token''s `act.sub` names them, when somebody stood in for the user; null: the user themselves.';
 comment on column tenantry.platform_audit_logs.action is 'What was done, e.g. webhook_events.list.';
 comment on column tenantry.platform_audit_logs.metadata is 'JSON object: ids and counts, never contents.';

@@ -15,7 +15,8 @@ use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::{Documents, Limits};
 use crate::http::{Edge, EdgeSettings, MetricsRoute};
-use crate::members;
+use crate::mail::Mailer;
+use crate::members::{self, InvitationMail};
 use crate::schema::{self, Schemas};
 use crate::webhooks::Webhooks;
 
@@ -25,6 +26,8 @@ pub struct App {
     pub services: Arc<Services>,
     /// The inbox of webhooks, and what is counted of them.
     pub webhooks: Arc<Webhooks>,
+    /// Sends invitations by mail.
+    pub mail: Arc<InvitationMail>,
     /// What the routes can reach.
     pub edge: Arc<Edge>,
 }
@@ -72,6 +75,13 @@ impl App {
             (NewUsers::ByToken, false) => Some(members::meet),
             (NewUsers::ByToken, true) => Some(members::meet_with_workspace),
         };
+        let mail = Arc::new(InvitationMail::new(
+            db.clone(),
+            clock.clone(),
+            Mailer::new(config.smtp.as_ref()),
+            config.invitation_template,
+            app_url.clone(),
+        ));
         let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
         let events = Events::default();
         let noting = std::sync::Mutex::default();
@@ -95,6 +105,6 @@ impl App {
             settings,
             shutdown,
         });
-        Self { services, webhooks, edge }
+        Self { services, webhooks, mail, edge }
     }
 }

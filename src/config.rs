@@ -4,13 +4,15 @@
 //! a working default for everything; production refuses to start on a missing or unsafe value and names all of them at
 //! once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
 use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
 use crate::db::{PoolLimits, Pooler};
+use crate::mail::Smtp;
+use crate::members::InvitationTemplate;
 use crate::network::Network;
 use crate::organizations::OrganizationPlan;
 use crate::sync::apply::StripeKey;
@@ -88,6 +90,17 @@ pub const VARIABLES: &[Variable] = &[
         "who makes users: `token`, the first one that names them, or `sync`, the identity provider's webhooks only (docs/MEMBERS.md)",
     ),
     variable("APP_URL", "the server's", "address of the client application, for the links in invitations"),
+    variable(
+        "SMTP_URL",
+        "–",
+        "server for outgoing mail (`smtps://user:password@host`, `smtp://…:587?tls=required`); without, nothing is mailed",
+    ),
+    variable("MAIL_FROM", "–", "who mail is from: `Acme <support@acme.example>`; required with `SMTP_URL`"),
+    variable(
+        "MAIL_TEMPLATES",
+        "built in",
+        "folder with your own `invitation.txt` and `invitation.html` (docs/MEMBERS.md)",
+    ),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
     variable(
         "CLERK_WEBHOOK_SECRETS",
@@ -215,6 +228,10 @@ pub struct Config {
     pub new_users: NewUsers,
     /// The address of the client application, for links in invitations; without the slash at its end.
     pub app_url: String,
+    /// The server for outgoing mail.
+    pub smtp: Option<Smtp>,
+    /// What invitations by mail say.
+    pub invitation_template: InvitationTemplate,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
     /// The operator's own proxies.
@@ -295,6 +312,8 @@ impl Config {
             identity_source,
             new_users: reader.new_users(identity_source),
             app_url: reader.app_url(),
+            smtp: reader.smtp(production),
+            invitation_template: reader.invitation_template(),
             cors_origins: reader.list("CORS_ORIGINS"),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
@@ -465,6 +484,19 @@ impl Reader<'_> {
         given.unwrap_or_else(|| format!("http://localhost:{port}")).trim_end_matches('/').to_owned()
     }
 
+    fn smtp(&mut self, production: bool) -> Option<Smtp> {
+        let url = self.text("SMTP_URL")?;
+        Smtp::parse(&url, self.text("MAIL_FROM").as_deref(), production).map_err(|problem| self.problem(problem)).ok()
+    }
+
+    fn invitation_template(&mut self) -> InvitationTemplate {
+        let Some(folder) = self.text("MAIL_TEMPLATES") else { return InvitationTemplate::default() };
+        InvitationTemplate::load(Path::new(&folder)).unwrap_or_else(|problem| {
+            self.problem(format!("MAIL_TEMPLATES: {problem}"));
+            InvitationTemplate::default()
+        })
+    }
+
     fn webhooks(&mut self, production: bool) -> WebhooksConfig {
         let mut webhooks = WebhooksConfig::default();
         webhooks.sync.stripe_key = self.text("STRIPE_SECRET_KEY").map(StripeKey);
@@ -623,6 +655,9 @@ mod tests {
             ("STRIPE_PRICE_PLANS", "price_1=GOLD"),
             ("CLERK_ROLES", "org:lead=BOSS"),
             ("STRIPE_LIVEMODE", "perhaps"),
+            ("SMTP_URL", "smtp:hunter2"),
+            ("MAIL_FROM", "nobody"),
+            ("MAIL_TEMPLATES", "/no/such/folder"),
         ])
         .expect_err("bad")
         .to_string();
@@ -638,6 +673,8 @@ mod tests {
             "STRIPE_PRICE_PLANS",
             "CLERK_ROLES",
             "STRIPE_LIVEMODE",
+            "MAIL_FROM",
+            "MAIL_TEMPLATES",
         ] {
             assert!(error.contains(name), "{error}");
         }

@@ -9,6 +9,7 @@ mod confirm;
 mod database;
 mod migrate;
 mod output;
+mod person;
 mod progress;
 mod questions;
 mod reconcile;
@@ -60,6 +61,8 @@ enum Command {
     #[command(subcommand)]
     Tenant(tenant::Tenant),
     #[command(subcommand)]
+    Person(person::Person),
+    #[command(subcommand)]
     Adopt(adopt::Adopt),
 }
 
@@ -86,6 +89,7 @@ impl Command {
             Self::Verify(command) => command.run(&config, output).await,
             Self::Audit(command) => command.run(&config, output).await,
             Self::Tenant(command) => command.run(&config, output).await,
+            Self::Person(command) => command.run(&config, output).await,
             Self::Adopt(command) => command.run(&config, output).await,
         }
     }

@@ -3,10 +3,12 @@
 //! Invariants: nobody gives what they do not have, neither by making a role, nor by changing one, nor by giving it; what
 //! only owners may do, no custom role has; a role that members have is not deleted.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_graphql::{InputObject, MaybeUndefined, SimpleObject};
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::access::{Action, Actions};
 use crate::db::TenantTx;
@@ -51,7 +53,7 @@ pub struct CustomRoleUpdateInput {
 /// The role to delete.
 #[derive(Clone, Debug, InputObject)]
 pub struct CustomRoleDeleteInput {
-    /// The role. No member may have it.
+    /// The role. No member may have it, and no open invitation give it.
     pub id: CustomRoleId,
 }
 
@@ -116,6 +118,32 @@ pub(super) async fn lock_role(tx: &mut TenantTx, field: &str, id: CustomRoleId) 
     .fetch_optional(tx.conn())
     .await?;
     role.ok_or_else(|| VerbError::user(field, UserErrorCode::NotFound, "There is no such role."))
+}
+
+/// Those of these roles that there are.
+pub(super) async fn lock_roles(
+    tx: &mut TenantTx,
+    ids: &[CustomRoleId],
+) -> VerbResult<HashMap<CustomRoleId, LockedRole>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let organization = tx.tenant().organization_id;
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+    let rows = sqlx::query!(
+        r#"select id as "id: CustomRoleId", name, description, actions, version from tenantry.custom_roles
+            where organization_id = $1 and id = any($2) order by id for update"#,
+        organization as _,
+        &ids
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let roles = rows.into_iter().map(|row| {
+        let role =
+            LockedRole { name: row.name, description: row.description, actions: row.actions, version: row.version };
+        (row.id, role)
+    });
+    Ok(roles.collect())
 }
 
 /// The labels of actions, each once, if the viewer may give them.
@@ -245,6 +273,19 @@ impl Mutation for CustomRoleDeleteInput {
         .await?;
         if members > 0 {
             let message = format!("{members} members have this role: give them another one first.");
+            return Err(VerbError::user("id", UserErrorCode::Conflict, message));
+        }
+        let invited = sqlx::query_scalar!(
+            r#"select count(*) as "count!" from tenantry.invitations
+                where organization_id = $1 and custom_role_id = $2 and accepted_at is null and revoked_at is null and expires_at > $3"#,
+            organization as _,
+            self.id as _,
+            work.now
+        )
+        .fetch_one(work.tx.conn())
+        .await?;
+        if invited > 0 {
+            let message = format!("{invited} open invitations give this role: revoke them first.");
             return Err(VerbError::user("id", UserErrorCode::Conflict, message));
         }
         sqlx::query!(

@@ -275,7 +275,7 @@ impl MembersMutation {
         })
     }
 
-    /// Deletes a custom role that no member has.
+    /// Deletes a custom role that no member has and no open invitation gives.
     async fn custom_role_delete(
         &self,
         ctx: &Context<'_>,
@@ -494,5 +494,7 @@ relations! {
     one {
         /// The user who sent it.
         invited_by -> User by invited_by;
+        /// The custom role that the invitation grants; null without one.
+        custom_role -> CustomRole by custom_role_id;
     }
 }

@@ -4,7 +4,7 @@
 //! for. The token is shown once, to whoever invites; the database has its SHA-256. Of an address there is one open
 //! invitation.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use async_graphql::InputObject;
@@ -18,7 +18,8 @@ use crate::access::{Action, Actions, MemberRole};
 use crate::graphql::mutation::{
     Checks, Done, Mutation, MutationInfo, UserError, UserErrorCode, VerbError, VerbResult, Work,
 };
-use crate::id::{InvitationId, marker};
+use crate::id::{CustomRoleId, InvitationId, marker};
+use crate::members::custom_roles::{LockedRole, lock_roles};
 use crate::members::sql::{self, LockedInvitation, NewInvitation, NewInvitations};
 use crate::members::verbs::{lock_members, require_covered, require_owner};
 
@@ -52,7 +53,8 @@ impl InvitationToken {
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0))
     }
 
-    fn hash(&self) -> Vec<u8> {
+    /// What the database has of it.
+    pub(super) fn hash(&self) -> Vec<u8> {
         hash(&self.text())
     }
 }
@@ -75,6 +77,8 @@ pub struct InvitationCreateInput {
     pub email: String,
     /// Role; MEMBER by default. OWNER is for owners to give.
     pub role: Option<MemberRole>,
+    /// A custom role, in the place of `role`.
+    pub custom_role_id: Option<CustomRoleId>,
     /// How many days it is valid: 1 to 30, 7 by default.
     pub expires_in_days: Option<i32>,
     #[graphql(skip)]
@@ -99,6 +103,8 @@ pub struct InvitationEntryInput {
     pub email: String,
     /// Role; MEMBER by default. OWNER is for owners to give.
     pub role: Option<MemberRole>,
+    /// A custom role, in the place of `role`.
+    pub custom_role_id: Option<CustomRoleId>,
 }
 
 /// Where the tokens of a request's invitations come from: those of the place in the list, from 256 random bits of the request.
@@ -179,10 +185,40 @@ fn check_email(checks: &mut Checks, given: &str) -> String {
     email
 }
 
+/// What an invitation gives: a role, or a custom role and VIEWER.
+type Given = (MemberRole, Option<CustomRoleId>);
+
+/// Which of the two the input names, if the viewer may give it.
+fn check_role(
+    work: &Work<'_>,
+    role: Option<MemberRole>,
+    custom: Option<CustomRoleId>,
+    known: &HashMap<CustomRoleId, LockedRole>,
+) -> VerbResult<Given> {
+    match (role, custom) {
+        (Some(_), Some(_)) => {
+            Err(VerbError::user("role", UserErrorCode::Invalid, "Give either `role` or `customRoleId`."))
+        }
+        (None, Some(id)) => {
+            let Some(custom) = known.get(&id) else {
+                return Err(VerbError::user("customRoleId", UserErrorCode::NotFound, "There is no such role."));
+            };
+            require_covered(work, "customRoleId", custom.allows())?;
+            Ok((MemberRole::Viewer, Some(id)))
+        }
+        (role, None) => {
+            let role = role.unwrap_or(MemberRole::Member);
+            require_owner(work, "role", &[role])?;
+            require_covered(work, "role", Actions::of_role(role))?;
+            Ok((role, None))
+        }
+    }
+}
+
 /// What became of one of many: the invitation, or why there is none.
 pub(super) type Entry = std::result::Result<InvitationId, UserError>;
 
-/// Makes many invitations in one transaction: those that can be made. Four statements, however many they are.
+/// Makes many invitations in one transaction: those that can be made. Five statements, however many they are.
 pub(super) async fn create_many(work: &mut Work<'_>, input: &InvitationsCreateInput) -> VerbResult<Vec<Entry>> {
     let mut checks = Checks::default();
     let given = input.invitations.len();
@@ -194,21 +230,21 @@ pub(super) async fn create_many(work: &mut Work<'_>, input: &InvitationsCreateIn
     let valid = days(&mut checks, input.expires_in_days);
     checks.finish()?;
     lock_members(work).await?;
+    let custom: Vec<CustomRoleId> = input.invitations.iter().filter_map(|entry| entry.custom_role_id).collect();
+    let known = lock_roles(work.tx, &custom).await?;
     let mut seen = HashSet::new();
-    let mut entries: Vec<std::result::Result<(String, MemberRole), UserError>> = Vec::with_capacity(given);
+    let mut entries: Vec<std::result::Result<(String, Given), UserError>> = Vec::with_capacity(given);
     for entry in &input.invitations {
-        let role = entry.role.unwrap_or(MemberRole::Member);
         let mut checks = Checks::default();
         let email = check_email(&mut checks, &entry.email);
-        let checked = checks.finish().and_then(|()| require_owner(work, "role", &[role]));
-        let checked = checked.and_then(|()| require_covered(work, "role", Actions::of_role(role)));
+        let checked = checks.finish().and_then(|()| check_role(work, entry.role, entry.custom_role_id, &known));
         entries.push(match checked {
             Err(VerbError::User(mut errors)) => Err(errors.remove(0)),
             Err(error @ VerbError::Fail(_)) => return Err(error),
-            Ok(()) if !seen.insert(email.to_lowercase()) => {
+            Ok(_) if !seen.insert(email.to_lowercase()) => {
                 Err(UserError::new("email", UserErrorCode::Conflict, "This address is in the list before."))
             }
-            Ok(()) => Ok((email, role)),
+            Ok(given) => Ok((email, given)),
         });
     }
     let emails: Vec<String> = entries.iter().flatten().map(|(email, _)| email.to_lowercase()).collect();
@@ -216,12 +252,13 @@ pub(super) async fn create_many(work: &mut Work<'_>, input: &InvitationsCreateIn
     sql::end_expired_of(work.tx, &emails, work.now).await?;
     let mut new = NewInvitations::default();
     for (place, entry) in entries.iter().enumerate() {
-        if let Ok((email, role)) = entry
+        if let Ok((email, (role, custom))) = entry
             && !members.contains(&email.to_lowercase())
         {
             new.ids.push(work.new_id::<marker::Invitation>().uuid());
             new.emails.push(email.clone());
             new.roles.push(role.label().to_owned());
+            new.custom_roles.push(custom.map(CustomRoleId::uuid));
             new.hashes.push(input.tokens.at(place).hash());
         }
     }
@@ -251,10 +288,9 @@ impl Mutation for InvitationCreateInput {
         let email = check_email(&mut checks, &self.email);
         let valid = days(&mut checks, self.expires_in_days);
         checks.finish()?;
-        let role = self.role.unwrap_or(MemberRole::Member);
-        require_owner(work, "role", &[role])?;
-        require_covered(work, "role", Actions::of_role(role))?;
         lock_members(work).await?;
+        let known = lock_roles(work.tx, self.custom_role_id.as_slice()).await?;
+        let (role, custom_role) = check_role(work, self.role, self.custom_role_id, &known)?;
         let lower = [email.to_lowercase()];
         if !sql::members_of(work.tx, &lower).await?.is_empty() {
             let message = "Somebody with this address is a member already.";
@@ -265,6 +301,7 @@ impl Mutation for InvitationCreateInput {
             id: work.new_id(),
             email: &email,
             role,
+            custom_role,
             token_hash: &self.token.hash(),
             expires_at: work.now + valid,
         };
@@ -275,7 +312,7 @@ impl Mutation for InvitationCreateInput {
         }
         Ok(Done {
             id: new.id,
-            audit: json!({ "after": { "role": role.label(), "expiresAt": new.expires_at } }),
+            audit: json!({ "after": { "role": role.label(), "customRole": custom_role.map(|id| id.to_string()), "expiresAt": new.expires_at } }),
             event: None,
         })
     }
@@ -295,7 +332,7 @@ async fn open(work: &mut Work<'_>, id: InvitationId) -> VerbResult<LockedInvitat
         return Err(VerbError::user("id", UserErrorCode::InvalidTransition, message));
     }
     require_owner(work, "id", &[invitation.role])?;
-    require_covered(work, "id", Actions::of_role(invitation.role))?;
+    require_covered(work, "id", invitation.allows())?;
     Ok(invitation)
 }
 
@@ -311,7 +348,7 @@ impl Mutation for InvitationResendInput {
         checks.finish()?;
         open(work, self.id).await?;
         let expires_at = work.now + valid;
-        sql::renew_invitation(work.tx, self.id, &self.token.hash(), expires_at).await?;
+        sql::renew_invitation(work.tx, self.id, &self.token.hash(), expires_at, work.now).await?;
         Ok(Done { id: self.id, audit: json!({ "after": { "expiresAt": expires_at } }), event: None })
     }
 }

@@ -7,6 +7,7 @@
 mod accounts;
 mod custom_roles;
 mod graphql;
+mod invitation_mail;
 mod invitations;
 mod roles;
 mod sql;
@@ -23,6 +24,7 @@ use crate::id::{CustomRoleId, InvitationId, OrganizationId, OrganizationMemberId
 use crate::{entity, enum_filter, listing, pg_enum};
 pub use accounts::{meet, meet_with_workspace};
 pub use graphql::{MembersMutation, MembersQuery};
+pub use invitation_mail::{InvitationMail, InvitationTemplate};
 
 enum_filter!(MemberRole, MemberRoleFilter);
 
@@ -128,11 +130,18 @@ entity! {
         pub id: InvitationId,
         /// E-mail address of the invited person.
         pub email: String,
-        /// Role that the invitation grants.
+        /// Role that the invitation grants; VIEWER when there is a custom role.
         pub role: MemberRole,
+        /// The custom role.
+        #[graphql(skip)]
+        pub custom_role_id: Option<CustomRoleId>,
         /// The user who sent it.
         #[graphql(skip)]
         pub invited_by: Option<UserId>,
+        /// When it was mailed; null when it was not, or not yet.
+        pub mailed_at: Option<DateTime<Utc>>,
+        /// Why it was not mailed, as the mail server said; null otherwise.
+        pub mail_problem: Option<String>,
         /// Expiry.
         pub expires_at: DateTime<Utc>,
         /// Time of acceptance.

@@ -202,6 +202,7 @@ pub(super) struct NewInvitation<'a> {
     pub id: InvitationId,
     pub email: &'a str,
     pub role: MemberRole,
+    pub custom_role: Option<CustomRoleId>,
     pub token_hash: &'a [u8],
     pub expires_at: DateTime<Utc>,
 }
@@ -210,8 +211,8 @@ pub(super) struct NewInvitation<'a> {
 pub(super) async fn insert_invitation(tx: &mut TenantTx, new: &NewInvitation<'_>, now: DateTime<Utc>) -> Result<bool> {
     let tenant = tx.tenant();
     let inserted = sqlx::query!(
-        "insert into tenantry.invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)
+        "insert into tenantry.invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at, mail_due_at, custom_role_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
          on conflict (organization_id, lower(email)) where accepted_at is null and revoked_at is null do nothing",
         tenant.organization_id as _,
         new.id as _,
@@ -220,7 +221,8 @@ pub(super) async fn insert_invitation(tx: &mut TenantTx, new: &NewInvitation<'_>
         new.token_hash,
         tenant.actor.user() as _,
         new.expires_at,
-        now
+        now,
+        new.custom_role as _
     )
     .execute(tx.conn())
     .await?;
@@ -262,6 +264,7 @@ pub(super) struct NewInvitations {
     pub ids: Vec<Uuid>,
     pub emails: Vec<String>,
     pub roles: Vec<String>,
+    pub custom_roles: Vec<Option<Uuid>>,
     pub hashes: Vec<Vec<u8>>,
 }
 
@@ -274,9 +277,9 @@ pub(super) async fn insert_invitations(
 ) -> Result<HashMap<String, InvitationId>> {
     let tenant = tx.tenant();
     let made = sqlx::query!(
-        r#"insert into tenantry.invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at)
-           select $1, n.id, n.email, n.role::tenantry.member_role, n.hash, $2, $3, $4
-             from unnest($5::uuid[], $6::text[], $7::text[], $8::bytea[]) as n (id, email, role, hash)
+        r#"insert into tenantry.invitations (organization_id, id, email, role, token_hash, invited_by, expires_at, created_at, mail_due_at, custom_role_id)
+           select $1, n.id, n.email, n.role::tenantry.member_role, n.hash, $2, $3, $4, $4, n.custom_role_id
+             from unnest($5::uuid[], $6::text[], $7::text[], $8::bytea[], $9::uuid[]) as n (id, email, role, hash, custom_role_id)
            on conflict (organization_id, lower(email)) where accepted_at is null and revoked_at is null do nothing
            returning id as "id: InvitationId", email"#,
         tenant.organization_id as _,
@@ -286,7 +289,8 @@ pub(super) async fn insert_invitations(
         &new.ids,
         &new.emails,
         &new.roles,
-        &new.hashes
+        &new.hashes,
+        &new.custom_roles as &[Option<Uuid>]
     )
     .fetch_all(tx.conn())
     .await?;
@@ -296,10 +300,19 @@ pub(super) async fn insert_invitations(
 /// What deciding about an invitation needs to know.
 pub(super) struct LockedInvitation {
     pub role: MemberRole,
+    /// The actions of its custom role, separated by commas.
+    pub actions: Option<String>,
     /// Accepted or revoked.
     pub is_settled: bool,
     /// Sent by Clerk.
     pub is_foreign: bool,
+}
+
+impl LockedInvitation {
+    /// What whoever accepts it may do.
+    pub fn allows(&self) -> Actions {
+        self.actions.as_deref().map_or_else(|| Actions::of_role(self.role), Actions::of_custom_role)
+    }
 }
 
 /// The invitation with this id.
@@ -307,9 +320,11 @@ pub(super) async fn lock_invitation(tx: &mut TenantTx, id: InvitationId) -> Resu
     let organization = tx.tenant().organization_id;
     Ok(sqlx::query_as!(
         LockedInvitation,
-        r#"select role as "role: MemberRole", (accepted_at is not null or revoked_at is not null) as "is_settled!",
-                  clerk_invitation_id is not null as "is_foreign!"
-             from tenantry.invitations where organization_id = $1 and id = $2 for update"#,
+        r#"select i.role as "role: MemberRole", (i.accepted_at is not null or i.revoked_at is not null) as "is_settled!",
+                  i.clerk_invitation_id is not null as "is_foreign!",
+                  (select array_to_string(r.actions, ',') from tenantry.custom_roles r
+                    where r.organization_id = i.organization_id and r.id = i.custom_role_id) as actions
+             from tenantry.invitations i where i.organization_id = $1 and i.id = $2 for update of i"#,
         organization as _,
         id as _
     )
@@ -317,20 +332,24 @@ pub(super) async fn lock_invitation(tx: &mut TenantTx, id: InvitationId) -> Resu
     .await?)
 }
 
-/// Gives an invitation a new token and a new end.
+/// Gives an invitation a new token and a new end; the link of an earlier mail does not work any more.
 pub(super) async fn renew_invitation(
     tx: &mut TenantTx,
     id: InvitationId,
     token_hash: &[u8],
     expires_at: DateTime<Utc>,
+    now: DateTime<Utc>,
 ) -> Result<()> {
     let organization = tx.tenant().organization_id;
     sqlx::query!(
-        "update tenantry.invitations set token_hash = $3, expires_at = $4 where organization_id = $1 and id = $2",
+        "update tenantry.invitations set token_hash = $3, expires_at = $4, mail_due_at = $5, mail_attempts = 0, mail_token_hash = null,
+                mailed_at = null, mail_problem = null
+          where organization_id = $1 and id = $2",
         organization as _,
         id as _,
         token_hash,
-        expires_at
+        expires_at,
+        now
     )
     .execute(tx.conn())
     .await?;

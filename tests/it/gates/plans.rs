@@ -44,6 +44,8 @@ const KEPT_INDEXES: &[(&str, &str)] = &[
     ("budget_usage_records_resource_id_idx", "what a refund reserved and spent"),
     ("escalations_escalated_by_idx", "foreign key: removing a representative looks for its rows"),
     ("invitations_invited_by_idx", "invitations of a member who leaves"),
+    ("invitations_mail_token_hash_idx", "who follows a link has no tenant yet"),
+    ("invitations_mail_due_at_idx", "the workers mail for all"),
     ("invitations_token_hash_idx", "who follows a link has no tenant yet"),
     ("organization_members_custom_role_id_idx", "foreign key: deleting a role asks who has it"),
     ("refunds_budget_id_idx", "foreign key: removing a budget looks for its rows"),

@@ -11,6 +11,7 @@ drop function tenantry.switch_organization();
 drop function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz);
 drop table tenantry.ended_sessions;
 drop table tenantry.api_keys;
+drop table tenantry.support_accesses;
 drop table tenantry.invitations;
 drop table tenantry.organization_members;
 drop table tenantry.custom_roles;

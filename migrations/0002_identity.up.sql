@@ -265,6 +265,33 @@ comment on index tenantry.invitations_mail_token_hash_idx is 'As invitations_tok
 comment on index tenantry.invitations_mail_due_at_idx is 'What the workers are to mail, whoever it is of.';
 comment on index tenantry.invitations_token_hash_idx is 'Who follows a link has no tenant yet: read by the superadmin role.';
 
+create table tenantry.support_accesses (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    user_id         uuid not null references tenantry.users (id),
+    reason          text not null check (char_length(reason) between 1 and 500),
+    writes          boolean not null default false,
+    actions         text[] not null check (cardinality(actions) <= 100),
+    created_at      timestamptz not null default now(),
+    expires_at      timestamptz not null,
+    ended_at        timestamptz,
+    primary key (organization_id, id)
+);
+
+alter table tenantry.support_accesses enable row level security;
+alter table tenantry.support_accesses force row level security;
+create policy tenant on tenantry.support_accesses for select to tenantry_app
+    using (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.support_accesses for all to tenantry_superadmin using (true) with check (true);
+grant select on tenantry.support_accesses to tenantry_app;
+grant all on tenantry.support_accesses to tenantry_superadmin;
+
+create index support_accesses_created_at_idx on tenantry.support_accesses (organization_id, created_at, id);
+create index support_accesses_user_id_idx on tenantry.support_accesses (user_id, expires_at);
+
+comment on table tenantry.support_accesses is 'When operators of the platform looked into an organization, and why: for its members to see. enter_tenant asks here when a superadmin is no member.';
+comment on column tenantry.support_accesses.actions is 'What it allows: the labels of actions.';
+
 create table tenantry.api_keys (
     id              uuid not null,
     organization_id uuid not null references tenantry.organizations (id),
@@ -367,6 +394,18 @@ begin
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
          where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
            and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
+    end if;
+    -- Nobody's member: an operator may have been let in for a time.
+    if enter_tenant.user_id is null then
+        select u.id, a.organization_id, 'VIEWER', u.is_superadmin, pg_catalog.array_to_string(a.actions, ','), o.suspended_at is not null
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, enter_tenant.actions, enter_tenant.is_suspended
+          from tenantry.users u
+          join tenantry.support_accesses a on a.user_id = u.id and a.ended_at is null and a.expires_at > now()
+          join tenantry.organizations o on o.id = a.organization_id and o.deleted_at is null
+           and (o.id = p_org_id or o.clerk_org_id = p_org_clerk_id or o.slug = p_org_slug)
+         where u.clerk_id = p_sub and u.is_superadmin and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
+           and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session))
+         limit 1;
     end if;
     -- Nulls, when nothing was found, leave ''.
     -- Assignments, because perform would start the executor for each.

@@ -3,15 +3,21 @@
 //! The one place of the API that opens a [`SystemTx`]. Whether the viewer is a superadmin is asked of the database in
 //! that very transaction, and each use leaves a row in `platform_audit_logs`, or does not happen.
 
-use async_graphql::Object;
+use async_graphql::{Context, Object, SimpleObject};
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
+use serde_json::json;
 
 use crate::db::SystemTx;
 use crate::error::{Error, Result};
+use crate::graphql::filter::{DateTimeFilter, StringFilter};
+use crate::graphql::rows::Related;
 use crate::graphql::session::Session;
-use crate::id::Id;
-use crate::relations;
+use crate::id::{Id, OrganizationId, UserId};
+use crate::organizations::OrganizationStatus;
+use crate::trail::Origin;
 use crate::webhook_events::WebhookEvent;
+use crate::{entity, listing, relations};
 
 /// Opens a transaction across tenants for a superadmin, with its audit row in it. The caller commits.
 ///
@@ -48,6 +54,14 @@ pub async fn open(session: &Session, action: &str, metadata: serde_json::Value) 
     }
 }
 
+/// Who acts as an operator, and from where, for the log of an organization.
+///
+/// # Errors
+/// Without a token.
+pub fn operator(session: &Session) -> Result<(&str, Origin<'_>)> {
+    Ok((&session.identity()?.subject, session.origin()))
+}
+
 /// [`open`] as the kit's connections take it.
 fn read(session: &Session, action: String, metadata: serde_json::Value) -> BoxFuture<'_, Result<SystemTx>> {
     Box::pin(async move { open(session, &action, metadata).await })
@@ -69,10 +83,123 @@ impl PlatformQuery {
 #[derive(Debug)]
 pub struct Platform;
 
+entity! {
+    /// An organization, as operators of the platform see it. To look into it: `supportAccessStart`.
+    pub struct PlatformOrganization(global "organizations", read by OrganizationRead) {
+        /// Its id, for `organizationSuspend` and `supportAccessStart`.
+        pub id: OrganizationId,
+        /// The identity provider's id.
+        pub clerk_org_id: Option<String>,
+        /// Name.
+        pub name: String,
+        /// Slug.
+        pub slug: String,
+        /// Status.
+        pub status: OrganizationStatus,
+        /// Whether it is a personal workspace.
+        pub is_personal: bool,
+        /// Time of creation.
+        pub created_at: DateTime<Utc>,
+        /// Since when it is suspended.
+        pub suspended_at: Option<DateTime<Utc>>,
+        /// Why it is suspended.
+        pub suspension_reason: Option<String>,
+        /// When it was deleted.
+        pub deleted_at: Option<DateTime<Utc>>,
+        /// Until when its owners may restore it.
+        pub purge_at: Option<DateTime<Utc>>,
+        /// When its rows were removed.
+        pub purged_at: Option<DateTime<Utc>>,
+    }
+}
+
+listing! {
+    PlatformOrganization: PlatformOrganizationFilter, PlatformOrganizationOrder by PlatformOrganizationOrderField,
+        default CreatedAt Desc;
+    /// Name.
+    name: StringFilter, Name;
+    /// Slug.
+    slug: StringFilter;
+    /// Time of creation.
+    created_at: DateTimeFilter, CreatedAt;
+}
+
+impl Related for PlatformOrganization {}
+
+entity! {
+    /// A user, as operators of the platform see them.
+    pub struct PlatformUser(global "users", read by OrganizationRead) {
+        /// The user's id.
+        pub id: UserId,
+        /// The identity provider's id.
+        pub clerk_id: String,
+        /// Primary e-mail address.
+        pub email: Option<String>,
+        /// Full name.
+        pub name: String,
+        /// Whether they are a superadmin of the platform.
+        pub is_superadmin: bool,
+        /// Banned or locked at the identity provider until then.
+        pub is_blocked: bool = "blocked_until is not null",
+        /// Time of creation.
+        pub created_at: DateTime<Utc>,
+        /// When the account ended.
+        pub deleted_at: Option<DateTime<Utc>>,
+        /// When who they were was erased.
+        pub erased_at: Option<DateTime<Utc>>,
+    }
+}
+
+listing! {
+    PlatformUser: PlatformUserFilter, PlatformUserOrder by PlatformUserOrderField, default CreatedAt Desc;
+    /// Name.
+    name: StringFilter, Name;
+    /// Primary e-mail address.
+    email: StringFilter;
+    /// Time of creation.
+    created_at: DateTimeFilter, CreatedAt;
+}
+
+impl Related for PlatformUser {}
+
+/// Something that the workers do by the clock.
+#[derive(Clone, Debug, SimpleObject)]
+pub struct PlatformJob {
+    /// The name.
+    pub name: String,
+    /// When it began last.
+    pub last_started_at: Option<DateTime<Utc>>,
+    /// When it ended last.
+    pub last_finished_at: Option<DateTime<Utc>>,
+    /// Rows that it made, sealed or removed last.
+    pub last_done: Option<i64>,
+    /// Why it failed last; null when it did not.
+    pub last_error: Option<String>,
+    /// How many times it ran.
+    pub runs: i64,
+}
+
 relations! {
     /// Data of all organizations. For superadmins; every access is recorded.
     Platform over read {
         /// The webhook events of all organizations, and those that belong to none.
         webhook_events -> WebhookEvent;
+        /// All organizations, the deleted ones as well.
+        organizations -> PlatformOrganization;
+        /// All users, those who are gone as well.
+        users -> PlatformUser;
+    }
+
+    /// What the workers do by the clock.
+    async fn jobs(&self, ctx: &Context<'_>) -> Result<Vec<PlatformJob>> {
+        let mut tx = open(Session::of(ctx)?, "jobs.list", json!({})).await?;
+        let jobs = sqlx::query_as!(
+            PlatformJob,
+            "select name, last_started_at, last_finished_at, last_done, last_error, runs from tenantry.jobs order by name"
+        )
+        .fetch_all(tx.conn())
+        .await?;
+        tx.commit().await?;
+        Ok(jobs)
     }
 }

@@ -30,12 +30,13 @@ use crate::id::{self, Id, PREFIXES};
 use crate::members::{CustomRole, Invitation, MembersMutation, MembersQuery, OrganizationMember, User};
 use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::{Organization, OrganizationMutation, OrganizationQuery};
-use crate::platform::PlatformQuery;
+use crate::platform::{PlatformOrganization, PlatformQuery, PlatformUser};
 use crate::refunds::Refund;
 use crate::representatives::Representative;
+use crate::support_access::{SupportAccess, SupportAccessMutation};
 use crate::tickets::{Ticket, TicketMessage, TicketMutation, TicketSubscription};
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
-use crate::{api_keys, members, organizations, tickets, webhook_events};
+use crate::{api_keys, members, organizations, support_access, tickets, webhook_events};
 
 /// The queries of the API.
 #[derive(Debug, Default, MergedObject)]
@@ -43,7 +44,14 @@ pub struct Query(MembersQuery, OrganizationQuery, NodeQuery, PlatformQuery);
 
 /// The mutations of the API. The fields of one request run one after the other, each in a transaction of its own.
 #[derive(Debug, Default, MergedObject)]
-pub struct Mutation(OrganizationMutation, MembersMutation, ApiKeyMutation, TicketMutation, WebhookMutation);
+pub struct Mutation(
+    OrganizationMutation,
+    MembersMutation,
+    ApiKeyMutation,
+    TicketMutation,
+    WebhookMutation,
+    SupportAccessMutation,
+);
 
 /// The subscriptions of the API. (The type `Subscription` is the paid plan of an organization.)
 #[derive(Default, MergedSubscription)]
@@ -59,12 +67,13 @@ pub fn mutations() -> Vec<MutationInfo> {
         api_keys::MUTATIONS,
         tickets::MUTATIONS,
         webhook_events::MUTATIONS,
+        support_access::MUTATIONS,
     ]
     .concat()
 }
 
 macro_rules! entities {
-    (listed: $($listed:ident),+; unlisted: $($unlisted:ident),+;) => {
+    (listed: $($listed:ident),+; unlisted: $($unlisted:ident),+; platform: $($platform:ident),+;) => {
         /// A row with an id that is unique among all types.
         #[derive(Clone, Debug, Interface)]
         #[graphql(field(name = "id", ty = "ID", desc = "The id, unique among all types."))]
@@ -77,6 +86,7 @@ macro_rules! entities {
         pub const ENTITIES: &[EntityInfo] = &[
             $( entity::<$listed>(Some(listing::<$listed>())), )+
             $( entity::<$unlisted>(None), )+
+            $( EntityInfo { is_platform: true, ..entity::<$platform>(Some(listing::<$platform>())) }, )+
         ];
 
         async fn load(session: &Session, type_name: &str, id: Uuid) -> Result<Option<Node>> {
@@ -93,9 +103,10 @@ macro_rules! entities {
 
 entities! {
     listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetUsageRecord, CustomRole, Customer, DecisionRule, Escalation,
-        Invitation, OrganizationMember, PerformanceMetric, Refund, Representative, TeamPerformance, Ticket,
+        Invitation, OrganizationMember, PerformanceMetric, Refund, Representative, SupportAccess, TeamPerformance, Ticket,
         TicketMessage, WebhookEvent;
     unlisted: Organization, Subscription, User;
+    platform: PlatformOrganization, PlatformUser;
 }
 
 /// What the API knows of an entity.
@@ -119,6 +130,8 @@ pub struct EntityInfo {
     pub read: Action,
     /// Rows that are hidden unless the role is allowed more.
     pub hidden: Option<(&'static str, Action)>,
+    /// Whether only operators of the platform see such rows, in lists over all organizations, and nobody by id.
+    pub is_platform: bool,
     /// How it is listed, if it is.
     pub listing: Option<ListingInfo>,
     /// Reads the columns of a row and forgets them.
@@ -145,6 +158,7 @@ const fn entity<E: Entity>(listing: Option<ListingInfo>) -> EntityInfo {
         listed_when: E::LISTED_WHEN,
         read: E::READ,
         hidden: E::HIDDEN,
+        is_platform: false,
         listing,
         decode: |row| E::decode(row, 0).map(drop),
     }

@@ -88,6 +88,38 @@ pub async fn record(tx: &mut TenantTx, clock: &Clock, origin: Origin<'_>, entry:
     Ok(())
 }
 
+/// Writes the row of what an operator of the platform did to an organization, in the same transaction.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn record_of_operator(
+    tx: &mut SystemTx,
+    clock: &Clock,
+    (operator, origin): (&str, Origin<'_>),
+    organization: OrganizationId,
+    entry: &AuditEntry,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, created_at,
+                                          ip_address, request_id, impersonator)
+         values ($1, $2, (select u.id from tenantry.users u where u.clerk_id = $3), $4, $5, $6, $7, $8, $9::text::inet, $10, $11)",
+        organization as _,
+        AuditLogId::new(clock) as _,
+        operator,
+        entry.action.as_ref(),
+        entry.resource_type,
+        entry.resource_id,
+        entry.metadata,
+        clock.now(),
+        origin.ip.map(|ip| ip.to_string()),
+        origin.request_id,
+        origin.impersonator
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
 /// Writes the row of a change that the system made, in the change's transaction.
 ///
 /// # Errors

@@ -121,14 +121,14 @@ pub(super) async fn lock_member(tx: &mut TenantTx, id: OrganizationMemberId) -> 
 }
 
 /// The viewer's membership.
-pub(super) async fn membership_of_viewer(tx: &mut TenantTx) -> Result<OrganizationMemberId> {
+pub(super) async fn membership_of_viewer(tx: &mut TenantTx) -> Result<Option<OrganizationMemberId>> {
     let tenant = tx.tenant();
     Ok(sqlx::query_scalar!(
         r#"select id as "id: OrganizationMemberId" from tenantry.organization_members where organization_id = $1 and user_id = $2"#,
         tenant.organization_id as _,
         tenant.actor.user() as _
     )
-    .fetch_one(tx.conn())
+    .fetch_optional(tx.conn())
     .await?)
 }
 

@@ -86,6 +86,12 @@ pub(super) fn require_covered(work: &Work<'_>, field: &str, concerned: Actions) 
     Err(VerbError::user(field, UserErrorCode::BeyondOwnRole, message))
 }
 
+async fn own_membership(work: &mut Work<'_>) -> VerbResult<OrganizationMemberId> {
+    sql::membership_of_viewer(work.tx).await?.ok_or_else(|| {
+        VerbError::of_input(UserErrorCode::NotFound, "You are no member: operators leave by supportAccessEnd.")
+    })
+}
+
 async fn living_member(work: &mut Work<'_>, field: &str, id: OrganizationMemberId) -> VerbResult<LockedMember> {
     match sql::lock_member(work.tx, id).await? {
         Some(member) => Ok(member),
@@ -180,7 +186,7 @@ impl Mutation for OrganizationLeaveInput {
 
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
         lock_members(work).await?;
-        let own = sql::membership_of_viewer(work.tx).await?;
+        let own = own_membership(work).await?;
         let member = living_member(work, "idempotencyKey", own).await?;
         end(work, member).await
     }
@@ -195,7 +201,7 @@ impl Mutation for OrganizationOwnershipTransferInput {
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
         lock_members(work).await?;
         let to = living_member(work, "memberId", self.member_id).await?;
-        let own = sql::membership_of_viewer(work.tx).await?;
+        let own = own_membership(work).await?;
         if to.id == own {
             return Err(VerbError::user("memberId", UserErrorCode::Invalid, "The organization is yours already."));
         }

@@ -30,6 +30,7 @@ use crate::platform;
 use crate::refunds::Refund;
 use crate::relations;
 use crate::representatives::Representative;
+use crate::support_access::SupportAccess;
 use crate::tickets::Ticket;
 use crate::trail::{self, AuditEntry};
 use crate::webhook_events::WebhookEvent;
@@ -74,6 +75,8 @@ relations! {
         team_performance -> TeamPerformance;
         /// The API keys, without their secrets. For administrators.
         api_keys -> ApiKey;
+        /// When operators of the platform looked into the organization. For administrators.
+        support_accesses -> SupportAccess;
         /// The audit log. For administrators.
         audit_logs -> AuditLog;
         /// The webhook events of the organization. For administrators.
@@ -191,7 +194,7 @@ async fn suspension(
     let action = if reason.is_some() { lifecycle::SUSPENDED } else { lifecycle::REACTIVATED };
     let metadata = json!({ "organization": id.to_string(), "reason": reason });
     let tx = platform::open(session, action, metadata).await?;
-    let (suspended_at, user_errors) = mutation::outcome(lifecycle::suspend(tx, session.clock(), id, reason).await)?;
+    let (suspended_at, user_errors) = mutation::outcome(lifecycle::suspend(tx, session, id, reason).await)?;
     Ok(OrganizationSuspensionPayload { suspended_at: suspended_at.flatten(), user_errors })
 }
 

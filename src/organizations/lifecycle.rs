@@ -20,6 +20,7 @@ use crate::graphql::session::Session;
 use crate::id::{OrganizationId, marker};
 use crate::members::{OrganizationSummary, ViewerMembership};
 use crate::organizations::lock_organization;
+use crate::platform;
 use crate::trail::{self, AuditEntry};
 
 /// How long a deleted organization can be restored.
@@ -199,7 +200,7 @@ pub async fn restorable(db: &Db, bearer: Bearer<'_>, now: DateTime<Utc>) -> Resu
 /// When the database cannot be reached; the inner error is the caller's to mend.
 pub async fn suspend(
     mut tx: SystemTx,
-    clock: &Clock,
+    session: &Session,
     id: OrganizationId,
     reason: Option<&str>,
 ) -> VerbResult<Option<DateTime<Utc>>> {
@@ -207,7 +208,7 @@ pub async fn suspend(
     if reason.is_some_and(|reason| reason.is_empty() || reason.chars().count() > 500 || reason.contains('\0')) {
         return Err(VerbError::user("reason", UserErrorCode::Invalid, "`reason` takes 1 to 500 characters."));
     }
-    let now = clock.now();
+    let now = session.clock().now();
     let changed = sqlx::query!(
         "update tenantry.organizations set suspended_at = case when $2::text is null then null else coalesce(suspended_at, $3) end, suspension_reason = $2
           where id = $1 and deleted_at is null returning suspended_at",
@@ -223,7 +224,7 @@ pub async fn suspend(
     };
     let action = if reason.is_some() { SUSPENDED } else { REACTIVATED };
     let entry = AuditEntry::of(action, id, json!({ "after": { "reason": reason } }));
-    trail::record_of_system(&mut tx, clock, id, &entry).await?;
+    trail::record_of_operator(&mut tx, session.clock(), platform::operator(session)?, id, &entry).await?;
     events::tell(&mut tx, &[(id, Event::of(id))]).await?;
     tx.commit().await?;
     Ok(changed.suspended_at)

@@ -262,6 +262,9 @@ async fn erasures_know_every_text_about_a_person() {
         "refunds.stripe_payment_intent_id",
         "refunds.stripe_refund_id",
         "representatives.skills",
+        // Why an operator looked in: theirs to word.
+        "support_accesses.actions",
+        "support_accesses.reason",
         "ticket_messages.body",
         "tickets.description",
         "tickets.subject",

@@ -27,6 +27,7 @@ mod process;
 mod revocation;
 mod search_path;
 mod support;
+mod support_access;
 mod sync;
 mod tenancy;
 mod tickets;

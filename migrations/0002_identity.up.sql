@@ -6,6 +6,8 @@ create type tenantry.organization_status as enum ('ACTIVE', 'TRIALING', 'PAST_DU
 comment on type tenantry.organization_status is 'Life cycle of a tenant.';
 create type tenantry.member_role as enum ('OWNER', 'ADMIN', 'MEMBER', 'VIEWER');
 comment on type tenantry.member_role is 'Role of a member within one organization, strongest first.';
+create type tenantry.domain_enrollment as enum ('JOIN', 'REQUEST');
+comment on type tenantry.domain_enrollment is 'Whether whoever has an address at a domain joins at once, or asks.';
 create type tenantry.user_role as enum ('CUSTOMER', 'REPRESENTATIVE', 'ADMIN');
 comment on type tenantry.user_role is 'What a user is to one organization; derived from profile, representative and member rows, stored nowhere.';
 
@@ -64,6 +66,7 @@ create table tenantry.users (
     email                   text check (char_length(email) between 3 and 320),
     name                    text not null check (char_length(name) between 1 and 200),
     avatar_url              text check (char_length(avatar_url) <= 2048),
+    verified_email          text check (char_length(verified_email) between 3 and 320),
     is_superadmin           boolean not null default false,
     current_organization_id uuid references tenantry.organizations (id),
     source_version          bigint not null default 0,
@@ -71,7 +74,7 @@ create table tenantry.users (
     created_at              timestamptz not null default now(),
     updated_at              timestamptz not null default now(),
     deleted_at              timestamptz,
-    erased_at               timestamptz check (erased_at is null or deleted_at is not null and email is null and avatar_url is null)
+    erased_at               timestamptz check (erased_at is null or deleted_at is not null and email is null and verified_email is null and avatar_url is null)
 );
 
 alter table tenantry.users enable row level security;
@@ -92,6 +95,7 @@ comment on column tenantry.users.blocked_until is 'Banned or locked at the ident
 comment on table tenantry.users is 'People who sign in, across all tenants. Written by the sync only; roles are on organization_members.';
 comment on column tenantry.users.clerk_id is 'The `sub` of the token.';
 comment on column tenantry.users.email is 'Null for who signs in by phone or passkey. Not unique: events of an old and a new account of one address arrive in any order.';
+comment on column tenantry.users.verified_email is 'The address that the identity provider said is verified; null, or another than email: that one is not. Domains of organizations go by it.';
 comment on column tenantry.users.is_superadmin is 'Operator of the platform; means nothing inside a tenant.';
 comment on column tenantry.users.current_organization_id is 'Where the user was last; a hint for the client, not a permission.';
 comment on column tenantry.users.source_version is 'Clerk envelope timestamp in milliseconds of the last event applied; older events are skipped.';
@@ -104,6 +108,7 @@ create function tenantry.keep_erased() returns trigger
     as $$
 begin
     new.email := null;
+    new.verified_email := null;
     new.name := old.name;
     new.avatar_url := null;
     new.deleted_at := old.deleted_at;
@@ -264,6 +269,58 @@ comment on index tenantry.invitations_pending_key is 'One open invitation per ad
 comment on index tenantry.invitations_mail_token_hash_idx is 'As invitations_token_hash_idx.';
 comment on index tenantry.invitations_mail_due_at_idx is 'What the workers are to mail, whoever it is of.';
 comment on index tenantry.invitations_token_hash_idx is 'Who follows a link has no tenant yet: read by the superadmin role.';
+
+create table tenantry.organization_domains (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    domain          text not null check (domain ~ '^([a-z0-9](-*[a-z0-9])*\.)+[a-z0-9](-*[a-z0-9])*$' and char_length(domain) <= 253),
+    enrollment      tenantry.domain_enrollment not null default 'REQUEST',
+    role            tenantry.member_role not null default 'MEMBER' check (role in ('MEMBER', 'VIEWER')),
+    created_by      uuid references tenantry.users (id),
+    created_at      timestamptz not null default now(),
+    primary key (organization_id, id),
+    constraint organization_domains_domain_key unique (organization_id, domain)
+);
+
+alter table tenantry.organization_domains enable row level security;
+alter table tenantry.organization_domains force row level security;
+create policy tenant on tenantry.organization_domains for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.organization_domains for all to tenantry_superadmin using (true) with check (true);
+grant select, insert, delete on tenantry.organization_domains to tenantry_app;
+grant all on tenantry.organization_domains to tenantry_superadmin;
+
+create index organization_domains_created_at_idx on tenantry.organization_domains (organization_id, created_at, id);
+create index organization_domains_domain_idx on tenantry.organization_domains (domain);
+
+comment on table tenantry.organization_domains is 'Domains at which whoever has a verified address may join the organization, or ask to. Several organizations may name one: each opens its own door only.';
+comment on column tenantry.organization_domains.role is 'What whoever joins becomes.';
+
+create table tenantry.membership_requests (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    user_id         uuid not null references tenantry.users (id),
+    created_at      timestamptz not null default now(),
+    decided_at      timestamptz,
+    decided_by      uuid references tenantry.users (id),
+    is_accepted     boolean,
+    primary key (organization_id, id),
+    check ((decided_at is null) = (is_accepted is null))
+);
+
+alter table tenantry.membership_requests enable row level security;
+alter table tenantry.membership_requests force row level security;
+create policy tenant on tenantry.membership_requests for select to tenantry_app using (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.membership_requests for all to tenantry_superadmin using (true) with check (true);
+grant select on tenantry.membership_requests to tenantry_app;
+grant all on tenantry.membership_requests to tenantry_superadmin;
+
+create index membership_requests_created_at_idx on tenantry.membership_requests (organization_id, created_at, id);
+create unique index membership_requests_open_key on tenantry.membership_requests (organization_id, user_id) where decided_at is null;
+create index membership_requests_user_id_idx on tenantry.membership_requests (user_id);
+
+comment on table tenantry.membership_requests is 'Who asked to join an organization by the domain of their address, and what was decided.';
+comment on index tenantry.membership_requests_open_key is 'Who has asked has asked.';
 
 create table tenantry.support_accesses (
     id              uuid not null,
@@ -681,6 +738,149 @@ create function tenantry.restorable_organizations(p_sub text, p_session text, p_
 comment on function tenantry.restorable_organizations(text, text, timestamptz) is
     'The deleted organizations that the bearer of a token owns and may still restore.';
 
+-- At which domain somebody has an address that they have proven: not one that only an adopted row has.
+create function tenantry.verified_domain(p_user_id uuid) returns text
+    language sql stable security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+        select substring(lower(u.email) from '[^@]+$') from tenantry.users u
+         where u.id = p_user_id and u.email = u.verified_email and u.deleted_at is null
+    $$;
+comment on function tenantry.verified_domain(uuid) is 'The domain of a user''s address if they have proven it; null otherwise.';
+
+create function tenantry.verified_domain_of_viewer() returns text
+    language sql stable security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$ select tenantry.verified_domain(nullif(current_setting('app.current_user_id', true), '')::uuid) $$;
+comment on function tenantry.verified_domain_of_viewer() is 'verified_domain of whoever this transaction works for.';
+
+create function tenantry.joinable_organizations(p_sub text, p_session text, p_clerk_decides boolean)
+    returns table (id uuid, name text, slug text, enrollment tenantry.domain_enrollment, is_requested boolean)
+    language sql stable security definer rows 5
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+        select o.id, o.name, o.slug, d.enrollment,
+               exists (select from tenantry.membership_requests r where r.organization_id = o.id and r.user_id = u.id and r.decided_at is null)
+          from tenantry.users u
+          join tenantry.organization_domains d on d.domain = tenantry.verified_domain(u.id)
+          join tenantry.organizations o on o.id = d.organization_id and o.deleted_at is null and o.suspended_at is null
+           and (o.clerk_org_id is null or not p_clerk_decides)
+         where u.clerk_id = p_sub and exists (select from tenantry.viewer(p_sub, p_session))
+           and not exists (select from tenantry.organization_members m where m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null)
+         order by o.name, o.id limit 100
+    $$;
+comment on function tenantry.joinable_organizations(text, text, boolean) is 'The organizations that the bearer of a token may join, or ask to, by the domain of their address.';
+
+-- Whether one more member has a seat, in a transaction that holds the organization.
+create function tenantry.has_seat(p_organization_id uuid) returns boolean
+    language plpgsql stable security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    return (select coalesce((select s.seat_count from tenantry.subscriptions s where s.organization_id = p_organization_id and s.seat_count > 1)
+                        > (select count(*) from tenantry.organization_members m where m.organization_id = p_organization_id and m.deleted_at is null), true));
+end
+    $$;
+comment on function tenantry.has_seat(uuid) is 'Whether the subscription pays for one more member. One that counts a single seat is a flat one and says nothing of seats.';
+
+-- Another door: who joins by the domain of their address has no tenant yet.
+create function tenantry.join_organization(p_sub text, p_session text, p_organization_id uuid, p_member_id uuid, p_request_id uuid,
+                                           p_clerk_decides boolean, p_now timestamptz)
+    returns table (outcome text, user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean,
+                   organization_name text, organization_slug text, clerk_org_id text)
+    language plpgsql volatile security definer rows 1
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    viewer record;
+    found record;
+    ignored text;
+begin
+    select u.id, u.is_superadmin into viewer from tenantry.users u
+     where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
+       and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
+    if viewer.id is null then
+        outcome := 'NO_ACCOUNT'; return next; return;
+    end if;
+    -- The organization first, as everywhere: whoever changes its members holds this lock.
+    perform from tenantry.organizations o where o.id = p_organization_id for update;
+    select o.id, o.name, o.slug, o.clerk_org_id, d.enrollment, d.role into found
+      from tenantry.organizations o
+      join tenantry.organization_domains d on d.organization_id = o.id and d.domain = tenantry.verified_domain(viewer.id)
+     where o.id = p_organization_id and o.deleted_at is null and o.suspended_at is null and (o.clerk_org_id is null or not p_clerk_decides);
+    -- Whoever has no address there is not told that there is such an organization.
+    if found.id is null then
+        outcome := 'NOT_FOUND'; return next; return;
+    elsif exists (select from tenantry.organization_members m where m.organization_id = found.id and m.user_id = viewer.id and m.deleted_at is null) then
+        outcome := 'MEMBER'; return next; return;
+    elsif found.enrollment = 'REQUEST' then
+        if exists (select from tenantry.membership_requests r where r.organization_id = found.id and r.user_id = viewer.id
+                      and not r.is_accepted and r.decided_at > p_now - interval '30 days') then
+            outcome := 'DECLINED'; return next; return;
+        end if;
+        insert into tenantry.membership_requests as r (organization_id, id, user_id, created_at) values (found.id, p_request_id, viewer.id, p_now);
+        outcome := 'REQUESTED'; return next; return;
+    elsif not tenantry.has_seat(found.id) then
+        outcome := 'FULL'; return next; return;
+    end if;
+    insert into tenantry.organization_members as m (organization_id, id, user_id, role, created_at)
+    values (found.id, p_member_id, viewer.id, found.role, p_now)
+    on conflict on constraint organization_members_organization_id_user_id_key
+       do update set role = excluded.role, custom_role_id = null, promoted_from = null, clerk_membership_id = null, created_at = excluded.created_at, deleted_at = null;
+    update tenantry.users u set current_organization_id = found.id where u.id = viewer.id and u.current_organization_id is null;
+    ignored := pg_catalog.set_config('app.current_org_id', found.id::text, true);
+    ignored := pg_catalog.set_config('app.current_user_id', viewer.id::text, true);
+    ignored := pg_catalog.set_config('app.is_superadmin', 'false', true);
+    outcome := 'JOINED'; user_id := viewer.id; organization_id := found.id; role := found.role; is_superadmin := viewer.is_superadmin;
+    organization_name := found.name; organization_slug := found.slug; clerk_org_id := found.clerk_org_id;
+    return next;
+exception when unique_violation then
+    -- Asked before, or at the same moment.
+    outcome := 'REQUESTED'; return next;
+end
+$$;
+comment on function tenantry.join_organization(text, text, uuid, uuid, uuid, boolean, timestamptz) is
+    'Makes the bearer of a token a member of an organization that has named the domain of their address, or asks it. Says what came of it.';
+
+-- In an open tenant: the members' table takes no new rows from the application role but by this door.
+create function tenantry.decide_membership_request(p_id uuid, p_member_id uuid, p_role tenantry.member_role, p_now timestamptz) returns text
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    asked record;
+begin
+    select r.user_id, r.decided_at into asked from tenantry.membership_requests r
+     where r.organization_id = tenantry.current_org() and r.id = p_id for update;
+    if asked.user_id is null then
+        return 'NOT_FOUND';
+    elsif asked.decided_at is not null then
+        return 'DECIDED';
+    end if;
+    if p_role is not null then
+        if p_role not in ('MEMBER', 'VIEWER') then
+            raise exception 'a request gives MEMBER or VIEWER' using errcode = 'invalid_parameter_value';
+        elsif exists (select from tenantry.organization_members m where m.organization_id = tenantry.current_org() and m.user_id = asked.user_id and m.deleted_at is null) then
+            return 'MEMBER';
+        elsif not exists (select from tenantry.users u where u.id = asked.user_id and u.deleted_at is null) then
+            return 'NOT_FOUND';
+        elsif not tenantry.has_seat(tenantry.current_org()) then
+            return 'FULL';
+        end if;
+        insert into tenantry.organization_members as m (organization_id, id, user_id, role, created_at)
+        values (tenantry.current_org(), p_member_id, asked.user_id, p_role, p_now)
+        on conflict on constraint organization_members_organization_id_user_id_key
+           do update set role = excluded.role, custom_role_id = null, promoted_from = null, clerk_membership_id = null, created_at = excluded.created_at, deleted_at = null;
+    end if;
+    update tenantry.membership_requests r set decided_at = p_now, is_accepted = p_role is not null,
+           decided_by = nullif(current_setting('app.current_user_id', true), '')::uuid
+     where r.organization_id = tenantry.current_org() and r.id = p_id;
+    return 'DONE';
+end
+$$;
+comment on function tenantry.decide_membership_request(uuid, uuid, tenantry.member_role, timestamptz) is
+    'Accepts (with a role) or declines (without) a request of the organization of this transaction. Says what came of it.';
+
 -- In an open tenant: the organization of the transaction becomes the one where its viewer works. The lock makes a removal
 -- at the same moment wait, whose trigger then forgets it again, or be waited for.
 create function tenantry.switch_organization() returns boolean
@@ -717,14 +917,19 @@ revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), 
     tenantry.restore_organization(text, text, uuid, timestamptz), tenantry.restorable_organizations(text, text, timestamptz),
     tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text), tenantry.key_standing(bytea, inet, timestamptz),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
-    tenantry.switch_organization(), tenantry.forget_current_organization(),
+    tenantry.switch_organization(), tenantry.forget_current_organization(), tenantry.verified_domain(uuid), tenantry.verified_domain_of_viewer(),
+    tenantry.joinable_organizations(text, text, boolean), tenantry.has_seat(uuid), tenantry.decide_membership_request(uuid, uuid, tenantry.member_role, timestamptz),
+    tenantry.join_organization(text, text, uuid, uuid, uuid, boolean, timestamptz),
     tenantry.free_slug(text), tenantry.insert_organization(uuid, text, text, boolean, timestamptz) from public;
 -- The doors call these with their owner's rights.
-grant execute on function tenantry.free_slug(text), tenantry.insert_organization(uuid, text, text, boolean, timestamptz) to tenantry_superadmin;
+grant execute on function tenantry.verified_domain(uuid), tenantry.has_seat(uuid), tenantry.free_slug(text), tenantry.insert_organization(uuid, text, text, boolean, timestamptz) to tenantry_superadmin;
 grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), tenantry.viewer(text, text),
     tenantry.restore_organization(text, text, uuid, timestamptz), tenantry.restorable_organizations(text, text, timestamptz),
     tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text), tenantry.key_standing(bytea, inet, timestamptz),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
+    tenantry.verified_domain_of_viewer(), tenantry.joinable_organizations(text, text, boolean),
+    tenantry.decide_membership_request(uuid, uuid, tenantry.member_role, timestamptz),
+    tenantry.join_organization(text, text, uuid, uuid, uuid, boolean, timestamptz),
     tenantry.switch_organization() to tenantry_app, tenantry_superadmin;
 
 -- A new owner needs CREATE on the schema at the moment it becomes one, and only then.
@@ -737,6 +942,12 @@ alter function tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text)
 alter function tenantry.key_standing(bytea, inet, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz) owner to tenantry_superadmin;
+alter function tenantry.verified_domain(uuid) owner to tenantry_superadmin;
+alter function tenantry.verified_domain_of_viewer() owner to tenantry_superadmin;
+alter function tenantry.joinable_organizations(text, text, boolean) owner to tenantry_superadmin;
+alter function tenantry.has_seat(uuid) owner to tenantry_superadmin;
+alter function tenantry.decide_membership_request(uuid, uuid, tenantry.member_role, timestamptz) owner to tenantry_superadmin;
+alter function tenantry.join_organization(text, text, uuid, uuid, uuid, boolean, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.switch_organization() owner to tenantry_superadmin;
 alter function tenantry.forget_current_organization() owner to tenantry_superadmin;
 revoke create on schema tenantry from tenantry_superadmin;

@@ -1,6 +1,8 @@
 drop table tenantry.platform_audit_logs;
 drop table tenantry.jobs;
 drop table tenantry.audit_seals;
+drop function tenantry.expire_audit_log(uuid, timestamptz, int);
+drop table tenantry.audit_horizons;
 drop table tenantry.audit_unsealed;
 drop table tenantry.audit_logs;
 drop function tenantry.queue_for_sealing();
@@ -8,3 +10,4 @@ drop table tenantry.idempotency_keys;
 drop function tenantry.ensure_audit_partitions(date, int);
 drop function tenantry.secure_audit_partition(regclass);
 drop function tenantry.refuse_audit_change();
+drop function tenantry.refuse_audit_log_change();

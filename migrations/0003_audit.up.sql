@@ -76,7 +76,24 @@ comment on function tenantry.refuse_audit_change() is 'Trigger: refuses update, 
 revoke execute on function tenantry.refuse_audit_change() from public;
 
 -- PostgreSQL copies row triggers to the partitions, statement triggers not: see tenantry.secure_audit_partition.
-create trigger append_only before update or delete on tenantry.audit_logs for each row execute function tenantry.refuse_audit_change();
+create function tenantry.refuse_audit_log_change() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    if tg_op = 'DELETE' and exists (
+        select from tenantry.audit_seals s join tenantry.audit_horizons h on h.organization_id = s.organization_id
+         where s.organization_id = old.organization_id and s.audit_log_id = old.id and s.position < h.kept_from) then
+        return old;
+    end if;
+    raise exception 'audit_logs is append only: % refused', pg_catalog.lower(tg_op)
+        using errcode = 'insufficient_privilege',
+              hint = 'Old months are dropped as whole partitions; tenantry.expire_audit_log removes what is past its retention.';
+end
+$$;
+comment on function tenantry.refuse_audit_log_change() is 'Trigger: refuses update and delete, for every role, but for rows of the chain before the horizon of their organization.';
+revoke execute on function tenantry.refuse_audit_log_change() from public;
+create trigger append_only before update or delete on tenantry.audit_logs for each row execute function tenantry.refuse_audit_log_change();
 create trigger append_only_truncate before truncate on tenantry.audit_logs for each statement execute function tenantry.refuse_audit_change();
 
 -- A partition named in a statement answers by its own policies and grants, not by those of its parent.
@@ -208,6 +225,66 @@ grant create on schema tenantry to tenantry_superadmin;
 alter function tenantry.queue_for_sealing() owner to tenantry_superadmin;
 revoke create on schema tenantry from tenantry_superadmin;
 create trigger queue_for_sealing after insert on tenantry.audit_logs for each row execute function tenantry.queue_for_sealing();
+
+-- How far back the log of an organization reaches, where retention has ended something. The seals stay.
+create table tenantry.audit_horizons (
+    organization_id uuid primary key references tenantry.organizations (id),
+    kept_from       bigint not null check (kept_from > 0)
+);
+
+alter table tenantry.audit_horizons enable row level security;
+alter table tenantry.audit_horizons force row level security;
+create policy tenant on tenantry.audit_horizons for select to tenantry_app using (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.audit_horizons for all to tenantry_superadmin using (true) with check (true);
+grant select on tenantry.audit_horizons to tenantry_app;
+grant select, insert on tenantry.audit_horizons to tenantry_superadmin;
+
+comment on table tenantry.audit_horizons is 'The first place of the chain whose row is kept; written by expire_audit_log only.';
+
+-- Runs with the rights of the owner: nobody else removes rows of the log. What it did is in the log.
+create function tenantry.expire_audit_log(p_organization_id uuid, p_before timestamptz, p_limit int) returns bigint
+    language plpgsql security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+declare
+    known bigint;
+    kept bigint;
+    removed bigint;
+begin
+    if p_before > now() - interval '30 days' then
+        raise exception 'rows of the last 30 days are kept, whatever the retention' using errcode = 'invalid_parameter_value';
+    end if;
+    select h.kept_from into known from tenantry.audit_horizons h where h.organization_id = p_organization_id;
+    -- By place and not by time: a row that was written late may stand behind younger ones, and the chain is to have no holes.
+    select s.position into kept from tenantry.audit_seals s
+     where s.organization_id = p_organization_id and s.position >= coalesce(known, 1) and s.audit_created_at >= p_before
+     order by s.position limit 1;
+    if kept is null then
+        select max(s.position) + 1 into kept from tenantry.audit_seals s where s.organization_id = p_organization_id;
+    end if;
+    if kept is null or kept <= 1 then
+        return 0;
+    end if;
+    insert into tenantry.audit_horizons as h (organization_id, kept_from) values (p_organization_id, kept)
+    on conflict (organization_id) do update set kept_from = excluded.kept_from where h.kept_from < excluded.kept_from;
+    delete from tenantry.audit_logs a
+     using (select l.created_at, l.id from tenantry.audit_logs l
+              join tenantry.audit_seals s on s.organization_id = l.organization_id and s.audit_log_id = l.id and s.position < kept
+             where l.organization_id = p_organization_id and l.created_at < p_before order by l.created_at, l.id limit p_limit) as old
+     where a.organization_id = p_organization_id and a.created_at = old.created_at and a.id = old.id;
+    get diagnostics removed = row_count;
+    if removed > 0 then
+        insert into tenantry.audit_logs (organization_id, id, action, resource_type, resource_id, metadata)
+        values (p_organization_id, gen_random_uuid(), 'audit.expire', 'Organization', p_organization_id,
+                jsonb_build_object('rows', removed, 'keptFrom', kept));
+    end if;
+    return removed;
+end
+$$;
+comment on function tenantry.expire_audit_log(uuid, timestamptz, int) is
+    'Removes some rows of an organization''s log that were written before this time, the oldest first; answers how many. Never of the last 30 days. The chain stays whole.';
+revoke execute on function tenantry.expire_audit_log(uuid, timestamptz, int) from public;
+grant execute on function tenantry.expire_audit_log(uuid, timestamptz, int) to tenantry_superadmin;
 
 create table tenantry.jobs (
     name             text primary key check (char_length(name) between 1 and 100),

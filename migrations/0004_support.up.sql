@@ -121,6 +121,9 @@ create policy tenant on tenantry.users for select to tenantry_app
         id = tenantry.current_user_id()
         or exists (select from tenantry.organization_members m where m.organization_id = tenantry.current_org() and m.user_id = users.id offset 0)
         or exists (select from tenantry.customer_profiles c where c.organization_id = tenantry.current_org() and c.user_id = users.id offset 0)
+        -- Whoever asked to join, unless that was declined.
+        or exists (select from tenantry.membership_requests r where r.organization_id = tenantry.current_org() and r.user_id = users.id
+                      and r.is_accepted is distinct from false offset 0)
         -- Operators who looked into the organization.
         or is_superadmin and exists (select from tenantry.support_accesses a where a.organization_id = tenantry.current_org() and a.user_id = users.id offset 0)
     );

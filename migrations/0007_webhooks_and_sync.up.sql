@@ -132,17 +132,17 @@ begin
                         where lower(l.email) = lower(p_email) and l.clerk_id like 'legacy:%' and l.deleted_at is null and not l.is_superadmin
                        having count(*) = 1);
     end if;
-    insert into tenantry.users (id, clerk_id, email, name, avatar_url, created_at)
-    values (p_id, p_sub, p_email,
+    insert into tenantry.users (id, clerk_id, email, verified_email, name, avatar_url, created_at)
+    values (p_id, p_sub, p_email, p_email,
             coalesce(p_name, tenantry.neutral_name(p_sub)), p_avatar_url, p_now)
     on conflict (clerk_id) do nothing;
     made := found;
     if not made then
         update tenantry.users u
-           set email = coalesce(p_email, u.email), name = coalesce(p_name, u.name), avatar_url = coalesce(p_avatar_url, u.avatar_url)
+           set email = coalesce(p_email, u.email), verified_email = coalesce(p_email, u.verified_email), name = coalesce(p_name, u.name), avatar_url = coalesce(p_avatar_url, u.avatar_url)
          where u.clerk_id = p_sub and u.source_version = 0 and u.deleted_at is null
-           and (u.email, u.name, u.avatar_url)
-               is distinct from (coalesce(p_email, u.email), coalesce(p_name, u.name), coalesce(p_avatar_url, u.avatar_url))
+           and (u.email, u.verified_email, u.name, u.avatar_url)
+               is distinct from (coalesce(p_email, u.email), coalesce(p_email, u.verified_email), coalesce(p_name, u.name), coalesce(p_avatar_url, u.avatar_url))
         returning u.id into known;
         if not found then
             outcome := 'KNOWN'; return next; return;

@@ -15,6 +15,7 @@ use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::{Documents, Limits};
 use crate::http::{Edge, EdgeSettings, MetricsRoute};
+use crate::jobs::Jobs;
 use crate::mail::Mailer;
 use crate::members::{self, InvitationMail};
 use crate::schema::{self, Schemas};
@@ -26,6 +27,8 @@ pub struct App {
     pub services: Arc<Services>,
     /// The inbox of webhooks, and what is counted of them.
     pub webhooks: Arc<Webhooks>,
+    /// What the workers do by the clock.
+    pub jobs: Arc<Jobs>,
     /// Sends invitations by mail.
     pub mail: Arc<InvitationMail>,
     /// What the routes can reach.
@@ -75,6 +78,7 @@ impl App {
             (NewUsers::ByToken, false) => Some(members::meet),
             (NewUsers::ByToken, true) => Some(members::meet_with_workspace),
         };
+        let jobs = Arc::new(Jobs { db: db.clone(), clock: clock.clone(), retention: config.audit_retention });
         let mail = Arc::new(InvitationMail::new(
             db.clone(),
             clock.clone(),
@@ -105,6 +109,6 @@ impl App {
             settings,
             shutdown,
         });
-        Self { services, webhooks, mail, edge }
+        Self { services, webhooks, jobs, mail, edge }
     }
 }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
+use crate::audit::Retention;
 use crate::db::{PoolLimits, Pooler};
 use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
@@ -100,6 +101,11 @@ pub const VARIABLES: &[Variable] = &[
         "MAIL_TEMPLATES",
         "built in",
         "folder with your own `invitation.txt` and `invitation.html` (docs/MEMBERS.md)",
+    ),
+    variable(
+        "AUDIT_RETENTION_DAYS",
+        "for ever",
+        "how long the audit log is kept, by plan: `FREE=90,PRO=1095`; 30 at least, and a plan that is not named keeps it (docs/AUDIT.md)",
     ),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
     variable(
@@ -232,6 +238,8 @@ pub struct Config {
     pub smtp: Option<Smtp>,
     /// What invitations by mail say.
     pub invitation_template: InvitationTemplate,
+    /// How long the audit log is kept.
+    pub audit_retention: Retention,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
     /// The operator's own proxies.
@@ -314,6 +322,7 @@ impl Config {
             app_url: reader.app_url(),
             smtp: reader.smtp(production),
             invitation_template: reader.invitation_template(),
+            audit_retention: reader.audit_retention(),
             cors_origins: reader.list("CORS_ORIGINS"),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
@@ -482,6 +491,16 @@ impl Reader<'_> {
         }
         let port = self.text("PORT").and_then(|port| port.parse::<u16>().ok()).unwrap_or(8080);
         given.unwrap_or_else(|| format!("http://localhost:{port}")).trim_end_matches('/').to_owned()
+    }
+
+    fn audit_retention(&mut self) -> Retention {
+        let mut retention = Retention::default();
+        for item in self.list("AUDIT_RETENTION_DAYS") {
+            if let Err(problem) = retention.add(&item) {
+                self.problem(format!("AUDIT_RETENTION_DAYS has {problem}"));
+            }
+        }
+        retention
     }
 
     fn smtp(&mut self, production: bool) -> Option<Smtp> {
@@ -657,6 +676,7 @@ mod tests {
             ("STRIPE_LIVEMODE", "perhaps"),
             ("SMTP_URL", "smtp:hunter2"),
             ("MAIL_FROM", "nobody"),
+            ("AUDIT_RETENTION_DAYS", "FREE=29"),
             ("MAIL_TEMPLATES", "/no/such/folder"),
         ])
         .expect_err("bad")
@@ -674,6 +694,7 @@ mod tests {
             "CLERK_ROLES",
             "STRIPE_LIVEMODE",
             "MAIL_FROM",
+            "AUDIT_RETENTION_DAYS",
             "MAIL_TEMPLATES",
         ] {
             assert!(error.contains(name), "{error}");

@@ -309,6 +309,7 @@ fn steps_of_user(user: &User) -> Vec<Step> {
             about(user, "t.fields::text")
         ),
     });
+    steps.push(Step { table: "membership_requests", set: None, of_them: format!("t.user_id = {id}") });
     for table in ["organization_members", "representatives"] {
         steps.push(Step {
             table,
@@ -460,7 +461,7 @@ async fn end_user(db: &Db, clock: &Clock, user: &User, rows: u64) -> Result<u64>
     .fetch_all(tx.conn())
     .await?;
     let done = sqlx::query!(
-        "update tenantry.users set name = tenantry.neutral_name(clerk_id), email = null, avatar_url = null,
+        "update tenantry.users set name = tenantry.neutral_name(clerk_id), email = null, verified_email = null, avatar_url = null,
                 current_organization_id = null, deleted_at = coalesce(deleted_at, $2), erased_at = $2
           where id = $1 and erased_at is null",
         user.id as _,

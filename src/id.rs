@@ -65,6 +65,8 @@ ids! {
     Escalation EscalationId "esc",
     Invitation InvitationId "inv",
     Organization OrganizationId "org",
+    MembershipRequest MembershipRequestId "mre",
+    OrganizationDomain OrganizationDomainId "dom",
     OrganizationMember OrganizationMemberId "mem",
     PerformanceMetric PerformanceMetricId "met",
     PlatformOrganization PlatformOrganizationId "por",

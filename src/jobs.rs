@@ -7,7 +7,7 @@ use chrono::{DateTime, Months, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::audit::chain;
+use crate::audit::{Retention, chain};
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
@@ -20,7 +20,15 @@ pub struct Job {
     /// How long after a run began the next is due.
     pub every: TimeDelta,
     /// Does it; says how many rows it made, sealed or removed.
-    run: for<'a> fn(&'a Db, &'a Clock) -> BoxFuture<'a, Result<u64>>,
+    run: for<'a> fn(&'a Jobs) -> BoxFuture<'a, Result<u64>>,
+}
+
+/// What jobs are done with.
+pub struct Jobs {
+    pub db: Db,
+    pub clock: Clock,
+    /// How long the audit log is kept.
+    pub retention: Retention,
 }
 
 /// Months of the audit log that have a partition before they begin.
@@ -36,33 +44,38 @@ const BATCH: i64 = 5000;
 
 /// Every job.
 pub const JOBS: &[Job] = &[
-    Job { name: "audit-seal", every: TimeDelta::seconds(10), run: |db, _| Box::pin(chain::seal_all(db)) },
-    Job { name: "audit-partitions", every: TimeDelta::hours(6), run: |db, clock| Box::pin(partitions(db, clock)) },
+    Job { name: "audit-seal", every: TimeDelta::seconds(10), run: |on| Box::pin(chain::seal_all(&on.db)) },
+    Job { name: "audit-partitions", every: TimeDelta::hours(6), run: |on| Box::pin(partitions(&on.db, &on.clock)) },
     Job {
         name: "idempotency-keys",
         every: TimeDelta::hours(1),
-        run: |db, clock| Box::pin(clear(db, OLD_KEYS, clock.now() - IDEMPOTENCY_KEYS)),
+        run: |on| Box::pin(clear(&on.db, OLD_KEYS, on.clock.now() - IDEMPOTENCY_KEYS)),
     },
     Job {
         name: "ended-sessions",
         every: TimeDelta::hours(1),
-        run: |db, clock| Box::pin(clear(db, OLD_SESSIONS, clock.now() - ENDED_SESSIONS)),
+        run: |on| Box::pin(clear(&on.db, OLD_SESSIONS, on.clock.now() - ENDED_SESSIONS)),
     },
     Job {
         name: "organizations",
         every: TimeDelta::minutes(1),
-        run: |db, clock| Box::pin(organizations::purge_due(db, clock)),
+        run: |on| Box::pin(organizations::purge_due(&on.db, &on.clock)),
+    },
+    Job {
+        name: "audit-retention",
+        every: TimeDelta::hours(6),
+        run: |on| Box::pin(on.retention.expire(&on.db, &on.clock)),
     },
 ];
 
 /// Does what is due until a stop is asked for.
-pub async fn run(db: Db, clock: Clock, mut stopping: watch::Receiver<bool>) {
+pub async fn run(jobs: std::sync::Arc<Jobs>, mut stopping: watch::Receiver<bool>) {
     loop {
         for job in JOBS {
             if *stopping.borrow() {
                 return;
             }
-            if let Err(error) = run_if_due(&db, &clock, job).await {
+            if let Err(error) = run_if_due(&jobs, job).await {
                 tracing::warn!(job = job.name, %error, "a job could not be looked after; it is tried again");
             }
         }
@@ -77,7 +90,8 @@ pub async fn run(db: Db, clock: Clock, mut stopping: watch::Receiver<bool>) {
 ///
 /// # Errors
 /// When the database cannot be reached. What goes wrong in the job is kept in its row.
-pub async fn run_if_due(db: &Db, clock: &Clock, job: &Job) -> Result<bool> {
+pub async fn run_if_due(jobs: &Jobs, job: &Job) -> Result<bool> {
+    let Jobs { db, clock, .. } = jobs;
     let started = clock.now();
     let mut tx = SystemTx::begin(db).await?;
     // Nearly always nothing is due: one look, and nothing is written.
@@ -106,7 +120,7 @@ pub async fn run_if_due(db: &Db, clock: &Clock, job: &Job) -> Result<bool> {
     if due.is_none() {
         return Ok(false);
     }
-    let done = (job.run)(db, clock).await;
+    let done = (job.run)(jobs).await;
     let problem = done.as_ref().err().map(|error| {
         tracing::error!(job = job.name, %error, cause = ?error, "a job failed; it is tried again when it is due");
         error.to_string().chars().take(2000).collect::<String>()

@@ -27,7 +27,10 @@ use crate::graphql::node::AnyNode;
 use crate::graphql::plan::MAX_PAGE;
 use crate::graphql::session::Session;
 use crate::id::{self, Id, PREFIXES};
-use crate::members::{CustomRole, Invitation, MembersMutation, MembersQuery, OrganizationMember, User};
+use crate::members::{
+    CustomRole, Invitation, MembersMutation, MembersQuery, MembershipRequest, OrganizationDomain, OrganizationMember,
+    User,
+};
 use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::{Organization, OrganizationMutation, OrganizationQuery};
 use crate::platform::{PlatformOrganization, PlatformQuery, PlatformUser};
@@ -103,7 +106,7 @@ macro_rules! entities {
 
 entities! {
     listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetUsageRecord, CustomRole, Customer, DecisionRule, Escalation,
-        Invitation, OrganizationMember, PerformanceMetric, Refund, Representative, SupportAccess, TeamPerformance, Ticket,
+        Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, SupportAccess, TeamPerformance, Ticket,
         TicketMessage, WebhookEvent;
     unlisted: Organization, Subscription, User;
     platform: PlatformOrganization, PlatformUser;

@@ -61,8 +61,6 @@ entity! {
 
 listing! {
     SupportAccess: SupportAccessFilter, SupportAccessOrder by SupportAccessOrderField, default CreatedAt Desc;
-    /// When it ends by itself.
-    expires_at: DateTimeFilter;
     /// Its beginning.
     created_at: DateTimeFilter, CreatedAt;
 }

@@ -33,8 +33,17 @@ const CHUNK: usize = 64 * 1024;
 /// other database has its own), and the state of adoptions.
 const LEFT_OUT: &str = "'audit_unsealed', 'idempotency_keys', 'webhook_events'";
 /// What a copy beside its original does not have: what opens or pays for one of the two, and the history of the other.
-const NOT_CLONED: &[&str] =
-    &["api_keys", "invitations", "subscriptions", "audit_logs", "audit_seals", "support_accesses"];
+const NOT_CLONED: &[&str] = &[
+    "api_keys",
+    "invitations",
+    "subscriptions",
+    "audit_logs",
+    "audit_seals",
+    "audit_horizons",
+    "support_accesses",
+    "organization_domains",
+    "membership_requests",
+];
 /// The columns of a user that go along. Whoever operates one platform does not operate the other.
 const USER_COLUMNS: &[&str] = &["id", "clerk_id", "email", "name", "avatar_url", "created_at", "updated_at"];
 

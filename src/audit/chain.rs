@@ -10,6 +10,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::{Db, SystemTx};
@@ -185,6 +186,16 @@ pub async fn check(db: &Db) -> Result<Vec<(String, String)>> {
     .into_iter()
     .map(|row| (row.slug, format!("{} rows of the audit log are outside of its chain, for example {}", row.count, row.id)))
     .collect();
+    let early = sqlx::query!(
+        r#"select o.slug, h.kept_from from tenantry.audit_horizons h join tenantry.organizations o on o.id = h.organization_id
+             left join tenantry.audit_seals s on s.organization_id = h.organization_id and s.position = h.kept_from - 1
+            where s.position is null or s.audit_created_at > now() - interval '29 days' order by 1"#
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    findings.extend(early.into_iter().map(|row| {
+        (row.slug, format!("the log is said to be kept from place {} on, which no retention says", row.kept_from))
+    }));
     let organizations = sqlx::query!(
         r#"select o.id as "id: OrganizationId", o.slug from tenantry.organizations o
             where exists (select from tenantry.audit_seals s where s.organization_id = o.id) order by o.slug"#
@@ -194,7 +205,7 @@ pub async fn check(db: &Db) -> Result<Vec<(String, String)>> {
     for organization in organizations {
         let mut walk = Walk::default();
         loop {
-            let page = page(&mut tx, organization.id, walk.position, (None, None)).await?;
+            let page = page(tx.conn(), organization.id, walk.position, (None, None)).await?;
             let is_last = i64::try_from(page.len()).is_ok_and(|rows| rows < PAGE);
             for sealed in page {
                 walk.step_in_database(sealed);
@@ -214,13 +225,13 @@ pub(super) struct Sealed {
     pub position: i64,
     pub hash: Vec<u8>,
     pub row: Option<LogRow>,
-    /// Of a month that was dropped as a whole.
+    /// Of a month that was dropped as a whole, or past its retention.
     pub is_dropped: bool,
 }
 
 /// The places after a position, and between two times.
 pub(super) async fn page(
-    tx: &mut SystemTx,
+    conn: &mut PgConnection,
     organization: OrganizationId,
     after: i64,
     (since, until): (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
@@ -230,8 +241,9 @@ pub(super) async fn page(
                   a.user_id as "user_id?: UserId", a.api_key_id as "api_key_id?: ApiKeyId", a.impersonator as "impersonator?",
                   a.action as "action?", a.resource_type as "resource_type?", a.resource_id as "resource_id?", a.metadata as "metadata?",
                   host(a.ip_address) as "ip_address?", a.request_id as "request_id?",
-                  a.id is null and to_regclass('tenantry.audit_logs_' || to_char(s.audit_created_at at time zone 'UTC', 'YYYY_MM')) is null
-                    and s.audit_created_at < (select min(x.created_at) from tenantry.audit_logs x where x.organization_id = s.organization_id) as "is_dropped!"
+                  a.id is null and (coalesce(s.position < (select h.kept_from from tenantry.audit_horizons h where h.organization_id = s.organization_id), false)
+                    or to_regclass('tenantry.audit_logs_' || to_char(s.audit_created_at at time zone 'UTC', 'YYYY_MM')) is null
+                    and s.audit_created_at < (select min(x.created_at) from tenantry.audit_logs x where x.organization_id = s.organization_id)) as "is_dropped!"
              from tenantry.audit_seals s
              left join tenantry.audit_logs a
                on a.organization_id = s.organization_id and a.created_at = s.audit_created_at and a.id = s.audit_log_id
@@ -244,7 +256,7 @@ pub(super) async fn page(
         until,
         PAGE
     )
-    .fetch_all(tx.conn())
+    .fetch_all(conn)
     .await?;
     let sealed = rows.into_iter().map(|row| {
         let log_row =

@@ -1,11 +1,14 @@
-//! The log of an organization as lines of JSON, with its chain.
+//! The log of an organization as lines of JSON, with its chain: for operators whole, and for its members as it grows.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sqlx::PgConnection;
 
 use super::chain::{self, BEGINNING, Hash, PAGE};
+use crate::access::Action;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
+use crate::graphql::session::Session;
 use crate::hex::hex;
 use crate::id::OrganizationId;
 
@@ -45,24 +48,8 @@ pub async fn export<E: From<Error>>(
     let mut tx = SystemTx::begin(db).await?;
     let mut done = Exported { rows: 0, position: 0, hash: BEGINNING };
     loop {
-        let page = chain::page(&mut tx, export.organization, done.position, (export.since, export.until)).await?;
-        let is_last = i64::try_from(page.len()).is_ok_and(|rows| rows < PAGE);
-        for sealed in page {
-            // Before the first row of a part stands one that the part does not have.
-            if sealed.position != done.position + 1 {
-                done.hash = hash_at(&mut tx, export.organization, sealed.position - 1).await?;
-            }
-            let hash = sealed.hash.try_into().unwrap_or(BEGINNING);
-            // A row of a month that was dropped is in the chain, and not in the log.
-            if let Some(row) = sealed.row {
-                let mut row = row.json(sealed.position);
-                row["previous"] = hex(&done.hash).into();
-                row["hash"] = hex(&hash).into();
-                write(&row)?;
-                done.rows += 1;
-            }
-            (done.position, done.hash) = (sealed.position, hash);
-        }
+        let (rows, is_last) = next(tx.conn(), export.organization, &mut done, (export.since, export.until)).await?;
+        rows.iter().try_for_each(&mut write)?;
         if is_last {
             break;
         }
@@ -71,13 +58,55 @@ pub async fn export<E: From<Error>>(
     Ok(done)
 }
 
-async fn hash_at(tx: &mut SystemTx, organization: OrganizationId, position: i64) -> Result<Hash> {
+/// Some rows of the log of the viewer's organization after a place of its chain, the place of the last, and whether there are
+/// no more now. Rows are there once they are sealed.
+///
+/// # Errors
+/// As of any field that needs `AUDIT_READ`.
+pub async fn read_on(session: &Session, after: i64) -> Result<(Vec<Value>, i64, bool)> {
+    let mut tx = session.write(Action::AuditRead).await?;
+    let organization = tx.tenant().organization_id;
+    let mut done = Exported { rows: 0, position: after, hash: hash_at(tx.conn(), organization, after).await? };
+    let (rows, is_last) = next(tx.conn(), organization, &mut done, (None, None)).await?;
+    Ok((rows, done.position, is_last))
+}
+
+/// The rows of the next places, and whether these were the last.
+async fn next(
+    conn: &mut PgConnection,
+    organization: OrganizationId,
+    done: &mut Exported,
+    times: (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
+) -> Result<(Vec<Value>, bool)> {
+    let page = chain::page(conn, organization, done.position, times).await?;
+    let is_last = i64::try_from(page.len()).is_ok_and(|rows| rows < PAGE);
+    let mut rows = Vec::with_capacity(page.len());
+    for sealed in page {
+        // Before the first row of a part stands one that the part does not have.
+        if sealed.position != done.position + 1 {
+            done.hash = hash_at(conn, organization, sealed.position - 1).await?;
+        }
+        let hash = sealed.hash.try_into().unwrap_or(BEGINNING);
+        // A row that is not kept any more is in the chain, and not in the log.
+        if let Some(row) = sealed.row {
+            let mut row = row.json(sealed.position);
+            row["previous"] = hex(&done.hash).into();
+            row["hash"] = hex(&hash).into();
+            rows.push(row);
+            done.rows += 1;
+        }
+        (done.position, done.hash) = (sealed.position, hash);
+    }
+    Ok((rows, is_last))
+}
+
+async fn hash_at(conn: &mut PgConnection, organization: OrganizationId, position: i64) -> Result<Hash> {
     let hash = sqlx::query_scalar!(
         "select hash from tenantry.audit_seals where organization_id = $1 and position = $2",
         organization as _,
         position
     )
-    .fetch_optional(tx.conn())
+    .fetch_optional(conn)
     .await?;
     Ok(hash.and_then(|hash| hash.try_into().ok()).unwrap_or(BEGINNING))
 }

@@ -2,6 +2,7 @@
 
 pub mod chain;
 mod export;
+mod retention;
 
 use async_graphql::Context;
 use chrono::{DateTime, Utc};
@@ -15,7 +16,8 @@ use crate::graphql::session::Session;
 use crate::id::{ApiKeyId, AuditLogId, UserId};
 use crate::members::User;
 use crate::{entity, listing, relations};
-pub use export::{Export, Exported, export};
+pub use export::{Export, Exported, export, read_on};
+pub use retention::Retention;
 
 entity! {
     /// A record of a change in the organization.

@@ -156,8 +156,7 @@ impl Serve {
 fn start_workers(app: &App, database: &Database, count: u8, stopping: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
     let worker = Worker::new(&app.webhooks);
     let mut tasks: Vec<_> = (0..count).map(|_| tokio::spawn(worker.clone().run(stopping.clone()))).collect();
-    let services = &app.services;
-    tasks.push(tokio::spawn(jobs::run(services.db.clone(), services.clock.clone(), stopping.clone())));
+    tasks.push(tokio::spawn(jobs::run(std::sync::Arc::clone(&app.jobs), stopping.clone())));
     let (mail, until) = (std::sync::Arc::clone(&app.mail), stopping.clone());
     tasks.push(tokio::spawn(async move { mail.run(until).await }));
     if let Some(options) = &database.superadmin {

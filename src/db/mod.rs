@@ -25,7 +25,9 @@ pub(crate) use read_pool::connect_alone;
 pub use read_pool::keeps_statements;
 pub use roles::{RoleFinding, check_roles};
 pub use system_tx::SystemTx;
-pub use tenant_tx::{Admission, Begun, Founded, Invited, Newcomer, Reading, TenantTx, Writing, binds_of, refuse};
+pub use tenant_tx::{
+    Admission, Begun, Founded, Invited, Joining, Newcomer, Reading, TenantTx, Writing, binds_of, refuse,
+};
 pub use tokio_postgres::Row;
 pub use traffic::Traffic;
 

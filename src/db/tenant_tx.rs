@@ -78,6 +78,21 @@ pub struct Invited<'a> {
     pub now: DateTime<Utc>,
 }
 
+/// Who joins an organization by the domain of their address.
+#[derive(Clone, Copy, Debug)]
+pub struct Joining<'a> {
+    pub bearer: Bearer<'a>,
+    /// The organization.
+    pub organization: Uuid,
+    /// The id of the membership to make.
+    pub member: Uuid,
+    /// The id of the request to make, where the organization wants to be asked.
+    pub request: Uuid,
+    /// Whether Clerk decides about the organizations that it knows.
+    pub clerk_decides: bool,
+    pub now: DateTime<Utc>,
+}
+
 /// Who makes an organization.
 #[derive(Clone, Copy, Debug)]
 pub struct Founded<'a> {
@@ -217,6 +232,19 @@ impl TenantTx {
         Self::begin_by_door(db, bearer, query, traffic).await
     }
 
+    /// Opens a transaction that writes by joining an organization. Nothing of it lasts unless the transaction is committed; what was
+    /// asked for (`REQUESTED`) lasts.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no connection is to be had in time.
+    pub async fn begin_by_domain(db: &Db, joining: &Joining<'_>, traffic: Arc<Traffic>) -> Result<Admission> {
+        let Joining { bearer, organization, member, request, clerk_decides, now } = *joining;
+        let sql = "select outcome, user_id, organization_id, role::text, is_superadmin, organization_slug, organization_name, null::uuid, clerk_org_id
+               from tenantry.join_organization($1, $2, $3, $4, $5, $6, $7)";
+        let query = sqlx::query(sql).bind(bearer.subject).bind(bearer.session).bind(organization).bind(member);
+        Self::begin_by_door(db, bearer, query.bind(request).bind(clerk_decides).bind(now), traffic).await
+    }
+
     /// Opens a transaction that writes by making an organization, which its bearer owns from here on. Nothing of it lasts
     /// unless the transaction is committed.
     ///
@@ -283,6 +311,10 @@ impl TenantTx {
         let (mut tx, _) = Self::begun(db, db.begin(), traffic).await?;
         let row = door.fetch_one(tx.conn()).await?;
         let outcome: String = row.try_get(0)?;
+        if outcome == "REQUESTED" {
+            tx.commit().await?;
+            return Ok(Admission::Refused(outcome));
+        }
         if outcome != "JOINED" {
             return Ok(Admission::Refused(outcome));
         }

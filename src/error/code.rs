@@ -229,6 +229,9 @@ codes! {
     OwnerRequired "OWNER_REQUIRED"
         "Only an owner of the organization may."
         "Ask an owner.";
+    NoSeat "NO_SEAT"
+        "All seats of the subscription are taken."
+        "Buy more, or remove a member.";
     BeyondOwnRole "BEYOND_OWN_ROLE"
         "The change would give, take or touch what the viewer may not do themselves."
         "Ask somebody whose role has all of it.";

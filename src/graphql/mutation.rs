@@ -213,6 +213,8 @@ pub enum UserErrorCode {
     LastOwner,
     /// It would give what the viewer does not have.
     BeyondOwnRole,
+    /// All seats of the subscription are taken.
+    NoSeat,
     /// The identity provider decides about it.
     ManagedElsewhere,
 }

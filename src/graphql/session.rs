@@ -317,8 +317,9 @@ impl Session {
         let tenant = tx.tenant();
         chosen.check(tenant)?;
         self.permit(action, tenant)?;
-        // Whoever wants to go, or to have done with it, may.
-        if tenant.is_suspended && !matches!(action, Action::OrganizationLeave | Action::OrganizationDelete) {
+        // Whoever wants to go, to have done with it, or to see what was done, may.
+        let stays_allowed = [Action::OrganizationLeave, Action::OrganizationDelete, Action::AuditRead];
+        if tenant.is_suspended && !stays_allowed.contains(&action) {
             return Err(Error::OrganizationSuspended);
         }
         Ok(tx)

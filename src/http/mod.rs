@@ -1,6 +1,7 @@
 //! The HTTP edge: routes, request ids, and what stands before execution.
 
-pub mod client_address;
+pub mod audit_stream;
+mod client_address;
 pub mod dev;
 pub mod graphiql;
 pub mod graphql;
@@ -77,6 +78,7 @@ pub fn router(edge: &Arc<Edge>) -> Router {
     let mut router = Router::new()
         .merge(graphql::router(Arc::clone(edge)))
         .merge(health::router(Arc::clone(edge)))
+        .merge(audit_stream::router(Arc::clone(edge)))
         .merge(crate::webhooks::receive::router(Arc::clone(&edge.webhooks)));
     if edge.settings.metrics == MetricsRoute::Everywhere {
         router = router.merge(metrics::router(Arc::clone(edge)));

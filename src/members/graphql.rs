@@ -14,6 +14,11 @@ use crate::id::{InvitationId, OrganizationId, OrganizationMemberId, marker};
 use crate::members::custom_roles::{
     CustomRoleCreateInput, CustomRoleDeleteInput, CustomRoleDeletePayload, CustomRolePayload, CustomRoleUpdateInput,
 };
+use crate::members::domains::{
+    self, JoinableOrganization, MembershipRequestAcceptInput, MembershipRequestDeclineInput, MembershipRequestPayload,
+    OrganizationDomainCreateInput, OrganizationDomainDeleteInput, OrganizationDomainDeletePayload,
+    OrganizationDomainPayload, OrganizationJoinInput, OrganizationJoinPayload,
+};
 use crate::members::invitations::{
     self, ACCEPTED, InvitationAcceptInput, InvitationCreateInput, InvitationResendInput, InvitationRevokeInput,
     InvitationToken, InvitationsCreateInput, accept_url, hash,
@@ -24,8 +29,8 @@ use crate::members::verbs::{
     OrganizationOwnershipTransferInput, SWITCHED,
 };
 use crate::members::{
-    CustomRole, Invitation, OrganizationMember, OrganizationSummary, User, ViewerMembership, ViewerRow, viewer,
-    viewer_within,
+    CustomRole, Invitation, MembershipRequest, OrganizationMember, OrganizationSummary, User, ViewerMembership,
+    ViewerRow, viewer, viewer_within,
 };
 use crate::organizations::{RestorableOrganization, restorable};
 use crate::relations;
@@ -119,6 +124,11 @@ impl Viewer {
     async fn restorable_organizations(&self, ctx: &Context<'_>) -> Result<Vec<RestorableOrganization>> {
         let session = Session::of(ctx)?;
         restorable(&session.services().db, session.bearer().await?, session.clock().now()).await
+    }
+
+    /// The organizations that the viewer may join, or ask to, by the domain of their address (`organizationJoin`).
+    async fn joinable_organizations(&self, ctx: &Context<'_>) -> Result<Vec<JoinableOrganization>> {
+        domains::joinable(Session::of(ctx)?).await
     }
 
     /// The viewer's memberships, whose organizations `X-Organization-Id` may name.
@@ -358,6 +368,57 @@ impl MembersMutation {
         Ok(OrganizationSwitchPayload { membership, user_errors })
     }
 
+    /// Lets whoever has a verified address at a domain of the viewer's join, or ask to.
+    async fn organization_domain_create(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationDomainCreateInput,
+    ) -> Result<OrganizationDomainPayload> {
+        let ran = mutation::run(ctx, input).await?;
+        let domain = Session::of(ctx)?.load_written(ran.id).await?;
+        Ok(OrganizationDomainPayload { domain, user_errors: ran.user_errors })
+    }
+
+    /// Takes a domain back; who has joined stays.
+    async fn organization_domain_delete(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationDomainDeleteInput,
+    ) -> Result<OrganizationDomainDeletePayload> {
+        let ran = mutation::run(ctx, input).await?;
+        Ok(OrganizationDomainDeletePayload { domain_id: ran.id, user_errors: ran.user_errors })
+    }
+
+    /// Joins an organization by the domain of the viewer's address, or asks it. Available before an organization is chosen.
+    async fn organization_join(
+        &self,
+        ctx: &Context<'_>,
+        input: OrganizationJoinInput,
+    ) -> Result<OrganizationJoinPayload> {
+        let joined = domains::join(Session::of(ctx)?, input.organization_id).await;
+        let (membership, user_errors) = mutation::outcome(joined)?;
+        let is_requested = membership.as_ref().is_some_and(Option::is_none);
+        Ok(OrganizationJoinPayload { membership: membership.flatten(), is_requested, user_errors })
+    }
+
+    /// Makes whoever asked a member.
+    async fn membership_request_accept(
+        &self,
+        ctx: &Context<'_>,
+        input: MembershipRequestAcceptInput,
+    ) -> Result<MembershipRequestPayload> {
+        request_payload(ctx, mutation::run(ctx, input).await?).await
+    }
+
+    /// Declines a request; for 30 days it cannot be made again.
+    async fn membership_request_decline(
+        &self,
+        ctx: &Context<'_>,
+        input: MembershipRequestDeclineInput,
+    ) -> Result<MembershipRequestPayload> {
+        request_payload(ctx, mutation::run(ctx, input).await?).await
+    }
+
     /// Accepts an invitation: the viewer becomes a member of its organization. The viewer's account must have the address
     /// that was invited. Available before an organization is chosen.
     async fn invitation_accept(
@@ -389,6 +450,11 @@ async fn switch(session: &Session, organization: OrganizationId) -> Result<Optio
 
 async fn member_of(ctx: &Context<'_>, id: Option<OrganizationMemberId>) -> Result<Option<Arc<OrganizationMember>>> {
     Session::of(ctx)?.load_written(id).await
+}
+
+async fn request_payload(ctx: &Context<'_>, ran: Ran<marker::MembershipRequest>) -> Result<MembershipRequestPayload> {
+    let request = Session::of(ctx)?.load_written(ran.id).await?;
+    Ok(MembershipRequestPayload { request, user_errors: ran.user_errors })
 }
 
 async fn secret_payload(
@@ -486,6 +552,16 @@ relations! {
     computed {
         /// All that whoever has the role may do, as `viewer.permissions` shows it.
         permissions: Vec<String> = |role| role.allowed_labels();
+    }
+}
+
+relations! {
+    MembershipRequest {}
+    one {
+        /// Who asks; null when it was declined, or they are gone.
+        user -> User by user_id;
+        /// Who decided.
+        decided_by -> User by decided_by;
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod custom_roles;
+mod domains;
 mod graphql;
 mod invitation_mail;
 mod invitations;
@@ -20,7 +21,9 @@ use crate::access::MemberRole;
 use crate::auth::TokenOrganization;
 use crate::graphql::filter::{DateTimeFilter, IdFilter, StringFilter};
 use crate::graphql::mutation::MutationInfo;
-use crate::id::{CustomRoleId, InvitationId, OrganizationId, OrganizationMemberId, UserId};
+use crate::id::{
+    CustomRoleId, InvitationId, MembershipRequestId, OrganizationDomainId, OrganizationId, OrganizationMemberId, UserId,
+};
 use crate::{entity, enum_filter, listing, pg_enum};
 pub use accounts::{meet, meet_with_workspace};
 pub use graphql::{MembersMutation, MembersQuery};
@@ -167,10 +170,73 @@ listing! {
     created_at: DateTimeFilter, CreatedAt;
 }
 
+pg_enum! {
+    /// Whether whoever has an address at a domain of the organization joins at once.
+    pub enum DomainEnrollment("tenantry.domain_enrollment", DomainEnrollmentFilter) {
+        /// They join at once.
+        Join = "JOIN",
+        /// They ask, and somebody who may invite decides.
+        Request = "REQUEST",
+    }
+}
+
+entity! {
+    /// A domain of the organization: whoever has a verified address at it may join, or ask to.
+    pub struct OrganizationDomain("organization_domains", read by OrganizationRead) {
+        /// Unique id.
+        pub id: OrganizationDomainId,
+        /// The domain.
+        pub domain: String,
+        /// Whether they join at once or ask to.
+        pub enrollment: DomainEnrollment,
+        /// What they become.
+        pub role: MemberRole,
+        /// Time of creation.
+        pub created_at: DateTime<Utc>,
+    }
+}
+
+impl crate::graphql::rows::Related for OrganizationDomain {}
+
+listing! {
+    OrganizationDomain: OrganizationDomainFilter, OrganizationDomainOrder by OrganizationDomainOrderField,
+        default CreatedAt Asc;
+    /// Time of creation.
+    created_at: DateTimeFilter, CreatedAt;
+}
+
+entity! {
+    /// Somebody's request to join the organization, by the domain of their address.
+    #[graphql(complex)]
+    pub struct MembershipRequest("membership_requests", read by InvitationRead) {
+        /// Unique id.
+        pub id: MembershipRequestId,
+        /// Who asks.
+        #[graphql(skip)]
+        pub user_id: Option<UserId>,
+        /// Who decided.
+        #[graphql(skip)]
+        pub decided_by: Option<UserId>,
+        /// Whether it was accepted; null until it is decided.
+        pub is_accepted: Option<bool>,
+        /// When it was decided.
+        pub decided_at: Option<DateTime<Utc>>,
+        /// When it was made.
+        pub created_at: DateTime<Utc>,
+    }
+}
+
+listing! {
+    MembershipRequest: MembershipRequestFilter, MembershipRequestOrder by MembershipRequestOrderField,
+        default CreatedAt Desc;
+    /// When it was made.
+    created_at: DateTimeFilter, CreatedAt;
+}
+
 /// Every mutation of the slice.
 #[must_use]
 pub fn mutations() -> Vec<MutationInfo> {
-    [verbs::MUTATIONS, invitations::MUTATIONS, custom_roles::MUTATIONS].concat()
+    [verbs::MUTATIONS, invitations::MUTATIONS, custom_roles::MUTATIONS, domains::MUTATIONS].concat()
 }
 
 /// A membership of the viewer.

@@ -19,7 +19,10 @@ use crate::flags::{self, FeatureFlag};
 use crate::graphql::mutation::{self, Checks, UserError, UserErrorCode, VerbError, VerbResult};
 use crate::graphql::session::Session;
 use crate::id::{OrganizationId, OrganizationMemberId, marker};
-use crate::members::{CustomRole, Invitation, OrganizationMember, OrganizationSummary, ViewerMembership};
+use crate::members::{
+    CustomRole, Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, OrganizationSummary,
+    ViewerMembership,
+};
 use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::lifecycle::{
     self, OrganizationDeleteInput, OrganizationDeletePayload, OrganizationReactivateInput, OrganizationRestoreInput,
@@ -55,6 +58,10 @@ relations! {
         custom_roles -> CustomRole;
         /// The invitations. For administrators.
         invitations -> Invitation;
+        /// The domains by which people join.
+        domains -> OrganizationDomain;
+        /// Who asked to join. For administrators.
+        membership_requests -> MembershipRequest;
         /// The representatives, who work on tickets.
         representatives -> Representative;
         /// The customers.

@@ -282,7 +282,7 @@ async fn purge(db: &Db, clock: &Clock, organization: OrganizationId) -> Result<u
         "select format('tenantry.%I', c.relname) from pg_class c
            join pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
           where c.relnamespace = 'tenantry'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
-            and c.relname not in ('audit_logs', 'audit_seals', 'audit_unsealed', 'api_keys') and c.relname not like 'adopt\\_%'
+            and c.relname not in ('audit_logs', 'audit_seals', 'audit_unsealed', 'audit_horizons', 'api_keys') and c.relname not like 'adopt\\_%'
           order by 1",
     )
     .fetch_all(tx.conn())

@@ -119,8 +119,8 @@ async fn user(
 ) -> Result<Uuid> {
     let id = w.id();
     let query = sqlx::query(
-        "insert into tenantry.users (id, clerk_id, email, name, is_superadmin, current_organization_id, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7 - interval '90 days', $7 - interval '90 days')",
+        "insert into tenantry.users (id, clerk_id, email, verified_email, name, is_superadmin, current_organization_id, created_at, updated_at)
+         values ($1, $2, $3, $3, $4, $5, $6, $7 - interval '90 days', $7 - interval '90 days')",
     )
     .bind(id)
     .bind(subject)
@@ -188,8 +188,30 @@ pub(super) async fn access(w: &mut Writer<'_>, acme: Uuid, people: &People) -> R
     w.insert("api_keys", query).await?;
 
     let actions = "{ORGANIZATION_READ,TICKET_CREATE,TICKET_UPDATE,TICKET_MESSAGE_ADD,TICKET_NOTE_READ,METRICS_READ}";
+    domain(w, acme, people.grace, "acme.example").await?;
     support_access(w, acme, "Ticket 12: the export hangs").await?;
     custom_role(w, acme, "Support lead", "Works on tickets and sees how it goes", actions).await
+}
+
+/// A domain by which people ask to join, and one who asked and was declined.
+pub(super) async fn domain(w: &mut Writer<'_>, organization: Uuid, asked: Uuid, domain: &str) -> Result<()> {
+    let query = sqlx::query(
+        "insert into tenantry.organization_domains (organization_id, id, domain, created_at) values ($1, $2, $3, $4 - interval '60 days')",
+    )
+    .bind(organization)
+    .bind(w.id())
+    .bind(domain.to_owned())
+    .bind(w.now);
+    w.insert("organization_domains", query).await?;
+    let query = sqlx::query(
+        "insert into tenantry.membership_requests (organization_id, id, user_id, created_at, decided_at, is_accepted)
+         values ($1, $2, $3, $4 - interval '50 days', $4 - interval '49 days', false)",
+    )
+    .bind(organization)
+    .bind(w.id())
+    .bind(asked)
+    .bind(w.now);
+    w.insert("membership_requests", query).await
 }
 
 /// An operator looked into an organization.

@@ -178,6 +178,7 @@ async fn administration(w: &mut Writer<'_>, startup: Uuid, people: &People, tick
     .bind(people.bob)
     .bind(w.now);
     w.insert("api_keys", query).await?;
+    people::domain(w, startup, people.frank, "startup.example").await?;
     people::support_access(w, startup, "Asked for help with the import").await?;
     let actions = "{ORGANIZATION_READ,TICKET_CREATE}";
     people::custom_role(w, startup, "Contractor", "Opens tickets", actions).await?;

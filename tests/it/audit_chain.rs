@@ -144,7 +144,6 @@ async fn jobs_are_done_by_one_worker_when_they_are_due() {
     // Time stands still: on a slow machine a job would be due again.
     let setup = Setup { clock: Clock::manual(Clock::System.now()), ..Setup::default() };
     let app = TestApp::start_with(setup).await;
-    let (db, clock) = (&app.app.services.db, &app.clock);
     sqlx::raw_sql(
         "insert into tenantry.ended_sessions (session_id, ended_at) values ('old', now() - interval '31 days'), ('young', now() - interval '29 days');
          insert into tenantry.idempotency_keys (organization_id, actor_id, key, operation, request_hash, created_at)
@@ -154,7 +153,7 @@ async fn jobs_are_done_by_one_worker_when_they_are_due() {
     .await
     .expect("old rows");
     for job in JOBS {
-        let ran = futures_util::future::join_all((0..6).map(|_| run_if_due(db, clock, job))).await;
+        let ran = futures_util::future::join_all((0..6).map(|_| run_if_due(&app.app.jobs, job))).await;
         assert_eq!(ran.into_iter().filter(|ran| *ran.as_ref().expect("a look")).count(), 1, "{}", job.name);
     }
     let runs: Vec<(String, i64, Option<String>)> =
@@ -175,4 +174,144 @@ async fn jobs_are_done_by_one_worker_when_they_are_due() {
         .await
         .expect("a count");
     assert_eq!(unsealed, 0);
+}
+
+/// What is past the retention of its organization's plan goes, nothing else does, and the chain is whole.
+#[tokio::test]
+async fn audit_rows_past_their_retention_go_and_leave_the_chain_whole() {
+    let app = TestApp::start().await;
+    let organization = acme(&app).await;
+    sqlx::raw_sql(
+        "insert into tenantry.audit_logs (organization_id, id, action, resource_type, created_at)
+         select o.id, gen_random_uuid(), 'old.row', 'Organization', now() - d * interval '1 day'
+           from tenantry.organizations o, generate_series(80, 119) d where o.slug in ('acme-corp', 'tech-startup');
+         update tenantry.subscriptions set plan = 'FREE' where organization_id = (select id from tenantry.organizations where slug = 'acme-corp');
+         update tenantry.subscriptions set plan = 'PRO' where organization_id = (select id from tenantry.organizations where slug = 'tech-startup')",
+    )
+    .execute(&mut app.database.system().await)
+    .await
+    .expect("old rows");
+    chain::seal_all(&app.app.services.db).await.expect("seals");
+    let count = async |sql: &'static str| -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&mut app.database.system().await).await.expect("a count")
+    };
+    let old = "select count(*) from tenantry.audit_logs a join tenantry.organizations o on o.id = a.organization_id where o.slug = 'acme-corp' and a.action = 'old.row'";
+    let others = "select count(*) from tenantry.audit_logs a join tenantry.organizations o on o.id = a.organization_id where o.slug <> 'acme-corp'";
+    let untouched = count(others).await;
+    let mut retention = tenantry::audit::Retention::default();
+    retention.add("FREE=90").expect("a retention");
+    assert_eq!(tenantry::audit::Retention::default().expire(&app.app.services.db, &app.clock).await.expect("a run"), 0);
+    assert_eq!(retention.expire(&app.app.services.db, &app.clock).await.expect("a run"), 30, "90 to 119 days");
+    assert_eq!(retention.expire(&app.app.services.db, &app.clock).await.expect("a run"), 0);
+    assert_eq!((count(old).await, count(others).await), (10, untouched));
+    assert_eq!(
+        count("select count(*) from tenantry.audit_logs where action = 'audit.expire' and metadata ->> 'rows' = '30'")
+            .await,
+        1
+    );
+    assert_eq!(findings(&app).await, [] as [&str; 0]);
+    // An export begins where the log does, and its chain holds.
+    let mut lines: Vec<String> = Vec::new();
+    export(&app.app.services.db, Export { organization, since: None, until: None }, |row| {
+        lines.push(row.to_string());
+        Ok::<(), Error>(())
+    })
+    .await
+    .expect("an export");
+    let mut walk = Walk::default();
+    for (number, line) in (1..).zip(&lines) {
+        walk.step_in_file(number, line);
+    }
+    assert_eq!(walk.findings, [] as [&str; 0]);
+    // No role goes further: not for what is kept, and not for the last thirty days.
+    for (role, sql) in [
+        ("owner", "delete from tenantry.audit_logs where action = 'old.row'"),
+        (
+            "system",
+            "select tenantry.expire_audit_log((select id from tenantry.organizations where slug = 'acme-corp'), now() - interval '29 days', 10)",
+        ),
+        ("system", "delete from tenantry.audit_logs"),
+        ("app", "select tenantry.expire_audit_log(gen_random_uuid(), now() - interval '31 days', 10)"),
+        ("app", "insert into tenantry.audit_horizons values (gen_random_uuid(), 9)"),
+    ] {
+        let mut connection = match role {
+            "owner" => app.database.owner().await,
+            "system" => app.database.system().await,
+            _ => app.database.app().await,
+        };
+        let refused = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect_err(sql).to_string();
+        assert!(
+            ["append only", "permission denied", "30 days"].iter().any(|text| refused.contains(text)),
+            "{role}: {refused}"
+        );
+    }
+    // Whoever moves the horizon to hide more is found.
+    tamper(&app, "update tenantry.audit_horizons set kept_from = 1000000; delete from tenantry.audit_logs where action = 'old.row'").await;
+    let found = findings(&app).await;
+    assert!(
+        found.iter().any(|text| text.starts_with("acme-corp") && text.contains("which no retention says")),
+        "{found:?}"
+    );
+}
+
+/// A program reads the log on as it grows, without gaps, until its key is revoked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn audit_logs_stream_to_whoever_may_read_them() {
+    let app = TestApp::start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let dave = app.token("dave@example.com", Some("acme-corp")).await;
+    let create = r#"mutation { apiKeyCreate(input: { name: "SIEM", scopes: [AUDIT_READ] }) { secret apiKey { id } userErrors { code } } }"#;
+    let made = app.data(&alice, create, json!({})).await["apiKeyCreate"].clone();
+    let (secret, id) = (made["secret"].as_str().expect("a secret").to_owned(), made["apiKey"]["id"].clone());
+    chain::seal_all(&app.app.services.db).await.expect("seals");
+    let get = async |bearer: &str, query: &str| {
+        let sent = app.client().get(format!("{}/export/audit-logs{query}", app.base_url()));
+        let sent = if bearer.is_empty() { sent } else { sent.bearer_auth(bearer) };
+        sent.send().await.expect("an answer")
+    };
+    for (bearer, query, status) in [
+        ("", "", 401),
+        (dave.as_str(), "", 403),
+        ("tnt_wrong", "", 401),
+        (secret.as_str(), "?after=x", 400),
+        (secret.as_str(), "?organization=org_1", 400),
+    ] {
+        let answer = get(bearer, query).await;
+        assert_eq!(answer.status(), status, "{query}");
+        let body: Value = answer.json().await.expect("JSON");
+        assert!(body["errors"][0]["extensions"]["code"].is_string(), "{body}");
+    }
+    let whole = get(&secret, "").await;
+    assert_eq!(whole.headers()["content-type"], "application/x-ndjson");
+    let text = whole.text().await.expect("text");
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let last = rows.last().expect("rows")["position"].as_i64().expect("a place");
+    assert_eq!(rows.len() as i64, last, "each place once");
+    let mut walk = Walk::default();
+    text.lines().zip(1..).for_each(|(line, number)| walk.step_in_file(number, line));
+    assert_eq!(walk.findings, [] as [&str; 0]);
+    // From a place on, as it grows.
+    let mut stream = get(&secret, &format!("?after={last}&follow=true")).await;
+    app.data(&alice, "mutation { ticketCreate(input: { subject: \"s\" }) { ticket { id } } }", json!({})).await;
+    chain::seal_all(&app.app.services.db).await.expect("seals");
+    let next = async |stream: &mut reqwest::Response| -> Value {
+        let deadline = std::time::Duration::from_secs(60);
+        loop {
+            let chunk = tokio::time::timeout(deadline, stream.chunk())
+                .await
+                .expect("in time")
+                .expect("a chunk")
+                .expect("no end");
+            if let Some(line) = String::from_utf8_lossy(&chunk).lines().find(|line| !line.trim().is_empty()) {
+                return serde_json::from_str(line).expect("JSON");
+            }
+        }
+    };
+    let row = next(&mut stream).await;
+    assert_eq!((&row["position"], &row["action"]), (&json!(last + 1), &json!("ticket.create")), "{row}");
+    let revoke = "mutation($input: ApiKeyRevokeInput!) { apiKeyRevoke(input: $input) { userErrors { code } } }";
+    app.data(&alice, revoke, json!({ "input": { "id": id } })).await;
+    assert_eq!(next(&mut stream).await["error"]["code"], "INVALID_API_KEY");
+    let end = tokio::time::timeout(std::time::Duration::from_secs(60), stream.chunk()).await.expect("in time");
+    assert!(end.expect("an end").is_none(), "the stream is over");
 }

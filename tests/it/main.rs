@@ -9,6 +9,7 @@ mod browser;
 mod coverage;
 mod custom_roles;
 mod data_rights;
+mod domains;
 mod engine;
 mod errors;
 mod events;

@@ -146,7 +146,7 @@ async fn support_access_is_for_living_superadmins_and_ends_by_itself() {
 async fn operators_see_organizations_people_jobs_and_what_they_did() {
     let app = TestApp::start().await;
     let admin = app.token("admin@example.com", None).await;
-    tenantry::jobs::run_if_due(&app.app.services.db, &app.clock, &tenantry::jobs::JOBS[0]).await.expect("a job");
+    tenantry::jobs::run_if_due(&app.app.jobs, &tenantry::jobs::JOBS[0]).await.expect("a job");
     sqlx::query("update tenantry.organizations set deleted_at = now() where slug = 'tech-startup'")
         .execute(&mut app.database.system().await)
         .await

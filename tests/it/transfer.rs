@@ -171,7 +171,16 @@ async fn tenants_are_copied_beside_themselves() {
     let (one, mut other) =
         (rows(&app.database, "acme-corp", differ).await, rows(&app.database, "acme-copy", differ).await);
     assert_eq!(other.remove("audit_logs").map(|rows| rows.len()), Some(1), "a history of its own");
-    for table in ["api_keys", "invitations", "subscriptions", "audit_seals", "support_accesses"] {
+    for table in [
+        "api_keys",
+        "invitations",
+        "subscriptions",
+        "audit_seals",
+        "audit_horizons",
+        "support_accesses",
+        "organization_domains",
+        "membership_requests",
+    ] {
         assert_eq!(other.remove(table), Some(Vec::new()), "{table}");
     }
     for (table, rows) in &other {

@@ -31,7 +31,7 @@ const EXECUTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who sent a request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Caller {
+pub(in crate::http) struct Caller {
     /// The header `Authorization`.
     pub(super) authorization: Option<String>,
     /// The header `X-Organization-Id`.
@@ -44,7 +44,7 @@ pub(super) struct Caller {
 
 impl Caller {
     /// From the head of a request.
-    pub(super) fn of(parts: &Parts, edge: &Edge) -> Self {
+    pub(in crate::http) fn of(parts: &Parts, edge: &Edge) -> Self {
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let trusted = &edge.settings.trusted_proxies;
@@ -58,7 +58,7 @@ impl Caller {
     }
 
     /// Verifies the credentials.
-    pub(super) async fn open(&self, edge: &Arc<Edge>) -> Result<Arc<Session>, Error> {
+    pub(in crate::http) async fn open(&self, edge: &Arc<Edge>) -> Result<Arc<Session>, Error> {
         let credentials = Credentials {
             authorization: self.authorization.as_deref(),
             organization: self.organization.as_deref(),

@@ -38,6 +38,7 @@ use axum::routing::{any, get};
 
 pub use cors::cors;
 pub use document::{Documents, Prepared};
+pub(super) use execute::Caller;
 pub use failure::Failure;
 pub use limits::Limits;
 

@@ -47,11 +47,12 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
     };
     let (email, avatar) = (&user.fields.email, &user.fields.avatar_url);
     sqlx::query!(
-        "insert into tenantry.users (id, clerk_id, email, name, avatar_url, source_version, deleted_at, blocked_until)
+        "insert into tenantry.users (id, clerk_id, email, name, avatar_url, source_version, deleted_at, blocked_until, verified_email)
          values ($1, $2, $3, coalesce($4, tenantry.neutral_name($2)), $5, $6, case when $7 then $8::timestamptz end,
-                 case when $11 = 9223372036854775807 then 'infinity' else to_timestamp($11::bigint / 1000.0) end)
+                 case when $11 = 9223372036854775807 then 'infinity' else to_timestamp($11::bigint / 1000.0) end, case when $12 then $3 end)
          on conflict (id) do update
             set email = case when $9 then excluded.email else users.email end,
+                verified_email = case when $9 then excluded.verified_email else users.verified_email end,
                 name = coalesce($4, users.name),
                 avatar_url = case when $10 then excluded.avatar_url else users.avatar_url end,
                 source_version = excluded.source_version, blocked_until = excluded.blocked_until,
@@ -66,7 +67,8 @@ pub(crate) async fn project(effects: &mut Effects<'_>, user: &RemoteObject<mirro
         effects.clock.now(),
         !email.is_unknown(),
         !avatar.is_unknown(),
-        user.fields.blocked_until.get().flatten()
+        user.fields.blocked_until.get().flatten(),
+        user.fields.verified.get() == Some(true)
     )
     .execute(effects.tx.conn())
     .await?;

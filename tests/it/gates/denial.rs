@@ -275,6 +275,41 @@ const REQUESTS: &[Request] = &[
         ids: &[("/input/organizationId", "OrganizationReactivateInput.organizationId")],
     },
     Request {
+        root: "organizationDomainCreate",
+        allowed: Allowed::Roles(Action::InvitationWrite),
+        document: "mutation($input: OrganizationDomainCreateInput!) { organizationDomainCreate(input: $input) { domain { domain } userErrors { code field } } }",
+        variables: r#"{ "input": { "domain": "gate.example" } }"#,
+        ids: &[],
+    },
+    Request {
+        root: "organizationDomainDelete",
+        allowed: Allowed::Roles(Action::InvitationWrite),
+        document: "mutation($input: OrganizationDomainDeleteInput!) { organizationDomainDelete(input: $input) { domainId userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$OrganizationDomain" } }"#,
+        ids: &[("/input/id", "OrganizationDomainDeleteInput.id")],
+    },
+    Request {
+        root: "organizationJoin",
+        allowed: Allowed::Anybody,
+        document: "mutation($input: OrganizationJoinInput!) { organizationJoin(input: $input) { isRequested userErrors { code field } } }",
+        variables: r#"{ "input": { "organizationId": "$Organization" } }"#,
+        ids: &[("/input/organizationId", "OrganizationJoinInput.organizationId")],
+    },
+    Request {
+        root: "membershipRequestAccept",
+        allowed: Allowed::Roles(Action::InvitationWrite),
+        document: "mutation($input: MembershipRequestAcceptInput!) { membershipRequestAccept(input: $input) { request { isAccepted } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$MembershipRequest" } }"#,
+        ids: &[("/input/id", "MembershipRequestAcceptInput.id")],
+    },
+    Request {
+        root: "membershipRequestDecline",
+        allowed: Allowed::Roles(Action::InvitationWrite),
+        document: "mutation($input: MembershipRequestDeclineInput!) { membershipRequestDecline(input: $input) { request { isAccepted } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$MembershipRequest" } }"#,
+        ids: &[("/input/id", "MembershipRequestDeclineInput.id")],
+    },
+    Request {
         root: "supportAccessStart",
         allowed: Allowed::Platform,
         document: "mutation($input: SupportAccessStartInput!) { supportAccessStart(input: $input) { supportAccessId userErrors { code field } } }",
@@ -308,7 +343,7 @@ impl Request {
         for info in ENTITIES {
             let place = format!("\"${}\"", info.name);
             if text.contains(&place) {
-                let id = global_id(info.name, ids(app, info, slug, "true").await[0]);
+                let id = global_id(info.name, ids(app, info, slug, "true").await.first().copied().unwrap_or_default());
                 text = text.replace(&place, &format!("\"{id}\""));
             }
         }

@@ -13,6 +13,7 @@ use crate::support::{TestApp, TestDb};
 
 /// Tables with `organization_id` that are no entity of the API, and why.
 const NO_ENTITIES: &[(&str, &str)] = &[
+    ("audit_horizons", "how far back the audit log reaches, for `verify`"),
     ("audit_seals", "the hash chain of the audit log, for exports and `verify`"),
     ("audit_unsealed", "what the job has yet to seal"),
     ("idempotency_keys", "the memory of mutations"),

@@ -103,7 +103,12 @@ impl Mail {
         let to: Address = to.parse().map_err(|_| "this is no address that mail can be sent to".to_owned())?;
         // A subject is one line, whatever the name of an organization holds.
         let subject = self.subject.split(char::is_control).collect::<Vec<_>>().join(" ");
-        let message = Message::builder().from(from.clone()).to(Mailbox::new(None, to)).subject(subject);
+        let message = Message::builder()
+            .from(from.clone())
+            .to(Mailbox::new(None, to))
+            .subject(subject)
+            // RFC 5322, 3.6.4: every message should have one, and filters ask for it.
+            .message_id(None);
         let text = SinglePart::plain(self.text);
         let built = match self.html {
             None => message.singlepart(text),
@@ -134,7 +139,10 @@ pub async fn send(
             let mut problem = error.to_string();
             let mut cause = std::error::Error::source(&error);
             while let Some(next) = cause {
-                problem += &format!(": {next}");
+                // Some errors tell their causes themselves.
+                if !problem.contains(&next.to_string()) {
+                    problem += &format!(": {next}");
+                }
                 cause = next.source();
             }
             let problem = problem.chars().filter(|c| !c.is_control()).take(ANSWER_CHARS).collect();
@@ -154,6 +162,11 @@ pub struct Template {
 /// The names in a text: `{{name}}`.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split("{{").skip(1).map(|rest| rest.split_once("}}").map_or(rest, |(name, _)| name.trim()))
+}
+
+/// What makes text run the other way (Unicode Standard Annex 9, 2): a name could make a mail read as another.
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn fill(text: &str, value: impl Fn(&str) -> String) -> String {
@@ -236,11 +249,14 @@ impl Template {
     /// Puts the values in the places of their names.
     #[must_use]
     pub fn fill(&self, values: &[(&str, &str)]) -> Mail {
-        let value = |name: &str| values.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| *value);
+        let value = |name: &str| {
+            let value = values.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| *value);
+            value.replace(is_direction, "")
+        };
         Mail {
-            subject: fill(&self.subject, |name| value(name).to_owned()),
-            text: fill(&self.text, |name| value(name).to_owned()),
-            html: self.html.as_ref().map(|html| fill(html, |name| escape(value(name)))),
+            subject: fill(&self.subject, value),
+            text: fill(&self.text, value),
+            html: self.html.as_ref().map(|html| fill(html, |name| escape(&value(name)))),
         }
     }
 }
@@ -260,7 +276,7 @@ mod tests {
             "link",
         )
         .expect("a template");
-        let name = "A\r\nBcc: all@example.com <b>\"{{link}}\"";
+        let name = "A\u{202e}\r\nBcc: all@example.com <b>\"{{link}}\"";
         let mail = template.fill(&[("organization", name), ("link", "https://app.example/?a=1&b=2")]);
         assert_eq!(mail.text, "Go to https://app.example/?a=1&b=2\n");
         assert_eq!(
@@ -271,7 +287,7 @@ mod tests {
         );
         let from: Mailbox = "Acme <support@acme.example>".parse().expect("an address");
         let message = mail.to(&from, "dora@example.com").expect("a message");
-        assert!(message.headers().get_raw("Bcc").is_none());
+        assert!(message.headers().get_raw("Bcc").is_none() && message.headers().get_raw("Message-ID").is_some());
         assert_eq!(message.envelope().to().len(), 1);
         let text = String::from_utf8(message.formatted()).expect("text");
         let headers = text.split("\r\n\r\n").next().unwrap_or_default();

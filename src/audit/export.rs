@@ -64,6 +64,8 @@ pub async fn export<E: From<Error>>(
 /// # Errors
 /// As of any field that needs `AUDIT_READ`.
 pub async fn read_on(session: &Session, after: i64) -> Result<(Vec<Value>, i64, bool)> {
+    // Reading notes the use of a key.
+    session.require(Action::AuditRead).await?;
     let mut tx = session.write(Action::AuditRead).await?;
     let organization = tx.tenant().organization_id;
     let mut done = Exported { rows: 0, position: after, hash: hash_at(tx.conn(), organization, after).await? };

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::data_rights::{self, Erased, Erasure, RightsError};
 use crate::db::Db;
 
-/// Answer a person who asks what is known of them, or to be forgotten (GDPR, articles 15, 17 and 20; docs/DATA_RIGHTS.md).
+/// Answer a person who asks what is known of them, or to be forgotten (GDPR, articles 15, 17 and 20).
 #[derive(Subcommand)]
 pub(super) enum Person {
     Export(ExportPerson),

@@ -147,7 +147,7 @@ async fn send_all(app: &TestApp) {
     while app.app.mail.send_due().await.expect("a look") > 0 {}
 }
 
-async fn new_user(app: &TestApp, email: &str) -> String {
+fn new_user(app: &TestApp, email: &str) -> String {
     let claims = json!({ "iss": "tenantry-development", "sub": format!("user_{email}"), "sid": "s", "v": 2,
                          "email": email, "email_verified": true });
     crate::support::sign(&json!({ "alg": "EdDSA", "typ": "JWT" }), &claims, &app.clock)
@@ -155,7 +155,7 @@ async fn new_user(app: &TestApp, email: &str) -> String {
 
 #[tokio::test]
 async fn invitations_are_mailed_with_a_link_that_works() {
-    let (server, clock) = (FakeSmtp::start().await, Clock::manual(chrono::Utc::now()));
+    let (server, clock) = (FakeSmtp::start().await, Clock::manual(Clock::System.now()));
     let app = app_with(&server, "right", &clock).await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let made = payload(&app, &alice, INVITE, json!({ "email": "zoe@example.com" })).await;
@@ -182,7 +182,7 @@ async fn invitations_are_mailed_with_a_link_that_works() {
     assert!(!made["acceptUrl"].as_str().expect("a link").contains(&mail.token()));
     let said = told(&app, &alice, "zoe@example.com").await;
     assert!(said["mailedAt"].is_string() && said["mailProblem"].is_null(), "{said}");
-    let zoe = new_user(&app, "zoe@example.com").await;
+    let zoe = new_user(&app, "zoe@example.com");
     let accepted = payload(&app, &zoe, ACCEPT, json!({ "token": mail.token() })).await;
     assert_eq!(accepted["membership"]["organization"]["slug"], "acme-corp", "{accepted}");
     // Once means once, by either link.
@@ -192,14 +192,14 @@ async fn invitations_are_mailed_with_a_link_that_works() {
         assert_eq!(again["userErrors"][0]["code"], "INVALID_TRANSITION", "{again}");
     }
     // Who has another's mail has nothing.
-    let yan = new_user(&app, "yan@example.com").await;
+    let yan = new_user(&app, "yan@example.com");
     let other = mails.iter().find(|mail| mail.to == "many7@example.com").expect("a mail").token();
     assert_eq!(payload(&app, &yan, ACCEPT, json!({ "token": other })).await["userErrors"][0]["code"], "NOT_FOUND");
 }
 
 #[tokio::test]
 async fn mail_that_is_not_taken_is_tried_again_and_told() {
-    let (server, clock) = (FakeSmtp::start().await, Clock::manual(chrono::Utc::now()));
+    let (server, clock) = (FakeSmtp::start().await, Clock::manual(Clock::System.now()));
     let app = app_with(&server, "right", &clock).await;
     let alice = app.token_for("alice@example.com", Some("acme-corp"), TimeDelta::hours(23)).await;
     for email in ["nobody@example.com", "later@example.com"] {
@@ -222,7 +222,7 @@ async fn mail_that_is_not_taken_is_tried_again_and_told() {
 
 #[tokio::test]
 async fn what_is_revoked_or_sent_again_is_not_mailed_as_it_was() {
-    let (server, clock) = (FakeSmtp::start().await, Clock::manual(chrono::Utc::now()));
+    let (server, clock) = (FakeSmtp::start().await, Clock::manual(Clock::System.now()));
     let app = app_with(&server, "right", &clock).await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let revoked = invite(&app, &alice, "revoked@example.com").await;
@@ -233,7 +233,7 @@ async fn what_is_revoked_or_sent_again_is_not_mailed_as_it_was() {
     send_all(&app).await;
     let mails = server.received();
     assert_eq!(mails.iter().map(|mail| mail.to.as_str()).collect::<Vec<_>>(), ["zoe@example.com"; 2]);
-    let token = new_user(&app, "zoe@example.com").await;
+    let token = new_user(&app, "zoe@example.com");
     let old = payload(&app, &token, ACCEPT, json!({ "token": mails[0].token() })).await;
     assert_eq!(old["userErrors"][0]["code"], "NOT_FOUND", "the link of the first mail is dead: {old}");
     let new = payload(&app, &token, ACCEPT, json!({ "token": mails[1].token() })).await;
@@ -256,7 +256,7 @@ async fn what_is_revoked_or_sent_again_is_not_mailed_as_it_was() {
 
 #[tokio::test]
 async fn a_wrong_password_loses_no_mail() {
-    let (server, clock) = (FakeSmtp::start().await, Clock::manual(chrono::Utc::now()));
+    let (server, clock) = (FakeSmtp::start().await, Clock::manual(Clock::System.now()));
     let app = app_with(&server, "wrong", &clock).await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     invite(&app, &alice, "zoe@example.com").await;
@@ -306,7 +306,7 @@ async fn invitations_give_custom_roles() {
     assert_eq!(made["invitation"]["customRole"]["name"], "Auditor", "{made}");
     let delete = "mutation($input: CustomRoleDeleteInput!) { customRoleDelete(input: $input) { userErrors { code } } }";
     assert_eq!(payload(&app, &alice, delete, json!({ "id": auditor })).await["userErrors"][0]["code"], "CONFLICT");
-    let zoe = new_user(&app, "zoe@example.com").await;
+    let zoe = new_user(&app, "zoe@example.com");
     let link = made["acceptUrl"].as_str().and_then(|url| url.split("token=").nth(1)).expect("a token");
     assert_eq!(payload(&app, &zoe, ACCEPT, json!({ "token": link })).await["membership"]["role"], "VIEWER");
     let within = |app: &TestApp, sub: &str| {

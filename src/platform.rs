@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::db::SystemTx;
 use crate::error::{Error, Result};
+use crate::flags::{self, FeatureFlagDefinition};
 use crate::graphql::filter::{DateTimeFilter, StringFilter};
 use crate::graphql::rows::Related;
 use crate::graphql::session::Session;
@@ -188,6 +189,14 @@ relations! {
         organizations -> PlatformOrganization;
         /// All users, those who are gone as well.
         users -> PlatformUser;
+    }
+
+    /// The definitions of all feature flags, by key.
+    async fn feature_flag_definitions(&self, ctx: &Context<'_>) -> Result<Vec<FeatureFlagDefinition>> {
+        let mut tx = open(Session::of(ctx)?, "feature_flag_definitions.list", json!({})).await?;
+        let definitions = flags::definitions(&mut tx).await?;
+        tx.commit().await?;
+        Ok(definitions)
     }
 
     /// What the workers do by the clock.

@@ -11,9 +11,10 @@ pub use evaluate::{
 };
 
 use crate::access::Action;
-use crate::db::Bind;
+use crate::db::{Bind, SystemTx};
 use crate::error::Result;
 use crate::graphql::session::Session;
+use crate::organizations::OrganizationPlan;
 
 /// The evaluation of a feature flag for the organization at this moment.
 #[derive(Clone, Debug, SimpleObject)]
@@ -45,6 +46,52 @@ pub struct FeatureFlagOverride {
     pub expires_at: Option<DateTime<Utc>>,
     /// Reason.
     pub reason: Option<String>,
+}
+
+/// The definition of a feature flag, the same for all organizations.
+#[derive(Clone, Debug, SimpleObject)]
+pub struct FeatureFlagDefinition {
+    /// Key, for programs.
+    pub key: String,
+    /// Name, for people.
+    pub name: String,
+    /// Description of what the flag controls.
+    pub description: Option<String>,
+    /// Purpose.
+    pub kind: FlagKind,
+    /// Its value where nothing else decides.
+    pub default_enabled: bool,
+    /// The cheapest plan that includes it; null: every plan does.
+    pub minimum_plan: Option<OrganizationPlan>,
+    /// For how many of a hundred it is on; null: no rollout.
+    pub rollout_percentage: Option<f64>,
+    /// What the rollout counts.
+    pub rollout_unit: FlagRolloutUnit,
+    /// Before this moment it is off.
+    pub starts_at: Option<DateTime<Utc>>,
+    /// From this moment on it is off.
+    pub ends_at: Option<DateTime<Utc>>,
+    /// Who looks after it.
+    pub owner: Option<String>,
+    /// When somebody should ask whether it is still needed.
+    pub stale_after: Option<DateTime<Utc>>,
+    /// Version; incremented by every change.
+    pub version: i32,
+}
+
+/// Every definition, by key.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn definitions(tx: &mut SystemTx) -> Result<Vec<FeatureFlagDefinition>> {
+    Ok(sqlx::query_as!(
+        FeatureFlagDefinition,
+        r#"select key, name, description, kind as "kind: FlagKind", default_enabled, minimum_plan as "minimum_plan: OrganizationPlan",
+                  rollout_percentage, rollout_unit as "rollout_unit: FlagRolloutUnit", starts_at, ends_at, owner, stale_after, version
+             from tenantry.feature_flag_definitions order by key"#
+    )
+    .fetch_all(tx.conn())
+    .await?)
 }
 
 /// Every flag for the organization of the request, by key; one statement.

@@ -154,13 +154,15 @@ async fn operators_see_organizations_people_jobs_and_what_they_did() {
     let query = r#"{ platform {
         organizations(first: 50, orderBy: [{ field: NAME, direction: ASC }]) { totalCount nodes { id slug deletedAt } }
         users(first: 50, where: { email: { eq: "alice@example.com" } }) { nodes { name isSuperadmin isBlocked } }
-        jobs { name runs lastError } } }"#;
+        jobs { name runs lastError }
+        featureFlagDefinitions { key kind rolloutUnit minimumPlan version } } }"#;
     let seen = app.data(&admin, query, json!({})).await["platform"].clone();
     let slugs: Vec<&str> =
         seen["organizations"]["nodes"].as_array().expect("rows").iter().filter_map(|o| o["slug"].as_str()).collect();
     assert!(slugs.contains(&"acme-corp") && slugs.contains(&"tech-startup"), "{slugs:?}");
     assert_eq!(seen["users"]["nodes"], json!([{ "name": "Alice Johnson", "isSuperadmin": false, "isBlocked": false }]));
     assert_eq!(seen["jobs"][0], json!({ "name": tenantry::jobs::JOBS[0].name, "runs": 1, "lastError": null }));
+    assert!(seen["featureFlagDefinitions"].as_array().is_some_and(|all| all.len() > 2), "{seen}");
     let actions: Vec<String> = sqlx::query_scalar("select action from tenantry.platform_audit_logs")
         .fetch_all(&mut app.database.system().await)
         .await
@@ -169,7 +171,9 @@ async fn operators_see_organizations_people_jobs_and_what_they_did() {
         assert!(actions.iter().any(|known| known == action), "{action} is not in {actions:?}");
     }
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
-    for field in ["organizations { totalCount }", "users { totalCount }", "jobs { name }"] {
+    for field in
+        ["organizations { totalCount }", "users { totalCount }", "jobs { name }", "featureFlagDefinitions { key }"]
+    {
         let query = format!("{{ platform {{ {field} }} }}");
         assert_eq!(app.error_code(&alice, &query, json!({})).await, "FORBIDDEN", "{field}");
     }

@@ -5,6 +5,21 @@ comment on type tenantry.webhook_source is 'Sender of a webhook.';
 create type tenantry.webhook_status as enum ('RECEIVED', 'APPLIED', 'IGNORED', 'FAILED', 'DEAD');
 comment on type tenantry.webhook_status is 'FAILED is retried; DEAD is not.';
 
+-- A body is text as a rule; what is not is shown byte by byte, not refused.
+create function tenantry.body_text(p_body bytea) returns text
+    language plpgsql immutable
+    set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    return convert_from(p_body, 'UTF8');
+exception when character_not_in_repertoire or untranslatable_character then
+    return encode(p_body, 'escape');
+end
+$$;
+comment on function tenantry.body_text(bytea) is 'The body of a delivery as text, for exports and searching.';
+revoke execute on function tenantry.body_text(bytea) from public;
+grant execute on function tenantry.body_text(bytea) to tenantry_superadmin;
+
 create table tenantry.webhook_events (
     id               uuid primary key,
     source           tenantry.webhook_source not null,

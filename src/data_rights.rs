@@ -183,7 +183,7 @@ fn about(user: &User, text: &str) -> String {
 }
 
 /// What the body of an event says, as text.
-const BODY: &str = "convert_from(t.raw_body, 'LATIN1')";
+const BODY: &str = "tenantry.body_text(t.raw_body)";
 
 /// The tables and conditions of a person's rows, in the order in which they are told.
 async fn sources(tx: &mut SystemTx, person: &Person) -> Result<Vec<(String, String)>> {

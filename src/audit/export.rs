@@ -58,19 +58,30 @@ pub async fn export<E: From<Error>>(
     Ok(done)
 }
 
-/// Some rows of the log of the viewer's organization after a place of its chain, the place of the last, and whether there are
-/// no more now. Rows are there once they are sealed.
+/// Some rows of a log.
+#[derive(Debug)]
+pub struct Read {
+    /// Whose they are.
+    pub organization: OrganizationId,
+    pub rows: Vec<Value>,
+    /// The place of the last.
+    pub position: i64,
+    /// Whether there are no more now.
+    pub is_last: bool,
+}
+
+/// Some rows of the log of the viewer's organization after a place of its chain. Rows are there once they are sealed.
 ///
 /// # Errors
 /// As of any field that needs `AUDIT_READ`.
-pub async fn read_on(session: &Session, after: i64) -> Result<(Vec<Value>, i64, bool)> {
+pub async fn read_on(session: &Session, after: i64) -> Result<Read> {
     // Reading notes the use of a key.
     session.require(Action::AuditRead).await?;
     let mut tx = session.write(Action::AuditRead).await?;
     let organization = tx.tenant().organization_id;
     let mut done = Exported { rows: 0, position: after, hash: hash_at(tx.conn(), organization, after).await? };
     let (rows, is_last) = next(tx.conn(), organization, &mut done, (None, None)).await?;
-    Ok((rows, done.position, is_last))
+    Ok(Read { organization, rows, position: done.position, is_last })
 }
 
 /// The rows of the next places, and whether these were the last.

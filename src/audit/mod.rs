@@ -16,7 +16,7 @@ use crate::graphql::session::Session;
 use crate::id::{ApiKeyId, AuditLogId, UserId};
 use crate::members::User;
 use crate::{entity, listing, relations};
-pub use export::{Export, Exported, export, read_on};
+pub use export::{Export, Exported, Read, export, read_on};
 pub use retention::Retention;
 
 entity! {

@@ -146,7 +146,7 @@ codes! {
         "The operation has too many directives."
         "Split it.";
     TooManySubscriptions "TOO_MANY_SUBSCRIPTIONS"
-        "The socket has too many subscriptions."
+        "The socket has too many subscriptions, or the organization too many streams of its log."
         "End some, or open another socket.";
     BodyTooLarge "BODY_TOO_LARGE"
         "The body of the request has too many bytes."

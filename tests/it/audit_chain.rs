@@ -302,6 +302,25 @@ async fn audit_logs_stream_to_whoever_may_read_them() {
     assert!(sqlx::query_scalar::<_, bool>(used).fetch_one(&mut system).await.expect("the key"));
     // From a place on, as it grows.
     let mut stream = get(&secret, &format!("?after={last}&follow=true")).await;
+    // Not more at once than eight, and no longer than they are read.
+    let mut others = Vec::new();
+    for _ in 0..7 {
+        let other = get(&secret, &format!("?after={last}&follow=true")).await;
+        assert_eq!(other.status(), 200);
+        others.push(other);
+    }
+    let refused = get(&secret, "").await;
+    assert_eq!(refused.status(), 429);
+    let body: Value = refused.json().await.expect("JSON");
+    assert_eq!(body["errors"][0]["extensions"]["code"], "TOO_MANY_SUBSCRIPTIONS");
+    drop(others);
+    for _ in 0..200 {
+        if get(&secret, "").await.status() == 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(get(&secret, "").await.status(), 200);
     app.data(&alice, "mutation { ticketCreate(input: { subject: \"s\" }) { ticket { id } } }", json!({})).await;
     chain::seal_all(&app.app.services.db).await.expect("seals");
     let next = async |stream: &mut reqwest::Response| -> Value {

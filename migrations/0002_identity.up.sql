@@ -759,7 +759,8 @@ create function tenantry.joinable_organizations(p_sub text, p_session text, p_cl
     language sql stable security definer rows 5
     set search_path = pg_catalog, tenantry, pg_temp
     as $$
-        select o.id, o.name, o.slug, d.enrollment,
+        select o.id, o.name, o.slug,
+               case when exists (select from tenantry.organization_members m where m.organization_id = o.id and m.user_id = u.id) then 'REQUEST' else d.enrollment end,
                exists (select from tenantry.membership_requests r where r.organization_id = o.id and r.user_id = u.id and r.decided_at is null)
           from tenantry.users u
           join tenantry.organization_domains d on d.domain = tenantry.verified_domain(u.id)
@@ -813,7 +814,9 @@ begin
         outcome := 'NOT_FOUND'; return next; return;
     elsif exists (select from tenantry.organization_members m where m.organization_id = found.id and m.user_id = viewer.id and m.deleted_at is null) then
         outcome := 'MEMBER'; return next; return;
-    elsif found.enrollment = 'REQUEST' then
+    -- Whoever was here before, and left or was removed, does not come back with another role than they had: somebody decides.
+    elsif found.enrollment = 'REQUEST'
+          or exists (select from tenantry.organization_members m where m.organization_id = found.id and m.user_id = viewer.id) then
         if exists (select from tenantry.membership_requests r where r.organization_id = found.id and r.user_id = viewer.id
                       and not r.is_accepted and r.decided_at > p_now - interval '30 days') then
             outcome := 'DECLINED'; return next; return;
@@ -824,9 +827,7 @@ begin
         outcome := 'FULL'; return next; return;
     end if;
     insert into tenantry.organization_members as m (organization_id, id, user_id, role, created_at)
-    values (found.id, p_member_id, viewer.id, found.role, p_now)
-    on conflict on constraint organization_members_organization_id_user_id_key
-       do update set role = excluded.role, custom_role_id = null, promoted_from = null, clerk_membership_id = null, created_at = excluded.created_at, deleted_at = null;
+    values (found.id, p_member_id, viewer.id, found.role, p_now);
     update tenantry.users u set current_organization_id = found.id where u.id = viewer.id and u.current_organization_id is null;
     ignored := pg_catalog.set_config('app.current_org_id', found.id::text, true);
     ignored := pg_catalog.set_config('app.current_user_id', viewer.id::text, true);

@@ -105,7 +105,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "AUDIT_RETENTION_DAYS",
         "for ever",
-        "how long the audit log is kept, by plan: `FREE=90,PRO=1095`; 30 at least, and a plan that is not named keeps it (docs/AUDIT.md)",
+        "how long the audit log is kept, by plan: `FREE=90,PRO=1095`; 31 at least, and a plan that is not named keeps it (docs/AUDIT.md)",
     ),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
     variable(
@@ -676,7 +676,7 @@ mod tests {
             ("STRIPE_LIVEMODE", "perhaps"),
             ("SMTP_URL", "smtp:hunter2"),
             ("MAIL_FROM", "nobody"),
-            ("AUDIT_RETENTION_DAYS", "FREE=29"),
+            ("AUDIT_RETENTION_DAYS", "FREE=30"),
             ("MAIL_TEMPLATES", "/no/such/folder"),
         ])
         .expect_err("bad")

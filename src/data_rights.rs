@@ -299,7 +299,10 @@ fn steps_of_user(user: &User) -> Vec<Step> {
     steps.push(Step {
         table: "webhook_events",
         set: Some("raw_body = '{}'".to_owned()),
-        of_them: format!("t.source = 'CLERK' and t.raw_body <> '{{}}' and {}", about(user, BODY)),
+        of_them: format!(
+            "t.source = 'CLERK' and t.raw_body <> '{{}}' and t.status not in ('RECEIVED', 'FAILED') and {}",
+            about(user, BODY)
+        ),
     });
     steps.push(Step {
         table: "sync_objects",
@@ -310,14 +313,14 @@ fn steps_of_user(user: &User) -> Vec<Step> {
         ),
     });
     steps.push(Step { table: "membership_requests", set: None, of_them: format!("t.user_id = {id}") });
-    for table in ["organization_members", "representatives"] {
-        steps.push(Step {
-            table,
-            set: Some("deleted_at = now()".to_owned()),
-            of_them: format!("t.user_id = {id} and t.deleted_at is null"),
-        });
-    }
     steps
+}
+
+/// What lets a user in; these steps come first, and at once.
+fn access_of(user: &User) -> Vec<Step> {
+    let of_them = format!("t.user_id = {} and t.deleted_at is null", is(user.id.uuid()));
+    let step = |table| Step { table, set: Some("deleted_at = now()".to_owned()), of_them: of_them.clone() };
+    vec![step("organization_members"), step("representatives")]
 }
 
 fn steps_of_customer(organization: OrganizationId, id: CustomerId, erasure: Erasure) -> Vec<Step> {
@@ -399,9 +402,7 @@ async fn refuse_what_comes_back(tx: &mut SystemTx, user: &User, erasure: Erasure
     let refused = |text: String| Err(RightsError::Refused(text));
     let row = sqlx::query!(
         r#"select u.is_superadmin, (u.deleted_at is null and exists (select from tenantry.sync_objects s
-                  where s.source = 'CLERK' and s.kind = 'user' and s.object_id = u.clerk_id and s.deleted_at is null)) as "is_at_provider!",
-                  (select count(*) from tenantry.webhook_events e where e.source = 'CLERK' and e.object_id = u.clerk_id
-                      and e.status in ('RECEIVED', 'FAILED')) as "waiting!"
+                  where s.source = 'CLERK' and s.kind = 'user' and s.object_id = u.clerk_id and s.deleted_at is null)) as "is_at_provider!"
              from tenantry.users u where u.id = $1"#,
         user.id as _
     )
@@ -417,10 +418,12 @@ async fn refuse_what_comes_back(tx: &mut SystemTx, user: &User, erasure: Erasure
                 .to_owned(),
         );
     }
-    if row.waiting > 0 {
+    let of_them = format!("t.source = 'CLERK' and t.status in ('RECEIVED', 'FAILED') and {}", about(user, BODY));
+    let sql = format!("select count(*) from tenantry.webhook_events t where {of_them}");
+    let waiting: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(tx.conn()).await?;
+    if waiting > 0 {
         return refused(format!(
-            "{} events of this user wait to be applied: let the workers apply them first (`tenantry webhooks list --waiting`)",
-            row.waiting
+            "{waiting} events about this user wait to be applied: let the workers apply them first (`tenantry webhooks list --waiting`)"
         ));
     }
     let alone = sqlx::query!(
@@ -451,15 +454,55 @@ async fn refuse_what_comes_back(tx: &mut SystemTx, user: &User, erasure: Erasure
     ))
 }
 
-/// Ends the user's row, their workspace, and the access of who is signed in, with a row in every log that is concerned.
-async fn end_user(db: &Db, clock: &Clock, user: &User, rows: u64) -> Result<u64> {
-    let mut tx = SystemTx::begin(db).await?;
-    let organizations = sqlx::query_scalar!(
-        r#"select distinct organization_id as "id: OrganizationId" from tenantry.organization_members where user_id = $1"#,
-        user.id as _
+/// Ends the access of a user and their workspace, in the transaction that has found that they may go: nobody becomes the only
+/// owner meanwhile.
+async fn end_access(tx: &mut SystemTx, clock: &Clock, user: &User) -> Result<()> {
+    for Step { table, set, of_them } in access_of(user) {
+        let sql = format!("update tenantry.{table} t set {} where {of_them}", set.unwrap_or_default());
+        sqlx::query(AssertSqlSafe(sql)).execute(tx.conn()).await?;
+    }
+    sqlx::query!(
+        "update tenantry.users set deleted_at = coalesce(deleted_at, $2) where id = $1",
+        user.id as _,
+        clock.now()
+    )
+    .execute(tx.conn())
+    .await?;
+    let workspaces = sqlx::query_scalar!(
+        r#"update tenantry.organizations o set deleted_at = $2, purge_at = $2
+            where o.is_personal and o.deleted_at is null
+              and exists (select from tenantry.organization_members m where m.organization_id = o.id and m.user_id = $1 and m.role = 'OWNER')
+              and not exists (select from tenantry.organization_members m where m.organization_id = o.id and m.deleted_at is null)
+           returning o.id as "id: OrganizationId""#,
+        user.id as _,
+        clock.now()
     )
     .fetch_all(tx.conn())
     .await?;
+    for workspace in workspaces {
+        let entry = AuditEntry::of("organization.delete", workspace, json!({ "cause": ACTION }));
+        trail::record_of_system(tx, clock, workspace, &entry).await?;
+    }
+    let access: Vec<_> =
+        organizations_of(tx, user).await?.into_iter().map(|id| (id, Event::access(Some(user.id)))).collect();
+    Ok(events::tell(tx, &access).await?)
+}
+
+/// The organizations that a user is or was in, locked: whoever changes their members waits.
+async fn organizations_of(tx: &mut SystemTx, user: &User) -> Result<Vec<OrganizationId>> {
+    Ok(sqlx::query_scalar!(
+        r#"select o.id as "id: OrganizationId" from tenantry.organizations o
+            where o.id in (select m.organization_id from tenantry.organization_members m where m.user_id = $1) order by o.id for update"#,
+        user.id as _
+    )
+    .fetch_all(tx.conn())
+    .await?)
+}
+
+/// Ends the user's row, with a row in every log that is concerned.
+async fn end_user(db: &Db, clock: &Clock, user: &User, rows: u64) -> Result<u64> {
+    let mut tx = SystemTx::begin(db).await?;
+    let organizations = organizations_of(&mut tx, user).await?;
     let done = sqlx::query!(
         "update tenantry.users set name = tenantry.neutral_name(clerk_id), email = null, verified_email = null, avatar_url = null,
                 current_organization_id = null, deleted_at = coalesce(deleted_at, $2), erased_at = $2
@@ -473,26 +516,9 @@ async fn end_user(db: &Db, clock: &Clock, user: &User, rows: u64) -> Result<u64>
     if done == 0 {
         return Ok(0);
     }
-    let workspaces = sqlx::query_scalar!(
-        r#"update tenantry.organizations o set deleted_at = $2, purge_at = $2
-            where o.is_personal and o.deleted_at is null
-              and exists (select from tenantry.organization_members m where m.organization_id = o.id and m.user_id = $1 and m.role = 'OWNER')
-              and not exists (select from tenantry.organization_members m where m.organization_id = o.id and m.deleted_at is null)
-           returning o.id as "id: OrganizationId""#,
-        user.id as _,
-        clock.now()
-    )
-    .fetch_all(tx.conn())
-    .await?;
     for organization in &organizations {
         trail::record_of_system(&mut tx, clock, *organization, &AuditEntry::of(ACTION, user.id, json!({}))).await?;
     }
-    for workspace in workspaces {
-        let entry = AuditEntry::of("organization.delete", workspace, json!({ "cause": ACTION }));
-        trail::record_of_system(&mut tx, clock, workspace, &entry).await?;
-    }
-    let access: Vec<_> = organizations.iter().map(|id| (*id, Event::access(Some(user.id)))).collect();
-    events::tell(&mut tx, &access).await?;
     record(&mut tx, clock, json!({ "user": user.id.to_string(), "rows": rows + done })).await?;
     tx.commit().await?;
     Ok(done)
@@ -561,7 +587,11 @@ pub async fn erase(db: &Db, clock: &Clock, person: &Person, erasure: Erasure) ->
     let mut erased = Erased { steps: Vec::new(), left: left(&mut tx, person).await? };
     let (mut steps, customers) = match person {
         Person::User(user) => {
+            organizations_of(&mut tx, user).await?;
             refuse_what_comes_back(&mut tx, user, erasure).await?;
+            for step in access_of(user) {
+                erased.steps.push((step.table.to_owned(), step.count(&mut tx).await?));
+            }
             (steps_of_user(user), linked(&mut tx, user.id).await?)
         }
         Person::Customer(organization, id) => (Vec::new(), vec![(*organization, *id)]),
@@ -569,14 +599,18 @@ pub async fn erase(db: &Db, clock: &Clock, person: &Person, erasure: Erasure) ->
     for (organization, id) in &customers {
         steps.extend(steps_of_customer(*organization, *id, erasure));
     }
+    let first = erased.steps.len();
     for step in &steps {
         erased.steps.push((step.table.to_owned(), step.count(&mut tx).await?));
     }
-    tx.commit().await?;
     if erasure.is_rehearsal {
         return Ok(erased);
     }
-    for (step, (_, rows)) in steps.iter().zip(&mut erased.steps) {
+    if let Person::User(user) = person {
+        end_access(&mut tx, clock, user).await?;
+    }
+    tx.commit().await?;
+    for (step, (_, rows)) in steps.iter().zip(&mut erased.steps[first..]) {
         *rows = step.run(db).await?;
     }
     match person {

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
 use crate::organizations;
+use crate::support_access;
 
 /// Something to be done again and again.
 pub struct Job {
@@ -60,6 +61,11 @@ pub const JOBS: &[Job] = &[
         name: "organizations",
         every: TimeDelta::minutes(1),
         run: |on| Box::pin(organizations::purge_due(&on.db, &on.clock)),
+    },
+    Job {
+        name: "support-access",
+        every: TimeDelta::minutes(1),
+        run: |on| Box::pin(support_access::end_expired(&on.db, &on.clock)),
     },
     Job {
         name: "audit-retention",

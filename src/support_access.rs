@@ -9,7 +9,8 @@ use chrono::{DateTime, Duration, Utc};
 use serde_json::json;
 
 use crate::access::{Action, Actions};
-use crate::db::SystemTx;
+use crate::clock::Clock;
+use crate::db::{Db, SystemTx};
 use crate::error::Result;
 use crate::events::{self, Event};
 use crate::graphql::filter::DateTimeFilter;
@@ -126,7 +127,10 @@ async fn start(session: &Session, input: &SupportAccessStartInput) -> VerbResult
     checks.finish()?;
     let (id, now) = (SupportAccessId::new(session.clock()), session.clock().now());
     let expires_at = now + Duration::minutes(minutes.into());
-    // One at a time: another one takes the place of the first.
+    // One at a time, also of two at once: another one takes the place of the first.
+    sqlx::query!("select from tenantry.organizations where id = $1 for update", input.organization_id as _)
+        .execute(tx.conn())
+        .await?;
     close(&mut tx, session, input.organization_id).await?;
     let actions: Vec<String> = allowed(writes).iter().map(|action| action.label().to_owned()).collect();
     let made = sqlx::query!(
@@ -164,13 +168,36 @@ async fn close(tx: &mut SystemTx, session: &Session, organization: OrganizationI
         session.identity()?.subject,
         session.clock().now()
     )
-    .fetch_optional(tx.conn())
+    .fetch_all(tx.conn())
     .await?;
-    let Some(closed) = closed else { return Ok(None) };
-    let entry = AuditEntry::of(ENDED, closed.id, json!({}));
-    trail::record_of_operator(tx, session.clock(), platform::operator(session)?, organization, &entry).await?;
-    events::tell(tx, &[(organization, Event::access(Some(closed.user_id)))]).await?;
-    Ok(Some(closed.id))
+    for access in &closed {
+        let entry = AuditEntry::of(ENDED, access.id, json!({}));
+        trail::record_of_operator(tx, session.clock(), platform::operator(session)?, organization, &entry).await?;
+        events::tell(tx, &[(organization, Event::access(Some(access.user_id)))]).await?;
+    }
+    Ok(closed.first().map(|access| access.id))
+}
+
+/// Notes the end of those whose time is over; says how many. From that time on they let nobody in, noted or not.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn end_expired(db: &Db, clock: &Clock) -> Result<u64> {
+    let mut tx = SystemTx::begin(db).await?;
+    let ended = sqlx::query!(
+        r#"update tenantry.support_accesses set ended_at = expires_at where ended_at is null and expires_at <= $1
+           returning organization_id as "organization_id: OrganizationId", id as "id: SupportAccessId", user_id as "user_id: UserId""#,
+        clock.now()
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    for access in &ended {
+        let entry = AuditEntry::of(ENDED, access.id, json!({ "cause": "expired" }));
+        trail::record_of_system(&mut tx, clock, access.organization_id, &entry).await?;
+        events::tell(&mut tx, &[(access.organization_id, Event::access(Some(access.user_id)))]).await?;
+    }
+    tx.commit().await?;
+    Ok(ended.len() as u64)
 }
 
 async fn end(session: &Session, organization: OrganizationId) -> VerbResult<Access> {

@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::id::OrganizationId;
 use crate::organizations::OrganizationPlan;
 
-/// The shortest retention, in days; the database refuses a shorter one, too.
-const SHORTEST: u32 = 30;
+/// The shortest retention, in days. The database refuses what is younger than 30, by its own clock: a day is between the two.
+const SHORTEST: u32 = 31;
 /// Rows that are removed in one transaction.
 const BATCH: i32 = 5000;
 

@@ -258,14 +258,14 @@ impl TenantTx {
         Self::begin_by_door(db, bearer, query.bind(name).bind(slug).bind(now), traffic).await
     }
 
-    /// Makes the user of a token, or brings them up to date. Where they got a personal workspace, a transaction in it, and the
-    /// workspace's slug: nothing of it lasts unless that is committed. Otherwise what was done lasts.
+    /// Makes the user of a token, or brings them up to date. Where they got a personal workspace, a transaction in it:
+    /// nothing of it lasts unless that is committed. Otherwise what was done lasts.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when no connection is to be had in time.
-    pub async fn meet(db: &Db, newcomer: &Newcomer<'_>, traffic: Arc<Traffic>) -> Result<Option<(Self, String)>> {
+    pub async fn meet(db: &Db, newcomer: &Newcomer<'_>, traffic: Arc<Traffic>) -> Result<Option<Self>> {
         let Newcomer { bearer, user, email, name, avatar_url, workspace, now } = *newcomer;
-        let sql = "select outcome, user_id, organization_id, role::text, is_superadmin, slug
+        let sql = "select outcome, user_id, organization_id, role::text, is_superadmin
                from tenantry.meet_user($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
         let query = sqlx::query(sql).bind(bearer.subject).bind(bearer.session).bind(user).bind(email).bind(name);
         let query = query.bind(avatar_url).bind(workspace.map(|new| new.0)).bind(workspace.map(|new| new.1));
@@ -278,7 +278,7 @@ impl TenantTx {
         }
         let role: String = row.try_get(3)?;
         tx.tenant = tenant(row.try_get(1)?, row.try_get(2)?, &role, row.try_get(4)?, None)?;
-        Ok(Some((tx, row.try_get(5)?)))
+        Ok(Some(tx))
     }
 
     /// Opens a transaction that writes by taking back that an organization was deleted. Nothing of it lasts unless the

@@ -38,8 +38,9 @@ async fn make(session: &Session, identity: &Identity, with_workspace: bool) -> R
         now: clock.now(),
     };
     let met = TenantTx::meet(&session.services().db, &newcomer, session.traffic_shared()).await?;
-    if let Some((mut tx, slug)) = met {
-        let metadata = json!({ "personal": true, "after": { "slug": slug } });
+    if let Some(mut tx) = met {
+        // Not the slug: it has the name of a person.
+        let metadata = json!({ "personal": true });
         let entry = AuditEntry::of("organization.create", organization, metadata);
         trail::record(&mut tx, clock, session.origin(), &entry).await?;
         tx.commit().await?;

@@ -23,9 +23,11 @@ use crate::trail::{self, AuditEntry};
 
 /// Domains where everybody gets an address: nobody's organization is everybody.
 const PUBLIC: &[&str] = &[
+    "10minutemail.com",
     "126.com",
     "163.com",
     "aim.com",
+    "anonaddy.com",
     "aol.com",
     "att.net",
     "bk.ru",
@@ -33,6 +35,7 @@ const PUBLIC: &[&str] = &[
     "btinternet.com",
     "comcast.net",
     "daum.net",
+    "duck.com",
     "fastmail.com",
     "fastmail.fm",
     "foxmail.com",
@@ -40,6 +43,7 @@ const PUBLIC: &[&str] = &[
     "freenet.de",
     "gmail.com",
     "googlemail.com",
+    "guerrillamail.com",
     "hanmail.net",
     "hey.com",
     "hushmail.com",
@@ -50,18 +54,15 @@ const PUBLIC: &[&str] = &[
     "laposte.net",
     "libero.it",
     "list.ru",
-    "live.ca",
-    "live.co.uk",
-    "live.com",
-    "live.de",
-    "live.fr",
-    "live.nl",
     "lycos.com",
     "mac.com",
     "mail.com",
     "mail.ru",
     "mailbox.org",
+    "maildrop.cc",
+    "mailinator.com",
     "me.com",
+    "mozmail.com",
     "msn.com",
     "naver.com",
     "o2.pl",
@@ -74,6 +75,7 @@ const PUBLIC: &[&str] = &[
     "outlook.it",
     "pm.me",
     "posteo.de",
+    "privaterelay.appleid.com",
     "proton.me",
     "protonmail.ch",
     "protonmail.com",
@@ -83,9 +85,11 @@ const PUBLIC: &[&str] = &[
     "rocketmail.com",
     "seznam.cz",
     "sfr.fr",
+    "simplelogin.com",
     "sina.com",
     "sky.com",
     "t-online.de",
+    "temp-mail.org",
     "terra.com.br",
     "tuta.io",
     "tutanota.com",
@@ -97,12 +101,13 @@ const PUBLIC: &[&str] = &[
     "wp.pl",
     "ya.ru",
     "ymail.com",
+    "yopmail.com",
     "zoho.com",
     "zohomail.com",
 ];
 
 /// Providers with a domain in every country: `yahoo.co.uk`.
-const FAMILIES: &[&str] = &["gmx", "hotmail", "yahoo", "yandex"];
+const FAMILIES: &[&str] = &["gmx", "hotmail", "live", "yahoo", "yandex"];
 
 /// What the audit log calls it when somebody joins by a domain.
 pub(super) const JOINED: &str = "organization.join";

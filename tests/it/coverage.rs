@@ -292,6 +292,7 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "seed/mod.rs",
         "seed/scale.rs",
         "sync/stripe/gaps.rs",
+        "support_access.rs",
         "sync/stripe/reconcile.rs",
         "transfer.rs",
         "verify.rs",

@@ -179,7 +179,7 @@ async fn erasures_are_refused_where_they_would_do_harm() {
         (
             "user_dave",
             "insert into tenantry.webhook_events (id, source, event_id, event_type, object_id, raw_body, received_at)
-             values (gen_random_uuid(), 'CLERK', 'msg_d', 'user.updated', 'user_dave', '{}', now())",
+             values (gen_random_uuid(), 'CLERK', 'msg_d', 'organizationMembership.created', 'orgmem_d', convert_to('user_dave', 'UTF8'), now())",
             "wait to be applied",
         ),
         (

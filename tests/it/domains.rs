@@ -85,13 +85,18 @@ async fn whoever_has_a_verified_address_joins() {
     run(&app, "update tenantry.users set email = 'yan@acme.test' where clerk_id = 'user_other'").await;
     let yan = person(&app, "other", "", false);
     assert_eq!(code(&payload(&app, &yan, JOIN, join.clone()).await), "NOT_FOUND");
+    // Whoever left, or was removed, does not come back by the door: somebody decides.
+    run(&app, "update tenantry.organization_members m set deleted_at = now() from tenantry.users u where u.id = m.user_id and u.clerk_id = 'user_zoe'").await;
+    let open = app.data(&zoe, OPEN, json!({})).await;
+    assert_eq!(open["viewer"]["joinableOrganizations"][0]["enrollment"], "REQUEST");
+    assert_eq!(payload(&app, &zoe, JOIN, join.clone()).await["isRequested"], true);
     // A door that was taken back is closed, and who came by it stays.
     assert_eq!(payload(&app, &alice, TAKE_BACK, json!({ "id": domain })).await["domainId"], domain);
     let xia = person(&app, "xia", "xia@acme.test", true);
     assert_eq!(code(&payload(&app, &xia, JOIN, join).await), "NOT_FOUND");
     let members =
         app.data(&alice, "{ organization { members(first: 100) { nodes { user { email } } } } }", json!({})).await;
-    assert!(members.to_string().contains("Zoe@Acme.TEST"));
+    assert!(!members.to_string().contains("Zoe@Acme.TEST"));
     let actions: Vec<String> =
         sqlx::query_scalar("select action from tenantry.audit_logs where created_at > now() - interval '1 minute'")
             .fetch_all(&mut app.database.system().await)

@@ -130,6 +130,21 @@ async fn support_access_is_for_living_superadmins_and_ends_by_itself() {
         assert!(within(&app, &admin, "acme-corp", ask).await["errors"].is_array(), "{sql}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(undo)).execute(&mut system).await.expect("undone");
     }
+    let ended = tenantry::support_access::end_expired(&app.app.services.db, &app.clock).await.expect("a job");
+    assert!(ended >= 1, "{ended}");
+    let noted: i64 = sqlx::query_scalar("select count(*) from tenantry.audit_logs where action = 'support_access.end' and metadata ->> 'cause' = 'expired'")
+        .fetch_one(&mut system)
+        .await
+        .expect("a count");
+    assert_eq!(noted, i64::try_from(ended).expect("few"));
+    // Two at once: one of them is open.
+    let both = futures_util::future::join_all((0..4).map(|_| app.data(&admin, START, input.clone()))).await;
+    assert_eq!(both.len(), 4);
+    let open: i64 = sqlx::query_scalar("select count(*) from tenantry.support_accesses a join tenantry.users u on u.id = a.user_id where u.clerk_id = 'user_admin' and a.ended_at is null")
+        .fetch_one(&mut system)
+        .await
+        .expect("a count");
+    assert_eq!(open, 1);
     // Tenants cannot let anybody in, or hide who was.
     let mut tenant = app.database.app().await;
     for sql in [

@@ -772,7 +772,8 @@ create function tenantry.joinable_organizations(p_sub text, p_session text, p_cl
     $$;
 comment on function tenantry.joinable_organizations(text, text, boolean) is 'The organizations that the bearer of a token may join, or ask to, by the domain of their address.';
 
--- Whether one more member has a seat, in a transaction that holds the organization.
+-- Whether one more member has a seat, in a transaction that holds the organization. In plpgsql, because the subscriptions come
+-- in a later migration.
 create function tenantry.has_seat(p_organization_id uuid) returns boolean
     language plpgsql stable security definer
     set search_path = pg_catalog, tenantry, pg_temp
@@ -781,7 +782,7 @@ begin
     return (select coalesce((select s.seat_count from tenantry.subscriptions s where s.organization_id = p_organization_id and s.seat_count > 1)
                         > (select count(*) from tenantry.organization_members m where m.organization_id = p_organization_id and m.deleted_at is null), true));
 end
-    $$;
+$$;
 comment on function tenantry.has_seat(uuid) is 'Whether the subscription pays for one more member. One that counts a single seat is a flat one and says nothing of seats.';
 
 -- Another door: who joins by the domain of their address has no tenant yet.
@@ -821,7 +822,12 @@ begin
                       and not r.is_accepted and r.decided_at > p_now - interval '30 days') then
             outcome := 'DECLINED'; return next; return;
         end if;
-        insert into tenantry.membership_requests as r (organization_id, id, user_id, created_at) values (found.id, p_request_id, viewer.id, p_now);
+        -- Under the lock: who has asked has asked.
+        if not exists (select from tenantry.membership_requests r where r.organization_id = found.id and r.user_id = viewer.id and r.decided_at is null) then
+            insert into tenantry.membership_requests (organization_id, id, user_id, created_at) values (found.id, p_request_id, viewer.id, p_now);
+            insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, created_at)
+            values (found.id, gen_random_uuid(), viewer.id, 'membership_request.create', 'MembershipRequest', p_request_id, p_now);
+        end if;
         outcome := 'REQUESTED'; return next; return;
     elsif not tenantry.has_seat(found.id) then
         outcome := 'FULL'; return next; return;
@@ -835,9 +841,6 @@ begin
     outcome := 'JOINED'; user_id := viewer.id; organization_id := found.id; role := found.role; is_superadmin := viewer.is_superadmin;
     organization_name := found.name; organization_slug := found.slug; clerk_org_id := found.clerk_org_id;
     return next;
-exception when unique_violation then
-    -- Asked before, or at the same moment.
-    outcome := 'REQUESTED'; return next;
 end
 $$;
 comment on function tenantry.join_organization(text, text, uuid, uuid, uuid, boolean, timestamptz) is

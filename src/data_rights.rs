@@ -156,6 +156,19 @@ fn is(id: Uuid) -> String {
     format!("'{id}'::uuid")
 }
 
+/// The condition that one of these columns names a row.
+fn named_in(id: &str, columns: &[String]) -> String {
+    let columns: Vec<String> = columns.iter().map(|column| format!("t.{}", quote(column))).collect();
+    format!("{id} in ({})", columns.join(", "))
+}
+
+/// The tickets of a customer, whose ids are SQL already.
+fn tickets_of(organization: &str, customer: &str) -> String {
+    format!(
+        "(select i.id from tenantry.tickets i where i.organization_id = {organization} and i.customer_id = {customer})"
+    )
+}
+
 /// The columns of all tables that refer to the rows of one.
 async fn referring(tx: &mut SystemTx, to: &str) -> Result<Vec<(String, Vec<String>)>> {
     let rows = sqlx::query(
@@ -194,8 +207,7 @@ async fn sources(tx: &mut SystemTx, person: &Person) -> Result<Vec<(String, Stri
             let id = is(user.id.uuid());
             sources.push(("users".to_owned(), format!("t.id = {id}")));
             for (table, columns) in referring(tx, "users").await? {
-                let columns: Vec<String> = columns.iter().map(|column| format!("t.{}", quote(column))).collect();
-                sources.push((table, format!("{id} in ({})", columns.join(", "))));
+                sources.push((table, named_in(&id, &columns)));
             }
             if let Some(email) = &user.email {
                 sources.push((
@@ -214,21 +226,19 @@ async fn sources(tx: &mut SystemTx, person: &Person) -> Result<Vec<(String, Stri
         }
         Person::Customer(organization, id) => customers.push((*organization, *id)),
     }
+    let of_customers = referring(tx, "customer_profiles").await?;
     for (organization, id) in customers {
         let (organization, id) = (is(organization.uuid()), is(id.uuid()));
         if matches!(person, Person::Customer(..)) {
             sources
                 .push(("customer_profiles".to_owned(), format!("t.organization_id = {organization} and t.id = {id}")));
         }
-        let tickets = format!(
-            "(select i.id from tenantry.tickets i where i.organization_id = {organization} and i.customer_id = {id})"
-        );
-        for (table, columns) in referring(tx, "customer_profiles").await? {
+        let tickets = tickets_of(&organization, &id);
+        for (table, columns) in &of_customers {
             // The messages of a customer's tickets are told whole, below.
             if table != "ticket_messages" {
-                let columns: Vec<String> = columns.iter().map(|column| format!("t.{}", quote(column))).collect();
-                sources
-                    .push((table, format!("t.organization_id = {organization} and {id} in ({})", columns.join(", "))));
+                let of_them = format!("t.organization_id = {organization} and {}", named_in(&id, columns));
+                sources.push((table.clone(), of_them));
             }
         }
         for table in ["ticket_messages", "escalations"] {
@@ -325,9 +335,7 @@ fn access_of(user: &User) -> Vec<Step> {
 
 fn steps_of_customer(organization: OrganizationId, id: CustomerId, erasure: Erasure) -> Vec<Step> {
     let (organization, id) = (is(organization.uuid()), is(id.uuid()));
-    let tickets = format!(
-        "(select i.id from tenantry.tickets i where i.organization_id = {organization} and i.customer_id = {id})"
-    );
+    let tickets = tickets_of(&organization, &id);
     let mut steps = Vec::new();
     if !erasure.keeps_conversations {
         steps.push(Step {
@@ -455,11 +463,12 @@ async fn refuse_what_comes_back(tx: &mut SystemTx, user: &User, erasure: Erasure
 }
 
 /// Ends the access of a user and their workspace, in the transaction that has found that they may go: nobody becomes the only
-/// owner meanwhile.
-async fn end_access(tx: &mut SystemTx, clock: &Clock, user: &User) -> Result<()> {
+/// owner meanwhile. Says how many rows of which table.
+async fn end_access(tx: &mut SystemTx, clock: &Clock, user: &User) -> Result<Vec<(String, u64)>> {
+    let mut ended = Vec::new();
     for Step { table, set, of_them } in access_of(user) {
         let sql = format!("update tenantry.{table} t set {} where {of_them}", set.unwrap_or_default());
-        sqlx::query(AssertSqlSafe(sql)).execute(tx.conn()).await?;
+        ended.push((table.to_owned(), sqlx::query(AssertSqlSafe(sql)).execute(tx.conn()).await?.rows_affected()));
     }
     sqlx::query!(
         "update tenantry.users set deleted_at = coalesce(deleted_at, $2) where id = $1",
@@ -485,7 +494,8 @@ async fn end_access(tx: &mut SystemTx, clock: &Clock, user: &User) -> Result<()>
     }
     let access: Vec<_> =
         organizations_of(tx, user).await?.into_iter().map(|id| (id, Event::access(Some(user.id)))).collect();
-    Ok(events::tell(tx, &access).await?)
+    events::tell(tx, &access).await?;
+    Ok(ended)
 }
 
 /// The organizations that a user is or was in, locked: whoever changes their members waits.
@@ -586,32 +596,30 @@ pub async fn erase(db: &Db, clock: &Clock, person: &Person, erasure: Erasure) ->
     sqlx::raw_sql("set local statement_timeout = 0").execute(tx.conn()).await?;
     let mut erased = Erased { steps: Vec::new(), left: left(&mut tx, person).await? };
     let (mut steps, customers) = match person {
-        Person::User(user) => {
-            organizations_of(&mut tx, user).await?;
-            refuse_what_comes_back(&mut tx, user, erasure).await?;
-            for step in access_of(user) {
-                erased.steps.push((step.table.to_owned(), step.count(&mut tx).await?));
-            }
-            (steps_of_user(user), linked(&mut tx, user.id).await?)
-        }
+        Person::User(user) => (steps_of_user(user), linked(&mut tx, user.id).await?),
         Person::Customer(organization, id) => (Vec::new(), vec![(*organization, *id)]),
     };
     for (organization, id) in &customers {
         steps.extend(steps_of_customer(*organization, *id, erasure));
     }
-    let first = erased.steps.len();
-    for step in &steps {
-        erased.steps.push((step.table.to_owned(), step.count(&mut tx).await?));
-    }
     if erasure.is_rehearsal {
+        if let Person::User(user) = person {
+            refuse_what_comes_back(&mut tx, user, erasure).await?;
+            steps.splice(0..0, access_of(user));
+        }
+        for step in &steps {
+            erased.steps.push((step.table.to_owned(), step.count(&mut tx).await?));
+        }
         return Ok(erased);
     }
     if let Person::User(user) = person {
-        end_access(&mut tx, clock, user).await?;
+        organizations_of(&mut tx, user).await?;
+        refuse_what_comes_back(&mut tx, user, erasure).await?;
+        erased.steps = end_access(&mut tx, clock, user).await?;
     }
     tx.commit().await?;
-    for (step, (_, rows)) in steps.iter().zip(&mut erased.steps[first..]) {
-        *rows = step.run(db).await?;
+    for step in &steps {
+        erased.steps.push((step.table.to_owned(), step.run(db).await?));
     }
     match person {
         Person::User(user) => {

@@ -3,6 +3,8 @@
 //! Each job has a row in `tenantry.jobs` that is locked while it runs, so that of many workers one does it, and of a worker that
 //! dies the next one does. A job does nothing twice: what it has done, it does not find again.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Months, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -75,7 +77,7 @@ pub const JOBS: &[Job] = &[
 ];
 
 /// Does what is due until a stop is asked for.
-pub async fn run(jobs: std::sync::Arc<Jobs>, mut stopping: watch::Receiver<bool>) {
+pub async fn run(jobs: Arc<Jobs>, mut stopping: watch::Receiver<bool>) {
     loop {
         for job in JOBS {
             if *stopping.borrow() {

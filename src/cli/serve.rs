@@ -1,6 +1,7 @@
 //! `tenantry serve`: the server. The only place outside of tests that makes an [`App`].
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -156,8 +157,8 @@ impl Serve {
 fn start_workers(app: &App, database: &Database, count: u8, stopping: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
     let worker = Worker::new(&app.webhooks);
     let mut tasks: Vec<_> = (0..count).map(|_| tokio::spawn(worker.clone().run(stopping.clone()))).collect();
-    tasks.push(tokio::spawn(jobs::run(std::sync::Arc::clone(&app.jobs), stopping.clone())));
-    let (mail, until) = (std::sync::Arc::clone(&app.mail), stopping.clone());
+    tasks.push(tokio::spawn(jobs::run(Arc::clone(&app.jobs), stopping.clone())));
+    let (mail, until) = (Arc::clone(&app.mail), stopping.clone());
     tasks.push(tokio::spawn(async move { mail.run(until).await }));
     if let Some(options) = &database.superadmin {
         tasks.push(tokio::spawn(worker.listen(options.clone(), stopping.clone())));

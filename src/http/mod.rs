@@ -1,6 +1,6 @@
 //! The HTTP edge: routes, request ids, and what stands before execution.
 
-pub mod audit_stream;
+mod audit_stream;
 mod client_address;
 pub mod dev;
 pub mod graphiql;

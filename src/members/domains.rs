@@ -9,8 +9,8 @@ use std::sync::Arc;
 use async_graphql::{InputObject, SimpleObject};
 use serde_json::json;
 
-use crate::access::{Action, IdentitySource, MemberRole};
-use crate::db::{Admission, Db, TenantTx, binds_of, refuse};
+use crate::access::{Action, Actions, IdentitySource, MemberRole};
+use crate::db::{Admission, Bind, Joining, TenantTx, binds_of, refuse};
 use crate::error::{Error, Result};
 use crate::graphql::mutation::{
     Checks, Done, Mutation, MutationInfo, UserError, UserErrorCode, VerbError, VerbResult, Work,
@@ -262,7 +262,7 @@ impl Mutation for OrganizationDomainCreateInput {
         let domain = check_domain(&mut checks, &self.domain);
         let role = check_role(&mut checks, self.role);
         checks.finish()?;
-        require_covered(work, "role", crate::access::Actions::of_role(role))?;
+        require_covered(work, "role", Actions::of_role(role))?;
         lock_members(work).await?;
         let (organization, id) = (work.tenant().organization_id, work.new_id());
         let enrollment = self.enrollment.unwrap_or(DomainEnrollment::Request);
@@ -350,7 +350,7 @@ impl Mutation for MembershipRequestAcceptInput {
         let mut checks = Checks::default();
         let role = check_role(&mut checks, self.role);
         checks.finish()?;
-        require_covered(work, "role", crate::access::Actions::of_role(role))?;
+        require_covered(work, "role", Actions::of_role(role))?;
         decide(work, self.id, Some(role)).await?;
         Ok(Done { id: self.id, audit: json!({ "after": { "role": role.label(), "member": true } }), event: None })
     }
@@ -373,9 +373,8 @@ pub(super) async fn joinable(session: &Session) -> Result<Vec<JoinableOrganizati
     let (bearer, services) = (session.bearer().await?, session.services());
     let Some([subject, sid]) = binds_of(bearer) else { return Ok(Vec::new()) };
     let sql = "select id, name, slug, enrollment::text, is_requested from tenantry.joinable_organizations($1, $2, $3)";
-    let clerk_decides = crate::db::Bind::Bool(services.identity_source == IdentitySource::Clerk);
-    let db: &Db = &services.db;
-    let rows = db.read_alone(sql, &[subject, sid, clerk_decides]).await?;
+    let clerk_decides = Bind::Bool(services.identity_source == IdentitySource::Clerk);
+    let rows = services.db.read_alone(sql, &[subject, sid, clerk_decides]).await?;
     rows.iter()
         .map(|row| {
             let enrollment: String = row.try_get(3)?;
@@ -395,7 +394,7 @@ pub(super) async fn join(session: &Session, id: OrganizationId) -> VerbResult<Op
     }
     let (clock, member) = (session.clock(), OrganizationMemberId::new(session.clock()));
     let request = MembershipRequestId::new(clock);
-    let joining = crate::db::Joining {
+    let joining = Joining {
         bearer,
         organization: id.uuid(),
         member: member.uuid(),

@@ -75,6 +75,11 @@ struct Due {
     is_open: bool,
 }
 
+/// The keys of invitations: a column each.
+fn keys<'a>(all: impl Iterator<Item = &'a Due>) -> (Vec<Uuid>, Vec<Uuid>) {
+    all.map(|due| (due.organization_id, due.id)).unzip()
+}
+
 impl InvitationMail {
     #[must_use]
     pub const fn new(db: Db, clock: Clock, mailer: Mailer, template: InvitationTemplate, app_url: String) -> Self {
@@ -156,23 +161,29 @@ impl InvitationMail {
         .fetch_all(tx.conn())
         .await?;
         let (open, settled): (Vec<_>, Vec<_>) = found.into_iter().partition(|due| due.is_open);
-        let ids = |all: &[Due]| -> Vec<Uuid> { all.iter().map(|due| due.id).collect() };
         if !settled.is_empty() {
-            let ids = ids(&settled);
-            sqlx::query!("update tenantry.invitations set mail_due_at = null where id = any($1)", &ids)
+            let (organizations, ids) = keys(settled.iter());
+            sqlx::query!(
+                "update tenantry.invitations i set mail_due_at = null from unnest($1::uuid[], $2::uuid[]) as n (organization_id, id)
+                  where i.organization_id = n.organization_id and i.id = n.id",
+                &organizations,
+                &ids
+            )
                 .execute(tx.conn())
                 .await?;
         }
         let begun: Vec<(Due, InvitationToken)> =
             open.into_iter().map(|due| (due, InvitationToken::default())).collect();
         if !begun.is_empty() {
-            let ids: Vec<Uuid> = begun.iter().map(|(due, _)| due.id).collect();
+            let (organizations, ids) = keys(begun.iter().map(|(due, _)| due));
             let hashes: Vec<Vec<u8>> = begun.iter().map(|(_, token)| token.hash()).collect();
             sqlx::query!(
                 "update tenantry.invitations i
                     set mail_due_at = $1, mail_attempts = i.mail_attempts + 1, mail_token_hash = n.hash
-                   from unnest($2::uuid[], $3::bytea[]) as n (id, hash) where i.id = n.id",
+                   from unnest($2::uuid[], $3::uuid[], $4::bytea[]) as n (organization_id, id, hash)
+                  where i.organization_id = n.organization_id and i.id = n.id",
                 now + LEASE,
+                &organizations,
                 &ids,
                 &hashes
             )

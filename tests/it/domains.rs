@@ -118,6 +118,12 @@ async fn whoever_asks_is_decided_about_once() {
         let asked = join_all((0..8).map(|_| payload(&app, token, JOIN, join.clone()))).await;
         assert!(asked.iter().all(|asked| asked["isRequested"] == true && asked["membership"].is_null()), "{asked:?}");
     }
+    let asked: i64 =
+        sqlx::query_scalar("select count(*) from tenantry.audit_logs where action = 'membership_request.create'")
+            .fetch_one(&mut app.database.system().await)
+            .await
+            .expect("a count");
+    assert_eq!(asked, 2, "each is in the log once");
     assert_eq!(app.data(&zoe, OPEN, json!({})).await["viewer"]["joinableOrganizations"][0]["isRequested"], true);
     let within = json!({ "iss": "tenantry-development", "sub": "user_zoe", "sid": "s", "v": 2, "o": { "id": "org_acme", "slg": "acme-corp" } });
     let inside = crate::support::sign(&json!({ "alg": "EdDSA", "typ": "JWT" }), &within, &app.clock);

@@ -147,9 +147,14 @@ async fn sync_decides_a_tie_by_asking() {
 
     // Of one that Stripe has no more, the status that is later in its life counts.
     stripe.with(|account| account.subscriptions.clear());
+    // The samples take their times from the clock: two of them are of one second only when it is said.
     let later = format!("created={}", second + 5);
-    send(&app, "customer.subscription.updated", &[&later, "data.object.status=unpaid"]).await;
-    send(&app, "customer.subscription.updated", &[&later, "data.object.status=active"]).await;
+    let began =
+        [format!("data.object.start_date={second}"), format!("data.object.items.data.0.current_period_start={second}")];
+    for status in ["unpaid", "active"] {
+        let status = format!("data.object.status={status}");
+        send(&app, "customer.subscription.updated", &[&later, &began[0], &began[1], &status]).await;
+    }
     work(&app).await;
     assert_eq!(row(&app).await, as_row("UNPAID", "FREE", 10));
 }

@@ -239,6 +239,12 @@ matrix! {
     TicketUpdate, "TICKET_UPDATE": Owner Admin Member;
     /// Add messages and internal notes to tickets.
     TicketMessageAdd, "TICKET_MESSAGE_ADD": Owner Admin Member;
+    /// Watch tickets.
+    TicketWatch, "TICKET_WATCH": Owner Admin Member Viewer;
+    /// Save views of the list of tickets.
+    TicketViewWrite, "TICKET_VIEW_WRITE": Owner Admin Member;
+    /// Define the custom fields of tickets, and change views of others that are shared.
+    TicketConfigure, "TICKET_CONFIGURE": Owner Admin;
     /// Read internal notes on tickets.
     TicketNoteRead, "TICKET_NOTE_READ": Owner Admin Member;
     /// Read budgets, their usage and refunds.

@@ -209,6 +209,11 @@ async fn sources(tx: &mut SystemTx, person: &Person) -> Result<Vec<(String, Stri
             for (table, columns) in referring(tx, "users").await? {
                 sources.push((table, named_in(&id, &columns)));
             }
+            let written = format!(
+                "(t.organization_id, t.message_id) in (
+                    select m.organization_id, m.id from tenantry.ticket_messages m where m.author_user_id = {id})"
+            );
+            sources.push(("ticket_message_revisions".to_owned(), written));
             if let Some(email) = &user.email {
                 sources.push((
                     "invitations".to_owned(),
@@ -245,6 +250,11 @@ async fn sources(tx: &mut SystemTx, person: &Person) -> Result<Vec<(String, Stri
             sources
                 .push((table.to_owned(), format!("t.organization_id = {organization} and t.ticket_id in {tickets}")));
         }
+        let of_them = format!(
+            "t.organization_id = {organization} and t.message_id in (
+                select m.id from tenantry.ticket_messages m where m.organization_id = {organization} and m.ticket_id in {tickets})"
+        );
+        sources.push(("ticket_message_revisions".to_owned(), of_them));
     }
     Ok(sources)
 }
@@ -322,7 +332,12 @@ fn steps_of_user(user: &User) -> Vec<Step> {
             about(user, "t.fields::text")
         ),
     });
-    steps.push(Step { table: "membership_requests", set: None, of_them: format!("t.user_id = {id}") });
+    for table in ["membership_requests", "ticket_watchers"] {
+        steps.push(Step { table, set: None, of_them: format!("t.user_id = {id}") });
+    }
+    // Shared ones are the organization's: they name no person.
+    let of_them = format!("t.user_id = {id} and not t.is_shared");
+    steps.push(Step { table: "ticket_views", set: None, of_them });
     steps
 }
 
@@ -342,7 +357,16 @@ fn steps_of_customer(organization: OrganizationId, id: CustomerId, erasure: Eras
             table: "ticket_messages",
             set: Some(format!("body = '{ERASED}'")),
             of_them: format!(
-                "t.organization_id = {organization} and (t.ticket_id in {tickets} or t.author_customer_id = {id}) and t.body <> '{ERASED}'"
+                "t.organization_id = {organization} and (t.ticket_id in {tickets} or t.author_customer_id = {id}) and t.body not in ('{ERASED}', '')"
+            ),
+        });
+        steps.push(Step {
+            table: "ticket_message_revisions",
+            set: Some(format!("body = '{ERASED}'")),
+            of_them: format!(
+                "t.organization_id = {organization} and t.body <> '{ERASED}' and t.message_id in (
+                    select m.id from tenantry.ticket_messages m where m.organization_id = {organization}
+                       and (m.ticket_id in {tickets} or m.author_customer_id = {id}))"
             ),
         });
         steps.push(Step {
@@ -359,9 +383,12 @@ fn steps_of_customer(organization: OrganizationId, id: CustomerId, erasure: Eras
         });
         steps.push(Step {
             table: "tickets",
-            set: Some(format!("subject = '{ERASED}', description = '{ERASED}', version = t.version + 1")),
+            set: Some(format!(
+                "subject = '{ERASED}', description = '{ERASED}', custom_fields = '{{}}', version = t.version + 1"
+            )),
             of_them: format!(
-                "t.organization_id = {organization} and t.customer_id = {id} and (t.subject, t.description) <> ('{ERASED}', '{ERASED}')"
+                "t.organization_id = {organization} and t.customer_id = {id}
+                    and (t.subject, t.description, t.custom_fields) is distinct from ('{ERASED}', '{ERASED}', '{{}}'::jsonb)"
             ),
         });
     }

@@ -18,15 +18,15 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, future};
 use serde::{Deserialize, Serialize};
-use sqlx::Arguments as _;
 use sqlx::postgres::{PgArguments, PgConnectOptions};
+use sqlx::{Arguments as _, AssertSqlSafe};
 use tokio::sync::{broadcast, watch};
 use tokio_postgres::AsyncMessage;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use crate::access::Actor;
-use crate::db::{SystemTx, connect_alone};
+use crate::db::{SystemTx, TenantTx, connect_alone};
 use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, Id, Identified, OrganizationId, UserId};
 
@@ -108,6 +108,17 @@ pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Resu
     )
     .execute(tx.conn())
     .await?;
+    Ok(())
+}
+
+/// Tells all instances of an event of the transaction's organization, when it commits.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn tell_of_tenant(tx: &mut TenantTx, event: &Event) -> Result<()> {
+    let mut arguments = PgArguments::default();
+    let telling = telling(&mut arguments, tx.tenant().organization_id, event)?;
+    sqlx::query_with(AssertSqlSafe(format!("select {telling}")), arguments).execute(tx.conn()).await?;
     Ok(())
 }
 

@@ -77,7 +77,12 @@ ids! {
     SupportAccess SupportAccessId "sup",
     TeamPerformance TeamPerformanceId "per",
     Ticket TicketId "tic",
+    TicketEvent TicketEventId "tev",
+    TicketField TicketFieldId "tfi",
     TicketMessage TicketMessageId "msg",
+    TicketMessageRevision TicketMessageRevisionId "mrv",
+    TicketView TicketViewId "tvi",
+    TicketWatcher TicketWatcherId "twa",
     User UserId "usr",
     WebhookEvent WebhookEventId "whe",
 }

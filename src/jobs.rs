@@ -15,6 +15,7 @@ use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
 use crate::organizations;
 use crate::support_access;
+use crate::tickets::assignment;
 
 /// Something to be done again and again.
 pub struct Job {
@@ -68,6 +69,16 @@ pub const JOBS: &[Job] = &[
         name: "support-access",
         every: TimeDelta::minutes(1),
         run: |on| Box::pin(support_access::end_expired(&on.db, &on.clock)),
+    },
+    Job {
+        name: "ticket-queues",
+        every: TimeDelta::seconds(10),
+        run: |on| Box::pin(assignment::tend_queues(&on.db, &on.clock)),
+    },
+    Job {
+        name: "ticket-search",
+        every: TimeDelta::seconds(10),
+        run: |on| Box::pin(assignment::index_in_new_language(&on.db)),
     },
     Job {
         name: "audit-retention",

@@ -37,7 +37,10 @@ use crate::platform::{PlatformOrganization, PlatformQuery, PlatformUser};
 use crate::refunds::Refund;
 use crate::representatives::Representative;
 use crate::support_access::{SupportAccess, SupportAccessMutation};
-use crate::tickets::{Ticket, TicketMessage, TicketMutation, TicketSubscription};
+use crate::tickets::{
+    Ticket, TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketMutation, TicketSubscription,
+    TicketView, TicketWatcher,
+};
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{api_keys, members, organizations, support_access, tickets, webhook_events};
 
@@ -107,7 +110,7 @@ macro_rules! entities {
 entities! {
     listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetUsageRecord, CustomRole, Customer, DecisionRule, Escalation,
         Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, SupportAccess, TeamPerformance, Ticket,
-        TicketMessage, WebhookEvent;
+        TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketView, TicketWatcher, WebhookEvent;
     unlisted: Organization, Subscription, User;
     platform: PlatformOrganization, PlatformUser;
 }

@@ -241,6 +241,12 @@ codes! {
     ManagedElsewhere "MANAGED_ELSEWHERE"
         "The identity provider decides about it."
         "Change it there; it changes here by itself.";
+    AuthorRequired "AUTHOR_REQUIRED"
+        "Only the author may change or delete it."
+        "Write another message, or ask the author.";
+    NobodyAvailable "NOBODY_AVAILABLE"
+        "No representative is online with room for another ticket."
+        "Name one in `representativeId`, or leave the ticket in the queue.";
     // Answers to deliveries of webhooks.
     WebhooksNotConfigured "WEBHOOKS_NOT_CONFIGURED"
         "The signing secret of this endpoint is not set."

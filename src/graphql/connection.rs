@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::access::Actions;
 use crate::db::SystemTx;
 use crate::error::Result;
 use crate::graphql::cells::Columns;
@@ -62,11 +63,14 @@ impl<E: Listed + Related> Connection<E> {
     /// transaction reports.
     pub async fn read(ctx: &Context<'_>, reader: Reader, args: ListArgs<E>) -> Result<Self> {
         let session = Session::of(ctx)?;
-        let organization = match reader {
-            Reader::Tenant(_) => session.require(E::READ).await?.organization_id.uuid(),
-            Reader::Platform(_) => Uuid::nil(),
+        let (organization, allowed) = match reader {
+            Reader::Tenant(_) => {
+                let tenant = session.require(E::READ).await?;
+                (tenant.organization_id.uuid(), tenant.allowed)
+            }
+            Reader::Platform(_) => (Uuid::nil(), Actions::NONE),
         };
-        let (cursors, mut plan) = args.plan(organization, reader.scope())?;
+        let (cursors, mut plan) = args.plan(organization, reader.scope(), allowed)?;
         if matches!(reader, Reader::Tenant(_)) {
             plan.columns = rows::columns::<E, Edge<E>>(ctx).with(cursors.columns());
         }

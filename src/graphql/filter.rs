@@ -7,8 +7,10 @@ use std::fmt::Write as _;
 use async_graphql::InputObject;
 use chrono::{DateTime, Utc};
 
+use crate::access::Actions;
 use crate::db::Bind;
 use crate::error::{Error, Result};
+use crate::graphql::order::OrderColumn;
 use crate::sql_enum::{SqlEnum, rank_column};
 
 /// How many conditions one `where` may hold; more is a mistake or an attack.
@@ -27,12 +29,28 @@ pub struct Conditions<'a> {
     count: usize,
     /// The path of the input being read, for messages: `where.status`.
     path: Vec<&'static str>,
+    /// What an index is over instead of the column, where lists are ordered by it and it can be missing.
+    keyed: Option<String>,
+    /// What the viewer may do.
+    allowed: Actions,
 }
 
 impl<'a> Conditions<'a> {
     /// Begins a condition whose first parameter is `$(offset + binds.len() + 1)`.
-    pub fn new(binds: &'a mut Vec<Bind>, offset: usize) -> Self {
-        Self { text: String::from("true"), binds, offset, count: 0, path: vec!["where"] }
+    pub fn new(binds: &'a mut Vec<Bind>, offset: usize, allowed: Actions) -> Self {
+        Self { text: String::from("true"), binds, offset, count: 0, path: vec!["where"], keyed: None, allowed }
+    }
+
+    /// What the viewer may do: a condition must not tell of rows that they may not see.
+    #[must_use]
+    pub const fn allowed(&self) -> Actions {
+        self.allowed
+    }
+
+    /// An error of the input being read.
+    #[must_use]
+    pub fn invalid(&self, message: impl Into<String>) -> Error {
+        Error::invalid(self.path.join("."), message)
     }
 
     /// The SQL.
@@ -41,20 +59,28 @@ impl<'a> Conditions<'a> {
         self.text
     }
 
-    fn bind(&mut self, value: Bind) -> Result<usize> {
+    /// Binds a value; answers the number of its parameter.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for text that the database cannot hold.
+    pub fn bind(&mut self, value: Bind) -> Result<usize> {
         let has_nul = match &value {
             Bind::Text(text) => text.contains('\0'),
             Bind::Texts(texts) => texts.iter().any(|text| text.contains('\0')),
             _ => false,
         };
         if has_nul {
-            return Err(Error::invalid(self.path.join("."), "Text cannot hold the character NUL (U+0000)."));
+            return Err(self.invalid("Text cannot hold the character NUL (U+0000)."));
         }
         self.binds.push(value);
         Ok(self.offset + self.binds.len())
     }
 
-    fn and(&mut self, condition: &str) -> Result<()> {
+    /// Adds a condition.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there are too many.
+    pub fn and(&mut self, condition: &str) -> Result<()> {
         self.count += 1;
         if self.count > MAX_CONDITIONS {
             return Err(Error::invalid("where", format!("A filter holds at most {MAX_CONDITIONS} conditions.")));
@@ -68,14 +94,20 @@ impl<'a> Conditions<'a> {
     fn compare(&mut self, column: &str, operator: &str, value: Option<Bind>, cast: &str) -> Result<()> {
         let Some(value) = value else { return Ok(()) };
         let n = self.bind(value)?;
-        self.and(&format!("{column} {operator} ${n}{cast}"))
+        match &self.keyed {
+            // What `or` and `not` make of it is the same as of the column: neither holds for a missing value.
+            Some(keyed) if matches!(operator, "=" | "<" | "<=" | ">" | ">=") => {
+                self.and(&format!("({column} is null) = false and {keyed} {operator} ${n}{cast}"))
+            }
+            _ => self.and(&format!("{column} {operator} ${n}{cast}")),
+        }
     }
 
     /// `column = any($n[::cast])` and its opposite.
     fn member(&mut self, column: &str, values: Option<(Bind, usize)>, negate: bool, cast: &str) -> Result<()> {
         let Some((values, length)) = values else { return Ok(()) };
         if length > MAX_IN {
-            return Err(Error::invalid(self.path.join("."), format!("`in` and `nin` take at most {MAX_IN} values.")));
+            return Err(self.invalid(format!("`in` and `nin` take at most {MAX_IN} values.")));
         }
         let n = self.bind(values)?;
         if negate {
@@ -127,11 +159,19 @@ impl<'a> Conditions<'a> {
         self.null(&column, is_null)
     }
 
-    /// Adds the conditions of one field of the filter.
-    pub fn field<C: Comparator>(&mut self, name: &'static str, column: &str, filter: Option<&C>) -> Result<()> {
+    /// Adds the conditions of one field of the filter; `ordered` when lists are ordered by it.
+    pub fn field<C: Comparator>(
+        &mut self,
+        name: &'static str,
+        column: &str,
+        ordered: Option<OrderColumn>,
+        filter: Option<&C>,
+    ) -> Result<()> {
         let Some(filter) = filter else { return Ok(()) };
         self.path.push(name);
+        self.keyed = ordered.and_then(OrderColumn::keyed);
         filter.conditions(column, self)?;
+        self.keyed = None;
         self.path.pop();
         Ok(())
     }
@@ -273,6 +313,13 @@ impl Comparator for StringFilter {
             sql.and(&format!("strpos(lower({column}), lower(${n})) > 0"))?;
         }
         sql.null(column, self.is_null)
+    }
+}
+
+/// All of them must hold.
+impl<C: Comparator> Comparator for Vec<C> {
+    fn conditions(&self, column: &str, sql: &mut Conditions<'_>) -> Result<()> {
+        self.iter().try_for_each(|filter| filter.conditions(column, sql))
     }
 }
 

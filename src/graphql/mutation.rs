@@ -21,7 +21,7 @@ use crate::graphql::entity::{Entity as _, Loadable, by_id, visible};
 use crate::graphql::idempotency::{KeyedRequest, Known};
 use crate::graphql::session::Session;
 use crate::id::{Id, Identified};
-use crate::trail::{self, AuditEntry};
+use crate::trail::{self, AuditEntry, Origin};
 
 /// An input that changes something.
 pub trait Mutation: InputType {
@@ -54,9 +54,25 @@ pub struct Work<'a> {
     pub now: DateTime<Utc>,
     /// Who decides who belongs to an organization.
     pub identity_source: IdentitySource,
+    /// Where the request came from.
+    pub origin: Origin<'a>,
 }
 
 impl Work<'_> {
+    /// Records that another row than the one of [`Done`] was changed as well, and tells its subscribers.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn also<T: Identified>(
+        &mut self,
+        action: &'static str,
+        id: Id<T>,
+        metadata: serde_json::Value,
+    ) -> Result<()> {
+        trail::record(self.tx, self.clock, self.origin, &AuditEntry::of(action, id, metadata)).await?;
+        events::tell_of_tenant(self.tx, &Event::of(id)).await
+    }
+
     /// The viewer and the organization.
     #[must_use]
     pub fn tenant(&self) -> Tenant {
@@ -132,6 +148,58 @@ pub async fn run<M: Mutation>(ctx: &Context<'_>, input: M) -> Result<Ran<M::Row>
     }
 }
 
+/// Runs mutations of one kind that were asked for together: each in a transaction of its own, or, with `atomic`, all in one,
+/// and none unless all can be done. The answers are in the order of the inputs; `key` orders the work, so that two requests
+/// over the same rows do not wait for each other in a circle.
+///
+/// # Errors
+/// As [`run`]; what was done by then stays done unless `atomic`.
+pub async fn run_many<M: Mutation, K: Ord>(
+    ctx: &Context<'_>,
+    inputs: Vec<M>,
+    atomic: bool,
+    key: fn(&M) -> K,
+) -> Result<Vec<Ran<M::Row>>> {
+    let session = Session::of(ctx)?;
+    let mut inputs: Vec<(usize, M)> = inputs.into_iter().enumerate().collect();
+    inputs.sort_by_cached_key(|(_, input)| key(input));
+    let mut answers: Vec<Ran<M::Row>> = inputs.iter().map(|_| Ran { id: None, user_errors: Vec::new() }).collect();
+    let mut shared = if atomic { Some(session.write(M::ACTION).await?) } else { None };
+    let mut is_refused = false;
+    for (place, input) in inputs {
+        let result = if let Some(tx) = &mut shared {
+            in_transaction(ctx, session, tx, input).await.map(|(id, _)| id)
+        } else {
+            let mut tx = session.write(M::ACTION).await?;
+            match in_transaction(ctx, session, &mut tx, input).await {
+                Ok((id, _)) => {
+                    tx.commit().await?;
+                    Ok(id)
+                }
+                Err(refused) => Err(refused),
+            }
+        };
+        answers[place] = match result {
+            Ok(id) => Ran { id: Some(id), user_errors: Vec::new() },
+            Err(VerbError::User(user_errors)) => {
+                is_refused = true;
+                Ran { id: None, user_errors }
+            }
+            Err(VerbError::Fail(error)) => return Err(error),
+        };
+    }
+    if let Some(tx) = shared {
+        if is_refused {
+            for answer in &mut answers {
+                answer.id = None;
+            }
+        } else {
+            tx.commit().await?;
+        }
+    }
+    Ok(answers)
+}
+
 /// A row as the payload shows it; `None` inside when its role may not see it.
 type Shown<M> = Option<Arc<<M as Loadable>::Entity>>;
 
@@ -153,7 +221,7 @@ async fn in_transaction<M: Mutation>(
     }
     let clock = session.clock();
     let identity_source = session.services().identity_source;
-    let mut work = Work { tx, clock, now: clock.now(), identity_source };
+    let mut work = Work { tx, clock, now: clock.now(), identity_source, origin: session.origin() };
     let done = input.run(&mut work).await?;
     if let Some(request) = &request {
         request.remember(tx, done.id.uuid()).await?;
@@ -217,6 +285,10 @@ pub enum UserErrorCode {
     NoSeat,
     /// The identity provider decides about it.
     ManagedElsewhere,
+    /// Only the author may.
+    AuthorRequired,
+    /// No representative is online, has the capacity and can take it.
+    NobodyAvailable,
 }
 
 /// Why an input was refused.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::access::Actions;
 use crate::db::Bind;
 use crate::error::{Error, Result};
 use crate::graphql::cells::Columns;
@@ -105,11 +106,12 @@ impl ListPlan {
 }
 
 impl<E: Listed> ListArgs<E> {
-    /// Checks the arguments and translates them. `organization` is nil for a list over all organizations.
+    /// Checks the arguments and translates them. `organization` is nil for a list over all organizations; `allowed` is what
+    /// the viewer may do.
     ///
     /// # Errors
     /// [`Error::Invalid`] for sizes out of range, both directions at once and bad filters, [`Error::InvalidCursor`].
-    pub fn plan(self, organization: Uuid, scope: Scope) -> Result<(Cursors<E>, ListPlan)> {
+    pub fn plan(self, organization: Uuid, scope: Scope, allowed: Actions) -> Result<(Cursors<E>, ListPlan)> {
         let mut order: Order<E> = match self.order_by {
             Some(order) if !order.is_empty() => order.into_iter().map(Into::into).collect(),
             _ => vec![E::DEFAULT_ORDER],
@@ -142,7 +144,7 @@ impl<E: Listed> ListArgs<E> {
             (true, None, before) => before.map(|cursor| ("before", cursor)),
         };
         let mut binds = Vec::new();
-        let mut conditions = Conditions::new(&mut binds, scope.leading_parameters());
+        let mut conditions = Conditions::new(&mut binds, scope.leading_parameters(), allowed);
         if let Some(filter) = &self.filter {
             filter.conditions(&mut conditions)?;
         }

@@ -34,7 +34,8 @@ use crate::refunds::Refund;
 use crate::relations;
 use crate::representatives::Representative;
 use crate::support_access::SupportAccess;
-use crate::tickets::Ticket;
+use crate::tickets::search::SearchLanguage;
+use crate::tickets::{self, Ticket, TicketCounts, TicketField, TicketFilter, TicketView};
 use crate::trail::{self, AuditEntry};
 use crate::webhook_events::WebhookEvent;
 
@@ -68,6 +69,10 @@ relations! {
         customers -> Customer;
         /// The tickets.
         tickets -> Ticket;
+        /// The custom fields of tickets, in the order of forms.
+        ticket_fields -> TicketField;
+        /// The saved views of tickets: the viewer's own and those that are shared.
+        ticket_views -> TicketView;
         /// The escalations.
         escalations -> Escalation;
         /// The refunds. For members and above.
@@ -88,6 +93,16 @@ relations! {
         audit_logs -> AuditLog;
         /// The webhook events of the organization. For administrators.
         webhook_events -> WebhookEvent;
+    }
+
+    /// How many tickets there are: by status, priority and assignee, and how many are overdue. Counting takes time in proportion
+    /// to their number.
+    async fn ticket_counts(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(name = "where", desc = "Only tickets that meet these conditions.")] filter: Option<Box<TicketFilter>>,
+    ) -> Result<TicketCounts> {
+        tickets::ticket_counts(ctx, filter).await
     }
 
     /// Every feature flag, evaluated for the organization at this moment.
@@ -112,6 +127,14 @@ pub struct OrganizationUpdateInput {
     pub support_email: MaybeUndefined<String>,
     /// Settings of client applications, replaced as a whole: a JSON object of at most 64 KiB.
     pub settings: Option<serde_json::Value>,
+    /// The language that words of tickets are searched in. After a change, older tickets follow within minutes.
+    pub search_language: Option<SearchLanguage>,
+    /// For how many minutes authors can change and delete their messages: 0 to 1,440.
+    pub message_edit_minutes: Option<i32>,
+    /// After how many minutes without an answer a ticket goes back to the queue: 1 to 10,080; null: never.
+    pub requeue_minutes: MaybeUndefined<i32>,
+    /// Whether tickets that nobody works on are assigned automatically.
+    pub assigns_automatically: Option<bool>,
     /// The version that the change is based on; another current version gives `VERSION_CONFLICT`.
     pub expected_version: Option<i32>,
 }

@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::events::Event;
 use crate::graphql::mutation::{Checks, Done, Mutation, MutationInfo, UserErrorCode, VerbResult, Work, check_version};
 use crate::id::{Id, OrganizationId, marker};
+use crate::tickets::search::SearchLanguage;
 use crate::{entity, pg_enum};
 
 pg_enum! {
@@ -71,6 +72,14 @@ entity! {
         pub support_email: Option<String>,
         /// Settings of client applications, as a JSON object.
         pub settings: serde_json::Value,
+        /// The language that words of tickets are searched in.
+        pub search_language: SearchLanguage,
+        /// For how many minutes authors can change and delete their messages.
+        pub message_edit_minutes: i32,
+        /// After how many minutes without an answer a ticket goes back to the queue; null: never.
+        pub requeue_minutes: Option<i32>,
+        /// Whether tickets that nobody works on are assigned automatically.
+        pub assigns_automatically: bool,
         /// Version; incremented by every change. Pass it as `expectedVersion`.
         pub version: i32,
         /// Time of creation.
@@ -147,6 +156,13 @@ pub fn personal_workspace(given: Option<&str>) -> (String, String) {
 /// Most bytes of `settings` as JSON.
 const MAX_SETTINGS_BYTES: usize = 65_536;
 
+fn check_minutes(checks: &mut Checks, field: &str, given: Option<i32>, range: std::ops::RangeInclusive<i32>) {
+    if given.is_some_and(|given| !range.contains(&given)) {
+        let message = format!("`{field}` takes {} to {}.", range.start(), range.end());
+        checks.refuse(field, UserErrorCode::Invalid, message);
+    }
+}
+
 impl Mutation for OrganizationUpdateInput {
     type Row = marker::Organization;
     const FIELD: &'static str = "organizationUpdate";
@@ -184,6 +200,8 @@ impl Mutation for OrganizationUpdateInput {
                 );
             }
         }
+        check_minutes(&mut checks, "messageEditMinutes", self.message_edit_minutes, 0..=1440);
+        check_minutes(&mut checks, "requeueMinutes", self.requeue_minutes.value().copied(), 1..=10_080);
         checks.finish()?;
 
         let organization = work.tenant().organization_id;
@@ -200,6 +218,10 @@ impl Mutation for OrganizationUpdateInput {
                     industry = case when $3 then $4 else industry end,
                     support_email = case when $5 then $6 else support_email end,
                     settings = coalesce($7, settings),
+                    search_language = coalesce($8, search_language),
+                    message_edit_minutes = coalesce($9, message_edit_minutes),
+                    requeue_minutes = case when $10 then $11 else requeue_minutes end,
+                    assigns_automatically = coalesce($12, assigns_automatically),
                     version = version + 1
               where id = $1",
             organization as _,
@@ -209,6 +231,11 @@ impl Mutation for OrganizationUpdateInput {
             !support_email.is_undefined(),
             support_email.value(),
             self.settings,
+            self.search_language as _,
+            self.message_edit_minutes,
+            !self.requeue_minutes.is_undefined(),
+            self.requeue_minutes.value().copied(),
+            self.assigns_automatically
         )
         .execute(work.tx.conn())
         .await?;

@@ -3,6 +3,7 @@
 //! Invariants: the sample data is written once and as a whole; what the rows say about each other agrees (totals of
 //! budgets with their records, counters with ticket numbers, figures with the rows they count); no secret in it works.
 
+mod help_desk;
 mod people;
 mod platform;
 mod refunds;
@@ -99,6 +100,7 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
     let desk = support::desk(&mut w, acme, &people).await?;
     support::tickets(&mut w, acme, &desk).await?;
     support::messages(&mut w, acme, &people, &desk).await?;
+    help_desk::rows(&mut w, acme, people.alice).await?;
     support::escalations(&mut w, acme, &people, &desk).await?;
     let rules = refunds::agents(&mut w, acme).await?;
     refunds::budget_and_refunds(&mut w, acme, &people, &desk, &rules).await?;
@@ -108,6 +110,7 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
     platform::figures(&mut w, acme, 3).await?;
 
     tech_startup::rows(&mut w, startup, &people).await?;
+    help_desk::rows(&mut w, startup, people.bob).await?;
     platform::figures(&mut w, startup, 1).await?;
 
     let Writer { tx, counts, .. } = w;

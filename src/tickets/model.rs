@@ -89,10 +89,42 @@ impl TicketStatus {
         Some(format!("A ticket that is {} cannot become {}: {possible}.", self.label(), next.label()))
     }
 
+    /// Whether it is the representatives' turn.
+    #[must_use]
+    pub const fn is_worked_on(self) -> bool {
+        matches!(self, Self::New | Self::Open)
+    }
+
+    /// The status after a message: of the customer, or of the organization to the customer. A new ticket is open once it
+    /// was answered; whatever waited or was solved is open again when the customer writes.
+    #[must_use]
+    pub const fn after_message(self, of_customer: bool) -> Self {
+        match (self, of_customer) {
+            (Self::New, false) | (Self::Resolved, _) | (Self::PendingCustomer, true) => Self::Open,
+            (status, _) => status,
+        }
+    }
+
     /// Whether the clocks of the service level stand still.
     #[must_use]
     pub const fn is_paused(self) -> bool {
         matches!(self, Self::PendingCustomer | Self::OnHold)
+    }
+}
+
+/// Since when the customer waits for an answer, after the ticket went from one status to another: they do while it is worked
+/// on, and wait anew when it is opened again.
+#[must_use]
+pub fn waiting_after(
+    waiting: Option<DateTime<Utc>>,
+    before: TicketStatus,
+    after: TicketStatus,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    match after {
+        TicketStatus::New | TicketStatus::Open if before.is_worked_on() => waiting,
+        TicketStatus::New | TicketStatus::Open => Some(now),
+        _ => None,
     }
 }
 
@@ -194,6 +226,21 @@ mod tests {
         assert!(TicketStatus::ALL.iter().all(|next| *next == Closed || !Closed.may_become(*next)));
         assert!(Resolved.may_become(Open) && !Resolved.may_become(OnHold) && !Resolved.may_become(PendingCustomer));
         assert!(Open.may_become(Resolved) && PendingCustomer.may_become(Open));
+    }
+
+    #[test]
+    fn messages_move_a_ticket_as_the_desk_expects() {
+        use TicketStatus::{Closed, New, OnHold, Open, PendingCustomer, Resolved};
+        let after =
+            |of_customer| TicketStatus::ALL.iter().map(|status| status.after_message(of_customer)).collect::<Vec<_>>();
+        assert_eq!(after(true), [New, Open, Open, OnHold, Open, Closed], "the customer wrote");
+        assert_eq!(after(false), [Open, Open, PendingCustomer, OnHold, Open, Closed], "the desk answered");
+        let at = |seconds| DateTime::from_timestamp(seconds, 0);
+        let now = at(9).expect("a time");
+        assert_eq!(waiting_after(at(1), New, Open, now), at(1), "nobody answered yet");
+        assert_eq!(waiting_after(at(1), Open, PendingCustomer, now), None);
+        assert_eq!(waiting_after(None, Resolved, Open, now), at(9), "waits anew");
+        assert_eq!(waiting_after(None, Open, Open, now), None, "was answered");
     }
 
     #[test]

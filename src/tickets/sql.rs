@@ -1,7 +1,7 @@
 //! The queries of the slice that change something; reading goes through the loaders.
 
-use async_graphql::MaybeUndefined;
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 
 use crate::db::TenantTx;
 use crate::error::Result;
@@ -29,6 +29,8 @@ pub struct TicketRow {
     pub category: TicketCategory,
     /// The labels.
     pub tags: Vec<String>,
+    /// An object from keys to values.
+    pub custom_fields: Value,
     /// The times.
     pub clocks: Clocks,
 }
@@ -54,8 +56,9 @@ pub async fn insert_ticket(tx: &mut TenantTx, row: &TicketRow, now: DateTime<Utc
     let organization = tx.tenant().organization_id;
     sqlx::query!(
         "insert into tenantry.tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority,
-                              category, tags, first_response_due_at, resolution_due_at, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)",
+                              category, tags, first_response_due_at, resolution_due_at, created_at, updated_at, waiting_since, assigned_at,
+                              custom_fields)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::timestamptz, $14, $14, case when $5::uuid is not null then $14 end, $15)",
         organization as _,
         row.id as _,
         row.number,
@@ -69,7 +72,8 @@ pub async fn insert_ticket(tx: &mut TenantTx, row: &TicketRow, now: DateTime<Utc
         &row.tags,
         row.clocks.first_response_due_at,
         row.clocks.resolution_due_at,
-        now
+        now,
+        row.custom_fields
     )
     .execute(tx.conn())
     .await?;
@@ -82,6 +86,17 @@ pub struct LockedTicket {
     pub status: TicketStatus,
     /// The urgency.
     pub priority: TicketPriority,
+    /// The kind of matter.
+    pub category: TicketCategory,
+    /// The labels.
+    pub tags: Vec<String>,
+    pub custom_fields: Map<String, Value>,
+    pub customer_id: Option<CustomerId>,
+    pub assignee_id: Option<RepresentativeId>,
+    /// Since when the assignee has it.
+    pub assigned_at: Option<DateTime<Utc>>,
+    /// Since when the customer waits for an answer.
+    pub waiting_since: Option<DateTime<Utc>>,
     pub version: i32,
     /// Set when the ticket was merged away.
     pub merged_into_id: Option<TicketId>,
@@ -96,7 +111,8 @@ pub async fn lock_ticket(tx: &mut TenantTx, id: TicketId) -> Result<Option<Locke
     let organization = tx.tenant().organization_id;
     let row = sqlx::query!(
         r#"select status as "status: TicketStatus", priority as "priority: TicketPriority", version,
-                  merged_into_id as "merged_into_id: TicketId", created_at, first_response_due_at, resolution_due_at,
+                  category as "category: TicketCategory", tags, custom_fields, customer_id as "customer_id: CustomerId",
+                  assignee_id as "assignee_id: RepresentativeId", assigned_at, waiting_since, merged_into_id as "merged_into_id: TicketId", created_at, first_response_due_at, resolution_due_at,
                   sla_paused_at, sla_paused_seconds, resolved_at, closed_at
              from tenantry.tickets where organization_id = $1 and id = $2 for update"#,
         organization as _,
@@ -107,6 +123,16 @@ pub async fn lock_ticket(tx: &mut TenantTx, id: TicketId) -> Result<Option<Locke
     Ok(row.map(|row| LockedTicket {
         status: row.status,
         priority: row.priority,
+        category: row.category,
+        tags: row.tags,
+        custom_fields: match row.custom_fields {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        },
+        customer_id: row.customer_id,
+        assignee_id: row.assignee_id,
+        assigned_at: row.assigned_at,
+        waiting_since: row.waiting_since,
         version: row.version,
         merged_into_id: row.merged_into_id,
         created_at: row.created_at,
@@ -130,13 +156,16 @@ pub struct TicketUpdate {
     /// The urgency.
     pub priority: TicketPriority,
     /// The kind of matter.
-    pub category: Option<TicketCategory>,
+    pub category: TicketCategory,
     /// The labels.
     pub tags: Option<Vec<String>>,
-    /// Whose ticket; `Null` takes the customer away.
-    pub customer: MaybeUndefined<CustomerId>,
-    /// Who works on it; `Null` takes it from everybody.
-    pub assignee: MaybeUndefined<RepresentativeId>,
+    pub custom_fields: Option<Map<String, Value>>,
+    /// Whose ticket.
+    pub customer: Option<CustomerId>,
+    /// Who works on it.
+    pub assignee: Option<RepresentativeId>,
+    pub assigned_at: Option<DateTime<Utc>>,
+    pub waiting_since: Option<DateTime<Utc>>,
     /// The times.
     pub clocks: Clocks,
 }
@@ -147,11 +176,10 @@ pub async fn update_ticket(tx: &mut TenantTx, id: TicketId, change: &TicketUpdat
     sqlx::query!(
         "update tenantry.tickets
             set subject = coalesce($3, subject), description = coalesce($4, description), status = $5, priority = $6,
-                category = coalesce($7, category), tags = coalesce($8, tags),
-                customer_id = case when $9 then $10 else customer_id end,
-                assignee_id = case when $11 then $12 else assignee_id end,
-                first_response_due_at = $13, resolution_due_at = $14, sla_paused_at = $15, sla_paused_seconds = $16,
-                resolved_at = $17, closed_at = $18, version = version + 1
+                category = $7, tags = coalesce($8, tags), customer_id = $9, assignee_id = $10,
+                first_response_due_at = $11, resolution_due_at = $12, sla_paused_at = $13, sla_paused_seconds = $14,
+                resolved_at = $15, closed_at = $16, assigned_at = $17, waiting_since = $18,
+                custom_fields = coalesce($19, custom_fields), version = version + 1
           where organization_id = $1 and id = $2",
         organization as _,
         id as _,
@@ -161,39 +189,41 @@ pub async fn update_ticket(tx: &mut TenantTx, id: TicketId, change: &TicketUpdat
         change.priority as _,
         change.category as _,
         change.tags.as_deref(),
-        !change.customer.is_undefined(),
-        change.customer.value() as _,
-        !change.assignee.is_undefined(),
-        change.assignee.value() as _,
+        change.customer as _,
+        change.assignee as _,
         change.clocks.first_response_due_at,
         change.clocks.resolution_due_at,
         change.clocks.sla_paused_at,
         change.clocks.sla_paused_seconds,
         change.clocks.resolved_at,
-        change.clocks.closed_at
+        change.clocks.closed_at,
+        change.assigned_at,
+        change.waiting_since,
+        change.custom_fields.clone().map(Value::Object)
     )
     .execute(tx.conn())
     .await?;
     Ok(())
 }
 
-/// Inserts a message of the viewer.
+/// Inserts a message: of the customer, or else of the viewer.
 pub async fn insert_message(
     tx: &mut TenantTx,
     id: TicketMessageId,
     ticket: TicketId,
-    is_internal: bool,
+    (customer, is_internal): (Option<CustomerId>, bool),
     body: &str,
     now: DateTime<Utc>,
 ) -> Result<()> {
     let tenant = tx.tenant();
     sqlx::query!(
-        "insert into tenantry.ticket_messages (organization_id, id, ticket_id, author_user_id, is_internal, body, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $7)",
+        "insert into tenantry.ticket_messages (organization_id, id, ticket_id, author_user_id, author_customer_id, is_internal, body, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
         tenant.organization_id as _,
         id as _,
         ticket as _,
-        tenant.actor.user() as _,
+        tenant.actor.user().filter(|_| customer.is_none()) as _,
+        customer as _,
         is_internal,
         body,
         now
@@ -203,30 +233,34 @@ pub async fn insert_message(
     Ok(())
 }
 
+/// What a message does to its ticket.
+pub struct Touch {
+    pub status: TicketStatus,
+    pub clocks: Clocks,
+    pub responded_at: Option<DateTime<Utc>>,
+    pub waiting_since: Option<DateTime<Utc>>,
+}
+
 /// Writes what a message does to its ticket; the version grows when the state changes.
-pub async fn touch_ticket(
-    tx: &mut TenantTx,
-    id: TicketId,
-    status: TicketStatus,
-    clocks: &Clocks,
-    responded_at: Option<DateTime<Utc>>,
-) -> Result<()> {
+pub async fn touch_ticket(tx: &mut TenantTx, id: TicketId, touch: &Touch) -> Result<()> {
     let organization = tx.tenant().organization_id;
     sqlx::query!(
         "update tenantry.tickets
             set version = version + (status <> $3)::int, status = $3, first_response_due_at = $4, resolution_due_at = $5,
-                sla_paused_at = $6, sla_paused_seconds = $7, resolved_at = $8,
-                first_responded_at = coalesce(first_responded_at, $9)
+                sla_paused_at = $6, sla_paused_seconds = $7, resolved_at = $8, closed_at = $9,
+                first_responded_at = coalesce(first_responded_at, $10), waiting_since = $11
           where organization_id = $1 and id = $2",
         organization as _,
         id as _,
-        status as _,
-        clocks.first_response_due_at,
-        clocks.resolution_due_at,
-        clocks.sla_paused_at,
-        clocks.sla_paused_seconds,
-        clocks.resolved_at,
-        responded_at
+        touch.status as _,
+        touch.clocks.first_response_due_at,
+        touch.clocks.resolution_due_at,
+        touch.clocks.sla_paused_at,
+        touch.clocks.sla_paused_seconds,
+        touch.clocks.resolved_at,
+        touch.clocks.closed_at,
+        touch.responded_at,
+        touch.waiting_since
     )
     .execute(tx.conn())
     .await?;

@@ -99,7 +99,8 @@ async fn a_person_is_exported_whole_and_erased_whole() {
     assert!(everywhere.len() >= 9, "{everywhere:?}");
     let carol = find_user(&database.db(), &format!("{MARK}@example.COM")).await.expect("carol");
     let lines = exported(database, &carol).await;
-    for table in &everywhere {
+    // What triggers derive from other tables is told with those.
+    for table in everywhere.iter().filter(|table| *table != "ticket_documents") {
         let of_table: Vec<&Value> = lines.iter().filter(|line| line["table"] == table.as_str()).collect();
         let has_it = of_table.iter().any(|line| line.to_string().contains(MARK));
         assert!(has_it || !of_table.is_empty(), "{table} is not in the export: {:?}", tables_of(&lines));
@@ -268,7 +269,17 @@ async fn erasures_know_every_text_about_a_person() {
         // Why an operator looked in: theirs to word.
         "support_accesses.actions",
         "support_accesses.reason",
+        // Follows the tickets, by a trigger.
+        "ticket_field_values.key",
+        "ticket_field_values.text_value",
+        "ticket_message_revisions.body",
         "ticket_messages.body",
+        "ticket_tags.tag",
+        // What a colleague looks for; gone with the user unless it is shared.
+        "ticket_views.filter",
+        "ticket_views.name",
+        "ticket_views.sort",
+        "tickets.custom_fields",
         "tickets.description",
         "tickets.subject",
         "tickets.tags",
@@ -282,7 +293,7 @@ async fn erasures_know_every_text_about_a_person() {
     let texts: Vec<String> = sqlx::query_scalar(
         "select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
           where c.relnamespace = 'tenantry'::regnamespace and a.atttypid in ('text'::regtype, 'jsonb'::regtype, 'bytea'::regtype, 'text[]'::regtype)
-            and (c.relname in ('users', 'customer_profiles', 'tickets', 'ticket_messages') or exists (
+            and (c.relname in ('users', 'customer_profiles', 'tickets', 'ticket_messages', 'ticket_message_revisions') or exists (
                  select from pg_constraint f where f.conrelid = c.oid and f.contype = 'f'
                     and f.confrelid in ('tenantry.users'::regclass, 'tenantry.customer_profiles'::regclass, 'tenantry.tickets'::regclass)))
             and c.relname not like 'audit_logs%' and c.relname not in ('platform_audit_logs', 'api_keys') order by 1",

@@ -53,6 +53,13 @@ async fn ids(app: &TestApp, entity: &EntityInfo, slug: &str, condition: &str) ->
     rows.unwrap_or_else(|error| panic!("{}: {error}", entity.table))
 }
 
+/// Relates rows that the sample data has unrelated, so that every list has something: nobody shows a newcomer merged tickets.
+async fn relate(app: &TestApp) {
+    let sql = "update tenantry.tickets t set merged_into_id = o.id, split_from_id = o.id from tenantry.tickets o
+                where o.organization_id = t.organization_id and t.number = 1 and o.number = 2";
+    sqlx::query(sql).execute(&mut app.database.system().await).await.expect("related tickets");
+}
+
 /// A token of a member of [`OWN`] with this role, made for the gates.
 async fn member(app: &TestApp, role: MemberRole) -> String {
     let subject = format!("user_gate_{}", role.label().to_lowercase());

@@ -15,6 +15,7 @@ mod errors;
 mod events;
 mod floors;
 mod gates;
+mod help_desk;
 mod http_layer;
 mod impersonation;
 mod lifecycle;

@@ -87,7 +87,11 @@ async fn ticket_lives_from_new_to_closed() {
     assert!(unassigned["assignee"].is_null() && !unassigned["customer"].is_null(), "{unassigned}");
 
     assert_eq!(audit_rows(&app, "ticket.create").await, 1);
-    assert_eq!(audit_rows(&app, "ticket.update").await, 5, "one row for each change, none for a refusal");
+    assert_eq!(
+        audit_rows(&app, "ticket.update").await,
+        7,
+        "one row for each change, by messages too, none for a refusal"
+    );
     assert_eq!(audit_rows(&app, "ticket.message.add").await, 3);
 }
 
@@ -263,7 +267,7 @@ async fn tickets_show_and_allow_a_role_what_the_matrix_says() {
     let viewer = app.data(&bob, "{ viewer { role permissions } }", json!({})).await;
     assert_eq!(
         viewer["viewer"],
-        json!({ "role": "VIEWER", "permissions": ["ORGANIZATION_READ", "BILLING_READ", "ORGANIZATION_LEAVE"] })
+        json!({ "role": "VIEWER", "permissions": ["ORGANIZATION_READ", "TICKET_WATCH", "BILLING_READ", "ORGANIZATION_LEAVE"] })
     );
 }
 

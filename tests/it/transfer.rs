@@ -43,8 +43,15 @@ async fn rows(database: &TestDb, slug: &str, without: &[&str]) -> BTreeMap<Strin
     .expect("the tables");
     let mut all = BTreeMap::new();
     for table in tables {
+        // Words stand in documents in the order in which messages came.
+        let row = match table.as_str() {
+            "ticket_documents" => {
+                "(to_jsonb(t) - 'words' - 'public_words' || jsonb_build_object('words', strip(t.words), 'shown', strip(t.public_words)))"
+            }
+            _ => "to_jsonb(t)",
+        };
         let sql = format!(
-            "select (to_jsonb(t) - $2::text[])::text from tenantry.{table} t join tenantry.organizations o on o.id = t.organization_id where o.slug = $1 order by 1"
+            "select ({row} - $2::text[])::text from tenantry.{table} t join tenantry.organizations o on o.id = t.organization_id where o.slug = $1 order by 1"
         );
         let found: Vec<String> =
             sqlx::query_scalar(AssertSqlSafe(sql)).bind(slug).bind(without).fetch_all(&mut system).await.expect("rows");
@@ -78,7 +85,9 @@ async fn tenants_move_whole_into_another_database() {
     let (before, mut after) = (rows(&app.database, "acme-corp", &[]).await, rows(&target, "acme-corp", &[]).await);
     // The import itself is in the log, and not in the file.
     after.get_mut("audit_logs").expect("the log").retain(|row| !row.contains("organization.import"));
-    assert_eq!(before, after);
+    for (table, rows) in &before {
+        assert_eq!(rows, &after[table], "{table}");
+    }
     assert!(
         before.values().map(Vec::len).sum::<usize>() > 60
             && before["tickets"].iter().any(|row| row.contains("1F600") || row.contains('\u{1F600}'))

@@ -33,7 +33,6 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("escalations", &["reason"], "the list ends when its page is full; no queue shows it alone"),
     ("refunds", &["reason", "amount_minor"], "the list ends when its page is full; no queue shows it alone"),
     ("tickets", &["subject"], "equality with a whole subject; searching is full-text search's"),
-    ("tickets", &["resolution_due_at"], "its index is over the expressions of the order, which a filter does not use"),
     ("webhook_events", &["status", "source", "event_type", "object_id", "attempts"], "events are deleted after a time"),
     ("audit_logs", &["resource_type"], "the list ends when its page is full; the id alone is indexed"),
 ];
@@ -56,7 +55,10 @@ const KEPT_INDEXES: &[(&str, &str)] = &[
     ("refunds_decision_rule_id_idx", "foreign key: removing a rule looks for its rows"),
     ("refunds_requested_by_idx", "foreign key: removing a user looks for its rows"),
     ("ticket_messages_author_customer_id_idx", "what a customer wrote, when two become one"),
-    ("tickets_merged_into_id_idx", "foreign key: tickets that were merged into this one"),
+    ("ticket_messages_moved_from_id_idx", "foreign key: messages that were written on this ticket"),
+    ("ticket_views_user_id_idx", "how many views one person has"),
+    ("tickets_load_idx", "how many open tickets each representative has"),
+    ("tickets_silent_since_idx", "the job: whose assignee owes an answer"),
     ("webhook_events_finding_idx", "operators: what could not be mapped, and how much of it"),
     ("webhook_events_object_id_idx", "the worker: what came for the same object before"),
     ("webhook_events_pending_idx", "the worker: what is due"),
@@ -85,7 +87,8 @@ async fn fill(app: &TestApp, rows: u32) {
          select ({})::uuid, 'user_plan_' || n, 'plan' || n || '@example.com', 'Name ' || n from generate_series(1, {rows}) n;",
         id("n")
     );
-    for entity in listed() {
+    // The history of tickets is a part of the audit log.
+    for entity in listed().filter(|entity| entity.table != "tenantry.ticket_events") {
         let table = entity.table;
         let columns: String = sqlx::query_scalar(
             "select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute
@@ -115,7 +118,7 @@ async fn fill(app: &TestApp, rows: u32) {
                 'id', {}, 'user_id', {}, 'ticket_id', {parent}, 'customer_id', {parent}, 'assignee_id', {parent},
                 'budget_id', {parent}, 'agent_id', {parent}, 'representative_id', {parent}, 'assigned_to', {parent},
                 'number', 1000 + n, 'rank', 1000 + n, 'email', 'plan' || n || '@example.com', 'name', 'Name ' || n,
-                'domain', 'plan' || n || '.example',
+                'domain', 'plan' || n || '.example', 'key', 'plan_' || n, 'message_id', {parent}, 'merged_into_id', {parent}, 'split_from_id', {parent}, 'resource_id', {parent}, 'resource_type', 'Ticket', 'position', n,
                 'prefix', 'plan_' || n, 'event_id', 'plan_' || n, 'clerk_invitation_id', 'plan_' || n,
                 'token_hash', sha256(n::text::bytea), 'idempotency_key', 'plan_' || n, 'stripe_refund_id', 're_plan_' || n,
                 'created_at', now() - n * interval '10 milliseconds', 'updated_at', now() - n * interval '10 milliseconds',
@@ -236,9 +239,15 @@ async fn plans_read_no_more_than_a_page() {
             continue;
         }
         for field in &sdl.inputs[&list.filter] {
-            let Some(eq) = sdl.inputs[&field.base].iter().find(|field| field.name == "eq") else { continue };
+            let comparator: &[_] = sdl.inputs.get(&field.base).map_or(&[], Vec::as_slice);
+            // A plain value is compared with as it is.
+            let eq = match comparator.iter().find(|operation| ["eq", "has"].contains(&operation.name.as_str())) {
+                Some(eq) => eq,
+                None if comparator.is_empty() => field,
+                None => continue,
+            };
             let values: Vec<Value> = match eq.base.as_str() {
-                "String" => vec![json!("no row has this")],
+                "String" | "JSON" => vec![json!("no row has this")],
                 "Int" | "Float" => vec![json!(-1)],
                 "Boolean" => vec![json!(true), json!(false)],
                 "DateTime" => vec![json!("1970-01-01T00:00:00Z")],
@@ -246,7 +255,11 @@ async fn plans_read_no_more_than_a_page() {
                 labels => sdl.enums[labels].iter().map(|label| json!(label)).collect(),
             };
             for value in values {
-                let filter = json!({ &field.name: { "eq": value } });
+                let filter = match () {
+                    () if comparator.is_empty() => json!({ &field.name: value }),
+                    () if field.list => json!({ &field.name: [{ "key": "plan_1", &eq.name: value }] }),
+                    () => json!({ &field.name: { &eq.name: value } }),
+                };
                 app.data(&owner, &all, json!({ "first": 50, "where": filter })).await;
                 asked += 1;
             }

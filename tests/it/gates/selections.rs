@@ -139,10 +139,14 @@ async fn selections_give_the_same_text_with_and_without_the_engine() {
             let engine = text(&app, &token, &format!("{fragments} {{ organization {{ {list} }} {MERGED} }}")).await;
             assert_eq!(plain, engine, "seed {seed}: {fragments} {list}");
             answered += u64::from(plain.starts_with("{\"data\""));
+            // Who draws does not count aliases.
+            let may =
+                role != MemberRole::Owner || plain.starts_with("{\"data\"") || plain.contains("QUERY_TOO_MANY_ALIASES");
+            assert!(may, "an owner may see everything: {plain}: {list}");
             refused += u64::from(plain.starts_with("{\"errors\""));
         }
         println!("{role:?}: {answered} answers without errors, {refused} with");
-        assert!(role != MemberRole::Owner || answered == DRAWN, "an owner may see everything");
+        assert!(role != MemberRole::Owner || answered * 20 > DRAWN * 19, "nearly all are within the limits");
         assert!(role != MemberRole::Viewer || refused > 0, "a viewer must have met what it may not see");
     }
 }

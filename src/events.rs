@@ -18,15 +18,15 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, future};
 use serde::{Deserialize, Serialize};
-use sqlx::Arguments as _;
 use sqlx::postgres::{PgArguments, PgConnectOptions};
+use sqlx::{Arguments as _, PgConnection};
 use tokio::sync::{broadcast, watch};
 use tokio_postgres::AsyncMessage;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use crate::access::Actor;
-use crate::db::{SystemTx, connect_alone};
+use crate::db::{SystemTx, TenantTx, connect_alone};
 use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, Id, Identified, OrganizationId, UserId};
 
@@ -92,6 +92,17 @@ struct Envelope {
 
 /// Tells all instances of events of any organizations, when the transaction commits.
 pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Result<()> {
+    notify(tx.conn(), events).await
+}
+
+/// Tells all instances of more events than the one of a mutation, when the transaction commits.
+pub async fn tell_more(tx: &mut TenantTx, events: Vec<Event>) -> Result<()> {
+    let organization = tx.tenant().organization_id;
+    let events: Vec<(OrganizationId, Event)> = events.into_iter().map(|event| (organization, event)).collect();
+    notify(tx.conn(), &events).await
+}
+
+async fn notify(conn: &mut PgConnection, events: &[(OrganizationId, Event)]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
@@ -106,7 +117,7 @@ pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Resu
         &groups,
         &payloads
     )
-    .execute(tx.conn())
+    .execute(conn)
     .await?;
     Ok(())
 }

@@ -217,6 +217,10 @@ pub enum UserErrorCode {
     NoSeat,
     /// The identity provider decides about it.
     ManagedElsewhere,
+    /// The budget does not have that much left.
+    BudgetExceeded,
+    /// The amount is in another currency.
+    CurrencyMismatch,
 }
 
 /// Why an input was refused.

@@ -41,6 +41,8 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
 const KEPT_INDEXES: &[(&str, &str)] = &[
     ("api_keys_created_by_idx", "keys of a member who leaves"),
     ("api_keys_key_hash_idx", "who brings a key has no tenant yet"),
+    ("budget_reservations_due_idx", "the workers free what has expired"),
+    ("budgets_due_idx", "the workers open periods for all"),
     ("budget_usage_records_resource_id_idx", "what a refund reserved and spent"),
     ("escalations_escalated_by_idx", "foreign key: removing a representative looks for its rows"),
     ("invitations_invited_by_idx", "invitations of a member who leaves"),
@@ -114,7 +116,7 @@ async fn fill(app: &TestApp, rows: u32) {
               cross join lateral jsonb_populate_record(null::{table}, t.j || jsonb_build_object(
                 'id', {}, 'user_id', {}, 'ticket_id', {parent}, 'customer_id', {parent}, 'assignee_id', {parent},
                 'budget_id', {parent}, 'agent_id', {parent}, 'representative_id', {parent}, 'assigned_to', {parent},
-                'number', 1000 + n, 'rank', 1000 + n, 'email', 'plan' || n || '@example.com', 'name', 'Name ' || n,
+                'series_id', {}, 'reservation_id', {parent}, 'change', n, 'number', 1000 + n, 'rank', 1000 + n, 'email', 'plan' || n || '@example.com', 'name', 'Name ' || n,
                 'domain', 'plan' || n || '.example',
                 'prefix', 'plan_' || n, 'event_id', 'plan_' || n, 'clerk_invitation_id', 'plan_' || n,
                 'token_hash', sha256(n::text::bytea), 'idempotency_key', 'plan_' || n, 'stripe_refund_id', 're_plan_' || n,
@@ -123,6 +125,7 @@ async fn fill(app: &TestApp, rows: u32) {
                 'period_start', timestamptz '2000-01-01' + n * interval '1 minute',
                 'starts_at', timestamptz '2000-01-01' + n * interval '1 minute'{values})) r;
              analyze {table};",
+            id("n"),
             id("n"),
             id("n")
         );

@@ -259,9 +259,9 @@ create table tenantry.budget_reservations (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     primary key (organization_id, id),
-    check (expires_at > created_at and expires_at <= created_at + interval '24 hours'),
-    check ((status = 'OPEN') = (ended_at is null)),
-    check ((status = 'SETTLED') = (settled_minor is not null))
+    constraint budget_reservations_expiry_check check (expires_at > created_at and expires_at <= created_at + interval '24 hours'),
+    constraint budget_reservations_ended_check check ((status = 'OPEN') = (ended_at is null)),
+    constraint budget_reservations_settled_check check ((status = 'SETTLED') = (settled_minor is not null))
 );
 
 alter table tenantry.budget_reservations enable row level security;

@@ -189,12 +189,12 @@ async fn budgets_hold_their_sums_under_a_mixed_load() {
             }
             let amount = format!("{}.{:02}", dice.roll(4), 1 + dice.roll(99));
             let of_pool = dice.roll(1000);
-            let taken = {
+            let chosen = {
                 let open = open.lock().expect("no panic");
                 let place = usize::try_from(of_pool).expect("a number") % open.len().max(1);
                 open.get(place).cloned()
             };
-            let payload = match (dice.roll(4), taken) {
+            let payload = match (dice.roll(4), chosen) {
                 (0, _) => spend(app, token, &budgets, &amount, &key).await,
                 (1, Some(id)) => {
                     let input = json!({ "reservationId": id, "amount": money(&amount), "idempotencyKey": key });
@@ -246,7 +246,7 @@ async fn budgets_raise_each_alert_once_for_each_crossing() {
         let (app, token, id) = (&app, &token, &id);
         async move { codes(&spend(app, token, &[id], "1.00", &format!("{n}")).await).is_empty() }
     });
-    assert!(requests.buffer_unordered(16).all(|done| std::future::ready(done)).await);
+    assert!(requests.buffer_unordered(16).all(std::future::ready).await);
     assert_eq!(alerts(&app, &token, &id).await, [25, 50, 75, 100]);
     // Each is in the audit log, as done by nobody, with the request of nobody.
     let logged = "select count(*) from tenantry.audit_logs where action = 'budget.alert' and user_id is null and request_id is null";
@@ -287,7 +287,7 @@ async fn hear(response: reqwest::Response, all: &[&str]) -> String {
             heard += &String::from_utf8_lossy(&chunk);
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(60), listening).await.is_ok();
+    let in_time = tokio::time::timeout(Duration::from_mins(1), listening).await.is_ok();
     assert!(in_time, "{all:?} do not come: {heard}");
     heard
 }

@@ -148,8 +148,8 @@ comment on column tenantry.decision_rules.conditions is 'JsonLogic expression ov
 comment on column tenantry.decision_rules.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';
 
 -- One reading of the calendar for the API, the job and whoever looks: PostgreSQL's own time zones.
-create function tenantry.budget_period_at(period tenantry.budget_period, time_zone text, at timestamptz, out starts_at timestamptz, out ends_at timestamptz)
-    language plpgsql stable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+create function tenantry.budget_period_at(period tenantry.budget_period, time_zone text, at timestamptz) returns table (starts_at timestamptz, ends_at timestamptz)
+    language plpgsql stable rows 1 strict parallel safe set search_path = pg_catalog, pg_temp as $$
 declare
     length constant interval := case period::text when 'DAY' then '1 day' when 'WEEK' then '7 days' when 'MONTH' then '1 month' when 'QUARTER' then '3 months' else '1 year' end::interval;
     local timestamp := date_trunc(lower(period::text), at at time zone time_zone);
@@ -160,19 +160,22 @@ begin
     end if;
     starts_at := local at time zone time_zone;
     ends_at := (local + length) at time zone time_zone;
+    return next;
 end $$;
 comment on function tenantry.budget_period_at(tenantry.budget_period, text, timestamptz) is 'The calendar period of a time zone that holds an instant. Weeks begin on Monday.';
-create function tenantry.next_budget_period(period tenantry.budget_period, time_zone text, after timestamptz, now timestamptz, out starts_at timestamptz, out ends_at timestamptz, out skipped integer)
-    language plpgsql stable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+create function tenantry.next_budget_period(period tenantry.budget_period, time_zone text, after timestamptz, now timestamptz)
+    returns table (starts_at timestamptz, ends_at timestamptz, skipped integer)
+    language plpgsql stable rows 1 strict parallel safe set search_path = pg_catalog, pg_temp as $$
 begin
     starts_at := after;
     skipped := 0;
     loop
-        ends_at := (tenantry.budget_period_at(period, time_zone, starts_at)).ends_at;
+        select p.ends_at into ends_at from tenantry.budget_period_at(period, time_zone, starts_at) p;
         exit when ends_at > now;
         starts_at := ends_at;
         skipped := skipped + 1;
     end loop;
+    return next;
 end $$;
 comment on function tenantry.next_budget_period(tenantry.budget_period, text, timestamptz, timestamptz) is 'The period that holds now, of those that follow one that ended; how many between them nobody opened.';
 revoke execute on function tenantry.budget_period_at(tenantry.budget_period, text, timestamptz), tenantry.next_budget_period(tenantry.budget_period, text, timestamptz, timestamptz) from public;

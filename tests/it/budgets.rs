@@ -586,7 +586,7 @@ async fn budgets_refuse_bad_input_and_write_nothing() {
     let id = budget(&app, &token, "10.00", json!({})).await;
     let foreign = budget(&app, &bob, "10.00", json!({})).await;
     let early = budget(&app, &token, "10.00", json!({ "startsAt": "2030-02-01T00:00:00Z" })).await;
-    let state = "select sum(hashtextextended(t::text, 0))::bigint from (select b::text from tenantry.budgets b union all select r::text from tenantry.budget_usage_records r
+    let state = "select hashtextextended(string_agg(t.row, ',' order by t.row), 0) from (select b::text as row from tenantry.budgets b union all select r::text from tenantry.budget_usage_records r
         union all select r::text from tenantry.budget_reservations r union all select a::text from tenantry.budget_alerts a union all select k::text from tenantry.idempotency_keys k) t";
     let before = count(&app, state).await;
     let make = |more: Value| {

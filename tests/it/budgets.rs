@@ -657,7 +657,11 @@ async fn budgets_refuse_bad_input_and_write_nothing() {
             (taking(field, amount("10.01", "USD")), "amount", "BUDGET_EXCEEDED"),
         ]);
     }
-    for ((field, input), of, code) in cases {
+    for (n, ((field, mut input), of, code)) in cases.into_iter().enumerate() {
+        // The transaction of a refused request may still be on its way back, and its key with it.
+        if input["idempotencyKey"] == "k" {
+            input["idempotencyKey"] = json!(format!("k{n}"));
+        }
         let refused = run(&app, &token, field, input.clone()).await;
         assert_eq!(codes(&refused), [code], "{field} {input:.300}: {refused}");
         assert_eq!(refused["userErrors"][0]["field"][1], of, "{field} {input:.300}: {refused}");

@@ -1,6 +1,6 @@
 //! Throughput of the API beside its limit, the same SQL in the same transactions without GraphQL, and beside a peer.
 //!
-//! `cargo bench --bench graphql [-- --peers --only Q1,M1 --seconds 6 --rounds 3 --connections 32 --organizations 50 --tickets 1000]`
+//! `cargo bench --bench graphql [-- --peers --only Q1,M1,B1 --seconds 6 --rounds 3 --connections 32 --organizations 50 --tickets 1000]`
 //! (`--profile dist` measures what is deployed)
 //!
 //! Starts a `PostgreSQL` of its own (fsync on, kept between runs), fills it, starts the server on it, and measures each
@@ -14,6 +14,7 @@
 
 mod support;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read as _};
 use std::net::TcpStream;
@@ -23,11 +24,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, ConnectOptions as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection};
 use tenantry::auth::dev::{DevIssuer, IssueRequest};
 use tenantry::clock::Clock;
 use tenantry::db::{Db, PoolLimits, migrations};
-use tenantry::id::TicketId;
+use tenantry::id::{BudgetId, TicketId};
 use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
 
@@ -49,6 +50,11 @@ const Q3: &str = "query Q3($id: ID!) { node(id: $id) { ... on Ticket { id number
 
 const M1: &str = "mutation M1($i: TicketUpdateInput!) { ticketUpdate(input: $i) { ticket { id priority version } userErrors { code } } }";
 const M2: &str = "mutation M2($i: TicketMessageAddInput!) { ticketMessageAdd(input: $i) { message { id body } userErrors { code } } }";
+
+/// Everybody spends from one budget, whose row is the bottleneck.
+const B1: &str = "mutation B1($i: BudgetSpendInput!) { budgetSpend(input: $i) { usageRecords { id amount { amount } } userErrors { code } } }";
+/// Stands for an idempotency key that no request had before.
+const KEY: &str = "bench-key-000000000000000000000000000000";
 
 /// The same for `PostGraphile`, where it has the same; `%ORG%` is the organization. Flags and subscription are left out of
 /// Q1, because they are computed.
@@ -82,6 +88,13 @@ struct Options {
     tickets: u32,
     peers: bool,
     only: Vec<String>,
+}
+
+impl Options {
+    /// Whether this operation is to be measured.
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
 }
 
 fn main() -> Anything<()> {
@@ -195,7 +208,7 @@ fn round_trips(bench: &Bench, requests: &[Request]) -> Anything<u32> {
     let mut fewest = None;
     // A connection that has not prepared the statements yet takes more.
     for _ in 0..8 {
-        exchange_reading(&mut stream, &request.bytes, |name, value| {
+        exchange_reading(&mut stream, &request.fresh(), |name, value| {
             let told =
                 value.split_once("statements in ").and_then(|(_, told)| told.split_whitespace().next()?.parse().ok());
             if name.eq_ignore_ascii_case("server-timing")
@@ -265,6 +278,8 @@ struct Operation {
 /// One prepared HTTP request.
 struct Request {
     bytes: Vec<u8>,
+    /// Where its idempotency key stands.
+    key_at: Option<usize>,
 }
 
 async fn prepare(options: &Options) -> Anything<Bench> {
@@ -324,6 +339,9 @@ async fn prepare(options: &Options) -> Anything<Bench> {
         .bind(organization)
         .fetch_all(&mut admin)
         .await?;
+        if options.wants("B1") && !operations.contains_key("B1") {
+            operations.insert("B1", hot_budget(&mut admin, &token, (&subject, user), (&slug, organization)).await?);
+        }
         for (n, ticket) in tickets.into_iter().enumerate() {
             let id = TicketId::from_uuid(ticket).to_string();
             let priority = ["LOW", "NORMAL", "HIGH", "URGENT"][n % 4];
@@ -339,7 +357,7 @@ async fn prepare(options: &Options) -> Anything<Bench> {
                 ),
                 ("M2", M2, json!({ "i": { "ticketId": id, "body": "Thank you. We look into it." } }), json!({})),
             ] {
-                if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
+                if !options.wants(name) {
                     continue;
                 }
                 let operation = operations.entry(name).or_insert_with(|| Operation {
@@ -368,7 +386,30 @@ async fn prepare(options: &Options) -> Anything<Bench> {
     Ok(Bench { postgres, data_dir, server, peer, operations: operations.into_values().collect() })
 }
 
-/// The least SQL: the opening, then what reads the rows, or the change and its audit row, in one transaction and one flight.
+/// One budget of the organization that everybody spends from.
+async fn hot_budget(
+    admin: &mut PgConnection,
+    token: &str,
+    (subject, user): (&str, uuid::Uuid),
+    (slug, organization): (&str, uuid::Uuid),
+) -> Anything<Operation> {
+    let budget: uuid::Uuid = sqlx::query_scalar(
+        "select series_id from tenantry.budgets where organization_id = $1 and not is_hard_limit limit 1",
+    )
+    .bind(organization)
+    .fetch_one(admin)
+    .await?;
+    let input = json!({ "budgetIds": [BudgetId::from_uuid(budget).to_string()], "source": "bench", "idempotencyKey": KEY,
+                        "amount": { "amount": "0.01", "currencyCode": "USD" } });
+    Ok(Operation {
+        name: "B1",
+        least: least("B1", subject, slug, organization, user, budget, "").into_iter().collect(),
+        ours: vec![Request::new(&format!("Authorization: Bearer {token}\r\n"), B1, &json!({ "i": input }))],
+        peer: Vec::new(),
+    })
+}
+
+/// The least SQL over a row (of B1: the budget): the opening, then what reads the rows, or the change and its audit row, in one transaction and one flight.
 /// Without the checks that need the row first, and without an event, because nobody listens.
 fn least(
     name: &str,
@@ -389,6 +430,11 @@ fn least(
                values ('{organization}', gen_random_uuid(), '{ticket}', '{user}', 'Thank you. We look into it.') returning id, body;
              update tenantry.tickets set first_responded_at = coalesce(first_responded_at, now()) {own};"
         ),
+        "B1" => format!(
+            "update tenantry.budgets set spent_minor = spent_minor + 1 {own} and (not is_hard_limit or spent_minor + reserved_minor + 1 <= limit_minor);
+             insert into tenantry.budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source)
+               values ('{organization}', gen_random_uuid(), '{ticket}', 1, 'USD', 'SPEND', 'bench');"
+        ),
         "Q2" => format!(
             "select t.id, t.number, t.subject, t.status, r.id, r.role from tenantry.tickets t
                left join tenantry.representatives r on r.organization_id = t.organization_id and r.id = t.assignee_id
@@ -397,7 +443,7 @@ fn least(
         "Q3" => format!("select id, number, subject, status, priority, version from tenantry.tickets {own};"),
         _ => return None,
     };
-    let (begin, end) = if name.starts_with('M') {
+    let (begin, end) = if name.starts_with(['M', 'B']) {
         let audit = format!(
             "insert into tenantry.audit_logs (organization_id, id, user_id, action, resource_type, resource_id, metadata, request_id)
                values ('{organization}', gen_random_uuid(), '{user}', 'ticket.update', 'Ticket', '{ticket}', '{{}}', 'bench');
@@ -427,7 +473,17 @@ impl Request {
             body.len()
         )
         .into_bytes();
-        Self { bytes }
+        let key_at = bytes.windows(KEY.len()).position(|part| part == KEY.as_bytes());
+        Self { bytes, key_at }
+    }
+
+    /// What is sent: each time with a key of its own, if it has one.
+    fn fresh(&self) -> Cow<'_, [u8]> {
+        let Some(at) = self.key_at else { return Cow::Borrowed(&self.bytes) };
+        let mut bytes = self.bytes.clone();
+        bytes[at + 8..at + KEY.len()]
+            .copy_from_slice(BudgetId::new(&Clock::System).uuid().simple().to_string().as_bytes());
+        Cow::Owned(bytes)
     }
 }
 
@@ -455,11 +511,11 @@ async fn capture(bench: &Bench, requests: &[Request]) -> Anything<Vec<Script>> {
     for (index, request) in requests.iter().step_by((requests.len() / SAMPLED).max(1)).enumerate() {
         if index == 0 {
             // What a new connection asks once is not part of the request.
-            exchange(&mut BufReader::new(TcpStream::connect(bench.server.address)?), &request.bytes)?;
+            exchange(&mut BufReader::new(TcpStream::connect(bench.server.address)?), &request.fresh())?;
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         let from = std::fs::metadata(&log)?.len();
-        let response = exchange(&mut BufReader::new(TcpStream::connect(bench.server.address)?), &request.bytes)?;
+        let response = exchange(&mut BufReader::new(TcpStream::connect(bench.server.address)?), &request.fresh())?;
         let response: Value = serde_json::from_slice(&response)?;
         if response.get("errors").is_some() || response["data"].is_null() {
             return Err(format!("the query failed: {response}").into());
@@ -582,7 +638,7 @@ fn load(bench: &Bench, server: &Server, requests: &[Request], connections: usize
                 let mut next = worker;
                 while !stop.load(Ordering::Relaxed) {
                     let start = Instant::now();
-                    exchange(&mut stream, &requests[next % requests.len()].bytes)?;
+                    exchange(&mut stream, &requests[next % requests.len()].fresh())?;
                     next += 7;
                     if counting.load(Ordering::Relaxed) {
                         own.push(start.elapsed().as_secs_f64() * 1000.0);

@@ -1,12 +1,18 @@
 drop table tenantry.refunds;
+drop table tenantry.budget_alerts;
 drop table tenantry.budget_usage_records;
+drop table tenantry.budget_reservations;
 drop table tenantry.budgets;
+drop function tenantry.next_budget_period(tenantry.budget_period, text, timestamptz, timestamptz);
+drop function tenantry.budget_period_at(tenantry.budget_period, text, timestamptz);
 drop table tenantry.decision_rules;
 drop table tenantry.agent_configurations;
 drop table tenantry.subscriptions;
 drop function tenantry.rank_of(tenantry.refund_status);
+drop function tenantry.rank_of(tenantry.budget_reservation_status);
 drop type tenantry.refund_status;
 drop type tenantry.refund_reason;
+drop type tenantry.budget_reservation_status;
 drop type tenantry.budget_usage_kind;
 drop type tenantry.budget_period;
 drop type tenantry.budget_type;

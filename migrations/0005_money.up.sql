@@ -14,6 +14,8 @@ create type tenantry.budget_period as enum ('DAY', 'WEEK', 'MONTH', 'QUARTER', '
 comment on type tenantry.budget_period is 'Length of a budget period.';
 create type tenantry.budget_usage_kind as enum ('SPEND', 'RESERVE', 'SETTLE', 'RELEASE');
 comment on type tenantry.budget_usage_kind is 'SPEND takes at once; RESERVE sets aside, which SETTLE turns into spending and RELEASE gives back.';
+create type tenantry.budget_reservation_status as enum ('OPEN', 'SETTLED', 'RELEASED', 'EXPIRED');
+comment on type tenantry.budget_reservation_status is 'Life cycle of a reservation.';
 create type tenantry.refund_reason as enum ('DEFECTIVE_PRODUCT', 'NOT_AS_DESCRIBED', 'LATE_DELIVERY', 'DUPLICATE_CHARGE', 'SERVICE_ISSUE', 'GOODWILL', 'OTHER');
 comment on type tenantry.refund_reason is 'Why money goes back.';
 create type tenantry.refund_status as enum ('REQUESTED', 'PENDING_APPROVAL', 'APPROVED', 'DENIED', 'PROCESSING', 'SETTLED', 'FAILED', 'CANCELLED');
@@ -26,6 +28,14 @@ end $$;
 comment on function tenantry.rank_of(tenantry.refund_status) is 'Place of the value in its type, from 0.';
 revoke execute on function tenantry.rank_of(tenantry.refund_status) from public;
 grant execute on function tenantry.rank_of(tenantry.refund_status) to tenantry_app, tenantry_superadmin;
+
+create function tenantry.rank_of(value tenantry.budget_reservation_status) returns smallint language plpgsql immutable strict parallel safe as $$
+begin
+    return case value when 'OPEN' then 0 when 'SETTLED' then 1 when 'RELEASED' then 2 when 'EXPIRED' then 3 end;
+end $$;
+comment on function tenantry.rank_of(tenantry.budget_reservation_status) is 'Place of the value in its type, from 0.';
+revoke execute on function tenantry.rank_of(tenantry.budget_reservation_status) from public;
+grant execute on function tenantry.rank_of(tenantry.budget_reservation_status) to tenantry_app, tenantry_superadmin;
 
 create table tenantry.subscriptions (
     id              uuid not null,
@@ -137,29 +147,71 @@ comment on column tenantry.decision_rules.rank is 'Lowest first; unique per agen
 comment on column tenantry.decision_rules.conditions is 'JsonLogic expression over the request.';
 comment on column tenantry.decision_rules.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';
 
+-- One reading of the calendar for the API, the job and whoever looks: PostgreSQL's own time zones.
+create function tenantry.budget_period_at(period tenantry.budget_period, time_zone text, at timestamptz) returns table (starts_at timestamptz, ends_at timestamptz)
+    language plpgsql stable rows 1 strict parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+    length constant interval := case period::text when 'DAY' then '1 day' when 'WEEK' then '7 days' when 'MONTH' then '1 month' when 'QUARTER' then '3 months' else '1 year' end::interval;
+    local timestamp := date_trunc(lower(period::text), at at time zone time_zone);
+begin
+    -- Where midnight comes twice, the second one counts; until then the period before goes on.
+    if local at time zone time_zone > at then
+        local := local - length;
+    end if;
+    starts_at := local at time zone time_zone;
+    ends_at := (local + length) at time zone time_zone;
+    return next;
+end $$;
+comment on function tenantry.budget_period_at(tenantry.budget_period, text, timestamptz) is 'The calendar period of a time zone that holds an instant. Weeks begin on Monday.';
+create function tenantry.next_budget_period(period tenantry.budget_period, time_zone text, after timestamptz, now timestamptz)
+    returns table (starts_at timestamptz, ends_at timestamptz, skipped integer)
+    language plpgsql stable rows 1 strict parallel safe set search_path = pg_catalog, pg_temp as $$
+begin
+    starts_at := after;
+    skipped := 0;
+    loop
+        select p.ends_at into ends_at from tenantry.budget_period_at(period, time_zone, starts_at) p;
+        exit when ends_at > now;
+        starts_at := ends_at;
+        skipped := skipped + 1;
+    end loop;
+    return next;
+end $$;
+comment on function tenantry.next_budget_period(tenantry.budget_period, text, timestamptz, timestamptz) is 'The period that holds now, of those that follow one that ended; how many between them nobody opened.';
+revoke execute on function tenantry.budget_period_at(tenantry.budget_period, text, timestamptz), tenantry.next_budget_period(tenantry.budget_period, text, timestamptz, timestamptz) from public;
+grant execute on function tenantry.budget_period_at(tenantry.budget_period, text, timestamptz), tenantry.next_budget_period(tenantry.budget_period, text, timestamptz, timestamptz) to tenantry_app, tenantry_superadmin;
+
 create table tenantry.budgets (
     id              uuid not null,
     organization_id uuid not null references tenantry.organizations (id),
+    series_id       uuid not null,
     type            tenantry.budget_type not null,
     name            text not null check (char_length(name) between 1 and 200),
     period          tenantry.budget_period not null,
+    time_zone       text not null default 'UTC' check (char_length(time_zone) between 1 and 64),
     starts_at       timestamptz not null,
     ends_at         timestamptz not null,
-    limit_minor     bigint not null check (limit_minor >= 0),
+    limit_minor     bigint not null check (limit_minor between 0 and 1000000000000000),
+    rolled_over_minor bigint not null default 0 check (rolled_over_minor between 0 and 100000000000000000),
     spent_minor     bigint not null default 0 check (spent_minor >= 0),
     reserved_minor  bigint not null default 0 check (reserved_minor >= 0),
+    overrun_minor   bigint not null default 0 check (overrun_minor >= 0),
+    changes         bigint not null default 0 check (changes >= 0),
     currency        text not null check (currency ~ '^[A-Z]{3}$'),
     is_hard_limit   boolean not null default true,
-    alert_thresholds jsonb not null default '[50, 80, 100]' check (jsonb_typeof(alert_thresholds) = 'array'),
-    alerted_percent integer not null default 0 check (alerted_percent >= 0),
+    alert_thresholds integer[] not null default '{50,80,100}' check (cardinality(alert_thresholds) <= 20 and 1 <= all (alert_thresholds) and 1000 >= all (alert_thresholds)),
     rollover        boolean not null default false,
     version         integer not null default 1 check (version > 0),
+    closed_at       timestamptz,
+    archived_at     timestamptz,
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     primary key (organization_id, id),
+    foreign key (organization_id, series_id) references tenantry.budgets (organization_id, id) on delete cascade,
     constraint budgets_period_check check (ends_at > starts_at),
-    constraint budgets_hard_limit_check check (not is_hard_limit or spent_minor + reserved_minor <= limit_minor)
-);
+    constraint budgets_hard_limit_check check (not is_hard_limit or spent_minor + reserved_minor <= limit_minor + rolled_over_minor + overrun_minor)
+    -- A budget that many spend from is written again and again: its new version finds room beside the old one.
+) with (fillfactor = 50);
 
 alter table tenantry.budgets enable row level security;
 alter table tenantry.budgets force row level security;
@@ -169,37 +221,89 @@ create policy superadmin on tenantry.budgets for all to tenantry_superadmin usin
 grant select, insert, update on tenantry.budgets to tenantry_app;
 grant all on tenantry.budgets to tenantry_superadmin;
 
+create unique index budgets_open_idx on tenantry.budgets (organization_id, series_id) where closed_at is null;
+create index budgets_series_id_idx on tenantry.budgets (organization_id, series_id, created_at, id);
+create index budgets_due_idx on tenantry.budgets (ends_at) where closed_at is null and archived_at is null;
 create index budgets_created_at_idx on tenantry.budgets (organization_id, created_at, id);
 create index budgets_starts_at_idx on tenantry.budgets (organization_id, starts_at, id);
 create trigger touch_updated_at before update on tenantry.budgets for each row execute function tenantry.touch_updated_at();
 
-comment on table tenantry.budgets is 'Money a tenant allows for a purpose and a period.';
+comment on table tenantry.budgets is 'Money a tenant allows for a purpose and a period. A row is one period; the periods of a budget share series_id.';
+comment on column tenantry.budgets.series_id is 'The first period of the budget.';
+comment on column tenantry.budgets.time_zone is 'IANA name; the days on which periods begin are those of this zone.';
 comment on column tenantry.budgets.starts_at is 'First instant of the period.';
 comment on column tenantry.budgets.ends_at is 'First instant after the period.';
 comment on column tenantry.budgets.limit_minor is 'Money in minor units of currency (cents).';
+comment on column tenantry.budgets.rolled_over_minor is 'Money in minor units: left of the periods before, on top of the limit.';
 comment on column tenantry.budgets.spent_minor is 'Money in minor units: sum of SPEND and SETTLE.';
-comment on column tenantry.budgets.reserved_minor is 'Money in minor units: set aside by RESERVE, not yet settled or released.';
+comment on column tenantry.budgets.reserved_minor is 'Money in minor units: the reservations that are open.';
+comment on column tenantry.budgets.overrun_minor is 'Money in minor units: how far payments that were made already went above a hard limit. It allows nothing to anybody else.';
+comment on column tenantry.budgets.changes is 'Counts every change of the amounts or the limit; names the crossing that an alert is of.';
 comment on column tenantry.budgets.currency is 'ISO 4217 code of the amounts of this budget and of its records.';
 comment on column tenantry.budgets.is_hard_limit is 'The database itself refuses spent + reserved above the limit; soft: only alerts.';
-comment on column tenantry.budgets.alert_thresholds is 'JSON array of percentages of the limit at which an alert is due.';
-comment on column tenantry.budgets.alerted_percent is 'Highest threshold already announced, so that each fires once.';
+comment on column tenantry.budgets.alert_thresholds is 'Percentages of limit and rollover at which an alert is due, in ascending order.';
 comment on column tenantry.budgets.rollover is 'What is left goes into the next period.';
-comment on column tenantry.budgets.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';
+comment on column tenantry.budgets.version is 'Optimistic lock of the settings: every update by a user and every new period adds one, spending does not.';
+comment on column tenantry.budgets.closed_at is 'When the next period was opened; null: the current period.';
+comment on column tenantry.budgets.archived_at is 'No spending and no further periods from here on.';
+
+create table tenantry.budget_reservations (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    amount_minor    bigint not null check (amount_minor > 0),
+    settled_minor   bigint check (settled_minor > 0),
+    currency        text not null check (currency ~ '^[A-Z]{3}$'),
+    status          tenantry.budget_reservation_status not null default 'OPEN',
+    source          text not null check (char_length(source) between 1 and 200),
+    expires_at      timestamptz not null,
+    in_flight_at    timestamptz,
+    ended_at        timestamptz,
+    status_rank smallint generated always as (tenantry.rank_of(status)) stored,
+    created_at      timestamptz not null default now(),
+    updated_at      timestamptz not null default now(),
+    primary key (organization_id, id),
+    constraint budget_reservations_expiry_check check (expires_at > created_at and expires_at <= created_at + interval '24 hours'),
+    constraint budget_reservations_ended_check check ((status = 'OPEN') = (ended_at is null)),
+    constraint budget_reservations_settled_check check ((status = 'SETTLED') = (settled_minor is not null))
+);
+
+alter table tenantry.budget_reservations enable row level security;
+alter table tenantry.budget_reservations force row level security;
+create policy tenant on tenantry.budget_reservations for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.budget_reservations for all to tenantry_superadmin using (true) with check (true);
+grant select, insert, update on tenantry.budget_reservations to tenantry_app;
+grant all on tenantry.budget_reservations to tenantry_superadmin;
+
+create index budget_reservations_created_at_idx on tenantry.budget_reservations (organization_id, created_at, id);
+create index budget_reservations_status_rank_idx on tenantry.budget_reservations (organization_id, status_rank, created_at, id);
+create index budget_reservations_due_idx on tenantry.budget_reservations (organization_id, expires_at, id) where status = 'OPEN';
+create trigger touch_updated_at before update on tenantry.budget_reservations for each row execute function tenantry.touch_updated_at();
+
+comment on table tenantry.budget_reservations is 'Money set aside from one or more budgets (its RESERVE records) until it is settled, released or expired.';
+comment on column tenantry.budget_reservations.amount_minor is 'Money in minor units of currency, from each of its budgets.';
+comment on column tenantry.budget_reservations.settled_minor is 'What was spent in the end: less, the same or more.';
+comment on column tenantry.budget_reservations.source is 'What caused it, e.g. refund or agent:support.';
+comment on column tenantry.budget_reservations.expires_at is 'From then on the money is free again; at most 24 hours after the creation.';
+comment on column tenantry.budget_reservations.in_flight_at is 'When its payment was sent: its result counts in full whenever it comes.';
+comment on column tenantry.budget_reservations.ended_at is 'When it was settled, released or found expired.';
+comment on column tenantry.budget_reservations.status_rank is 'Place of status in its type: what lists filter and order by, because comparisons of enums are not leakproof and no index condition under row-level security.';
 
 create table tenantry.budget_usage_records (
     id              uuid not null,
     organization_id uuid not null references tenantry.organizations (id),
     budget_id       uuid not null,
+    reservation_id  uuid,
     amount_minor    bigint not null check (amount_minor > 0),
     currency        text not null check (currency ~ '^[A-Z]{3}$'),
     kind            tenantry.budget_usage_kind not null,
     source          text not null check (char_length(source) between 1 and 200),
     resource_id     uuid,
-    idempotency_key text check (char_length(idempotency_key) between 1 and 255),
     created_at      timestamptz not null default now(),
     primary key (organization_id, id),
     foreign key (organization_id, budget_id) references tenantry.budgets (organization_id, id) on delete cascade,
-    unique (organization_id, budget_id, idempotency_key)
+    foreign key (organization_id, reservation_id) references tenantry.budget_reservations (organization_id, id) on delete cascade,
+    check ((kind = 'SPEND') = (reservation_id is null))
 );
 
 alter table tenantry.budget_usage_records enable row level security;
@@ -211,13 +315,47 @@ grant select, insert on tenantry.budget_usage_records to tenantry_app;
 grant all on tenantry.budget_usage_records to tenantry_superadmin;
 
 create index budget_usage_records_budget_id_idx on tenantry.budget_usage_records (organization_id, budget_id, created_at, id);
+create index budget_usage_records_reservation_id_idx on tenantry.budget_usage_records (organization_id, reservation_id, created_at, id) where reservation_id is not null;
 create index budget_usage_records_resource_id_idx on tenantry.budget_usage_records (organization_id, resource_id) where resource_id is not null;
 
-comment on table tenantry.budget_usage_records is 'Every movement of a budget; the sums on budgets follow from it, in the same transaction.';
+comment on table tenantry.budget_usage_records is 'Every movement of a budget; the sums on budgets follow from it, in the same transaction. One request is done once by its idempotency key (idempotency_keys).';
+comment on column tenantry.budget_usage_records.reservation_id is 'The reservation that was made, settled or released; null for SPEND.';
 comment on column tenantry.budget_usage_records.amount_minor is 'Money in minor units of currency, always positive; kind tells the direction.';
 comment on column tenantry.budget_usage_records.source is 'What caused it, e.g. refund or agent:support.';
 comment on column tenantry.budget_usage_records.resource_id is 'Row that caused it, e.g. the refund; not a foreign key, since source decides the table.';
-comment on column tenantry.budget_usage_records.idempotency_key is 'A second record with the same key for the same budget is refused.';
+
+create table tenantry.budget_alerts (
+    id              uuid not null,
+    organization_id uuid not null references tenantry.organizations (id),
+    budget_id       uuid not null,
+    series_id       uuid not null,
+    percent         integer not null check (percent between 1 and 1000),
+    change          bigint not null check (change > 0),
+    taken_minor     bigint not null check (taken_minor > 0),
+    limit_minor     bigint not null check (limit_minor >= 0),
+    currency        text not null check (currency ~ '^[A-Z]{3}$'),
+    created_at      timestamptz not null default now(),
+    primary key (organization_id, id),
+    foreign key (organization_id, budget_id) references tenantry.budgets (organization_id, id) on delete cascade,
+    unique (organization_id, budget_id, percent, change)
+);
+
+alter table tenantry.budget_alerts enable row level security;
+alter table tenantry.budget_alerts force row level security;
+create policy tenant on tenantry.budget_alerts for all to tenantry_app
+    using (organization_id = tenantry.current_org()) with check (organization_id = tenantry.current_org());
+create policy superadmin on tenantry.budget_alerts for all to tenantry_superadmin using (true) with check (true);
+grant select, insert on tenantry.budget_alerts to tenantry_app;
+grant all on tenantry.budget_alerts to tenantry_superadmin;
+
+create index budget_alerts_budget_id_idx on tenantry.budget_alerts (organization_id, budget_id, created_at, id);
+
+comment on table tenantry.budget_alerts is 'Thresholds that were crossed upwards. One is armed again when spent + reserved falls below it.';
+comment on column tenantry.budget_alerts.series_id is 'As in budgets: whoever follows a budget follows all its periods.';
+comment on column tenantry.budget_alerts.percent is 'The threshold.';
+comment on column tenantry.budget_alerts.change is 'budgets.changes of the crossing: a crossing fires once.';
+comment on column tenantry.budget_alerts.taken_minor is 'Money in minor units: spent + reserved after the crossing.';
+comment on column tenantry.budget_alerts.limit_minor is 'Money in minor units: limit and rollover, of which percent is a part.';
 
 create table tenantry.refunds (
     id              uuid not null,

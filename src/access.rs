@@ -249,6 +249,10 @@ matrix! {
     TicketNoteRead, "TICKET_NOTE_READ": Owner Admin Member;
     /// Read budgets, their usage and refunds.
     BudgetRead, "BUDGET_READ": Owner Admin Member;
+    /// Create, change and archive budgets.
+    BudgetWrite, "BUDGET_WRITE", guarded: Owner Admin;
+    /// Spend from budgets; reserve, settle and release.
+    BudgetSpend, "BUDGET_SPEND", guarded: Owner Admin Member;
     /// Read the subscription.
     BillingRead, "BILLING_READ": Owner Admin Member Viewer;
     /// Read agent configurations and decision rules.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _, future};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgArguments, PgConnectOptions};
-use sqlx::{Arguments as _, AssertSqlSafe};
+use sqlx::{Arguments as _, PgConnection};
 use tokio::sync::{broadcast, watch};
 use tokio_postgres::AsyncMessage;
 use tokio_postgres::error::SqlState;
@@ -92,6 +92,17 @@ struct Envelope {
 
 /// Tells all instances of events of any organizations, when the transaction commits.
 pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Result<()> {
+    notify(tx.conn(), events).await
+}
+
+/// Tells all instances of more events than the one of a mutation, when the transaction commits.
+pub async fn tell_more(tx: &mut TenantTx, events: Vec<Event>) -> Result<()> {
+    let organization = tx.tenant().organization_id;
+    let events: Vec<(OrganizationId, Event)> = events.into_iter().map(|event| (organization, event)).collect();
+    notify(tx.conn(), &events).await
+}
+
+async fn notify(conn: &mut PgConnection, events: &[(OrganizationId, Event)]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
@@ -106,19 +117,8 @@ pub async fn tell(tx: &mut SystemTx, events: &[(OrganizationId, Event)]) -> Resu
         &groups,
         &payloads
     )
-    .execute(tx.conn())
+    .execute(conn)
     .await?;
-    Ok(())
-}
-
-/// Tells all instances of an event of the transaction's organization, when it commits.
-///
-/// # Errors
-/// When the database cannot be reached.
-pub async fn tell_of_tenant(tx: &mut TenantTx, event: &Event) -> Result<()> {
-    let mut arguments = PgArguments::default();
-    let telling = telling(&mut arguments, tx.tenant().organization_id, event)?;
-    sqlx::query_with(AssertSqlSafe(format!("select {telling}")), arguments).execute(tx.conn()).await?;
     Ok(())
 }
 

@@ -58,6 +58,8 @@ ids! {
     ApiKey ApiKeyId "key",
     AuditLog AuditLogId "aud",
     Budget BudgetId "bud",
+    BudgetAlert BudgetAlertId "bal",
+    BudgetReservation BudgetReservationId "bre",
     BudgetUsageRecord BudgetUsageRecordId "bur",
     CustomRole CustomRoleId "cro",
     Customer CustomerId "cus",

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::audit::{Retention, chain};
+use crate::budgets;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
@@ -79,6 +80,16 @@ pub const JOBS: &[Job] = &[
         name: "ticket-search",
         every: TimeDelta::seconds(10),
         run: |on| Box::pin(assignment::index_in_new_language(&on.db)),
+    },
+    Job {
+        name: "budget-periods",
+        every: TimeDelta::minutes(1),
+        run: |on| Box::pin(budgets::open_due_periods(&on.db, &on.clock)),
+    },
+    Job {
+        name: "budget-reservations",
+        every: TimeDelta::seconds(15),
+        run: |on| Box::pin(budgets::expire_reservations(&on.db, &on.clock)),
     },
     Job {
         name: "audit-retention",

@@ -15,7 +15,7 @@ use crate::agents::{AgentConfiguration, DecisionRule};
 use crate::api_keys::{ApiKey, ApiKeyMutation};
 use crate::audit::AuditLog;
 use crate::billing::Subscription;
-use crate::budgets::{Budget, BudgetUsageRecord};
+use crate::budgets::{Budget, BudgetAlert, BudgetMutation, BudgetReservation, BudgetSubscription, BudgetUsageRecord};
 use crate::customers::Customer;
 use crate::error::{Error, Result};
 use crate::escalations::Escalation;
@@ -42,7 +42,7 @@ use crate::tickets::{
     TicketView, TicketWatcher,
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
-use crate::{api_keys, members, organizations, support_access, tickets, webhook_events};
+use crate::{api_keys, budgets, members, organizations, support_access, tickets, webhook_events};
 
 /// The queries of the API.
 #[derive(Debug, Default, MergedObject)]
@@ -55,6 +55,7 @@ pub struct Mutation(
     MembersMutation,
     ApiKeyMutation,
     TicketMutation,
+    BudgetMutation,
     WebhookMutation,
     SupportAccessMutation,
 );
@@ -62,7 +63,7 @@ pub struct Mutation(
 /// The subscriptions of the API. (The type `Subscription` is the paid plan of an organization.)
 #[derive(Default, MergedSubscription)]
 #[graphql(name = "SubscriptionRoot")]
-pub struct SubscriptionRoot(TicketSubscription, WebhookSubscription);
+pub struct SubscriptionRoot(TicketSubscription, BudgetSubscription, WebhookSubscription);
 
 /// Every mutation of the API.
 #[must_use]
@@ -72,6 +73,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         &members::mutations(),
         api_keys::MUTATIONS,
         tickets::MUTATIONS,
+        budgets::MUTATIONS,
         webhook_events::MUTATIONS,
         support_access::MUTATIONS,
     ]
@@ -108,7 +110,7 @@ macro_rules! entities {
 }
 
 entities! {
-    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetUsageRecord, CustomRole, Customer, DecisionRule, Escalation,
+    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, CustomRole, Customer, DecisionRule, Escalation,
         Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, SupportAccess, TeamPerformance, Ticket,
         TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketView, TicketWatcher, WebhookEvent;
     unlisted: Organization, Subscription, User;

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use serde_json::Value;
-use sqlx::Arguments as _;
 use sqlx::postgres::PgArguments;
+use sqlx::{Arguments as _, PgConnection};
 use uuid::Uuid;
 
 use crate::access::Tenant;
@@ -130,6 +130,24 @@ pub async fn record_of_system(
     organization: OrganizationId,
     entry: &AuditEntry,
 ) -> Result<()> {
+    record_without_actor(tx.conn(), clock, organization, entry).await
+}
+
+/// Writes the row of what followed from a viewer's change by itself, in the change's transaction.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn record_of_consequence(tx: &mut TenantTx, clock: &Clock, entry: &AuditEntry) -> Result<()> {
+    let organization = tx.tenant().organization_id;
+    record_without_actor(tx.conn(), clock, organization, entry).await
+}
+
+async fn record_without_actor(
+    conn: &mut PgConnection,
+    clock: &Clock,
+    organization: OrganizationId,
+    entry: &AuditEntry,
+) -> Result<()> {
     sqlx::query!(
         "insert into tenantry.audit_logs (organization_id, id, action, resource_type, resource_id, metadata, created_at)
          values ($1, $2, $3, $4, $5, $6, $7)",
@@ -141,7 +159,7 @@ pub async fn record_of_system(
         entry.metadata,
         clock.now()
     )
-    .execute(tx.conn())
+    .execute(conn)
     .await?;
     Ok(())
 }

@@ -123,7 +123,20 @@ const DATA_CHECKS: &[Check] = &[
     (
         "budget-limit",
         "select b.id::text, 'spent and reserved exceed a hard limit'
-           from tenantry.budgets b where b.is_hard_limit and b.spent_minor + b.reserved_minor > b.limit_minor limit 100",
+           from tenantry.budgets b
+          where b.is_hard_limit and b.spent_minor + b.reserved_minor > b.limit_minor + b.rolled_over_minor + b.overrun_minor limit 100",
+    ),
+    (
+        "budget-sums",
+        "select b.id::text, format('spent %s and reserved %s, where the records come to %s and the open reservations to %s',
+                                   b.spent_minor, b.reserved_minor, coalesce(u.spent, 0), coalesce(u.reserved, 0))
+           from tenantry.budgets b
+           left join (select u.organization_id, u.budget_id, sum(u.amount_minor) filter (where u.kind in ('SPEND', 'SETTLE')) as spent,
+                             sum(r.amount_minor) filter (where u.kind = 'RESERVE' and r.status = 'OPEN') as reserved
+                        from tenantry.budget_usage_records u
+                        left join tenantry.budget_reservations r on r.organization_id = u.organization_id and r.id = u.reservation_id
+                       group by 1, 2) u on u.organization_id = b.organization_id and u.budget_id = b.id
+          where b.spent_minor <> coalesce(u.spent, 0) or b.reserved_minor <> coalesce(u.reserved, 0) limit 100",
     ),
 ];
 

@@ -247,6 +247,12 @@ codes! {
     NobodyAvailable "NOBODY_AVAILABLE"
         "No representative is online with room for another ticket."
         "Name one in `representativeId`, or leave the ticket in the queue.";
+    BudgetExceeded "BUDGET_EXCEEDED"
+        "The budget does not have that much left."
+        "Spend what the message says is left, raise the limit, or wait for the next period.";
+    CurrencyMismatch "CURRENCY_MISMATCH"
+        "The amount is in another currency than the budget or reservation."
+        "Name an amount in its currency: nothing is converted.";
     // Answers to deliveries of webhooks.
     WebhooksNotConfigured "WEBHOOKS_NOT_CONFIGURED"
         "The signing secret of this endpoint is not set."

@@ -23,13 +23,29 @@ pub async fn follow<M: Loadable, T: Send + 'static>(
     only: Option<Id<M>>,
     show: fn(Arc<M::Entity>) -> T,
 ) -> Result<impl Stream<Item = Result<T>> + use<M, T>> {
+    follow_some(ctx, only, move |row| Some(show(row))).await
+}
+
+/// As [`follow`], of those changes that `show` makes something of.
+///
+/// # Errors
+/// As [`follow`].
+pub async fn follow_some<
+    M: Loadable,
+    T: Send + 'static,
+    F: Fn(Arc<M::Entity>) -> Option<T> + Clone + Send + 'static,
+>(
+    ctx: &Context<'_>,
+    only: Option<Id<M>>,
+    show: F,
+) -> Result<impl Stream<Item = Result<T>> + use<M, T, F>> {
     let session = Arc::clone(Session::of(ctx)?);
     let tenant = session.require(M::Entity::READ).await?;
     // Nothing is read until something happens: the connection goes back.
     session.close().await;
     let events = session.services().events.subscribe(tenant.organization_id).await?;
     let told = events.filter_map(move |event| {
-        let session = Arc::clone(&session);
+        let (session, show) = (Arc::clone(&session), show.clone());
         async move {
             let access = event.concerns_access_of(tenant.actor);
             let changed = event.id_of::<M>().filter(|changed| only.is_none_or(|only| only == *changed));
@@ -44,7 +60,7 @@ pub async fn follow<M: Loadable, T: Send + 'static>(
                 return refused.map(Err);
             }
             match session.load(changed?).await {
-                Ok(Some(row)) => Some(Ok(show(row))),
+                Ok(Some(row)) => show(row).map(Ok),
                 Ok(None) => None,
                 Err(error) => Some(Err(error)),
             }

@@ -70,7 +70,7 @@ impl Work<'_> {
         metadata: serde_json::Value,
     ) -> Result<()> {
         trail::record(self.tx, self.clock, self.origin, &AuditEntry::of(action, id, metadata)).await?;
-        events::tell_of_tenant(self.tx, &Event::of(id)).await
+        events::tell_more(self.tx, vec![Event::of(id)]).await
     }
 
     /// The viewer and the organization.
@@ -289,6 +289,10 @@ pub enum UserErrorCode {
     AuthorRequired,
     /// No representative is online, has the capacity and can take it.
     NobodyAvailable,
+    /// The budget does not have that much left.
+    BudgetExceeded,
+    /// The amount is in another currency.
+    CurrencyMismatch,
 }
 
 /// Why an input was refused.

@@ -22,7 +22,8 @@
 /// ```
 ///
 /// - `messages -> TicketMessage by "t.ticket_id"` is the list of messages whose `ticket_id` is this row's id. Without `by` it is
-///   the list of the whole organization. Who may see it, the entity says.
+///   the list of the whole organization. Who may see it, the entity says. `by "t.series_id" of series_id` compares with another
+///   id of this row.
 /// - `customer -> Customer by customer_id` is the row that the field `customer_id` names, and null without one.
 ///   `ticket -> Ticket! by ticket_id` is never null.
 /// - `computed` needs nothing but the row, and cannot fail.
@@ -127,7 +128,7 @@ macro_rules! relations {
     };
     (
         @impl [$kind:path] [$(#[$meta:meta])*] $object:ident $open:tt {
-            $( $(#[$list_meta:meta])* $field:ident -> $row:ident $(by $column:literal)? ; )*
+            $( $(#[$list_meta:meta])* $field:ident -> $row:ident $(by $column:literal $(of $key:ident)?)? ; )*
         }
         $($others:tt)*
     ) => {
@@ -153,7 +154,7 @@ macro_rules! relations {
                     order_by: Option<Vec<<$row as $crate::graphql::listing::Listed>::Order>>,
                 ) -> $crate::error::Result<$crate::graphql::connection::Connection<$row>> {
                     let args = $crate::graphql::plan::ListArgs { first, after, last, before, filter, order_by };
-                    let reader = $crate::relations!(@reader $open self $($column)?);
+                    let reader = $crate::relations!(@reader $open self $($column $($key)?)?);
                     // Boxed, and the filter as well: see `boxed` in `loader.rs`.
                     Box::pin($crate::graphql::connection::Connection::read(ctx, reader, args)).await
                 }
@@ -169,6 +170,11 @@ macro_rules! relations {
     (@reader [] $row:ident $column:literal) => {
         $crate::graphql::connection::Reader::Tenant(
             $crate::graphql::plan::Scope::Parent($column, $row.id.uuid())
+        )
+    };
+    (@reader [] $row:ident $column:literal $key:ident) => {
+        $crate::graphql::connection::Reader::Tenant(
+            $crate::graphql::plan::Scope::Parent($column, $row.$key.uuid())
         )
     };
 }

@@ -10,7 +10,7 @@ use crate::agents::AgentConfiguration;
 use crate::api_keys::ApiKey;
 use crate::audit::AuditLog;
 use crate::billing::{self, Subscription};
-use crate::budgets::Budget;
+use crate::budgets::{Budget, BudgetReservation};
 use crate::customers::Customer;
 use crate::db::{Admission, Founded, TenantTx, refuse};
 use crate::error::{Error, Result};
@@ -77,8 +77,10 @@ relations! {
         escalations -> Escalation;
         /// The refunds. For members and above.
         refunds -> Refund;
-        /// The budgets. For members and above.
+        /// The budgets, a row for each of their periods. For members and above.
         budgets -> Budget;
+        /// The reservations from budgets. For members and above.
+        budget_reservations -> BudgetReservation;
         /// The AI agents. For members and above.
         agent_configurations -> AgentConfiguration;
         /// The performance metrics by period. For members and above.

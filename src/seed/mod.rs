@@ -159,13 +159,13 @@ async fn total_budgets(tx: &mut SystemTx, organization: Uuid) -> Result<()> {
     sqlx::query(
         "update tenantry.budgets b
             set spent_minor = u.spent, reserved_minor = u.reserved
-           from (select budget_id,
-                        coalesce(sum(amount_minor) filter (where kind in ('SPEND', 'SETTLE')), 0) as spent,
-                        coalesce(sum(case when kind = 'RESERVE' then amount_minor else -amount_minor end)
-                                     filter (where kind <> 'SPEND'), 0) as reserved
-                   from tenantry.budget_usage_records
-                  where organization_id = $1
-                  group by budget_id) u
+           from (select u.budget_id,
+                        coalesce(sum(u.amount_minor) filter (where u.kind in ('SPEND', 'SETTLE')), 0) as spent,
+                        coalesce(sum(r.amount_minor) filter (where u.kind = 'RESERVE' and r.status = 'OPEN'), 0) as reserved
+                   from tenantry.budget_usage_records u
+                   left join tenantry.budget_reservations r on r.organization_id = $1 and r.id = u.reservation_id
+                  where u.organization_id = $1
+                  group by u.budget_id) u
           where b.organization_id = $1 and b.id = u.budget_id",
     )
     .bind(organization)

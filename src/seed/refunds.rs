@@ -69,8 +69,8 @@ pub(super) async fn budget_and_refunds(
 ) -> Result<()> {
     let budget = w.id();
     let query = sqlx::query(
-        "insert into tenantry.budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, created_at, updated_at)
-         select $1, $2, 'REFUND', 'Refunds', 'MONTH', m.start, m.start + interval '1 month', 500000, 'USD', m.start, $3
+        "insert into tenantry.budgets (organization_id, id, series_id, type, name, period, starts_at, ends_at, limit_minor, currency, alert_thresholds, changes, created_at, updated_at)
+         select $1, $2, $2, 'REFUND', 'Refunds', 'MONTH', m.start, m.start + interval '1 month', 500000, 'USD', '{20,50,80,100}', 6, m.start, $3
            from (values (date_trunc('month', $3, 'UTC'))) as m(start)",
     )
     .bind(acme)
@@ -162,25 +162,50 @@ async fn refunds(
     w.insert("refunds", query).await
 }
 
-/// The usage records of the budget. A record that would fall before the month is put at its start.
+/// The reservations and usage records of the budget, and the alert when the large refund was reserved. What would fall before the
+/// month is put at its start.
 async fn usage(w: &mut Writer<'_>, acme: Uuid, budget: Uuid, [paid, waiting, denied]: [Uuid; 3]) -> Result<()> {
-    let records = [
-        ("RESERVE", 2_500_i64, "refund", Some(paid), 119),
-        ("SETTLE", 2_500, "refund", Some(paid), 101),
-        ("SPEND", 4_000, "voucher", None, 72),
-        ("RESERVE", 18_000, "refund", Some(waiting), 48),
-        ("RESERVE", 95_000, "refund", Some(denied), 22),
-        ("RELEASE", 95_000, "refund", Some(denied), 14),
+    let [settled, open, released] = w.ids();
+    let reservations = [
+        (settled, 2_500_i64, "SETTLED", 119, Some(101)),
+        (open, 18_000, "OPEN", 1, None),
+        (released, 95_000, "RELEASED", 22, Some(14)),
     ];
-    for (n, (kind, amount, source, resource, hours)) in (1_i32..).zip(records) {
+    for (id, amount, status, hours, ended) in reservations {
         let query = sqlx::query(
-            "insert into tenantry.budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, resource_id, idempotency_key, created_at)
-             values ($1, $2, $3, $4, 'USD', $5::tenantry.budget_usage_kind, $6, $7, 'sample-usage-' || $8::int,
-                     greatest($9 - make_interval(hours => $10), date_trunc('month', $9, 'UTC') + make_interval(secs => $8 / 1000.0)))",
+            "insert into tenantry.budget_reservations (organization_id, id, amount_minor, settled_minor, currency, status, source, expires_at, in_flight_at, ended_at, created_at, updated_at)
+             select $1, $2, $3::bigint, case when $4 = 'SETTLED' then $3 end, 'USD', $4::tenantry.budget_reservation_status, 'refund',
+                    m.at + interval '24 hours', case when $4 = 'SETTLED' then m.at end, greatest(m.at, $5 - make_interval(hours => $7)) + case when $7 is null then null else interval '0' end, m.at, m.at
+               from (values (greatest($5 - make_interval(hours => $6), date_trunc('month', $5, 'UTC')))) as m(at)",
+        )
+        .bind(acme)
+        .bind(id)
+        .bind(amount)
+        .bind(status)
+        .bind(w.now)
+        .bind(hours)
+        .bind(ended);
+        w.insert("budget_reservations", query).await?;
+    }
+    let records = [
+        ("RESERVE", 2_500_i64, "refund", Some((paid, settled)), 119),
+        ("SETTLE", 2_500, "refund", Some((paid, settled)), 101),
+        ("SPEND", 4_000, "voucher", None, 72),
+        ("RESERVE", 95_000, "refund", Some((denied, released)), 22),
+        ("RELEASE", 95_000, "refund", Some((denied, released)), 14),
+        ("RESERVE", 18_000, "refund", Some((waiting, open)), 1),
+    ];
+    for (n, (kind, amount, source, refund, hours)) in (1_i32..).zip(records) {
+        let (resource, reservation) = refund.unzip();
+        let query = sqlx::query(
+            "insert into tenantry.budget_usage_records (organization_id, id, budget_id, reservation_id, amount_minor, currency, kind, source, resource_id, created_at)
+             values ($1, $2, $3, $4, $5, 'USD', $6::tenantry.budget_usage_kind, $7, $8,
+                     greatest($10 - make_interval(hours => $11), date_trunc('month', $10, 'UTC') + make_interval(secs => $9 / 1000.0)))",
         )
         .bind(acme)
         .bind(w.id())
         .bind(budget)
+        .bind(reservation)
         .bind(amount)
         .bind(kind)
         .bind(source)
@@ -190,5 +215,13 @@ async fn usage(w: &mut Writer<'_>, acme: Uuid, budget: Uuid, [paid, waiting, den
         .bind(hours);
         w.insert("budget_usage_records", query).await?;
     }
-    Ok(())
+    let query = sqlx::query(
+        "insert into tenantry.budget_alerts (organization_id, id, budget_id, series_id, percent, change, taken_minor, limit_minor, currency, created_at)
+         values ($1, $2, $3, $3, 20, 4, 101500, 500000, 'USD', greatest($4 - interval '22 hours', date_trunc('month', $4, 'UTC') + interval '4 milliseconds'))",
+    )
+    .bind(acme)
+    .bind(w.id())
+    .bind(budget)
+    .bind(w.now);
+    w.insert("budget_alerts", query).await
 }

@@ -283,28 +283,38 @@ async fn messages(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
 /// Three budgets with forty records each; reservations that are settled, released or still open.
 async fn budgets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
     let budgets = sqlx::query(concat!(
-        "insert into tenantry.budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, created_at, updated_at)
-         select $1, ",
+        "insert into tenantry.budgets (organization_id, id, series_id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, created_at, updated_at)
+         select $1, b.id, b.id, b.type::tenantry.budget_type, b.name, b.period::tenantry.budget_period, b.starts_at, b.starts_at + b.length, 300000, 'USD', b.hard, b.starts_at, $2
+           from (select b.*, ",
         v7!("b.starts_at"),
-        ", b.type::tenantry.budget_type, b.name, b.period::tenantry.budget_period, b.starts_at, b.starts_at + b.length, 300000, 'USD', b.hard, b.starts_at, $2
+        " as id
            from (values ('REFUND', 'Refunds', 'MONTH', date_trunc('month', $2, 'UTC'), interval '1 month', true),
                         ('AI_USAGE', 'AI models', 'MONTH', date_trunc('month', $2, 'UTC'), interval '1 month', true),
                         ('OPERATIONS', 'Operations', 'QUARTER', date_trunc('quarter', $2, 'UTC'), interval '3 months', false)
-                ) as b(type, name, period, starts_at, length, hard)"
+                ) as b(type, name, period, starts_at, length, hard)) b"
     ))
     .bind(tenant.id)
     .bind(tenant.now);
     let records = sqlx::query(concat!(
         "with rounds as materialized (
              select b.id as budget_id, b.currency, b.starts_at, g, 500 + floor(random() * 5000)::bigint as spent,
-                    500 + floor(random() * 5000)::bigint as reserved
-               from tenantry.budgets b, generate_series(0, 9) g
+                    500 + floor(random() * 5000)::bigint as reserved, m.reserved_at, m.ended_at, ",
+        v7!("m.reserved_at"),
+        " as reservation_id
+               from tenantry.budgets b, generate_series(0, 9) g,
+                    lateral (select b.starts_at + ($2 - b.starts_at) * ((g * 4 + 2) / 41.0) as reserved_at, b.starts_at + ($2 - b.starts_at) * ((g * 4 + 3) / 41.0) as ended_at) m
               where b.organization_id = $1
+         ), reservations as (
+             insert into tenantry.budget_reservations (organization_id, id, amount_minor, settled_minor, currency, status, source, expires_at, ended_at, created_at, updated_at)
+             select $1, reservation_id, reserved, case when g <> 9 and g % 5 <> 4 then reserved end, currency,
+                    (case when g = 9 then 'OPEN' when g % 5 = 4 then 'RELEASED' else 'SETTLED' end)::tenantry.budget_reservation_status,
+                    'refund', reserved_at + interval '24 hours', case when g <> 9 then ended_at end, reserved_at, reserved_at
+               from rounds
          )
-         insert into tenantry.budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, idempotency_key, created_at)
+         insert into tenantry.budget_usage_records (organization_id, id, budget_id, reservation_id, amount_minor, currency, kind, source, created_at)
          select $1, ",
         v7!("m.at"),
-        ", budget_id, k.amount, currency, k.kind::tenantry.budget_usage_kind, k.source, 'scale-' || (g * 4 + k.step), m.at
+        ", budget_id, case when k.kind <> 'SPEND' then reservation_id end, k.amount, currency, k.kind::tenantry.budget_usage_kind, k.source, m.at
            from rounds,
                 lateral (values (1, 'SPEND', spent, 'voucher'), (2, 'RESERVE', reserved, 'refund'),
                                 (3, case when g = 9 then 'SPEND' when g % 5 = 4 then 'RELEASE' else 'SETTLE' end, reserved, 'refund'),

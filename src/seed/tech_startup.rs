@@ -105,7 +105,7 @@ async fn budgets_and_refunds(
     customer: Uuid,
     ticket: Uuid,
 ) -> Result<()> {
-    let [agent, rule, budget, refund, usage] = w.ids();
+    let [agent, rule, budget, refund, usage, reservation] = w.ids();
     let query = sqlx::query(
         r#"insert into tenantry.agent_configurations (organization_id, id, name, type, status, model_settings, thresholds, data_sources, created_at, updated_at)
            values ($1, $2, 'Refund decisions', 'REFUND', 'DRAFT', '{"model": "small"}', '{"confidence": 0.9}', '["refunds"]', $3 - interval '8 days', $3 - interval '8 days')"#,
@@ -124,8 +124,8 @@ async fn budgets_and_refunds(
     .bind(w.now);
     w.insert("decision_rules", query).await?;
     let query = sqlx::query(
-        "insert into tenantry.budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, created_at, updated_at)
-         select $1, $2, 'AI_USAGE', 'AI models', 'MONTH', m.start, m.start + interval '1 month', 20000, 'USD', false, m.start, $3
+        "insert into tenantry.budgets (organization_id, id, series_id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, alert_thresholds, changes, created_at, updated_at)
+         select $1, $2, $2, 'AI_USAGE', 'AI models', 'MONTH', m.start, m.start + interval '1 month', 20000, 'USD', false, '{5,50,100}', 3, m.start, $3
            from (values (date_trunc('month', $3, 'UTC'))) as m(start)",
     )
     .bind(startup)
@@ -133,14 +133,41 @@ async fn budgets_and_refunds(
     .bind(w.now);
     w.insert("budgets", query).await?;
     let query = sqlx::query(
-        "insert into tenantry.budget_usage_records (organization_id, id, budget_id, amount_minor, currency, kind, source, idempotency_key, created_at)
-         values ($1, $2, $3, 1375, 'USD', 'SPEND', 'agent:triage', 'sample-usage-1', greatest($4 - interval '5 hours', date_trunc('month', $4, 'UTC')))",
+        "insert into tenantry.budget_reservations (organization_id, id, amount_minor, currency, status, source, expires_at, ended_at, created_at, updated_at)
+         select $1, $2, 500, 'USD', 'RELEASED', 'agent:triage', m.at + interval '1 hour', m.at, m.at, m.at
+           from (values (greatest($3 - interval '6 hours', date_trunc('month', $3, 'UTC')))) as m(at)",
     )
     .bind(startup)
-    .bind(usage)
+    .bind(reservation)
+    .bind(w.now);
+    w.insert("budget_reservations", query).await?;
+    for (id, kind, amount, of) in [
+        (w.id(), "RESERVE", 500_i64, Some(reservation)),
+        (w.id(), "RELEASE", 500, Some(reservation)),
+        (usage, "SPEND", 1375, None),
+    ] {
+        let query = sqlx::query(
+            "insert into tenantry.budget_usage_records (organization_id, id, budget_id, reservation_id, amount_minor, currency, kind, source, created_at)
+             values ($1, $2, $3, $4, $5, 'USD', $6::tenantry.budget_usage_kind, 'agent:triage', greatest($7 - interval '5 hours', date_trunc('month', $7, 'UTC')))",
+        )
+        .bind(startup)
+        .bind(id)
+        .bind(budget)
+        .bind(of)
+        .bind(amount)
+        .bind(kind)
+        .bind(w.now);
+        w.insert("budget_usage_records", query).await?;
+    }
+    let query = sqlx::query(
+        "insert into tenantry.budget_alerts (organization_id, id, budget_id, series_id, percent, change, taken_minor, limit_minor, currency, created_at)
+         values ($1, $2, $3, $3, 5, 3, 1375, 20000, 'USD', greatest($4 - interval '5 hours', date_trunc('month', $4, 'UTC')))",
+    )
+    .bind(startup)
+    .bind(w.id())
     .bind(budget)
     .bind(w.now);
-    w.insert("budget_usage_records", query).await?;
+    w.insert("budget_alerts", query).await?;
     total_budgets(&mut w.tx, startup).await?;
     let query = sqlx::query(
         "insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by, idempotency_key, created_at, updated_at)

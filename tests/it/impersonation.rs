@@ -55,8 +55,10 @@ async fn impersonation_does_not_reach_guarded_actions_and_the_platform() {
     let (less, all) = (app.data(&token, VIEWER, json!({})).await, app.data(&own, VIEWER, json!({})).await);
     let (less, all) = (permissions(less), permissions(all));
     let missing: Vec<_> = all.iter().filter(|action| !less.contains(action)).collect();
-    // What changes who belongs to the organization, and what acts for it.
+    // What moves money, changes who belongs to the organization, and acts for it.
     let guarded = [
+        "BUDGET_WRITE",
+        "BUDGET_SPEND",
         "MEMBER_UPDATE",
         "ORGANIZATION_DELETE",
         "ORGANIZATION_LEAVE",

@@ -6,6 +6,7 @@ mod api_keys;
 mod audit_chain;
 mod audits;
 mod browser;
+mod budgets;
 mod coverage;
 mod custom_roles;
 mod data_rights;

@@ -390,7 +390,7 @@ async fn rollback_keeps_what_others_depend_on() {
     finalize(&database, keeping_access(plan("bots"))).await.expect("finalize");
     run_sql(
         &mut database.owner().await,
-        "insert into tenantry.budgets (organization_id, id, type, name, period, starts_at, ends_at, limit_minor, currency) select id, gen_random_uuid(), (enum_range(null::tenantry.budget_type))[1], 'x', (enum_range(null::tenantry.budget_period))[1], now(), now() + interval '1 day', 1, 'EUR' from tenantry.organizations where slug = 'john-workspace'",
+        "insert into tenantry.budgets (organization_id, id, series_id, type, name, period, starts_at, ends_at, limit_minor, currency) select id, id, id, (enum_range(null::tenantry.budget_type))[1], 'x', (enum_range(null::tenantry.budget_period))[1], now(), now() + interval '1 day', 1, 'EUR' from tenantry.organizations where slug = 'john-workspace'",
     )
     .await;
     let kept = rollback(&database, plan("bots")).await;

@@ -456,7 +456,7 @@ fn least(
     let text = format!(
         "\\startpipeline
 {begin}
-select user_id, organization_id, role::text from tenantry.enter_tenant('{subject}', null, null, '{slug}');
+select user_id, organization_id, role::text from tenantry.enter_tenant('{subject}', null, null, null, '{slug}');
 {change}
 {end}
 \\endpipeline

@@ -211,7 +211,7 @@ create index tickets_customer_id_idx on tenantry.tickets (organization_id, custo
 create index tickets_resolution_due_at_idx on tenantry.tickets
     (organization_id, (resolution_due_at is null),
      (case when resolution_due_at is null then '-infinity'::timestamptz else resolution_due_at end), id);
-create index tickets_merged_into_id_idx on tenantry.tickets (organization_id, merged_into_id) where merged_into_id is not null;
+create index tickets_merged_into_id_idx on tenantry.tickets (organization_id, merged_into_id, created_at, id) where merged_into_id is not null;
 create trigger touch_updated_at before update on tenantry.tickets for each row execute function tenantry.touch_updated_at();
 
 comment on table tenantry.tickets is 'Requests of customers.';

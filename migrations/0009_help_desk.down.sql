@@ -6,6 +6,7 @@ drop trigger index_changed on tenantry.tickets;
 drop trigger index_new on tenantry.tickets;
 drop function tenantry.search_tickets(text, boolean);
 drop function tenantry.index_changed_customer();
+drop function tenantry.index_changed_messages();
 drop function tenantry.index_changed_message();
 drop function tenantry.index_changed_ticket();
 drop function tenantry.index_ticket(uuid, uuid);

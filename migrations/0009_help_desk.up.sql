@@ -62,9 +62,11 @@ comment on column tenantry.tickets.silent_since is 'Since when the assignee owes
 
 create index tickets_next_due_at_idx on tenantry.tickets
     (organization_id, (next_due_at is null), (case when next_due_at is null then '-infinity'::timestamptz else next_due_at end), id);
+-- Filters do not use an index over expressions; a comparison of the column is what this one is for.
+create index tickets_overdue_idx on tenantry.tickets (organization_id, next_due_at) where next_due_at is not null;
 create index tickets_silent_since_idx on tenantry.tickets (organization_id, silent_since) where silent_since is not null;
 create index tickets_load_idx on tenantry.tickets (organization_id, assignee_id) where status_rank < 4;
-create index tickets_split_from_id_idx on tenantry.tickets (organization_id, split_from_id) where split_from_id is not null;
+create index tickets_split_from_id_idx on tenantry.tickets (organization_id, split_from_id, created_at, id) where split_from_id is not null;
 
 -- Tags and custom fields as rows. Operators of arrays and of JSON are not leakproof, so that under row-level security no index
 -- answers them; equality of text is. Triggers keep these rows: what changes a ticket need not know of them.
@@ -364,13 +366,6 @@ create function tenantry.index_changed_message() returns trigger
     set search_path = pg_catalog, tenantry, pg_temp
     as $$
 begin
-    if tg_op = 'UPDATE' and old.ticket_id <> new.ticket_id then
-        perform tenantry.index_ticket(old.organization_id, old.ticket_id);
-    end if;
-    if tg_op = 'UPDATE' then
-        perform tenantry.index_ticket(new.organization_id, new.ticket_id);
-        return null;
-    end if;
     -- A new message adds its words: to make the document anew would read all that was ever said.
     update tenantry.ticket_documents d
        set words = d.words || tenantry.words_of(d.language, new.body),
@@ -378,6 +373,19 @@ begin
                                when d.public_words is null then null
                                else d.public_words || tenantry.words_of(d.language, new.body) end
      where d.organization_id = new.organization_id and d.ticket_id = new.ticket_id and pg_column_size(d.words) <= 400000;
+    return null;
+end
+$$;
+create function tenantry.index_changed_messages() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    perform tenantry.index_ticket(c.organization_id, c.ticket_id) from (
+        select n.organization_id, unnest(array[o.ticket_id, n.ticket_id]) as ticket_id
+          from old_rows o join new_rows n on n.organization_id = o.organization_id and n.id = o.id
+         where (o.body, o.is_internal, o.deleted_at, o.ticket_id) is distinct from (n.body, n.is_internal, n.deleted_at, n.ticket_id)
+         group by 1, 2) c;
     return null;
 end
 $$;
@@ -392,7 +400,8 @@ begin
 end
 $$;
 comment on function tenantry.index_changed_ticket() is 'Trigger: the document of a ticket whose texts changed.';
-comment on function tenantry.index_changed_message() is 'Trigger: the document of a ticket one of whose messages is new or changed.';
+comment on function tenantry.index_changed_message() is 'Trigger: the document of a ticket that has a new message.';
+comment on function tenantry.index_changed_messages() is 'Trigger: the documents of tickets whose messages changed or moved, each once for a statement.';
 comment on function tenantry.index_changed_customer() is 'Trigger: the documents of the tickets of a customer with another name, address or company.';
 
 -- The viewer's tickets that hold these words. The last word may be the beginning of one.
@@ -429,7 +438,7 @@ $$;
 comment on function tenantry.search_tickets(text, boolean) is 'Ids of the tickets of the organization of the transaction that hold these words (websearch_to_tsquery); with those of internal notes or without.';
 
 revoke execute on function tenantry.words_of(tenantry.search_language, text), tenantry.word_of_organization(uuid), tenantry.index_ticket(uuid, uuid),
-    tenantry.index_changed_ticket(), tenantry.index_changed_message(), tenantry.index_changed_customer(), tenantry.search_tickets(text, boolean) from public;
+    tenantry.index_changed_ticket(), tenantry.index_changed_message(), tenantry.index_changed_messages(), tenantry.index_changed_customer(), tenantry.search_tickets(text, boolean) from public;
 grant execute on function tenantry.words_of(tenantry.search_language, text), tenantry.word_of_organization(uuid), tenantry.index_ticket(uuid, uuid),
     tenantry.search_tickets(text, boolean) to tenantry_superadmin;
 grant execute on function tenantry.search_tickets(text, boolean) to tenantry_app;
@@ -438,6 +447,7 @@ grant create on schema tenantry to tenantry_superadmin;
 alter function tenantry.index_ticket(uuid, uuid) owner to tenantry_superadmin;
 alter function tenantry.index_changed_ticket() owner to tenantry_superadmin;
 alter function tenantry.index_changed_message() owner to tenantry_superadmin;
+alter function tenantry.index_changed_messages() owner to tenantry_superadmin;
 alter function tenantry.index_changed_customer() owner to tenantry_superadmin;
 alter function tenantry.search_tickets(text, boolean) owner to tenantry_superadmin;
 revoke create on schema tenantry from tenantry_superadmin;
@@ -447,9 +457,9 @@ create trigger index_changed after update of subject, description, customer_id o
     when ((new.subject, new.description, new.customer_id) is distinct from (old.subject, old.description, old.customer_id))
     execute function tenantry.index_changed_ticket();
 create trigger index_new after insert on tenantry.ticket_messages for each row execute function tenantry.index_changed_message();
-create trigger index_changed after update of body, is_internal, deleted_at, ticket_id on tenantry.ticket_messages for each row
-    when ((new.body, new.is_internal, new.deleted_at, new.ticket_id) is distinct from (old.body, old.is_internal, old.deleted_at, old.ticket_id))
-    execute function tenantry.index_changed_message();
+-- For each statement: a merge moves hundreds of messages, and the document of their ticket is made of all of them.
+create trigger index_changed after update on tenantry.ticket_messages
+    referencing old table as old_rows new table as new_rows for each statement execute function tenantry.index_changed_messages();
 create trigger index_changed after update of name, email, company on tenantry.customer_profiles for each row
     when ((new.name, new.email, new.company) is distinct from (old.name, old.email, old.company))
     execute function tenantry.index_changed_customer();

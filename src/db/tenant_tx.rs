@@ -345,7 +345,14 @@ impl TenantTx {
 
     /// Commits when the verb did its work, rolls back when it refused.
     pub async fn finish(self, done: bool) -> Result<()> {
-        if done { self.commit().await } else { Ok(()) }
+        if done { self.commit().await } else { self.roll_back().await }
+    }
+
+    /// Takes everything back, and returns when that is done. (A transaction that is dropped is rolled back behind the answer.)
+    async fn roll_back(mut self) -> Result<()> {
+        sqlx::raw_sql("rollback").execute(self.conn()).await?;
+        self.mode.0 = None;
+        Ok(())
     }
 }
 

@@ -10,7 +10,6 @@ use chrono::{DateTime, Utc};
 use crate::access::Actions;
 use crate::db::Bind;
 use crate::error::{Error, Result};
-use crate::graphql::order::OrderColumn;
 use crate::sql_enum::{SqlEnum, rank_column};
 
 /// How many conditions one `where` may hold; more is a mistake or an attack.
@@ -29,8 +28,6 @@ pub struct Conditions<'a> {
     count: usize,
     /// The path of the input being read, for messages: `where.status`.
     path: Vec<&'static str>,
-    /// What an index is over instead of the column, where lists are ordered by it and it can be missing.
-    keyed: Option<String>,
     /// What the viewer may do.
     allowed: Actions,
 }
@@ -38,7 +35,7 @@ pub struct Conditions<'a> {
 impl<'a> Conditions<'a> {
     /// Begins a condition whose first parameter is `$(offset + binds.len() + 1)`.
     pub fn new(binds: &'a mut Vec<Bind>, offset: usize, allowed: Actions) -> Self {
-        Self { text: String::from("true"), binds, offset, count: 0, path: vec!["where"], keyed: None, allowed }
+        Self { text: String::from("true"), binds, offset, count: 0, path: vec!["where"], allowed }
     }
 
     /// What the viewer may do: a condition must not tell of rows that they may not see.
@@ -94,13 +91,7 @@ impl<'a> Conditions<'a> {
     fn compare(&mut self, column: &str, operator: &str, value: Option<Bind>, cast: &str) -> Result<()> {
         let Some(value) = value else { return Ok(()) };
         let n = self.bind(value)?;
-        match &self.keyed {
-            // What `or` and `not` make of it is the same as of the column: neither holds for a missing value.
-            Some(keyed) if matches!(operator, "=" | "<" | "<=" | ">" | ">=") => {
-                self.and(&format!("({column} is null) = false and {keyed} {operator} ${n}{cast}"))
-            }
-            _ => self.and(&format!("{column} {operator} ${n}{cast}")),
-        }
+        self.and(&format!("{column} {operator} ${n}{cast}"))
     }
 
     /// `column = any($n[::cast])` and its opposite.
@@ -159,19 +150,11 @@ impl<'a> Conditions<'a> {
         self.null(&column, is_null)
     }
 
-    /// Adds the conditions of one field of the filter; `ordered` when lists are ordered by it.
-    pub fn field<C: Comparator>(
-        &mut self,
-        name: &'static str,
-        column: &str,
-        ordered: Option<OrderColumn>,
-        filter: Option<&C>,
-    ) -> Result<()> {
+    /// Adds the conditions of one field of the filter.
+    pub fn field<C: Comparator>(&mut self, name: &'static str, column: &str, filter: Option<&C>) -> Result<()> {
         let Some(filter) = filter else { return Ok(()) };
         self.path.push(name);
-        self.keyed = ordered.and_then(OrderColumn::keyed);
         filter.conditions(column, self)?;
-        self.keyed = None;
         self.path.pop();
         Ok(())
     }

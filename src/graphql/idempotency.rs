@@ -10,10 +10,13 @@ use std::collections::BTreeMap;
 use async_graphql::Context;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use sqlx::Arguments as _;
+use sqlx::postgres::PgArguments;
 use uuid::Uuid;
 
+use crate::access::Tenant;
 use crate::db::TenantTx;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::graphql::mutation::{UserErrorCode, VerbError, VerbResult};
 use crate::json::canonical;
 
@@ -52,7 +55,8 @@ impl KeyedRequest {
         Ok(Self { key: key.to_owned(), operation, hash })
     }
 
-    /// Claims the key for this transaction. Two requests with it at once: the second is refused, not kept waiting.
+    /// Claims the key for this transaction, and remembers the request under it. Two requests with it at once: the second is
+    /// refused, not kept waiting.
     pub(super) async fn claim(&self, tx: &mut TenantTx) -> VerbResult<Known> {
         let tenant = tx.tenant();
         let lock = advisory_lock(&[
@@ -60,15 +64,30 @@ impl KeyedRequest {
             tenant.actor.uuid().as_bytes(),
             self.key.as_bytes(),
         ]);
-        let free = sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "free!""#, lock)
-            .fetch_one(tx.conn())
-            .await?;
-        if !free {
+        // Whether there is one, the unique key says, and no snapshot from before the lock.
+        let claim = sqlx::query!(
+            r#"with claim as (select pg_try_advisory_xact_lock($1) as is_free),
+                    made as (insert into tenantry.idempotency_keys (organization_id, actor_id, key, operation, request_hash)
+                             select $2, $3, $4, $5, $6 from claim where is_free on conflict do nothing returning key)
+               select is_free as "is_free!", exists (select from made) as "is_new!" from claim"#,
+            lock,
+            tenant.organization_id as _,
+            tenant.actor.uuid(),
+            self.key,
+            self.operation,
+            self.hash
+        )
+        .fetch_one(tx.conn())
+        .await?;
+        if !claim.is_free {
             return Err(VerbError::user(
                 "idempotencyKey",
                 UserErrorCode::IdempotencyConcurrentRequest,
                 "A request with this key is being worked on: ask again in a moment to see its result.",
             ));
+        }
+        if claim.is_new {
+            return Ok(Known::No);
         }
         let known = sqlx::query!(
             "select request_hash, resource_id from tenantry.idempotency_keys where organization_id = $1 and actor_id = $2 and key = $3",
@@ -76,38 +95,33 @@ impl KeyedRequest {
             tenant.actor.uuid(),
             self.key
         )
-        .fetch_optional(tx.conn())
+        .fetch_one(tx.conn())
         .await?;
-        match known {
-            None => Ok(Known::No),
-            Some(row) if row.request_hash == self.hash => match row.resource_id {
-                Some(id) => Ok(Known::Done(id)),
-                None => Err(Error::internal("an idempotency key without its row").into()),
-            },
-            Some(_) => Err(VerbError::user(
+        if known.request_hash != self.hash {
+            return Err(VerbError::user(
                 "idempotencyKey",
                 UserErrorCode::IdempotencyKeyParameterMismatch,
                 "This key was used before with other arguments: use a new key for a new request.",
-            )),
+            ));
+        }
+        match known.resource_id {
+            Some(id) => Ok(Known::Done(id)),
+            None => Err(Error::internal("an idempotency key without its row").into()),
         }
     }
 
-    /// Remembers what came of the request, in the transaction of the work.
-    pub(super) async fn remember(&self, tx: &mut TenantTx, row: Uuid) -> VerbResult<()> {
-        let tenant = tx.tenant();
-        sqlx::query!(
-            "insert into tenantry.idempotency_keys (organization_id, actor_id, key, operation, request_hash, resource_id)
-             values ($1, $2, $3, $4, $5, $6)",
-            tenant.organization_id as _,
-            tenant.actor.uuid(),
-            self.key,
-            self.operation,
-            self.hash,
-            row
-        )
-        .execute(tx.conn())
-        .await?;
-        Ok(())
+    /// The part of the statement that ends a mutation which remembers what came of it. Its values are added to the arguments, of
+    /// which `$1` is the organization and `$6` the row.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when a value cannot be sent.
+    pub(super) fn remembering(&self, arguments: &mut PgArguments, tenant: Tenant) -> Result<String> {
+        let [actor, key] = std::array::from_fn(|at| arguments.len() + 1 + at);
+        arguments.add(tenant.actor.uuid()).map_err(Error::internal)?;
+        arguments.add(&self.key).map_err(Error::internal)?;
+        Ok(format!(
+            "update tenantry.idempotency_keys set resource_id = $6 where organization_id = $1 and actor_id = ${actor} and key = ${key}"
+        ))
     }
 }
 

@@ -65,14 +65,7 @@ macro_rules! listing {
                 &self,
                 sql: &mut $crate::graphql::filter::Conditions<'_>,
             ) -> $crate::error::Result<()> {
-                $(
-                    sql.field(
-                        stringify!($field),
-                        $crate::listing!(@column $field [$($column)?]),
-                        $crate::listing!(@ordered $entity $field [$($column)?] [$($variant)?]),
-                        self.$field.as_ref(),
-                    )?;
-                )+
+                $( sql.field(stringify!($field), $crate::listing!(@column $field [$($column)?]), self.$field.as_ref())?; )+
                 sql.boolean(self.and.as_deref(), self.or.as_deref(), self.not.as_deref())
             }
         }
@@ -81,13 +74,6 @@ macro_rules! listing {
             @order [$entity $filter $order $order_field $default $direction] {}
             $( [$($variant [$($tie)?])?] $field [$($column)?] [$(#[doc = $doc])*] )+
         }
-    };
-    (@ordered $entity:ident $field:ident $column:tt []) => { None };
-    (@ordered $entity:ident $field:ident $column:tt [$variant:ident]) => {
-        Some($crate::graphql::order::OrderColumn::of(
-            $crate::listing!(@column $field $column),
-            |row: &$entity| &row.$field,
-        ))
     };
     (@column $field:ident []) => { concat!("t.", stringify!($field)) };
     (@column $field:ident [$column:literal]) => { concat!("t.", $column) };

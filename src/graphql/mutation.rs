@@ -143,7 +143,11 @@ pub async fn run<M: Mutation>(ctx: &Context<'_>, input: M) -> Result<Ran<M::Row>
             }
             Ok(Ran { id: Some(id), user_errors: Vec::new() })
         }
-        Err(VerbError::User(user_errors)) => Ok(Ran { id: None, user_errors }),
+        Err(VerbError::User(user_errors)) => {
+            // Whoever mends the input and asks again at once must not meet the locks of this attempt.
+            tx.finish(false).await?;
+            Ok(Ran { id: None, user_errors })
+        }
         Err(VerbError::Fail(error)) => Err(error),
     }
 }
@@ -176,7 +180,11 @@ pub async fn run_many<M: Mutation, K: Ord>(
                     tx.commit().await?;
                     Ok(id)
                 }
-                Err(refused) => Err(refused),
+                Err(VerbError::User(user_errors)) => {
+                    tx.finish(false).await?;
+                    Err(VerbError::User(user_errors))
+                }
+                Err(failed) => Err(failed),
             }
         };
         answers[place] = match result {
@@ -189,12 +197,11 @@ pub async fn run_many<M: Mutation, K: Ord>(
         };
     }
     if let Some(tx) = shared {
+        tx.finish(!is_refused).await?;
         if is_refused {
             for answer in &mut answers {
                 answer.id = None;
             }
-        } else {
-            tx.commit().await?;
         }
     }
     Ok(answers)
@@ -223,17 +230,19 @@ async fn in_transaction<M: Mutation>(
     let identity_source = session.services().identity_source;
     let mut work = Work { tx, clock, now: clock.now(), identity_source, origin: session.origin() };
     let done = input.run(&mut work).await?;
-    if let Some(request) = &request {
-        request.remember(tx, done.id.uuid()).await?;
-    }
     let id = done.id;
-    let row = conclude::<M>(tx, session, done).await?;
+    let row = conclude::<M>(tx, session, done, request.as_ref()).await?;
     Ok((id, Some(row)))
 }
 
-/// Writes the audit row, tells the event and reads the row for the payload: one statement, and no second transaction for
-/// what the payload shows of the row itself.
-async fn conclude<M: Mutation>(tx: &mut TenantTx, session: &Session, done: Done<M::Row>) -> Result<Shown<M::Row>> {
+/// Writes the audit row, remembers the request, tells the event and reads the row for the payload: one statement, and no second
+/// transaction for what the payload shows of the row itself.
+async fn conclude<M: Mutation>(
+    tx: &mut TenantTx,
+    session: &Session,
+    done: Done<M::Row>,
+    request: Option<&KeyedRequest>,
+) -> Result<Shown<M::Row>> {
     type Row<M> = <<M as Mutation>::Row as Loadable>::Entity;
     let tenant = tx.tenant();
     let entry = AuditEntry::of(M::AUDIT, done.id, done.audit);
@@ -242,9 +251,13 @@ async fn conclude<M: Mutation>(tx: &mut TenantTx, session: &Session, done: Done<
         Some(event) => events::telling(&mut arguments, tenant.organization_id, event)?,
         None => "null".to_owned(),
     };
+    let memory = match request {
+        Some(request) => format!(", memory as ({})", request.remembering(&mut arguments, tenant)?),
+        None => String::new(),
+    };
     let sql = format!(
         // What `with` writes is written whatever is selected.
-        "with trail as ({} returning {told}) {}",
+        "with trail as ({} returning {told}){memory} {}",
         trail::INSERT,
         by_id::<Row<M>>("$1", "$6", &visible::<Row<M>>(tenant.allowed))
     );

@@ -132,12 +132,6 @@ impl OrderColumn {
     pub const fn of<E, T: OrderValue>(column: &'static str, _: fn(&E) -> &T) -> Self {
         Self { column, nullable: T::NULLABLE, kind: T::KIND }
     }
-
-    /// What the index is over instead of a column that can be missing; `None` for every other column.
-    #[must_use]
-    pub fn keyed(self) -> Option<String> {
-        if self.nullable { expressions(self).pop() } else { None }
-    }
 }
 
 /// The order of a list, direction by direction, ready for SQL.

@@ -22,6 +22,11 @@ use crate::trail::{self, AuditEntry};
 
 /// Tickets of an organization that one pass of the job changes, so that no organization waits for another's thousands.
 const BATCH: i64 = 100;
+/// Tickets that are assigned in one transaction. Nobody opens a ticket meanwhile.
+const ASSIGNED: i64 = 10;
+/// Documents of an organization that are made anew in one transaction, and transactions of one pass.
+const INDEXED: i64 = 2000;
+const INDEXINGS: usize = 5;
 
 /// Who is to work on a ticket.
 #[derive(Clone, Debug, InputObject)]
@@ -151,7 +156,13 @@ pub async fn tend_queues(db: &Db, clock: &Clock) -> Result<u64> {
             changed += requeue(db, clock, desk.id, before).await?;
         }
         if desk.assigns_automatically {
-            changed += assign_waiting(db, clock, desk.id).await?;
+            for _ in 0..BATCH / ASSIGNED {
+                let assigned = assign_waiting(db, clock, desk.id).await?;
+                changed += assigned;
+                if assigned == 0 {
+                    break;
+                }
+            }
         }
     }
     Ok(changed)
@@ -192,7 +203,7 @@ async fn assign_waiting(db: &Db, clock: &Clock, organization: OrganizationId) ->
             where organization_id = $1 and assignee_id is null and status_rank < 2
             order by priority_rank desc, created_at, id limit $2 for update skip locked"#,
         organization as _,
-        BATCH
+        ASSIGNED
     )
     .fetch_all(tx.conn())
     .await?;
@@ -233,7 +244,7 @@ pub async fn index_in_new_language(db: &Db) -> Result<u64> {
     .fetch_all(tx.conn())
     .await?;
     tx.commit().await?;
-    for organization in behind {
+    for organization in behind.into_iter().flat_map(|organization| std::iter::repeat_n(organization, INDEXINGS)) {
         let mut tx = SystemTx::begin(db).await?;
         let done = sqlx::query_scalar!(
             r#"select count(tenantry.index_ticket(d.organization_id, d.ticket_id)) as "count!" from (
@@ -250,6 +261,3 @@ pub async fn index_in_new_language(db: &Db) -> Result<u64> {
     }
     Ok(indexed)
 }
-
-/// Documents of an organization that one pass makes anew.
-const INDEXED: i64 = 2000;

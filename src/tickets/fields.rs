@@ -88,6 +88,8 @@ const MAX_FIELDS: i64 = 100;
 const MAX_OPTIONS: usize = 200;
 const MAX_OPTION: usize = 100;
 const MAX_VALUE: usize = 1000;
+/// Most bytes of all values of a ticket, as JSON.
+const MAX_BYTES: usize = 128 * 1024;
 const MAX_NAME: usize = 100;
 
 /// The fields of a new custom field.
@@ -348,6 +350,11 @@ pub(super) async fn filled(
         }) {
             refuse(key, UserErrorCode::Blank, format!("`{key}` must have a value."));
         }
+    }
+    if Value::Object(values.clone()).to_string().len() > MAX_BYTES {
+        let field = vec!["input".to_owned(), "customFields".to_owned()];
+        let message = format!("All values of a ticket together take at most {MAX_BYTES} bytes.");
+        errors.push(UserError { field, message, code: UserErrorCode::TooLong });
     }
     if errors.is_empty() { Ok(values) } else { Err(VerbError::User(errors)) }
 }

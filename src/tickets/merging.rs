@@ -209,11 +209,13 @@ impl Mutation for TicketSplitInput {
             checks.refuse("messageIds", UserErrorCode::Invalid, message);
         }
         checks.finish()?;
+        // The counter first, as whoever assigns automatically takes it before tickets.
+        let number = next_number(work.tx).await?;
         let before = verbs::lock_open(work, "id", self.id).await?;
         check_version(self.expected_version, before.version)?;
         let row = TicketRow {
             id: work.new_id(),
-            number: next_number(work.tx).await?,
+            number,
             customer_id: before.customer_id,
             assignee_id: before.assignee_id,
             subject,

@@ -82,7 +82,11 @@ relations! {
 entity! {
     /// What a message said before its author changed or deleted it.
     #[graphql(complex)]
-    pub struct TicketMessageRevision("ticket_message_revisions", read by AuditRead) {
+    pub struct TicketMessageRevision(
+        "ticket_message_revisions", read by AuditRead,
+        hidden when "exists (select from tenantry.ticket_messages m where m.organization_id = t.organization_id and m.id = t.message_id and m.is_internal)"
+            unless TicketNoteRead
+    ) {
         /// Unique id.
         pub id: TicketMessageRevisionId,
         /// The message.

@@ -25,6 +25,7 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("budgets", &[], "made by hand: dozens for each period"),
     ("custom_roles", &[], "made by hand: a hundred at most"),
     ("invitations", &[], "made by hand, and they expire"),
+    ("ticket_views", &[], "made by hand: two hundred of each person at most"),
     ("representatives", &[], "as many as people who answer"),
     ("organization_members", &["role"], "as many as people"),
     ("performance_metrics", &["period"], "one row for each period"),
@@ -33,6 +34,7 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("escalations", &["reason"], "the list ends when its page is full; no queue shows it alone"),
     ("refunds", &["reason", "amount_minor"], "the list ends when its page is full; no queue shows it alone"),
     ("tickets", &["subject"], "equality with a whole subject; searching is full-text search's"),
+    ("tickets", &["resolution_due_at"], "queues ask for `nextDueAt`; its index is over the expressions of the order"),
     ("webhook_events", &["status", "source", "event_type", "object_id", "attempts"], "events are deleted after a time"),
     ("audit_logs", &["resource_type"], "the list ends when its page is full; the id alone is indexed"),
 ];
@@ -130,6 +132,7 @@ async fn fill(app: &TestApp, rows: u32) {
                 'created_at', now() - n * interval '10 milliseconds', 'updated_at', now() - n * interval '10 milliseconds',
                 'expires_at', now() + interval '1 hour', 'received_at', now() - n * interval '10 milliseconds',
                 'period_start', timestamptz '2000-01-01' + n * interval '1 minute',
+                'first_response_due_at', now() + n * interval '1 minute', 'resolution_due_at', now() + n * interval '1 minute',
                 'starts_at', timestamptz '2000-01-01' + n * interval '1 minute'{values})) r;
              analyze {table};",
             id("n"),

@@ -718,7 +718,7 @@ async fn denial_follows_the_role_in_every_entity_and_list() {
             let denied = codes(&answer).iter().any(|code| code == "FORBIDDEN");
             assert_eq!(denied, !info.read.allows(*role), "{} as {role:?}: {answer}", info.name);
             asked += 1;
-            if let Some((hidden, unless)) = info.hidden {
+            for (hidden, unless) in info.hidden {
                 let rows = ids(&app, info, OWN, hidden).await;
                 assert!(!rows.is_empty(), "{}: the sample data has something to hide", info.name);
                 for uuid in rows {

@@ -18,9 +18,7 @@ use crate::billing::Subscription;
 use crate::budgets::{Budget, BudgetAlert, BudgetMutation, BudgetReservation, BudgetSubscription, BudgetUsageRecord};
 use crate::customers::{Customer, CustomerEvent, CustomerMutation, CustomerSubscription};
 use crate::error::{Error, Result};
-use crate::escalations::{
-    Escalation, EscalationMutation, EscalationNotice, EscalationRule, EscalationSubscription,
-};
+use crate::escalations::{Escalation, EscalationMutation, EscalationNotice, EscalationRule, EscalationSubscription};
 use crate::graphql::entity::Entity;
 use crate::graphql::filter::Filter as _;
 use crate::graphql::listing::Listed;

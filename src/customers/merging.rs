@@ -38,9 +38,7 @@ impl Mutation for CustomerMergeInput {
         let ending = take(&mut both, from).ok_or_else(|| no_such_customer("id"))?;
         let staying = take(&mut both, into).ok_or_else(|| no_such_customer("intoId"))?;
         check_version(self.expected_version, ending.version)?;
-        if ending.lifetime_value_minor != 0
-            && staying.lifetime_value_minor != 0
-            && ending.currency != staying.currency
+        if ending.lifetime_value_minor != 0 && staying.lifetime_value_minor != 0 && ending.currency != staying.currency
         {
             let message = format!("The amounts paid are in {} and {}.", ending.currency, staying.currency);
             return Err(VerbError::user("intoId", UserErrorCode::CurrencyMismatch, message));

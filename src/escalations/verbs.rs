@@ -10,9 +10,7 @@ use crate::escalations::graphql::{
     EscalationUpdateInput,
 };
 use crate::escalations::notices::{self, Matter};
-use crate::escalations::{
-    EscalationPriority, EscalationReason, EscalationStatus, no_such_escalation, rules,
-};
+use crate::escalations::{EscalationPriority, EscalationReason, EscalationStatus, no_such_escalation, rules};
 use crate::events::Event;
 use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
 use crate::id::{EscalationId, RepresentativeId, TicketId, marker};
@@ -222,8 +220,7 @@ impl Mutation for EscalationAssignInput {
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
         check_representative(work, "representativeId", self.representative_id).await?;
         let before = lock(work, self.id, self.expected_version).await?;
-        let next =
-            if self.representative_id.is_some() { EscalationStatus::Assigned } else { EscalationStatus::Open };
+        let next = if self.representative_id.is_some() { EscalationStatus::Assigned } else { EscalationStatus::Open };
         let mut audit = step(work, self.id, &before, next, self.representative_id, None).await?;
         let matter = Matter { assignee: self.representative_id, ..before.matter(self.id) };
         audit["told"] = json!(notices::tell(work, &matter).await?);
@@ -343,8 +340,7 @@ impl Mutation for EscalationCancelInput {
         let before = lock(work, self.id, self.expected_version).await?;
         let resolution = resolution.filter(|text| !text.is_empty());
         let assignee = before.assigned_to;
-        let audit =
-            step(work, self.id, &before, EscalationStatus::Cancelled, assignee, resolution.as_deref()).await?;
+        let audit = step(work, self.id, &before, EscalationStatus::Cancelled, assignee, resolution.as_deref()).await?;
         Ok(Done { id: self.id, audit, event: Some(Event::of(self.id)) })
     }
 }

@@ -202,7 +202,8 @@ impl Mutation for RepresentativeAbsenceDeleteInput {
         )
         .fetch_optional(work.tx.conn())
         .await?;
-        let missing = || VerbError::user("id", UserErrorCode::NotFound, "There is no such absence in this organization.");
+        let missing =
+            || VerbError::user("id", UserErrorCode::NotFound, "There is no such absence in this organization.");
         let found = found.ok_or_else(missing)?;
         if tenant.actor.user() != Some(found.user_id) && !tenant.allowed.has(Action::RepresentativeWrite) {
             let message = "Only administrators may delete absences of others.";

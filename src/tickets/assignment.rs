@@ -58,9 +58,9 @@ impl Mutation for TicketAssignInput {
             None => best(work.tx.conn(), organization, &before.tags, before.category, Some(self.id), work.now)
                 .await?
                 .ok_or_else(|| {
-                    let message = "No representative is online with room for another ticket.";
-                    VerbError::user("representativeId", UserErrorCode::NobodyAvailable, message)
-                })?,
+                let message = "No representative is online with room for another ticket.";
+                VerbError::user("representativeId", UserErrorCode::NobodyAvailable, message)
+            })?,
         };
         let assigned_at = verbs::assigned_at(&before, Some(assignee), work.now);
         sqlx::query!(
@@ -205,7 +205,9 @@ async fn assign_waiting(db: &Db, clock: &Clock, organization: OrganizationId) ->
     .await?;
     let (now, mut told) = (clock.now(), Vec::new());
     for ticket in waiting {
-        let Some(chosen) = best(tx.conn(), organization, &ticket.tags, ticket.category, None, now).await? else { break };
+        let Some(chosen) = best(tx.conn(), organization, &ticket.tags, ticket.category, None, now).await? else {
+            break;
+        };
         sqlx::query!(
             "update tenantry.tickets set assignee_id = $3, assigned_at = $4, version = version + 1 where organization_id = $1 and id = $2",
             organization as _,

@@ -3,7 +3,7 @@
 alter table tenantry.customer_profiles
     add column merged_into_id uuid check (merged_into_id <> id),
     add foreign key (organization_id, merged_into_id) references tenantry.customer_profiles (organization_id, id),
-    add check (merged_into_id is null or deleted_at is not null);
+    add constraint customer_profiles_merged_check check (merged_into_id is null or deleted_at is not null);
 comment on column tenantry.customer_profiles.merged_into_id is 'The profile that this one went into, with its tickets, messages and refunds.';
 create index customer_profiles_merged_into_id_idx on tenantry.customer_profiles (organization_id, merged_into_id) where merged_into_id is not null;
 grant update (merged_into_id) on tenantry.customer_profiles to tenantry_app;
@@ -72,12 +72,6 @@ create index escalations_due_at_idx on tenantry.escalations
     (organization_id, (due_at is null), (case when due_at is null then '-infinity'::timestamptz else due_at end), id);
 create index escalations_overdue_idx on tenantry.escalations (organization_id, due_at)
     where overdue_at is null and due_at is not null and status_rank < 3;
--- What is there already. The owner sees no rows of tenants.
-set local role tenantry_superadmin;
-update tenantry.escalations
-   set due_at = created_at + case priority when 'URGENT' then interval '1 hour' when 'HIGH' then interval '4 hours'
-                                           when 'NORMAL' then interval '24 hours' else interval '72 hours' end;
-reset role;
 
 create table tenantry.escalation_rules (
     id              uuid not null,
@@ -141,6 +135,62 @@ create index escalation_notices_created_at_idx on tenantry.escalation_notices (o
 comment on table tenantry.escalation_notices is 'Who was told of which escalation.';
 comment on column tenantry.escalation_notices.seen_at is 'When they saw it; null: not yet.';
 
+-- Whose tickets messages and escalations are of, so that an index has the history of a customer in its order. Triggers keep it: what
+-- changes a ticket need not know of it.
+alter table tenantry.ticket_messages
+    add column customer_id uuid,
+    add foreign key (organization_id, customer_id) references tenantry.customer_profiles (organization_id, id);
+alter table tenantry.escalations
+    add column customer_id uuid,
+    add foreign key (organization_id, customer_id) references tenantry.customer_profiles (organization_id, id);
+comment on column tenantry.ticket_messages.customer_id is 'The customer of the ticket, whoever wrote, as a trigger keeps it.';
+comment on column tenantry.escalations.customer_id is 'The customer of the ticket, as a trigger keeps it.';
+-- What is there already, without a new time of change.
+alter table tenantry.ticket_messages disable trigger touch_updated_at;
+alter table tenantry.escalations disable trigger touch_updated_at;
+set local role tenantry_superadmin;
+update tenantry.ticket_messages m set customer_id = t.customer_id from tenantry.tickets t
+ where t.organization_id = m.organization_id and t.id = m.ticket_id and t.customer_id is not null;
+update tenantry.escalations e
+   set customer_id = t.customer_id,
+       due_at = e.created_at + case e.priority when 'URGENT' then interval '1 hour' when 'HIGH' then interval '4 hours'
+                                               when 'NORMAL' then interval '24 hours' else interval '72 hours' end
+  from tenantry.tickets t where t.organization_id = e.organization_id and t.id = e.ticket_id;
+reset role;
+alter table tenantry.ticket_messages enable trigger touch_updated_at;
+alter table tenantry.escalations enable trigger touch_updated_at;
+create index ticket_messages_customer_id_idx on tenantry.ticket_messages (organization_id, customer_id, created_at, id);
+create index escalations_customer_id_idx on tenantry.escalations (organization_id, customer_id, created_at, id);
+
+create function tenantry.take_customer_of_ticket() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    select t.customer_id into new.customer_id from tenantry.tickets t where t.organization_id = new.organization_id and t.id = new.ticket_id;
+    return new;
+end
+$$;
+create function tenantry.pass_customer_on() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$
+begin
+    update tenantry.ticket_messages set customer_id = new.customer_id where organization_id = new.organization_id and ticket_id = new.id;
+    update tenantry.escalations set customer_id = new.customer_id where organization_id = new.organization_id and ticket_id = new.id;
+    return null;
+end
+$$;
+comment on function tenantry.take_customer_of_ticket() is 'Trigger: a message or an escalation is of the customer of its ticket.';
+comment on function tenantry.pass_customer_on() is 'Trigger: the messages and escalations of a ticket with another customer are theirs.';
+revoke execute on function tenantry.take_customer_of_ticket(), tenantry.pass_customer_on() from public;
+create trigger take_customer before insert or update of ticket_id on tenantry.ticket_messages
+    for each row execute function tenantry.take_customer_of_ticket();
+create trigger take_customer before insert or update of ticket_id on tenantry.escalations
+    for each row execute function tenantry.take_customer_of_ticket();
+create trigger pass_customer_on after update of customer_id on tenantry.tickets for each row
+    when (new.customer_id is distinct from old.customer_id) execute function tenantry.pass_customer_on();
+
 -- What happened with a customer: each branch is in the order of an index of its own.
 create type tenantry.customer_event_kind as enum ('TICKET', 'MESSAGE', 'REFUND', 'ESCALATION', 'CHANGE');
 comment on type tenantry.customer_event_kind is 'What happened with a customer.';
@@ -150,16 +200,14 @@ create view tenantry.customer_events with (security_invoker = true) as
            false as is_internal, t.created_at
       from tenantry.tickets t where t.customer_id is not null
     union all
-    select m.id, m.organization_id, t.customer_id, 'MESSAGE', m.ticket_id, m.id, null, null, m.author_user_id, null, null, m.is_internal, m.created_at
-      from tenantry.ticket_messages m join tenantry.tickets t on t.organization_id = m.organization_id and t.id = m.ticket_id
-     where t.customer_id is not null
+    select m.id, m.organization_id, m.customer_id, 'MESSAGE', m.ticket_id, m.id, null, null, m.author_user_id, null, null, m.is_internal, m.created_at
+      from tenantry.ticket_messages m where m.customer_id is not null
     union all
     select r.id, r.organization_id, r.customer_id, 'REFUND', r.ticket_id, null, r.id, null, r.requested_by, null, null, false, r.created_at
-      from tenantry.refunds r where r.customer_id is not null
+      from tenantry.refunds r
     union all
-    select e.id, e.organization_id, t.customer_id, 'ESCALATION', e.ticket_id, null, null, e.id, e.escalated_by, null, null, false, e.created_at
-      from tenantry.escalations e join tenantry.tickets t on t.organization_id = e.organization_id and t.id = e.ticket_id
-     where t.customer_id is not null
+    select e.id, e.organization_id, e.customer_id, 'ESCALATION', e.ticket_id, null, null, e.id, e.escalated_by, null, null, false, e.created_at
+      from tenantry.escalations e where e.customer_id is not null
     union all
     select a.id, a.organization_id, a.resource_id, 'CHANGE', null, null, null, null, a.user_id, a.action, a.metadata, true, a.created_at
       from tenantry.audit_logs a where a.resource_type = 'Customer' and a.resource_id is not null;

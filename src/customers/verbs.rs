@@ -31,15 +31,6 @@ fn optional(checks: &mut Checks, field: &str, text: Option<&str>, most: usize) -
     text.map(|text| checks.text(field, text.trim(), most)).filter(|text| !text.is_empty())
 }
 
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(fields) => fields.iter().any(|(key, value)| key.contains('\0') || has_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
 fn check_object(checks: &mut Checks, field: &str, value: Option<&Value>) {
     match value {
         None => {}
@@ -48,10 +39,6 @@ fn check_object(checks: &mut Checks, field: &str, value: Option<&Value>) {
         }
         Some(value) if value.to_string().len() > MAX_JSON => {
             checks.refuse(field, UserErrorCode::TooLong, format!("`{field}` takes at most {MAX_JSON} bytes."));
-        }
-        Some(value) if has_nul(value) => {
-            let message = format!("`{field}` must not hold the character NUL (U+0000).");
-            checks.refuse(field, UserErrorCode::Invalid, message);
         }
         Some(_) => {}
     }

@@ -135,6 +135,7 @@ impl Mutation for RepresentativeAbsenceCreateInput {
     }
 
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
+        let representative = lock(work, self.representative_id).await?;
         let mut checks = Checks::default();
         let note = self.note.as_deref().map(|note| checks.text("note", note.trim(), MAX_NOTE));
         let starts_at = self.starts_at.unwrap_or(work.now);
@@ -149,7 +150,6 @@ impl Mutation for RepresentativeAbsenceCreateInput {
             checks.refuse("endsAt", UserErrorCode::Invalid, "An absence takes at most 366 days.");
         }
         checks.finish()?;
-        let representative = lock(work, self.representative_id).await?;
         let organization = work.tenant().organization_id;
         let overlaps = sqlx::query_scalar!(
             r#"select exists (select from tenantry.representative_absences

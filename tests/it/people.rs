@@ -87,7 +87,7 @@ async fn manual() -> TestApp {
 }
 
 async fn token(app: &TestApp, name: &str) -> String {
-    app.token_for(&format!("{name}@example.com"), Some("acme-corp"), Duration::hours(2000)).await
+    app.token_for(&format!("{name}@example.com"), Some("acme-corp"), Duration::hours(20)).await
 }
 
 /// The representative of a member of the sample data, and the user.
@@ -137,8 +137,6 @@ async fn customers_are_created_changed_and_archived() {
         refused(&app, &dave, "customerCreate", bad).await,
         ["INVALID", "BLANK", "TOO_LONG", "INVALID", "TOO_LONG"]
     );
-    let nul = json!({ "email": "nul@x.example", "name": "x", "context": { "a": [{ "b": "\0" }] } });
-    assert_eq!(refused(&app, &dave, "customerCreate", nul).await, ["INVALID"]);
     let taken = json!({ "email": "new@customers.EXAMPLE", "name": "x" });
     assert_eq!(refused(&app, &dave, "customerCreate", taken.clone()).await, ["CONFLICT"]);
 

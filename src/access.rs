@@ -247,6 +247,18 @@ matrix! {
     TicketConfigure, "TICKET_CONFIGURE": Owner Admin;
     /// Read internal notes on tickets.
     TicketNoteRead, "TICKET_NOTE_READ": Owner Admin Member;
+    /// Create, change and archive customers.
+    CustomerWrite, "CUSTOMER_WRITE": Owner Admin Member;
+    /// Merge two customers, which cannot be undone.
+    CustomerMerge, "CUSTOMER_MERGE": Owner Admin;
+    /// Set one's own availability and absences as a representative.
+    RepresentativeStatusSet, "REPRESENTATIVE_STATUS_SET": Owner Admin Member Viewer;
+    /// Make members representatives, change and remove them, and set absences of others.
+    RepresentativeWrite, "REPRESENTATIVE_WRITE": Owner Admin;
+    /// Escalate tickets; assign, change and end escalations.
+    EscalationWrite, "ESCALATION_WRITE": Owner Admin Member;
+    /// Decide who is told of escalations.
+    EscalationConfigure, "ESCALATION_CONFIGURE": Owner Admin;
     /// Read budgets, their usage and refunds.
     BudgetRead, "BUDGET_READ": Owner Admin Member;
     /// Create, change and archive budgets.

@@ -136,9 +136,14 @@ pub async fn find_user(db: &Db, name: &str) -> Result<Person> {
 pub async fn find_customer(db: &Db, organization: OrganizationId, name: &str) -> Result<Person> {
     let ours = CustomerId::parse(name).map(Id::uuid).or_else(|_| Uuid::try_parse(name)).ok();
     let mut tx = SystemTx::begin(db).await?;
+    // A profile that went into another is a part of that one.
     let found = sqlx::query_scalar!(
-        r#"select id as "id: CustomerId" from tenantry.customer_profiles
-            where organization_id = $1 and (id = $2 or lower(email) = lower($3)) order by id limit 3"#,
+        r#"with recursive found as (
+               select c.id, c.merged_into_id from tenantry.customer_profiles c
+                where c.organization_id = $1 and (c.id = $2 or lower(c.email) = lower($3))
+                union
+               select c.id, c.merged_into_id from tenantry.customer_profiles c join found f on c.organization_id = $1 and c.id = f.merged_into_id)
+           select id as "id!: CustomerId" from found where merged_into_id is null order by id limit 3"#,
         organization as _,
         ours,
         name
@@ -228,20 +233,28 @@ async fn sources(tx: &mut SystemTx, person: &Person) -> Result<Vec<(String, Stri
             ));
             sources.push(("webhook_events".to_owned(), format!("t.source = 'CLERK' and {}", about(user, BODY))));
             customers = linked(tx, user.id).await?;
+            let absent = format!(
+                "(t.organization_id, t.representative_id) in (
+                    select r.organization_id, r.id from tenantry.representatives r where r.user_id = {id})"
+            );
+            sources.push(("representative_absences".to_owned(), absent));
         }
         Person::Customer(organization, id) => customers.push((*organization, *id)),
     }
+    // Those that are linked to a user are told with what refers to users.
+    let is_told =
+        |customer: &(OrganizationId, CustomerId)| matches!(person, Person::User(_)) && customers.contains(customer);
     let of_customers = referring(tx, "customer_profiles").await?;
-    for (organization, id) in customers {
-        let (organization, id) = (is(organization.uuid()), is(id.uuid()));
-        if matches!(person, Person::Customer(..)) {
+    for customer in with_merged(tx, customers.clone()).await? {
+        let (organization, id) = (is(customer.0.uuid()), is(customer.1.uuid()));
+        if !is_told(&customer) {
             sources
                 .push(("customer_profiles".to_owned(), format!("t.organization_id = {organization} and t.id = {id}")));
         }
         let tickets = tickets_of(&organization, &id);
         for (table, columns) in &of_customers {
-            // The messages of a customer's tickets are told whole, below.
-            if table != "ticket_messages" {
+            // The messages of a customer's tickets are told whole, below, and the profiles that went into this one are among these.
+            if table != "ticket_messages" && table != "customer_profiles" {
                 let of_them = format!("t.organization_id = {organization} and {}", named_in(&id, columns));
                 sources.push((table.clone(), of_them));
             }
@@ -268,6 +281,32 @@ async fn linked(tx: &mut SystemTx, user: UserId) -> Result<Vec<(OrganizationId, 
     .fetch_all(tx.conn())
     .await?;
     Ok(rows.into_iter().map(|row| (row.organization_id, row.id)).collect())
+}
+
+/// These customers, and those whose profiles went into theirs.
+async fn with_merged(
+    tx: &mut SystemTx,
+    customers: Vec<(OrganizationId, CustomerId)>,
+) -> Result<Vec<(OrganizationId, CustomerId)>> {
+    let mut all = customers;
+    let mut at = 0;
+    while let Some((organization, id)) = all.get(at).copied() {
+        let merged = sqlx::query_scalar!(
+            r#"select id as "id: CustomerId" from tenantry.customer_profiles where organization_id = $1 and merged_into_id = $2 order by id"#,
+            organization as _,
+            id as _
+        )
+        .fetch_all(tx.conn())
+        .await?;
+        for id in merged {
+            // A user may be linked to one that was merged as well.
+            if !all.contains(&(organization, id)) {
+                all.push((organization, id));
+            }
+        }
+        at += 1;
+    }
+    Ok(all)
 }
 
 /// Writes what is known of a person at this moment: a line of JSON for each row, `{"table": …, "row": …}`. Says how many.
@@ -332,9 +371,18 @@ fn steps_of_user(user: &User) -> Vec<Step> {
             about(user, "t.fields::text")
         ),
     });
-    for table in ["membership_requests", "ticket_watchers"] {
+    for table in ["membership_requests", "ticket_watchers", "escalation_notices"] {
         steps.push(Step { table, set: None, of_them: format!("t.user_id = {id}") });
     }
+    // A rule that names nobody else goes; the others name them no more.
+    let of_them = format!("t.user_id = {id} and t.role is null and t.assignee_id is null");
+    steps.push(Step { table: "escalation_rules", set: None, of_them });
+    let set = Some("user_id = null, version = t.version + 1".to_owned());
+    steps.push(Step { table: "escalation_rules", set, of_them: format!("t.user_id = {id}") });
+    let of_them = format!(
+        "(t.organization_id, t.representative_id) in (select r.organization_id, r.id from tenantry.representatives r where r.user_id = {id})"
+    );
+    steps.push(Step { table: "representative_absences", set: None, of_them });
     // Shared ones are the organization's: they name no person.
     let of_them = format!("t.user_id = {id} and not t.is_shared");
     steps.push(Step { table: "ticket_views", set: None, of_them });
@@ -626,8 +674,8 @@ pub async fn erase(db: &Db, clock: &Clock, person: &Person, erasure: Erasure) ->
         Person::User(user) => (steps_of_user(user), linked(&mut tx, user.id).await?),
         Person::Customer(organization, id) => (Vec::new(), vec![(*organization, *id)]),
     };
-    for (organization, id) in &customers {
-        steps.extend(steps_of_customer(*organization, *id, erasure));
+    for (organization, id) in with_merged(&mut tx, customers).await? {
+        steps.extend(steps_of_customer(organization, id, erasure));
     }
     if erasure.is_rehearsal {
         if let Person::User(user) = person {

@@ -14,6 +14,7 @@ use crate::budgets;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
+use crate::escalations;
 use crate::organizations;
 use crate::support_access;
 use crate::tickets::assignment;
@@ -80,6 +81,11 @@ pub const JOBS: &[Job] = &[
         name: "ticket-search",
         every: TimeDelta::seconds(10),
         run: |on| Box::pin(assignment::index_in_new_language(&on.db)),
+    },
+    Job {
+        name: "escalation-deadlines",
+        every: TimeDelta::seconds(15),
+        run: |on| Box::pin(escalations::mark_overdue(&on.db, &on.clock)),
     },
     Job {
         name: "budget-periods",

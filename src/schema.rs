@@ -16,9 +16,9 @@ use crate::api_keys::{ApiKey, ApiKeyMutation};
 use crate::audit::AuditLog;
 use crate::billing::Subscription;
 use crate::budgets::{Budget, BudgetAlert, BudgetMutation, BudgetReservation, BudgetSubscription, BudgetUsageRecord};
-use crate::customers::Customer;
+use crate::customers::{Customer, CustomerEvent, CustomerMutation, CustomerSubscription};
 use crate::error::{Error, Result};
-use crate::escalations::Escalation;
+use crate::escalations::{Escalation, EscalationMutation, EscalationNotice, EscalationRule, EscalationSubscription};
 use crate::graphql::entity::Entity;
 use crate::graphql::filter::Filter as _;
 use crate::graphql::listing::Listed;
@@ -35,14 +35,19 @@ use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::{Organization, OrganizationMutation, OrganizationQuery};
 use crate::platform::{PlatformOrganization, PlatformQuery, PlatformUser};
 use crate::refunds::Refund;
-use crate::representatives::Representative;
+use crate::representatives::{
+    Representative, RepresentativeAbsence, RepresentativeMutation, RepresentativeSubscription,
+};
 use crate::support_access::{SupportAccess, SupportAccessMutation};
 use crate::tickets::{
     Ticket, TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketMutation, TicketSubscription,
     TicketView, TicketWatcher,
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
-use crate::{api_keys, budgets, members, organizations, support_access, tickets, webhook_events};
+use crate::{
+    api_keys, budgets, customers, escalations, members, organizations, representatives, support_access, tickets,
+    webhook_events,
+};
 
 /// The queries of the API.
 #[derive(Debug, Default, MergedObject)]
@@ -55,6 +60,9 @@ pub struct Mutation(
     MembersMutation,
     ApiKeyMutation,
     TicketMutation,
+    CustomerMutation,
+    RepresentativeMutation,
+    EscalationMutation,
     BudgetMutation,
     WebhookMutation,
     SupportAccessMutation,
@@ -63,7 +71,14 @@ pub struct Mutation(
 /// The subscriptions of the API. (The type `Subscription` is the paid plan of an organization.)
 #[derive(Default, MergedSubscription)]
 #[graphql(name = "SubscriptionRoot")]
-pub struct SubscriptionRoot(TicketSubscription, BudgetSubscription, WebhookSubscription);
+pub struct SubscriptionRoot(
+    TicketSubscription,
+    CustomerSubscription,
+    RepresentativeSubscription,
+    EscalationSubscription,
+    BudgetSubscription,
+    WebhookSubscription,
+);
 
 /// Every mutation of the API.
 #[must_use]
@@ -73,6 +88,9 @@ pub fn mutations() -> Vec<MutationInfo> {
         &members::mutations(),
         api_keys::MUTATIONS,
         tickets::MUTATIONS,
+        customers::MUTATIONS,
+        representatives::MUTATIONS,
+        escalations::MUTATIONS,
         budgets::MUTATIONS,
         webhook_events::MUTATIONS,
         support_access::MUTATIONS,
@@ -110,8 +128,8 @@ macro_rules! entities {
 }
 
 entities! {
-    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, CustomRole, Customer, DecisionRule, Escalation,
-        Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, SupportAccess, TeamPerformance, Ticket,
+    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule,
+        Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, RepresentativeAbsence, SupportAccess, TeamPerformance, Ticket,
         TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketView, TicketWatcher, WebhookEvent;
     unlisted: Organization, Subscription, User;
     platform: PlatformOrganization, PlatformUser;
@@ -137,7 +155,7 @@ pub struct EntityInfo {
     /// What a role must be allowed to see such rows.
     pub read: Action,
     /// Rows that are hidden unless the role is allowed more.
-    pub hidden: Option<(&'static str, Action)>,
+    pub hidden: &'static [(&'static str, Action)],
     /// Whether only operators of the platform see such rows, in lists over all organizations, and nobody by id.
     pub is_platform: bool,
     /// How it is listed, if it is.

@@ -85,6 +85,12 @@ impl<E: Listed + Related> Connection<E> {
         };
         Ok(Self { cursors: Arc::new(cursors), reader, plan, page })
     }
+
+    /// Whether the page has no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.page.rows.is_empty()
+    }
 }
 
 impl<E: Listed> TypeName for Connection<E> {

@@ -37,8 +37,8 @@ pub trait Entity: Send + Sync + Unpin + Sized + 'static {
     const LISTED_WHEN: &'static str;
     /// What a role must be allowed to see such rows at all, by whatever way they are reached.
     const READ: Action;
-    /// Rows that are hidden unless the role is allowed more: the condition, and what it takes.
-    const HIDDEN: Option<(&'static str, Action)>;
+    /// Rows that are hidden unless the role is allowed more: each condition, and what it takes.
+    const HIDDEN: &'static [(&'static str, Action)];
 
     /// Reads the columns, beginning with column `at`.
     ///
@@ -103,10 +103,13 @@ pub trait Loadable: Identified {
 
 /// The condition that hides what whoever may do no more than this may not see.
 pub(super) fn visible<E: Entity>(allowed: Actions) -> String {
-    match E::HIDDEN {
-        Some((hidden, action)) if !allowed.has(action) => format!("not ({hidden})"),
-        _ => String::from("true"),
+    let mut visible = String::from("true");
+    for (hidden, _) in E::HIDDEN.iter().filter(|(_, action)| !allowed.has(*action)) {
+        visible.push_str(" and not (");
+        visible.push_str(hidden);
+        visible.push(')');
     }
+    visible
 }
 
 /// The statement for rows by id. `organization` and `id` are what the columns are compared with, `visible` is what hides rows
@@ -120,7 +123,7 @@ pub(super) fn by_id<E: Entity>(organization: &str, id: &str, visible: &str) -> S
 ///
 /// - `global "users"`: the table has no `organization_id`.
 /// - `, listed when "t.deleted_at is null"`: lists leave the other rows out.
-/// - `, hidden when "t.is_internal" unless TicketNoteRead`: some rows are hidden from some roles.
+/// - `, hidden when "t.is_internal" unless TicketNoteRead`: some rows are hidden from some roles; any number of times.
 ///
 /// The name is that of a marker in [`id`](crate::id). The first field is `id`. A field whose column has another name
 /// says so, `pub kind: BudgetType = "type"`, and may be another SQL expression for superadmins:
@@ -143,7 +146,7 @@ macro_rules! entity {
     (
         @declare $tenant:literal, $(#[$meta:meta])*
         $name:ident($table:literal, read by $read:ident
-            $(, listed when $listed:literal)? $(, hidden when $hidden:literal unless $unless:ident)?) {
+            $(, listed when $listed:literal)? $(, hidden when $hidden:literal unless $unless:ident)*) {
             $( $(#[$($attribute:tt)*])* pub $field:ident : $type:ty $(= $column:literal $(platform $platform:literal)?)? ,)+
         }
     ) => {
@@ -167,11 +170,8 @@ macro_rules! entity {
             const TENANT: bool = $tenant;
             const LISTED_WHEN: &'static str = concat!("true" $(, " and ", $listed)?);
             const READ: $crate::access::Action = $crate::access::Action::$read;
-            const HIDDEN: Option<(&'static str, $crate::access::Action)> = {
-                let hidden: &[(&'static str, $crate::access::Action)] =
-                    &[$( ($hidden, $crate::access::Action::$unless) )?];
-                hidden.first().copied()
-            };
+            const HIDDEN: &'static [(&'static str, $crate::access::Action)] =
+                &[$( ($hidden, $crate::access::Action::$unless) ),*];
 
             fn decode(row: &sqlx::postgres::PgRow, at: usize) -> sqlx::Result<Self> {
                 let mut columns = at..;

@@ -14,7 +14,7 @@ use crate::budgets::{Budget, BudgetReservation};
 use crate::customers::Customer;
 use crate::db::{Admission, Founded, TenantTx, refuse};
 use crate::error::{Error, Result};
-use crate::escalations::Escalation;
+use crate::escalations::{Escalation, EscalationNotice, EscalationRule};
 use crate::flags::{self, FeatureFlag};
 use crate::graphql::mutation::{self, Checks, UserError, UserErrorCode, VerbError, VerbResult};
 use crate::graphql::session::Session;
@@ -32,7 +32,7 @@ use crate::organizations::{Organization, slug};
 use crate::platform;
 use crate::refunds::Refund;
 use crate::relations;
-use crate::representatives::Representative;
+use crate::representatives::{Representative, RepresentativeAbsence};
 use crate::support_access::SupportAccess;
 use crate::tickets::search::SearchLanguage;
 use crate::tickets::{self, Ticket, TicketCounts, TicketField, TicketFilter, TicketView};
@@ -65,6 +65,8 @@ relations! {
         membership_requests -> MembershipRequest;
         /// The representatives, who work on tickets.
         representatives -> Representative;
+        /// The absences of representatives.
+        representative_absences -> RepresentativeAbsence;
         /// The customers.
         customers -> Customer;
         /// The tickets.
@@ -75,6 +77,10 @@ relations! {
         ticket_views -> TicketView;
         /// The escalations.
         escalations -> Escalation;
+        /// The rules of who is told of escalations.
+        escalation_rules -> EscalationRule;
+        /// Who was told of escalations.
+        escalation_notices -> EscalationNotice;
         /// The refunds. For members and above.
         refunds -> Refund;
         /// The budgets, a row for each of their periods. For members and above.

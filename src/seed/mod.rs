@@ -3,6 +3,7 @@
 //! Invariants: the sample data is written once and as a whole; what the rows say about each other agrees (totals of
 //! budgets with their records, counters with ticket numbers, figures with the rows they count); no secret in it works.
 
+mod escalations;
 mod help_desk;
 mod people;
 mod platform;
@@ -102,6 +103,7 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
     support::messages(&mut w, acme, &people, &desk).await?;
     help_desk::rows(&mut w, acme, people.alice).await?;
     support::escalations(&mut w, acme, &people, &desk).await?;
+    escalations::rows(&mut w, acme, people.alice).await?;
     let rules = refunds::agents(&mut w, acme).await?;
     refunds::budget_and_refunds(&mut w, acme, &people, &desk, &rules).await?;
     platform::flag_override(&mut w, acme).await?;
@@ -111,6 +113,7 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
 
     tech_startup::rows(&mut w, startup, &people).await?;
     help_desk::rows(&mut w, startup, people.bob).await?;
+    escalations::rows(&mut w, startup, people.bob).await?;
     platform::figures(&mut w, startup, 1).await?;
 
     let Writer { tx, counts, .. } = w;

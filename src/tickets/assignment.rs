@@ -1,6 +1,6 @@
 //! Who works on a ticket: chosen by hand, or the best for it; and back to the queue.
 //!
-//! The best representative is online, has room (fewer open tickets than `capacity`), and of those knows most of the ticket's
+//! The best representative is online and not absent, has room (fewer open tickets than `capacity`), and of those knows most of the ticket's
 //! matter (skills that are among its tags, or its category), then has the most room in proportion, then waited longest for a
 //! ticket. Whoever assigns automatically holds the organization's counter of tickets, so that two do not fill the same place.
 
@@ -60,12 +60,12 @@ impl Mutation for TicketAssignInput {
         }
         let assignee = match self.representative_id {
             Some(given) => given,
-            None => best(work.tx.conn(), organization, &before.tags, before.category, Some(self.id))
+            None => best(work.tx.conn(), organization, &before.tags, before.category, Some(self.id), work.now)
                 .await?
                 .ok_or_else(|| {
-                    let message = "No representative is online with room for another ticket.";
-                    VerbError::user("representativeId", UserErrorCode::NobodyAvailable, message)
-                })?,
+                let message = "No representative is online with room for another ticket.";
+                VerbError::user("representativeId", UserErrorCode::NobodyAvailable, message)
+            })?,
         };
         let assigned_at = verbs::assigned_at(&before, Some(assignee), work.now);
         sqlx::query!(
@@ -98,7 +98,10 @@ pub(super) async fn is_automatic(tx: &mut TenantTx) -> Result<bool> {
 }
 
 /// Waits for everybody else who assigns automatically in the organization.
-async fn lock_desk(conn: &mut PgConnection, organization: OrganizationId) -> Result<()> {
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn lock_desk(conn: &mut PgConnection, organization: OrganizationId) -> Result<()> {
     sqlx::query!(
         "insert into tenantry.ticket_counters (organization_id) values ($1) on conflict (organization_id) do update set last_number = ticket_counters.last_number",
         organization as _
@@ -115,6 +118,7 @@ pub(super) async fn best(
     tags: &[String],
     category: TicketCategory,
     own: Option<TicketId>,
+    now: DateTime<Utc>,
 ) -> Result<Option<RepresentativeId>> {
     let mut matter: Vec<String> = tags.iter().map(|tag| tag.to_lowercase()).collect();
     matter.push(category.label().to_lowercase());
@@ -126,10 +130,13 @@ pub(super) async fn best(
             where r.organization_id = $1 and r.deleted_at is null and r.status = 'ONLINE' and l.open < r.capacity
               and exists (select from tenantry.organization_members m
                            where m.organization_id = $1 and m.user_id = r.user_id and m.deleted_at is null)
+              and not exists (select from tenantry.representative_absences a
+                               where a.organization_id = $1 and a.representative_id = r.id and a.starts_at <= $4 and a.ends_at > $4)
             order by s.known desc, l.open::float8 / r.capacity, l.last nulls first, r.id limit 1"#,
         organization as _,
         &matter,
-        own as _
+        own as _,
+        now
     )
     .fetch_optional(conn)
     .await?)
@@ -209,7 +216,9 @@ async fn assign_waiting(db: &Db, clock: &Clock, organization: OrganizationId) ->
     .await?;
     let (now, mut told) = (clock.now(), Vec::new());
     for ticket in waiting {
-        let Some(chosen) = best(tx.conn(), organization, &ticket.tags, ticket.category, None).await? else { break };
+        let Some(chosen) = best(tx.conn(), organization, &ticket.tags, ticket.category, None, now).await? else {
+            break;
+        };
         sqlx::query!(
             "update tenantry.tickets set assignee_id = $3, assigned_at = $4, version = version + 1 where organization_id = $1 and id = $2",
             organization as _,

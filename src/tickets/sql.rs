@@ -267,7 +267,8 @@ pub async fn touch_ticket(tx: &mut TenantTx, id: TicketId, touch: &Touch) -> Res
     Ok(())
 }
 
-/// Whether this customer and this representative exist in the organization.
+/// Whether this customer and this representative exist in the organization. They stay so until the transaction ends: whoever merges or
+/// removes them waits.
 pub async fn references_exist(
     tx: &mut TenantTx,
     customer: Option<CustomerId>,
@@ -275,8 +276,8 @@ pub async fn references_exist(
 ) -> Result<(bool, bool)> {
     let organization = tx.tenant().organization_id;
     let row = sqlx::query!(
-        r#"select exists (select from tenantry.customer_profiles where organization_id = $1 and id = $2 and deleted_at is null) as "customer!",
-                  exists (select from tenantry.representatives where organization_id = $1 and id = $3 and deleted_at is null) as "assignee!""#,
+        r#"select exists (select from tenantry.customer_profiles where organization_id = $1 and id = $2 and deleted_at is null for share) as "customer!",
+                  exists (select from tenantry.representatives where organization_id = $1 and id = $3 and deleted_at is null for share) as "assignee!""#,
         organization as _,
         customer as _,
         assignee as _

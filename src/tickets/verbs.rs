@@ -63,7 +63,7 @@ impl Mutation for TicketCreateInput {
         let assignee_id = match self.assignee_id {
             None if assignment::is_automatic(work.tx).await? => {
                 let organization = work.tenant().organization_id;
-                assignment::best(work.tx.conn(), organization, &tags, category, None).await?
+                assignment::best(work.tx.conn(), organization, &tags, category, None, work.now).await?
             }
             given => given,
         };

@@ -285,6 +285,7 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "cli/webhooks/replay.rs",
         "cli/webhooks/show.rs",
         "data_rights.rs",
+        "escalations/jobs.rs",
         "jobs.rs",
         "members/invitation_mail.rs",
         "members/sql.rs",

@@ -247,6 +247,8 @@ async fn erasures_know_every_text_about_a_person() {
         "customer_profiles.name",
         "customer_profiles.phone",
         "customer_profiles.preferences",
+        // How an organization calls its rules: no person's.
+        "escalation_rules.name",
         "escalations.note",
         "escalations.resolution",
         "invitations.clerk_invitation_id",
@@ -265,6 +267,7 @@ async fn erasures_know_every_text_about_a_person() {
         "refunds.note",
         "refunds.stripe_payment_intent_id",
         "refunds.stripe_refund_id",
+        "representative_absences.note",
         "representatives.skills",
         // Why an operator looked in: theirs to word.
         "support_accesses.actions",
@@ -293,7 +296,7 @@ async fn erasures_know_every_text_about_a_person() {
     let texts: Vec<String> = sqlx::query_scalar(
         "select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
           where c.relnamespace = 'tenantry'::regnamespace and a.atttypid in ('text'::regtype, 'jsonb'::regtype, 'bytea'::regtype, 'text[]'::regtype)
-            and (c.relname in ('users', 'customer_profiles', 'tickets', 'ticket_messages', 'ticket_message_revisions') or exists (
+            and (c.relname in ('users', 'customer_profiles', 'tickets', 'ticket_messages', 'ticket_message_revisions', 'representative_absences') or exists (
                  select from pg_constraint f where f.conrelid = c.oid and f.contype = 'f'
                     and f.confrelid in ('tenantry.users'::regclass, 'tenantry.customer_profiles'::regclass, 'tenantry.tickets'::regclass)))
             and c.relname not like 'audit_logs%' and c.relname not in ('platform_audit_logs', 'api_keys') order by 1",

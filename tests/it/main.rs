@@ -25,6 +25,7 @@ mod local_postgres;
 mod mail;
 mod members;
 mod migrations;
+mod people;
 mod pooler;
 mod process;
 mod revocation;

@@ -207,6 +207,190 @@ const REQUESTS: &[Request] = &[
         ids: &[("/input/id", "TicketViewDeleteInput.id")],
     },
     Request {
+        root: "customerCreate",
+        allowed: Allowed::Roles(Action::CustomerWrite),
+        document: "mutation($input: CustomerCreateInput!) { customerCreate(input: $input) { customer { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "email": "gate@example.com", "name": "x" } }"#,
+        ids: &[],
+    },
+    Request {
+        root: "customerUpdate",
+        allowed: Allowed::Roles(Action::CustomerWrite),
+        document: "mutation($input: CustomerUpdateInput!) { customerUpdate(input: $input) { customer { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Customer", "company": "x" } }"#,
+        ids: &[("/input/id", "CustomerUpdateInput.id")],
+    },
+    Request {
+        root: "customerArchive",
+        allowed: Allowed::Roles(Action::CustomerWrite),
+        document: "mutation($input: CustomerArchiveInput!) { customerArchive(input: $input) { customer { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Customer" } }"#,
+        ids: &[("/input/id", "CustomerArchiveInput.id")],
+    },
+    Request {
+        root: "customerMerge",
+        allowed: Allowed::Roles(Action::CustomerMerge),
+        document: "mutation($input: CustomerMergeInput!) { customerMerge(input: $input) { customer { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Customer", "intoId": "$Customer" } }"#,
+        ids: &[("/input/id", "CustomerMergeInput.id"), ("/input/intoId", "CustomerMergeInput.intoId")],
+    },
+    Request {
+        root: "representativeCreate",
+        allowed: Allowed::Roles(Action::RepresentativeWrite),
+        document: "mutation($input: RepresentativeCreateInput!) { representativeCreate(input: $input) { representative { capacity } userErrors { code field } } }",
+        variables: r#"{ "input": { "userId": "$User" } }"#,
+        ids: &[("/input/userId", "RepresentativeCreateInput.userId")],
+    },
+    Request {
+        root: "representativeUpdate",
+        allowed: Allowed::Roles(Action::RepresentativeWrite),
+        document: "mutation($input: RepresentativeUpdateInput!) { representativeUpdate(input: $input) { representative { capacity } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Representative", "capacity": 9 } }"#,
+        ids: &[("/input/id", "RepresentativeUpdateInput.id")],
+    },
+    Request {
+        root: "representativeStatusSet",
+        allowed: Allowed::Roles(Action::RepresentativeStatusSet),
+        document: "mutation($input: RepresentativeStatusSetInput!) { representativeStatusSet(input: $input) { representative { capacity } userErrors { code field } } }",
+        variables: r#"{ "input": { "status": "AWAY" } }"#,
+        ids: &[],
+    },
+    Request {
+        root: "representativeRemove",
+        allowed: Allowed::Roles(Action::RepresentativeWrite),
+        document: "mutation($input: RepresentativeRemoveInput!) { representativeRemove(input: $input) { representative { capacity } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Representative", "expectedVersion": 99 } }"#,
+        ids: &[("/input/id", "RepresentativeRemoveInput.id")],
+    },
+    Request {
+        root: "representativeAbsenceCreate",
+        allowed: Allowed::Roles(Action::RepresentativeStatusSet),
+        document: "mutation($input: RepresentativeAbsenceCreateInput!) { representativeAbsenceCreate(input: $input) { absence { note } userErrors { code field } } }",
+        variables: r#"{ "input": { "representativeId": "$Representative", "endsAt": "2000-01-01T00:00:00Z" } }"#,
+        ids: &[("/input/representativeId", "RepresentativeAbsenceCreateInput.representativeId")],
+    },
+    Request {
+        root: "representativeAbsenceDelete",
+        allowed: Allowed::Roles(Action::RepresentativeStatusSet),
+        document: "mutation($input: RepresentativeAbsenceDeleteInput!) { representativeAbsenceDelete(input: $input) { absenceId userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$RepresentativeAbsence" } }"#,
+        ids: &[("/input/id", "RepresentativeAbsenceDeleteInput.id")],
+    },
+    Request {
+        root: "escalationCreate",
+        allowed: Allowed::Roles(Action::EscalationWrite),
+        document: "mutation($input: EscalationCreateInput!) { escalationCreate(input: $input) { escalation { status } userErrors { code field } } }",
+        variables: r#"{ "input": { "ticketId": "$Ticket", "reason": "OTHER", "assigneeId": "$Representative" } }"#,
+        ids: &[
+            ("/input/ticketId", "EscalationCreateInput.ticketId"),
+            ("/input/assigneeId", "EscalationCreateInput.assigneeId"),
+        ],
+    },
+    Request {
+        root: "escalationAssign",
+        allowed: Allowed::Roles(Action::EscalationWrite),
+        document: "mutation($input: EscalationAssignInput!) { escalationAssign(input: $input) { escalation { status } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Escalation", "representativeId": "$Representative" } }"#,
+        ids: &[
+            ("/input/id", "EscalationAssignInput.id"),
+            ("/input/representativeId", "EscalationAssignInput.representativeId"),
+        ],
+    },
+    Request {
+        root: "escalationUpdate",
+        allowed: Allowed::Roles(Action::EscalationWrite),
+        document: "mutation($input: EscalationUpdateInput!) { escalationUpdate(input: $input) { escalation { status } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Escalation", "priority": "HIGH" } }"#,
+        ids: &[("/input/id", "EscalationUpdateInput.id")],
+    },
+    Request {
+        root: "escalationStart",
+        allowed: Allowed::Roles(Action::EscalationWrite),
+        document: "mutation($input: EscalationStartInput!) { escalationStart(input: $input) { escalation { status } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Escalation" } }"#,
+        ids: &[("/input/id", "EscalationStartInput.id")],
+    },
+    Request {
+        root: "escalationResolve",
+        allowed: Allowed::Roles(Action::EscalationWrite),
+        document: "mutation($input: EscalationResolveInput!) { escalationResolve(input: $input) { escalation { status } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Escalation", "resolution": "x" } }"#,
+        ids: &[("/input/id", "EscalationResolveInput.id")],
+    },
+    Request {
+        root: "escalationCancel",
+        allowed: Allowed::Roles(Action::EscalationWrite),
+        document: "mutation($input: EscalationCancelInput!) { escalationCancel(input: $input) { escalation { status } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$Escalation" } }"#,
+        ids: &[("/input/id", "EscalationCancelInput.id")],
+    },
+    Request {
+        root: "escalationNoticeSee",
+        allowed: Allowed::Roles(Action::TicketWatch),
+        document: "mutation($input: EscalationNoticeSeeInput!) { escalationNoticeSee(input: $input) { notice { seenAt } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$EscalationNotice" } }"#,
+        ids: &[("/input/id", "EscalationNoticeSeeInput.id")],
+    },
+    Request {
+        root: "escalationRuleCreate",
+        allowed: Allowed::Roles(Action::EscalationConfigure),
+        document: "mutation($input: EscalationRuleCreateInput!) { escalationRuleCreate(input: $input) { rule { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "name": "x", "userId": "$User", "assigneeId": "$Representative" } }"#,
+        ids: &[
+            ("/input/userId", "EscalationRuleCreateInput.userId"),
+            ("/input/assigneeId", "EscalationRuleCreateInput.assigneeId"),
+        ],
+    },
+    Request {
+        root: "escalationRuleUpdate",
+        allowed: Allowed::Roles(Action::EscalationConfigure),
+        document: "mutation($input: EscalationRuleUpdateInput!) { escalationRuleUpdate(input: $input) { rule { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$EscalationRule", "userId": "$User", "assigneeId": "$Representative" } }"#,
+        ids: &[
+            ("/input/id", "EscalationRuleUpdateInput.id"),
+            ("/input/userId", "EscalationRuleUpdateInput.userId"),
+            ("/input/assigneeId", "EscalationRuleUpdateInput.assigneeId"),
+        ],
+    },
+    Request {
+        root: "escalationRuleDelete",
+        allowed: Allowed::Roles(Action::EscalationConfigure),
+        document: "mutation($input: EscalationRuleDeleteInput!) { escalationRuleDelete(input: $input) { ruleId userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$EscalationRule" } }"#,
+        ids: &[("/input/id", "EscalationRuleDeleteInput.id")],
+    },
+    Request {
+        root: "customerChanged",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "subscription($id: ID) { customerChanged(id: $id) { customer { id } } }",
+        variables: r#"{ "id": "$Customer" }"#,
+        ids: &[("/id", "SubscriptionRoot.customerChanged(id)")],
+    },
+    Request {
+        root: "representativeChanged",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "subscription($id: ID) { representativeChanged(id: $id) { representative { id } } }",
+        variables: r#"{ "id": "$Representative" }"#,
+        ids: &[("/id", "SubscriptionRoot.representativeChanged(id)")],
+    },
+    Request {
+        root: "escalationChanged",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "subscription($id: ID, $whose: ID) { escalationChanged(id: $id, assignedToId: $whose) { escalation { id } } }",
+        variables: r#"{ "id": "$Escalation", "whose": "$Representative" }"#,
+        ids: &[
+            ("/id", "SubscriptionRoot.escalationChanged(id)"),
+            ("/whose", "SubscriptionRoot.escalationChanged(assignedToId)"),
+        ],
+    },
+    Request {
+        root: "escalationNoticed",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "subscription { escalationNoticed { notice { id } } }",
+        variables: r#"{}"#,
+        ids: &[],
+    },
+    Request {
         root: "budgetCreate",
         allowed: Allowed::Roles(Action::BudgetWrite),
         document: "mutation($input: BudgetCreateInput!) { budgetCreate(input: $input) { budget { name } userErrors { code field } } }",
@@ -718,7 +902,7 @@ async fn denial_follows_the_role_in_every_entity_and_list() {
             let denied = codes(&answer).iter().any(|code| code == "FORBIDDEN");
             assert_eq!(denied, !info.read.allows(*role), "{} as {role:?}: {answer}", info.name);
             asked += 1;
-            if let Some((hidden, unless)) = info.hidden {
+            for (hidden, unless) in info.hidden {
                 let rows = ids(&app, info, OWN, hidden).await;
                 assert!(!rows.is_empty(), "{}: the sample data has something to hide", info.name);
                 for uuid in rows {

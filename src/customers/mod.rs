@@ -1,10 +1,25 @@
 //! The customers of an organization: profiles, which may or may not belong to a user.
+//!
+//! Invariants: an address is one living customer's; a profile that went into another is archived, and nothing refers to it any more
+//! but its own history; every change leaves an audit row and an event in the same transaction.
+
+mod graphql;
+mod merging;
+mod timeline;
+mod verbs;
 
 use chrono::{DateTime, Utc};
+
+pub use graphql::{
+    CustomerArchiveInput, CustomerCreateInput, CustomerMergeInput, CustomerMutation, CustomerSubscription,
+    CustomerUpdateInput,
+};
+pub use timeline::CustomerEvent;
 
 use crate::error::Result;
 use crate::graphql::filter::{DateTimeFilter, IdFilter, StringFilter};
 use crate::graphql::money::Money;
+use crate::graphql::mutation::{MutationInfo, UserErrorCode, VerbError};
 use crate::id::{CustomerId, UserId};
 use crate::members::User;
 use crate::refunds::Refund;
@@ -24,15 +39,15 @@ pg_enum! {
 }
 
 pg_enum! {
-    /// The standing of a customer.
+    /// The standing of a customer: what members and rules are to know. It refuses nothing by itself.
     pub enum AccountStanding("tenantry.account_standing", AccountStandingFilter) {
         /// No restrictions.
         Good = "GOOD",
         /// Requests need a second look.
         Watch = "WATCH",
-        /// Some requests are refused.
+        /// Some requests should be refused.
         Restricted = "RESTRICTED",
-        /// Every request is refused.
+        /// Every request should be refused.
         Blocked = "BLOCKED",
     }
 }
@@ -68,7 +83,12 @@ entity! {
         pub preferences: serde_json::Value,
         /// Context for support, such as recent orders and notes.
         pub context: serde_json::Value,
-        /// Version; incremented by every change.
+        /// The profile that this one was merged into.
+        #[graphql(skip)]
+        pub merged_into_id: Option<CustomerId>,
+        /// Time of archiving or merging; null: in use.
+        pub archived_at: Option<DateTime<Utc>> = "deleted_at",
+        /// Version; incremented by every change. Pass it as `expectedVersion`.
         pub version: i32,
         /// Time of creation.
         pub created_at: DateTime<Utc>,
@@ -99,13 +119,29 @@ relations! {
         tickets -> Ticket by "t.customer_id";
         /// The customer's refunds. For members and above.
         refunds -> Refund by "t.customer_id";
+        /// What happened, newest first: tickets, messages of both sides, refunds, escalations, changes of the profile.
+        timeline -> CustomerEvent by "t.customer_id";
     }
     one {
         /// The user account; null when the customer has none.
         user -> User by user_id;
+        /// The customer that this one was merged into.
+        merged_into -> Customer by merged_into_id;
     }
     computed {
         /// Total amount paid by the customer.
         lifetime_value: Money = |row| Money::from_minor(row.lifetime_value_minor, &row.currency);
     }
+}
+
+/// The mutations of the slice.
+pub const MUTATIONS: &[MutationInfo] = &[
+    MutationInfo::of::<CustomerCreateInput>(),
+    MutationInfo::of::<CustomerUpdateInput>(),
+    MutationInfo::of::<CustomerArchiveInput>(),
+    MutationInfo::of::<CustomerMergeInput>(),
+];
+
+fn no_such_customer(field: &str) -> VerbError {
+    VerbError::user(field, UserErrorCode::NotFound, "There is no such customer in this organization.")
 }

@@ -1,9 +1,25 @@
-//! Representatives: the users who work on an organization's tickets.
+//! Representatives: the users who work on an organization's tickets, and when they are absent.
+//!
+//! Invariants: a member is a representative once; who is removed has no open tickets and escalations; the absences of one
+//! representative do not overlap; every change leaves an audit row and an event in the same transaction.
 
+mod absences;
+mod graphql;
+mod verbs;
+
+use async_graphql::Context;
 use chrono::{DateTime, Utc};
 
+pub use absences::{RepresentativeAbsence, RepresentativeAbsenceCreateInput, RepresentativeAbsenceDeleteInput};
+pub use graphql::{
+    RepresentativeCreateInput, RepresentativeMutation, RepresentativeRemoveInput, RepresentativeStatusSetInput,
+    RepresentativeSubscription, RepresentativeUpdateInput,
+};
+
 use crate::error::Result;
+use crate::escalations::Escalation;
 use crate::graphql::filter::{DateTimeFilter, IdFilter};
+use crate::graphql::mutation::{MutationInfo, UserErrorCode, VerbError};
 use crate::id::{RepresentativeId, UserId};
 use crate::members::User;
 use crate::metrics::TeamPerformance;
@@ -55,7 +71,9 @@ entity! {
         pub skills: Vec<String>,
         /// Maximum number of open tickets.
         pub capacity: i32,
-        /// Version; incremented by every change.
+        /// When they ceased to be one; null: they are.
+        pub removed_at: Option<DateTime<Utc>> = "deleted_at",
+        /// Version; incremented by every change. Pass it as `expectedVersion`.
         pub version: i32,
         /// Time of creation.
         pub created_at: DateTime<Utc>,
@@ -82,9 +100,38 @@ relations! {
         tickets -> Ticket by "t.assignee_id";
         /// The performance metrics by period. For members and above.
         performance -> TeamPerformance by "t.representative_id";
+        /// The assigned escalations.
+        escalations -> Escalation by "t.assigned_to";
+        /// The absences, past and to come, latest first.
+        absences -> RepresentativeAbsence by "t.representative_id";
     }
     one {
         /// The user.
         user -> User! by user_id;
     }
+
+    /// Whether they are absent at this moment: nothing is assigned to them automatically.
+    async fn is_absent(&self, ctx: &Context<'_>) -> Result<bool> {
+        absences::is_absent(ctx, self.id).await
+    }
+}
+
+/// The mutations of the slice.
+pub const MUTATIONS: &[MutationInfo] = &[
+    MutationInfo::of::<RepresentativeCreateInput>(),
+    MutationInfo::of::<RepresentativeUpdateInput>(),
+    MutationInfo::of::<RepresentativeStatusSetInput>(),
+    MutationInfo::of::<RepresentativeRemoveInput>(),
+    MutationInfo::of::<RepresentativeAbsenceCreateInput>(),
+    MutationInfo::of::<RepresentativeAbsenceDeleteInput>(),
+];
+
+/// Says that this field names nobody.
+#[must_use]
+pub fn no_such_representative(field: &str) -> VerbError {
+    VerbError::user(field, UserErrorCode::NotFound, "There is no such representative in this organization.")
+}
+
+fn no_representative() -> VerbError {
+    VerbError::of_input(UserErrorCode::NotFound, "The viewer is no representative of this organization.")
 }

@@ -191,23 +191,24 @@ create trigger take_customer before insert or update of ticket_id on tenantry.es
 create trigger pass_customer_on after update of customer_id on tenantry.tickets for each row
     when (new.customer_id is distinct from old.customer_id) execute function tenantry.pass_customer_on();
 
--- What happened with a customer: each branch is in the order of an index of its own.
+-- What happened with a customer: each branch is in the order of an index of its own. A branch with a condition would be read whole and
+-- sorted, so that only the last one, of a few rows, has one: what is of no customer has null, and no customer's list shows it.
 create type tenantry.customer_event_kind as enum ('TICKET', 'MESSAGE', 'REFUND', 'ESCALATION', 'CHANGE');
 comment on type tenantry.customer_event_kind is 'What happened with a customer.';
 create view tenantry.customer_events with (security_invoker = true) as
     select t.id, t.organization_id, t.customer_id, 'TICKET'::tenantry.customer_event_kind as kind, t.id as ticket_id, null::uuid as message_id,
            null::uuid as refund_id, null::uuid as escalation_id, null::uuid as user_id, null::text as action, null::jsonb as changes,
            false as is_internal, t.created_at
-      from tenantry.tickets t where t.customer_id is not null
+      from tenantry.tickets t
     union all
     select m.id, m.organization_id, m.customer_id, 'MESSAGE', m.ticket_id, m.id, null, null, m.author_user_id, null, null, m.is_internal, m.created_at
-      from tenantry.ticket_messages m where m.customer_id is not null
+      from tenantry.ticket_messages m
     union all
     select r.id, r.organization_id, r.customer_id, 'REFUND', r.ticket_id, null, r.id, null, r.requested_by, null, null, false, r.created_at
       from tenantry.refunds r
     union all
     select e.id, e.organization_id, e.customer_id, 'ESCALATION', e.ticket_id, null, null, e.id, e.escalated_by, null, null, false, e.created_at
-      from tenantry.escalations e where e.customer_id is not null
+      from tenantry.escalations e
     union all
     select a.id, a.organization_id, a.resource_id, 'CHANGE', null, null, null, null, a.user_id, a.action, a.metadata, true, a.created_at
       from tenantry.audit_logs a where a.resource_type = 'Customer' and a.resource_id is not null;

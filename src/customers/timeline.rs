@@ -37,7 +37,7 @@ entity! {
         pub id: CustomerEventId,
         /// The customer.
         #[graphql(skip)]
-        pub customer_id: CustomerId,
+        pub customer_id: Option<CustomerId>,
         /// What happened.
         pub kind: CustomerEventKind,
         /// The ticket.
@@ -77,8 +77,8 @@ listing! {
 relations! {
     CustomerEvent {}
     one {
-        /// The customer.
-        customer -> Customer! by customer_id;
+        /// The customer; null when the ticket is nobody's.
+        customer -> Customer by customer_id;
         /// The ticket; null for CHANGE, and for refunds without one.
         ticket -> Ticket by ticket_id;
         /// The message; null unless MESSAGE.

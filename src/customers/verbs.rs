@@ -32,15 +32,11 @@ fn optional(checks: &mut Checks, field: &str, text: Option<&str>, most: usize) -
 }
 
 fn check_object(checks: &mut Checks, field: &str, value: Option<&Value>) {
-    match value {
-        None => {}
-        Some(value) if !value.is_object() => {
-            checks.refuse(field, UserErrorCode::Invalid, format!("`{field}` must be a JSON object."));
-        }
-        Some(value) if value.to_string().len() > MAX_JSON => {
-            checks.refuse(field, UserErrorCode::TooLong, format!("`{field}` takes at most {MAX_JSON} bytes."));
-        }
-        Some(_) => {}
+    let Some(value) = value else { return };
+    if !value.is_object() {
+        checks.refuse(field, UserErrorCode::Invalid, format!("`{field}` must be a JSON object."));
+    } else if value.to_string().len() > MAX_JSON {
+        checks.refuse(field, UserErrorCode::TooLong, format!("`{field}` takes at most {MAX_JSON} bytes."));
     }
 }
 

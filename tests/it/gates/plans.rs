@@ -32,6 +32,7 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("team_performance", &["period"], "one row for each period and representative"),
     ("customer_profiles", &["standing"], "the list ends when its page is full; no queue shows it alone"),
     ("escalation_notices", &["seen_at"], "the list ends when its page is full; one member's are few"),
+    ("escalations", &["due_at"], "its index is over the expressions of the order, and no queue asks for one moment"),
     ("escalations", &["reason"], "the list ends when its page is full; no queue shows it alone"),
     ("refunds", &["reason", "amount_minor"], "the list ends when its page is full; no queue shows it alone"),
     ("tickets", &["subject"], "equality with a whole subject; searching is full-text search's"),

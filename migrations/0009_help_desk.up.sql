@@ -404,7 +404,8 @@ comment on function tenantry.index_changed_message() is 'Trigger: the document o
 comment on function tenantry.index_changed_messages() is 'Trigger: the documents of tickets whose messages changed or moved, each once for a statement.';
 comment on function tenantry.index_changed_customer() is 'Trigger: the documents of the tickets of a customer with another name, address or company.';
 
--- The viewer's tickets that hold these words. The last word may be the beginning of one.
+-- The viewer's tickets that hold these words, the newest 10,000 of them: a word that is everywhere must not make a list wait for all.
+-- The last word may be the beginning of one.
 create function tenantry.search_tickets(p_text text, p_with_notes boolean) returns setof uuid
     language plpgsql stable security definer rows 200
     set search_path = pg_catalog, tenantry, pg_temp
@@ -431,7 +432,8 @@ begin
     -- The organization comes as a value, so that the plan is made for its share of the documents.
     return query execute
         'select d.ticket_id from tenantry.ticket_documents d
-          where d.words @@ ($1::tsquery && $2) and d.organization_id = $3 and ($4 or coalesce(d.public_words, d.words) @@ $2)'
+          where d.words @@ ($1::tsquery && $2) and d.organization_id = $3 and ($4 or coalesce(d.public_words, d.words) @@ $2)
+          order by d.ticket_id desc limit 10000'
         using quote_literal(tenantry.word_of_organization(own)), words, own, p_with_notes;
 end
 $$;

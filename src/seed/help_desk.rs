@@ -58,5 +58,13 @@ pub(super) async fn rows(w: &mut Writer<'_>, organization: Uuid, user: Uuid) -> 
     )
     .bind(organization)
     .bind(w.id());
+    w.insert("ticket_message_revisions", query).await?;
+    let query = sqlx::query(
+        "insert into tenantry.ticket_message_revisions (organization_id, id, message_id, body, created_at)
+         select $1, $2, m.id, 'Third refund this year: asked for an exception.', m.created_at + interval '1 minute'
+           from tenantry.ticket_messages m where m.organization_id = $1 and m.is_internal order by m.created_at limit 1",
+    )
+    .bind(organization)
+    .bind(w.id());
     w.insert("ticket_message_revisions", query).await
 }

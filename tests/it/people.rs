@@ -269,12 +269,12 @@ async fn customers_who_are_merged_in_a_circle_lose_nothing() {
         done(&app, &alice, "ticketCreate", json!({ "subject": "circle", "customerId": id })).await;
         circle.push(id);
     }
-    let merges = (0..MANY)
+    let requests = (0..MANY)
         .map(|n| mutate(&app, &alice, "customerMerge", json!({ "id": circle[n], "intoId": circle[(n + 1) % MANY] })));
     // Meanwhile others write for them.
     let tickets = (0..MANY)
         .map(|n| mutate(&app, &alice, "ticketCreate", json!({ "subject": "circle", "customerId": circle[n] })));
-    let (merged, opened) = futures_util::future::join(join_all(merges), join_all(tickets)).await;
+    let (merged, opened) = futures_util::future::join(join_all(requests), join_all(tickets)).await;
     let merged = merged.iter().filter(|answer| codes(answer).is_empty()).count();
     assert!((1..MANY).contains(&merged), "{merged}: one at least, and never all of a circle");
     let opened = opened.iter().filter(|answer| codes(answer).is_empty()).count();

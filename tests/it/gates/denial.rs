@@ -387,7 +387,7 @@ const REQUESTS: &[Request] = &[
         root: "escalationNoticed",
         allowed: Allowed::Roles(Action::OrganizationRead),
         document: "subscription { escalationNoticed { notice { id } } }",
-        variables: r#"{}"#,
+        variables: "{}",
         ids: &[],
     },
     Request {

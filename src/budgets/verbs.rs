@@ -70,7 +70,7 @@ pub(super) fn record_ids(first: BudgetUsageRecordId, count: usize) -> Vec<Budget
     (first.uuid().as_u128()..).take(count).map(id).collect()
 }
 
-/// Spends an amount of all these budgets or of none. The first of the records; see [`record_ids`].
+/// Spends an amount of all these budgets or of none. The first of the records; see `record_ids`.
 ///
 /// # Errors
 /// What the caller can mend: unknown budgets, another currency, not enough left.

@@ -1,6 +1,6 @@
 //! Escalations: tickets that need someone else.
 //!
-//! Invariants: a status changes only along the table in [`model`]; a ticket has one escalation at most for each reason that has not
+//! Invariants: a status changes only along the table in `model`; a ticket has one escalation at most for each reason that has not
 //! ended, except where two tickets were merged; who is told is told once, and watches the ticket; every change leaves an audit row
 //! and an event in the same transaction.
 

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::escalations;
 use crate::organizations;
 use crate::support_access;
-use crate::tickets::assignment;
+use crate::tickets::jobs as ticket_jobs;
 
 /// Something to be done again and again.
 pub struct Job {
@@ -75,12 +75,12 @@ pub const JOBS: &[Job] = &[
     Job {
         name: "ticket-queues",
         every: TimeDelta::seconds(10),
-        run: |on| Box::pin(assignment::tend_queues(&on.db, &on.clock)),
+        run: |on| Box::pin(ticket_jobs::tend_queues(&on.db, &on.clock)),
     },
     Job {
         name: "ticket-search",
         every: TimeDelta::seconds(10),
-        run: |on| Box::pin(assignment::index_in_new_language(&on.db)),
+        run: |on| Box::pin(ticket_jobs::index_in_new_language(&on.db)),
     },
     Job {
         name: "escalation-deadlines",

@@ -48,6 +48,7 @@ pub mod telemetry;
 pub mod tickets;
 pub mod trail;
 pub mod transfer;
+pub mod turns;
 pub mod unread;
 pub mod verify;
 pub mod webhook_events;

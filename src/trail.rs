@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, PgConnection};
 use uuid::Uuid;
@@ -35,6 +36,26 @@ impl AuditEntry {
     #[must_use]
     pub fn of<T: Identified>(action: impl Into<Cow<'static, str>>, id: Id<T>, metadata: Value) -> Self {
         Self { action: action.into(), resource_type: T::NAME, resource_id: id.uuid(), metadata }
+    }
+}
+
+/// States before and after, of what changed only: for [`AuditEntry::metadata`].
+#[derive(Debug, Default)]
+pub struct Difference(Map<String, Value>, Map<String, Value>);
+
+impl Difference {
+    /// Adds a state, if it is another one.
+    pub fn of<T: PartialEq + Serialize>(&mut self, name: &str, before: &T, after: &T) {
+        if before != after {
+            self.0.insert(name.to_owned(), json!(before));
+            self.1.insert(name.to_owned(), json!(after));
+        }
+    }
+
+    /// The metadata.
+    #[must_use]
+    pub fn finish(self) -> Value {
+        json!({ "before": self.0, "after": self.1 })
     }
 }
 

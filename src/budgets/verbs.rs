@@ -568,10 +568,7 @@ impl Mutation for BudgetReserveInput {
         let mut checks = Checks::default();
         let (amount_minor, source) = check_taking(&mut checks, &self.budget_ids, &self.amount, &self.source);
         let minutes = self.expires_in_minutes.unwrap_or(MINUTES);
-        if !(1..=MAX_MINUTES).contains(&minutes) {
-            let message = format!("`expiresInMinutes` takes 1 to {MAX_MINUTES}.");
-            checks.refuse("expiresInMinutes", UserErrorCode::Invalid, message);
-        }
+        checks.within("expiresInMinutes", Some(minutes), 1..=MAX_MINUTES);
         checks.finish()?;
         let currency = self.amount.currency_code.as_str();
         let taking = Taking { budgets: &self.budget_ids, amount_minor, currency, source: &source, resource_id: None };

@@ -1,6 +1,6 @@
 //! Creating, changing and archiving a customer.
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::access::Action;
 use crate::customers::graphql::{CustomerArchiveInput, CustomerCreateInput, CustomerUpdateInput};
@@ -8,6 +8,7 @@ use crate::customers::{AccountStanding, AccountTier, no_such_customer};
 use crate::events::Event;
 use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
 use crate::id::{CustomerId, marker};
+use crate::trail::Difference;
 
 /// Most characters.
 const MAX_EMAIL: usize = 320;
@@ -29,15 +30,6 @@ fn check_email(checks: &mut Checks, email: &str) -> String {
 /// A text that may be removed: one without characters is none.
 fn optional(checks: &mut Checks, field: &str, text: Option<&str>, most: usize) -> Option<String> {
     text.map(|text| checks.text(field, text.trim(), most)).filter(|text| !text.is_empty())
-}
-
-fn check_object(checks: &mut Checks, field: &str, value: Option<&Value>) {
-    let Some(value) = value else { return };
-    if !value.is_object() {
-        checks.refuse(field, UserErrorCode::Invalid, format!("`{field}` must be a JSON object."));
-    } else if value.to_string().len() > MAX_JSON {
-        checks.refuse(field, UserErrorCode::TooLong, format!("`{field}` takes at most {MAX_JSON} bytes."));
-    }
 }
 
 /// What the constraint on addresses says, as what the caller can mend. The constraint decides: whoever looked before may be
@@ -67,8 +59,8 @@ impl Mutation for CustomerCreateInput {
         let name = checks.required("name", &self.name, MAX_NAME);
         let phone = optional(&mut checks, "phone", self.phone.as_deref(), MAX_PHONE);
         let company = optional(&mut checks, "company", self.company.as_deref(), MAX_NAME);
-        check_object(&mut checks, "preferences", self.preferences.as_ref());
-        check_object(&mut checks, "context", self.context.as_ref());
+        checks.object("preferences", self.preferences.as_ref(), MAX_JSON);
+        checks.object("context", self.context.as_ref(), MAX_JSON);
         checks.finish()?;
         let id = work.new_id();
         let tier = self.tier.unwrap_or(AccountTier::Standard);
@@ -133,8 +125,8 @@ impl Mutation for CustomerUpdateInput {
         let name = self.name.as_deref().map(|name| checks.required("name", name, MAX_NAME));
         let phone = optional(&mut checks, "phone", self.phone.value().map(String::as_str), MAX_PHONE);
         let company = optional(&mut checks, "company", self.company.value().map(String::as_str), MAX_NAME);
-        check_object(&mut checks, "preferences", self.preferences.as_ref());
-        check_object(&mut checks, "context", self.context.as_ref());
+        checks.object("preferences", self.preferences.as_ref(), MAX_JSON);
+        checks.object("context", self.context.as_ref(), MAX_JSON);
         checks.finish()?;
         let before = lock(work, self.id).await?;
         check_version(self.expected_version, before.version)?;
@@ -172,17 +164,12 @@ impl Mutation for CustomerUpdateInput {
         .iter()
         .filter_map(|(field, is_given)| is_given.then_some(*field))
         .collect();
-        let (mut was, mut is) = (Map::new(), Map::new());
-        let mut differ = |field: &str, before: Value, after: Value| {
-            if before != after {
-                was.insert(field.to_owned(), before);
-                is.insert(field.to_owned(), after);
-            }
-        };
-        differ("tier", json!(before.tier), json!(tier));
-        differ("standing", json!(before.standing), json!(standing));
-        differ("version", json!(before.version), json!(before.version + 1));
-        let audit = json!({ "before": was, "after": is, "texts": texts });
+        let mut said = Difference::default();
+        said.of("tier", &before.tier, &tier);
+        said.of("standing", &before.standing, &standing);
+        said.of("version", &before.version, &(before.version + 1));
+        let mut audit = said.finish();
+        audit["texts"] = json!(texts);
         Ok(Done { id: self.id, audit, event: Some(Event::of(self.id)) })
     }
 }

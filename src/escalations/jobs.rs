@@ -1,7 +1,6 @@
 //! What happens to escalations by the clock: those that are not resolved in time are marked, once.
-//!
-//! Each organization has transactions of its own, of a bounded number of rows and a bounded number in each run: one with very many
-//! delays no other.
+
+use chrono::{DateTime, Utc};
 
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
@@ -9,53 +8,45 @@ use crate::error::Result;
 use crate::events::{self, Event};
 use crate::id::{EscalationId, OrganizationId};
 use crate::trail::{self, AuditEntry};
+use crate::turns;
 
 /// Rows in one transaction.
 const BATCH: i64 = 200;
-/// Transactions of one organization in one run.
-const TURNS: usize = 20;
-/// Organizations that are looked up at once.
-const ORGANIZATIONS: i64 = 500;
 /// What the audit log calls it.
 const OVERDUE: &str = "escalation.overdue";
 
 /// Marks escalations whose deadline has passed; says how many.
 ///
 /// # Errors
-/// The last one of an organization, after all had their turn; when the database cannot be reached.
+/// As [`turns::by_organization`].
 pub async fn mark_overdue(db: &Db, clock: &Clock) -> Result<u64> {
-    let (mut last, mut done, mut failed) = (OrganizationId::NIL, 0, None);
-    loop {
-        let mut tx = SystemTx::begin(db).await?;
-        let due = sqlx::query_scalar!(
-            r#"select o.id as "id: OrganizationId" from tenantry.organizations o
-                where o.id > $1 and o.deleted_at is null and o.suspended_at is null
-                  and exists (select from tenantry.escalations e
-                               where e.organization_id = o.id and e.due_at <= $2 and e.overdue_at is null and e.status_rank < 3)
-                order by o.id limit $3"#,
-            last as _,
-            clock.now(),
-            ORGANIZATIONS
-        )
-        .fetch_all(tx.conn())
-        .await?;
-        tx.rollback().await?;
-        let Some(next) = due.last() else { return failed.map_or(Ok(done), Err) };
-        last = *next;
-        for organization in due {
-            for _ in 0..TURNS {
-                match mark_some(db, clock, organization).await {
-                    Ok(0) => break,
-                    Ok(marked) => done += marked,
-                    Err(error) => {
-                        tracing::warn!(%organization, %error, cause = ?error, "escalations of an organization could not be looked after");
-                        failed = Some(error);
-                        break;
-                    }
-                }
-            }
-        }
-    }
+    let now = clock.now();
+    turns::by_organization(
+        db,
+        "escalation-deadlines",
+        |tx, after| Box::pin(organizations_with_overdue(tx, after, now)),
+        |organization| mark_some(db, clock, organization),
+    )
+    .await
+}
+
+async fn organizations_with_overdue(
+    tx: &mut SystemTx,
+    after: OrganizationId,
+    now: DateTime<Utc>,
+) -> Result<Vec<OrganizationId>> {
+    Ok(sqlx::query_scalar!(
+        r#"select o.id as "id: OrganizationId" from tenantry.organizations o
+            where o.id > $1 and o.deleted_at is null and o.suspended_at is null
+              and exists (select from tenantry.escalations e
+                           where e.organization_id = o.id and e.due_at <= $2 and e.overdue_at is null and e.status_rank < 3)
+            order by o.id limit $3"#,
+        after as _,
+        now,
+        turns::PAGE
+    )
+    .fetch_all(tx.conn())
+    .await?)
 }
 
 async fn mark_some(db: &Db, clock: &Clock, organization: OrganizationId) -> Result<u64> {

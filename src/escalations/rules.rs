@@ -8,10 +8,12 @@ use crate::access::Action;
 use crate::error::Result;
 use crate::escalations::{EscalationPriority, EscalationReason};
 use crate::graphql::filter::{DateTimeFilter, StringFilter};
-use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
+use crate::graphql::mutation::{
+    Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, after, check_version,
+};
 use crate::id::{EscalationRuleId, RepresentativeId, UserId, marker};
-use crate::members::User;
-use crate::representatives::{Representative, RepresentativeRole, no_such_representative};
+use crate::members::{self, User};
+use crate::representatives::{Representative, RepresentativeRole, require_representative};
 use crate::{entity, listing, relations};
 
 /// Most characters of a name, and most rules of an organization.
@@ -170,22 +172,10 @@ async fn check(
         let message = "A rule tells or assigns to somebody: give `role`, `userId` or `assigneeId`.";
         return Err(VerbError::of_input(UserErrorCode::Blank, message));
     }
-    let found = sqlx::query!(
-        r#"select exists (select from tenantry.organization_members where organization_id = $1 and user_id = $2 and deleted_at is null) as "user!",
-                  exists (select from tenantry.representatives where organization_id = $1 and id = $3 and deleted_at is null) as "assignee!""#,
-        work.tenant().organization_id as _,
-        user as _,
-        assignee as _
-    )
-    .fetch_one(work.tx.conn())
-    .await?;
-    if user.is_some() && !found.user {
-        let message = "There is no such member in this organization.";
-        return Err(VerbError::user("userId", UserErrorCode::NotFound, message));
+    if let Some(user) = user {
+        members::require_member(work.tx, "userId", user).await?;
     }
-    if assignee.is_some() && !found.assignee {
-        return Err(no_such_representative("assigneeId"));
-    }
+    require_representative(work.tx, "assigneeId", assignee).await?;
     Ok(())
 }
 
@@ -252,11 +242,6 @@ async fn lock(work: &mut Work<'_>, id: EscalationRuleId) -> VerbResult<Terms> {
     .await?;
     let missing = || VerbError::user("id", UserErrorCode::NotFound, "There is no such rule in this organization.");
     row.ok_or_else(missing)
-}
-
-/// What a field is after a change.
-fn after<T: Copy>(given: &MaybeUndefined<T>, before: Option<T>) -> Option<T> {
-    if given.is_undefined() { before } else { given.value().copied() }
 }
 
 impl Mutation for EscalationRuleUpdateInput {

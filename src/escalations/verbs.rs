@@ -12,10 +12,12 @@ use crate::escalations::graphql::{
 use crate::escalations::notices::{self, Matter};
 use crate::escalations::{EscalationPriority, EscalationReason, EscalationStatus, no_such_escalation, rules};
 use crate::events::Event;
-use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
+use crate::graphql::mutation::{
+    Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, after, check_version,
+};
 use crate::id::{EscalationId, RepresentativeId, TicketId, marker};
-use crate::representatives::no_such_representative;
-use crate::tickets::TicketStatus;
+use crate::representatives::require_representative;
+use crate::tickets::{TicketStatus, no_such_ticket};
 
 /// Most characters of a note or a resolution.
 const MAX_TEXT: usize = 5000;
@@ -32,21 +34,6 @@ fn shown(id: Option<RepresentativeId>) -> Option<String> {
     id.map(|id| id.to_string())
 }
 
-/// Refuses who is no representative. They stay one until the transaction ends; representatives are locked before tickets and
-/// escalations.
-async fn check_representative(work: &mut Work<'_>, field: &str, id: Option<RepresentativeId>) -> VerbResult<()> {
-    let Some(id) = id else { return Ok(()) };
-    sqlx::query_scalar!(
-        "select id from tenantry.representatives where organization_id = $1 and id = $2 and deleted_at is null for share",
-        work.tenant().organization_id as _,
-        id as _
-    )
-    .fetch_optional(work.tx.conn())
-    .await?
-    .map(drop)
-    .ok_or_else(|| no_such_representative(field))
-}
-
 /// Locks the ticket that is escalated: one that is worked on, without such an escalation.
 async fn check_ticket(work: &mut Work<'_>, id: TicketId, reason: EscalationReason) -> VerbResult<()> {
     let organization = work.tenant().organization_id;
@@ -57,10 +44,7 @@ async fn check_ticket(work: &mut Work<'_>, id: TicketId, reason: EscalationReaso
     )
     .fetch_optional(work.tx.conn())
     .await?;
-    let Some(ticket) = ticket else {
-        let message = "There is no such ticket in this organization.";
-        return Err(VerbError::user("ticketId", UserErrorCode::NotFound, message));
-    };
+    let ticket = ticket.ok_or_else(|| no_such_ticket("ticketId"))?;
     if matches!(ticket.status, TicketStatus::Resolved | TicketStatus::Closed) {
         let message = "A ticket that is resolved or closed cannot be escalated: open it first.";
         return Err(VerbError::user("ticketId", UserErrorCode::InvalidTransition, message));
@@ -97,7 +81,7 @@ impl Mutation for EscalationCreateInput {
         check_due(&mut checks, self.due_at, work.now);
         checks.finish()?;
         let priority = self.priority.unwrap_or(EscalationPriority::Normal);
-        check_representative(work, "assigneeId", self.assignee_id).await?;
+        require_representative(work.tx, "assigneeId", self.assignee_id).await?;
         let assignee = match self.assignee_id {
             None => rules::assignee(work, self.reason, priority).await?,
             given => given,
@@ -218,7 +202,7 @@ impl Mutation for EscalationAssignInput {
     const AUDIT: &'static str = "escalation.assign";
 
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
-        check_representative(work, "representativeId", self.representative_id).await?;
+        require_representative(work.tx, "representativeId", self.representative_id).await?;
         let before = lock(work, self.id, self.expected_version).await?;
         let next = if self.representative_id.is_some() { EscalationStatus::Assigned } else { EscalationStatus::Open };
         let mut audit = step(work, self.id, &before, next, self.representative_id, None).await?;
@@ -249,8 +233,7 @@ impl Mutation for EscalationUpdateInput {
             MaybeUndefined::Undefined if before.due_at == Some(before.created_at + before.priority.deadline()) => {
                 Some(before.created_at + priority.deadline())
             }
-            MaybeUndefined::Undefined => before.due_at,
-            given => given.value().copied(),
+            given => after(&given, before.due_at),
         };
         // Another deadline is missed anew.
         let overdue_at = before.overdue_at.filter(|_| due_at == before.due_at);

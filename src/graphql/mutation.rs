@@ -6,9 +6,10 @@
 //! `userErrors` in the payload, what they cannot a top-level error; either way the transaction is dropped and nothing of
 //! it remains.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use async_graphql::{Context, Enum, InputType, SimpleObject};
+use async_graphql::{Context, Enum, InputType, MaybeUndefined, SimpleObject};
 use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 
@@ -408,10 +409,41 @@ impl Checks {
         text.to_owned()
     }
 
+    /// Checks a JSON object that may be missing.
+    pub fn object(&mut self, field: &str, value: Option<&serde_json::Value>, max_bytes: usize) {
+        let Some(value) = value else { return };
+        if !value.is_object() {
+            self.refuse(field, UserErrorCode::Invalid, format!("`{field}` must be a JSON object."));
+        }
+        let text = value.to_string();
+        if text.len() > max_bytes {
+            let message = format!("`{field}` takes at most {max_bytes} bytes of JSON.");
+            self.refuse(field, UserErrorCode::TooLong, message);
+        }
+        // JSON writes it so, wherever it stands; the database takes it in no text.
+        if text.contains("\\u0000") {
+            let message = format!("`{field}` must not hold the character NUL (U+0000).");
+            self.refuse(field, UserErrorCode::Invalid, message);
+        }
+    }
+
+    /// Checks a number that may be missing.
+    pub fn within(&mut self, field: &str, value: Option<i32>, range: RangeInclusive<i32>) {
+        if value.is_some_and(|value| !range.contains(&value)) {
+            let message = format!("`{field}` takes {} to {}.", range.start(), range.end());
+            self.refuse(field, UserErrorCode::Invalid, message);
+        }
+    }
+
     /// Ends the checks.
     pub fn finish(self) -> VerbResult<()> {
         if self.0.is_empty() { Ok(()) } else { Err(VerbError::User(self.0)) }
     }
+}
+
+/// What a field is after a change: as it was where the input leaves it out, nothing where that is null.
+pub fn after<T: Copy>(given: &MaybeUndefined<T>, before: Option<T>) -> Option<T> {
+    if given.is_undefined() { before } else { given.value().copied() }
 }
 
 /// Refuses when the row is not at the version the caller has seen.

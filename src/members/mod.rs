@@ -275,3 +275,4 @@ impl OrganizationSummary {
 }
 
 pub use sql::{ViewerRow, subject_of, viewer, viewer_within};
+pub use verbs::require_member;

@@ -7,9 +7,10 @@ use async_graphql::InputObject;
 use serde_json::json;
 
 use crate::access::{Action, Actions, IdentitySource, MemberRole};
+use crate::db::TenantTx;
 use crate::events::Event;
 use crate::graphql::mutation::{Done, Mutation, MutationInfo, UserErrorCode, VerbError, VerbResult, Work};
-use crate::id::{CustomRoleId, OrganizationMemberId, marker};
+use crate::id::{CustomRoleId, OrganizationMemberId, UserId, marker};
 use crate::members::custom_roles::lock_role;
 use crate::members::sql::{self, LockedMember};
 use crate::organizations::lock_organization;
@@ -213,4 +214,23 @@ impl Mutation for OrganizationOwnershipTransferInput {
             event: Some(Event::access(None)),
         })
     }
+}
+
+/// Refuses who is no member. The row stays as it is until the transaction ends: whoever removes the member waits.
+///
+/// # Errors
+/// `NOT_FOUND` at this field; when the database cannot be reached.
+pub async fn require_member(tx: &mut TenantTx, field: &str, user: UserId) -> VerbResult<()> {
+    let organization = tx.tenant().organization_id;
+    sqlx::query_scalar!(
+        "select id from tenantry.organization_members where organization_id = $1 and user_id = $2 and deleted_at is null for share",
+        organization as _,
+        user as _
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    .map(drop)
+    .ok_or_else(|| {
+        VerbError::user(field, UserErrorCode::NotFound, "There is no such member in this organization.")
+    })
 }

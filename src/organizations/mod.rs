@@ -156,13 +156,6 @@ pub fn personal_workspace(given: Option<&str>) -> (String, String) {
 /// Most bytes of `settings` as JSON.
 const MAX_SETTINGS_BYTES: usize = 65_536;
 
-fn check_minutes(checks: &mut Checks, field: &str, given: Option<i32>, range: std::ops::RangeInclusive<i32>) {
-    if given.is_some_and(|given| !range.contains(&given)) {
-        let message = format!("`{field}` takes {} to {}.", range.start(), range.end());
-        checks.refuse(field, UserErrorCode::Invalid, message);
-    }
-}
-
 impl Mutation for OrganizationUpdateInput {
     type Row = marker::Organization;
     const FIELD: &'static str = "organizationUpdate";
@@ -180,28 +173,9 @@ impl Mutation for OrganizationUpdateInput {
             }
             text
         });
-        if let Some(settings) = &self.settings {
-            if !settings.is_object() {
-                checks.refuse("settings", UserErrorCode::Invalid, "`settings` must be a JSON object.");
-            }
-            let text = settings.to_string();
-            if text.len() > MAX_SETTINGS_BYTES {
-                checks.refuse(
-                    "settings",
-                    UserErrorCode::TooLong,
-                    format!("`settings` takes at most {MAX_SETTINGS_BYTES} bytes of JSON."),
-                );
-            }
-            if text.contains("\\u0000") {
-                checks.refuse(
-                    "settings",
-                    UserErrorCode::Invalid,
-                    "`settings` must not hold the character NUL (U+0000).",
-                );
-            }
-        }
-        check_minutes(&mut checks, "messageEditMinutes", self.message_edit_minutes, 0..=1440);
-        check_minutes(&mut checks, "requeueMinutes", self.requeue_minutes.value().copied(), 1..=10_080);
+        checks.object("settings", self.settings.as_ref(), MAX_SETTINGS_BYTES);
+        checks.within("messageEditMinutes", self.message_edit_minutes, 0..=1440);
+        checks.within("requeueMinutes", self.requeue_minutes.value().copied(), 1..=10_080);
         checks.finish()?;
 
         let organization = work.tenant().organization_id;

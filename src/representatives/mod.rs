@@ -16,10 +16,11 @@ pub use graphql::{
     RepresentativeSubscription, RepresentativeUpdateInput,
 };
 
+use crate::db::TenantTx;
 use crate::error::Result;
 use crate::escalations::Escalation;
 use crate::graphql::filter::{DateTimeFilter, IdFilter};
-use crate::graphql::mutation::{MutationInfo, UserErrorCode, VerbError};
+use crate::graphql::mutation::{MutationInfo, UserErrorCode, VerbError, VerbResult};
 use crate::id::{RepresentativeId, UserId};
 use crate::members::User;
 use crate::metrics::TeamPerformance;
@@ -126,10 +127,27 @@ pub const MUTATIONS: &[MutationInfo] = &[
     MutationInfo::of::<RepresentativeAbsenceDeleteInput>(),
 ];
 
-/// Says that this field names nobody.
-#[must_use]
-pub fn no_such_representative(field: &str) -> VerbError {
+fn no_such_representative(field: &str) -> VerbError {
     VerbError::user(field, UserErrorCode::NotFound, "There is no such representative in this organization.")
+}
+
+/// Refuses who is no representative. They stay one until the transaction ends; representatives are locked before tickets and
+/// escalations.
+///
+/// # Errors
+/// `NOT_FOUND` at this field; when the database cannot be reached.
+pub async fn require_representative(tx: &mut TenantTx, field: &str, id: Option<RepresentativeId>) -> VerbResult<()> {
+    let Some(id) = id else { return Ok(()) };
+    let organization = tx.tenant().organization_id;
+    sqlx::query_scalar!(
+        "select id from tenantry.representatives where organization_id = $1 and id = $2 and deleted_at is null for share",
+        organization as _,
+        id as _
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    .map(drop)
+    .ok_or_else(|| no_such_representative(field))
 }
 
 fn no_representative() -> VerbError {

@@ -7,6 +7,7 @@ use crate::escalations;
 use crate::events::Event;
 use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
 use crate::id::{RepresentativeId, TicketId, marker};
+use crate::members;
 use crate::representatives::graphql::{
     RepresentativeCreateInput, RepresentativeRemoveInput, RepresentativeStatusSetInput, RepresentativeUpdateInput,
 };
@@ -55,18 +56,7 @@ impl Mutation for RepresentativeCreateInput {
         check_capacity(&mut checks, capacity);
         checks.finish()?;
         let organization = work.tenant().organization_id;
-        // The row stays as it is until the end: whoever removes the member waits.
-        let member = sqlx::query_scalar!(
-            "select id from tenantry.organization_members where organization_id = $1 and user_id = $2 and deleted_at is null for share",
-            organization as _,
-            self.user_id as _
-        )
-        .fetch_optional(work.tx.conn())
-        .await?;
-        if member.is_none() {
-            let message = "There is no such member in this organization.";
-            return Err(VerbError::user("userId", UserErrorCode::NotFound, message));
-        }
+        members::require_member(work.tx, "userId", self.user_id).await?;
         let role = self.role.unwrap_or(RepresentativeRole::Agent);
         let status = self.status.unwrap_or(RepresentativeStatus::Offline);
         // Who was one before has their row still; who is one stays as they are.

@@ -15,6 +15,7 @@ use crate::graphql::mutation::{
     Checks, Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work, check_version,
 };
 use crate::id::{TicketFieldId, marker};
+use crate::tickets::assignment;
 use crate::{entity, listing, relations, sql_enum};
 
 sql_enum! {
@@ -171,12 +172,7 @@ impl Mutation for TicketFieldCreateInput {
         checks.finish()?;
         let organization = work.tenant().organization_id;
         // The counter of tickets is the lock of their settings.
-        sqlx::query!(
-            "insert into tenantry.ticket_counters (organization_id) values ($1) on conflict (organization_id) do update set last_number = ticket_counters.last_number",
-            organization as _
-        )
-        .execute(work.tx.conn())
-        .await?;
+        assignment::lock_desk(work.tx.conn(), organization).await?;
         let known = sqlx::query!(
             r#"select count(*) filter (where archived_at is null) as "used!", count(*) filter (where key = $2) as "same!"
                  from tenantry.ticket_fields where organization_id = $1"#,

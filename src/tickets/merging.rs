@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::access::Action;
 use crate::events::Event;
 use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
-use crate::id::{TicketId, TicketMessageId, marker};
+use crate::id::{TicketId, TicketMessageId, TicketWatcherId, marker};
 use crate::tickets::sql::LockedTicket;
 use crate::tickets::{
     Clocks, MAX_SUBJECT, TicketRow, TicketStatus, insert_ticket, next_number, no_such_ticket, sql, verbs,
@@ -124,19 +124,18 @@ async fn move_everything(work: &mut Work<'_>, from: TicketId, into: TicketId) ->
     )
     .fetch_all(work.tx.conn())
     .await?;
-    for user in watching {
-        sqlx::query!(
-            "insert into tenantry.ticket_watchers (organization_id, id, ticket_id, user_id, created_at) values ($1, $2, $3, $4, $5)
-             on conflict do nothing",
-            organization as _,
-            work.new_id::<marker::TicketWatcher>() as _,
-            into as _,
-            user,
-            work.now
-        )
-        .execute(work.tx.conn())
-        .await?;
-    }
+    let watchers: Vec<TicketWatcherId> = watching.iter().map(|_| work.new_id()).collect();
+    sqlx::query!(
+        "insert into tenantry.ticket_watchers (organization_id, id, ticket_id, user_id, created_at)
+         select $1, w.id, $2, w.user_id, $3 from unnest($4::uuid[], $5::uuid[]) as w (id, user_id) on conflict do nothing",
+        organization as _,
+        into as _,
+        work.now,
+        &watchers as _,
+        &watching
+    )
+    .execute(work.tx.conn())
+    .await?;
     Ok(moved.rows_affected())
 }
 
@@ -225,6 +224,7 @@ impl Mutation for TicketSplitInput {
             category: before.category,
             tags: before.tags.clone(),
             custom_fields: Value::Object(before.custom_fields.clone()),
+            split_from_id: Some(self.id),
             clocks: Clocks::start(before.priority, work.now),
         };
         insert_ticket(work.tx, &row, work.now).await?;
@@ -243,14 +243,6 @@ impl Mutation for TicketSplitInput {
             let message = "Each of `messageIds` must name a message of this ticket that was not deleted.";
             return Err(VerbError::user("messageIds", UserErrorCode::NotFound, message));
         }
-        sqlx::query!(
-            "update tenantry.tickets set split_from_id = $3 where organization_id = $1 and id = $2",
-            organization as _,
-            row.id as _,
-            self.id as _
-        )
-        .execute(work.tx.conn())
-        .await?;
         sqlx::query!(
             "update tenantry.tickets set version = version + 1 where organization_id = $1 and id = $2",
             organization as _,

@@ -10,6 +10,7 @@ mod counts;
 mod fields;
 mod graphql;
 mod history;
+pub mod jobs;
 mod merging;
 mod messages;
 pub mod model;
@@ -173,6 +174,7 @@ pub const MUTATIONS: &[MutationInfo] = &[
     MutationInfo::of::<TicketViewDeleteInput>(),
 ];
 
-fn no_such_ticket(field: &str) -> VerbError {
+/// Says that this field names no ticket.
+pub(crate) fn no_such_ticket(field: &str) -> VerbError {
     VerbError::user(field, UserErrorCode::NotFound, "There is no such ticket in this organization.")
 }

@@ -31,6 +31,8 @@ pub struct TicketRow {
     pub tags: Vec<String>,
     /// An object from keys to values.
     pub custom_fields: Value,
+    /// The ticket that its messages come from.
+    pub split_from_id: Option<TicketId>,
     /// The times.
     pub clocks: Clocks,
 }
@@ -57,8 +59,8 @@ pub async fn insert_ticket(tx: &mut TenantTx, row: &TicketRow, now: DateTime<Utc
     sqlx::query!(
         "insert into tenantry.tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority,
                               category, tags, first_response_due_at, resolution_due_at, created_at, updated_at, waiting_since, assigned_at,
-                              custom_fields)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::timestamptz, $14, $14, case when $5::uuid is not null then $14 end, $15)",
+                              custom_fields, split_from_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::timestamptz, $14, $14, case when $5::uuid is not null then $14 end, $15, $16)",
         organization as _,
         row.id as _,
         row.number,
@@ -73,7 +75,8 @@ pub async fn insert_ticket(tx: &mut TenantTx, row: &TicketRow, now: DateTime<Utc
         row.clocks.first_response_due_at,
         row.clocks.resolution_due_at,
         now,
-        row.custom_fields
+        row.custom_fields,
+        row.split_from_id as _
     )
     .execute(tx.conn())
     .await?;

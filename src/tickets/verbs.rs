@@ -1,13 +1,14 @@
 //! Opening a ticket and changing it.
 
-use async_graphql::MaybeUndefined;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
 use crate::access::Action;
 use crate::db::TenantTx;
 use crate::events::Event;
-use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
+use crate::graphql::mutation::{
+    Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, after, check_version,
+};
 use crate::id::{CustomerId, RepresentativeId, marker};
 use crate::tickets::model::waiting_after;
 use crate::tickets::sql::LockedTicket;
@@ -15,6 +16,7 @@ use crate::tickets::{
     Clocks, MAX_SUBJECT, MAX_TEXT, TicketCategory, TicketCreateInput, TicketPriority, TicketRow, TicketStatus,
     TicketUpdateInput, assignment, fields, insert_ticket, next_number, no_such_ticket, sql,
 };
+use crate::trail::Difference;
 
 /// Most tags of a ticket, and most characters of one.
 pub(super) const MAX_TAGS: usize = 50;
@@ -79,6 +81,7 @@ impl Mutation for TicketCreateInput {
             category,
             tags,
             custom_fields: Value::Object(custom_fields),
+            split_from_id: None,
             clocks: Clocks::start(priority, work.now),
         };
         insert_ticket(work.tx, &row, work.now).await?;
@@ -91,28 +94,6 @@ impl Mutation for TicketCreateInput {
             } }),
             event: Some(Event::of(row.id)),
         })
-    }
-}
-
-/// What the log says of a change: states before and after, of what changed; of texts only that they did.
-#[derive(Default)]
-struct Difference(Map<String, Value>, Map<String, Value>, Vec<&'static str>);
-
-impl Difference {
-    fn of<T: PartialEq + serde::Serialize>(&mut self, name: &str, before: &T, after: &T) {
-        if before != after {
-            self.0.insert(name.to_owned(), json!(before));
-            self.1.insert(name.to_owned(), json!(after));
-        }
-    }
-
-    fn finish(self) -> Value {
-        let Self(before, after, texts) = self;
-        let mut metadata = json!({ "before": before, "after": after });
-        if !texts.is_empty() {
-            metadata["texts"] = json!(texts);
-        }
-        metadata
     }
 }
 
@@ -159,11 +140,7 @@ impl Mutation for TicketUpdateInput {
         if status != before.status {
             clocks = clocks.after(status, work.now);
         }
-        let after = |given: &MaybeUndefined<RepresentativeId>| match given {
-            MaybeUndefined::Undefined => before.assignee_id,
-            given => given.value().copied(),
-        };
-        let assignee = after(&self.assignee_id);
+        let assignee = after(&self.assignee_id, before.assignee_id);
         let change = sql::TicketUpdate {
             subject,
             description,
@@ -172,10 +149,7 @@ impl Mutation for TicketUpdateInput {
             category: self.category.unwrap_or(before.category),
             tags,
             custom_fields,
-            customer: match self.customer_id {
-                MaybeUndefined::Undefined => before.customer_id,
-                given => given.value().copied(),
-            },
+            customer: after(&self.customer_id, before.customer_id),
             assignee,
             assigned_at: assigned_at(&before, assignee, work.now),
             waiting_since: waiting_after(before.waiting_since, before.status, status, work.now),
@@ -186,6 +160,7 @@ impl Mutation for TicketUpdateInput {
     }
 }
 
+/// What the log says of a change.
 fn difference(before: &LockedTicket, after: &sql::TicketUpdate) -> Value {
     let mut said = Difference::default();
     let shown = |id: Option<RepresentativeId>| id.map(|id| id.to_string());
@@ -204,8 +179,13 @@ fn difference(before: &LockedTicket, after: &sql::TicketUpdate) -> Value {
         ("description", after.description.is_some()),
         ("customFields", after.custom_fields.as_ref().is_some_and(|fields| *fields != before.custom_fields)),
     ];
-    said.2.extend(texts.iter().filter(|(_, changed)| *changed).map(|(name, _)| name));
-    said.finish()
+    let texts: Vec<&str> = texts.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
+    let mut metadata = said.finish();
+    // Of texts only that they did.
+    if !texts.is_empty() {
+        metadata["texts"] = json!(texts);
+    }
+    metadata
 }
 
 /// Since when the assignee has the ticket.

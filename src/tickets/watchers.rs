@@ -9,7 +9,7 @@ use crate::events::Event;
 use crate::graphql::filter::{DateTimeFilter, IdFilter};
 use crate::graphql::mutation::{Done, Mutation, UserErrorCode, VerbError, VerbResult, Work};
 use crate::id::{TicketId, TicketWatcherId, UserId, marker};
-use crate::members::User;
+use crate::members::{self, User};
 use crate::tickets::{Ticket, no_such_ticket, sql};
 use crate::{entity, listing, relations};
 
@@ -94,18 +94,7 @@ impl Mutation for TicketWatchInput {
         let user = whom(work, self.user_id)?;
         let organization = work.tenant().organization_id;
         sql::lock_ticket(work.tx, self.ticket_id).await?.ok_or_else(|| no_such_ticket("ticketId"))?;
-        let is_member = sqlx::query_scalar!(
-            r#"select exists (select from tenantry.organization_members
-                where organization_id = $1 and user_id = $2 and deleted_at is null) as "is!""#,
-            organization as _,
-            user as _
-        )
-        .fetch_one(work.tx.conn())
-        .await?;
-        if !is_member {
-            let message = "There is no such member in this organization.";
-            return Err(VerbError::user("userId", UserErrorCode::NotFound, message));
-        }
+        members::require_member(work.tx, "userId", user).await?;
         sqlx::query!(
             "insert into tenantry.ticket_watchers (organization_id, id, ticket_id, user_id, created_at) values ($1, $2, $3, $4, $5)
              on conflict do nothing",

@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tenantry::clock::Clock;
 
-use crate::support::{Setup, TestApp};
+use crate::support::{Setup, TestApp, codes};
 
 const CREATE: &str = "mutation($input: ApiKeyCreateInput!) { apiKeyCreate(input: $input) { secret apiKey { id name prefix scopes allowedNetworks expiresAt createdBy { email } } userErrors { code field } } }";
 const ROTATE: &str = "mutation($input: ApiKeyRotateInput!) { apiKeyRotate(input: $input) { secret apiKey { id name scopes expiresAt rotatedFrom { id expiresAt } } userErrors { code field } } }";
@@ -23,10 +23,6 @@ async fn start() -> TestApp {
 async fn payload(app: &TestApp, token: &str, mutation: &str, input: Value) -> Value {
     let data = app.data(token, mutation, json!({ "input": input })).await;
     data.as_object().and_then(|fields| fields.values().next()).expect("a payload").clone()
-}
-
-fn codes(payload: &Value) -> Vec<&str> {
-    payload["userErrors"].as_array().into_iter().flatten().filter_map(|error| error["code"].as_str()).collect()
 }
 
 fn text(value: &Value) -> String {

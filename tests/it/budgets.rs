@@ -15,7 +15,7 @@ use tenantry::db::TenantTx;
 use tenantry::id::BudgetReservationId;
 use tenantry::verify::verify;
 
-use crate::support::{Setup, TestApp};
+use crate::support::{Setup, TestApp, codes};
 
 const FIELDS: &str = "id seriesId name startsAt endsAt closedAt archivedAt version isHardLimit alertThresholds rollover timeZone
   limit { amount currencyCode } rolledOver { amount } spent { amount } reserved { amount } overrun { amount } available { amount }";
@@ -29,15 +29,7 @@ async fn run(app: &TestApp, token: &str, field: &str, input: Value) -> Value {
         }
         _ => format!("budget {{ {FIELDS} }}"),
     };
-    let kind = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
-    let document = format!(
-        "mutation($input: {kind}!) {{ {field}(input: $input) {{ {selection} userErrors {{ code field message }} }} }}"
-    );
-    app.data(token, &document, json!({ "input": input })).await[field].clone()
-}
-
-fn codes(payload: &Value) -> Vec<&str> {
-    payload["userErrors"].as_array().into_iter().flatten().filter_map(|error| error["code"].as_str()).collect()
+    app.mutate(token, field, &selection, input).await
 }
 
 fn money(amount: &str) -> Value {

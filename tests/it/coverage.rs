@@ -298,8 +298,9 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "support_access.rs",
         "sync/stripe/reconcile.rs",
         // The queues of all organizations, and their documents in a new language.
-        "tickets/assignment.rs",
+        "tickets/jobs.rs",
         "transfer.rs",
+        "turns.rs",
         "verify.rs",
         "webhooks/worker.rs",
     ];

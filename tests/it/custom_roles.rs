@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tenantry::access::{Action, Actions, MemberRole};
 
-use crate::support::TestApp;
+use crate::support::{TestApp, codes};
 
 const CREATE: &str = "mutation($input: CustomRoleCreateInput!) { customRoleCreate(input: $input) { customRole { id name actions version } userErrors { code field } } }";
 const CHANGE: &str = "mutation($input: CustomRoleUpdateInput!) { customRoleUpdate(input: $input) { customRole { name actions version } userErrors { code field } } }";
@@ -17,10 +17,6 @@ const VIEWER: &str = "{ viewer { role permissions } }";
 async fn payload(app: &TestApp, token: &str, mutation: &str, input: Value) -> Value {
     let data = app.data(token, mutation, json!({ "input": input })).await;
     data.as_object().and_then(|fields| fields.values().next()).expect("a payload").clone()
-}
-
-fn codes(payload: &Value) -> Vec<&str> {
-    payload["userErrors"].as_array().into_iter().flatten().filter_map(|error| error["code"].as_str()).collect()
 }
 
 async fn member(app: &TestApp, token: &str, email: &str) -> String {

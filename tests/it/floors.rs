@@ -42,6 +42,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["graphql"],
     &["trail"],
+    &["turns"],
     &["events"],
     &["auth"],
     &["db"],

@@ -4,60 +4,19 @@ use chrono::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tenantry::clock::Clock;
-use tenantry::jobs::{JOBS, Job, run_if_due};
 
-use crate::support::{Setup, TestApp};
+use crate::support::{TestApp, codes};
 
 const ALICE: &str = "alice@example.com";
 
-fn job(name: &str) -> &'static Job {
-    JOBS.iter().find(|job| job.name == name).expect("a job")
-}
-
-/// Runs a job whose time has come, whenever it ran last.
-async fn run_job(app: &TestApp, name: &str) {
-    sqlx::query("update tenantry.jobs set last_started_at = null where name = $1")
-        .bind(name)
-        .execute(&mut app.database.system().await)
-        .await
-        .expect("a job");
-    assert!(run_if_due(&app.app.jobs, job(name)).await.expect("a job"));
-    let error: Option<String> = sqlx::query_scalar("select last_error from tenantry.jobs where name = $1")
-        .bind(name)
-        .fetch_one(&mut app.database.system().await)
-        .await
-        .expect("a job");
-    assert_eq!(error, None);
-}
-
-fn codes(payload: &Value) -> Vec<&str> {
-    payload["userErrors"].as_array().expect("userErrors").iter().filter_map(|error| error["code"].as_str()).collect()
-}
-
-/// Runs a mutation of one input; gives its payload.
-async fn mutate(app: &TestApp, token: &str, field: &str, payload: &str, input: Value) -> Value {
-    let kind = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
-    let document = format!(
-        "mutation($input: {kind}!) {{ {field}(input: $input) {{ {payload} userErrors {{ field code message }} }} }}"
-    );
-    app.data(token, &document, json!({ "input": input })).await[field].clone()
-}
-
-/// The same, where nothing may be refused.
-async fn done(app: &TestApp, token: &str, field: &str, payload: &str, input: Value) -> Value {
-    let answer = mutate(app, token, field, payload, input).await;
-    assert_eq!(answer["userErrors"], json!([]), "{field}");
-    answer
-}
-
 async fn ticket(app: &TestApp, token: &str, input: Value) -> Value {
     let shown = "ticket { id number version tags assignee { id user { email } } customFields waitingSince }";
-    done(app, token, "ticketCreate", shown, input).await["ticket"].clone()
+    app.done(token, "ticketCreate", shown, input).await["ticket"].clone()
 }
 
 async fn say(app: &TestApp, token: &str, input: Value) -> Value {
     let shown = "message { id body } ticket { status version waitingSince firstRespondedAt slaPausedAt }";
-    done(app, token, "ticketMessageAdd", shown, input).await
+    app.done(token, "ticketMessageAdd", shown, input).await
 }
 
 /// The subjects of the tickets that meet a condition, in the order of their numbers.
@@ -70,25 +29,16 @@ async fn found(app: &TestApp, token: &str, filter: Value) -> Vec<String> {
     nodes.iter().map(|node| node["subject"].as_str().expect("a subject").to_owned()).collect()
 }
 
-async fn sql(app: &TestApp, statement: &str) {
-    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut app.database.system().await).await.expect(statement);
-}
-
-async fn manual() -> TestApp {
-    let clock = Clock::manual(Clock::System.now());
-    TestApp::start_with(Setup { clock, ..Setup::default() }).await
-}
-
 #[tokio::test]
 async fn messages_are_changed_by_their_authors_for_a_while() {
-    let app = manual().await;
+    let app = TestApp::start_in_still_time().await;
     let alice = app.token_for(ALICE, Some("acme-corp"), Duration::hours(20)).await;
     let dave = app.token_for("dave@example.com", Some("acme-corp"), Duration::hours(20)).await;
     let own = ticket(&app, &dave, json!({ "subject": "x" })).await;
     let first = say(&app, &dave, json!({ "ticketId": own["id"], "body": "My passwort is hunter2" })).await;
     let id = &first["message"]["id"];
     let change = async |token: &str, body: &str| {
-        mutate(&app, token, "ticketMessageUpdate", "message { body editedAt }", json!({ "id": id, "body": body })).await
+        app.mutate(token, "ticketMessageUpdate", "message { body editedAt }", json!({ "id": id, "body": body })).await
     };
     assert_eq!(codes(&change(&alice, "mine now").await), ["AUTHOR_REQUIRED"], "not even an owner");
     assert_eq!(codes(&change(&dave, "  ").await), ["BLANK"]);
@@ -97,7 +47,7 @@ async fn messages_are_changed_by_their_authors_for_a_while() {
     assert!(changed["message"]["body"] == "My password is secret" && changed["message"]["editedAt"].is_string());
     // Whoever is no administrator does not read what was taken back.
     app.clock.advance(Duration::seconds(1));
-    let gone = done(&app, &dave, "ticketMessageDelete", "message { body deletedAt }", json!({ "id": id })).await;
+    let gone = app.done(&dave, "ticketMessageDelete", "message { body deletedAt }", json!({ "id": id })).await;
     assert!(gone["message"]["body"] == "" && gone["message"]["deletedAt"].is_string(), "{gone}");
     assert_eq!(codes(&change(&dave, "again").await), ["NOT_FOUND"]);
     let revisions = "query($id: ID!) { node(id: $id) { ... on TicketMessage { revisions { nodes { body } } } } }";
@@ -113,16 +63,15 @@ async fn messages_are_changed_by_their_authors_for_a_while() {
 
     let late = say(&app, &dave, json!({ "ticketId": own["id"], "body": "too late" })).await["message"]["id"].clone();
     app.clock.advance(Duration::minutes(15));
-    let refused =
-        mutate(&app, &dave, "ticketMessageUpdate", "message { id }", json!({ "id": late, "body": "y" })).await;
+    let refused = app.mutate(&dave, "ticketMessageUpdate", "message { id }", json!({ "id": late, "body": "y" })).await;
     assert_eq!((codes(&refused), &refused["message"]), (vec!["EXPIRED"], &Value::Null));
     let limit = |minutes: i64| json!({ "messageEditMinutes": minutes });
     for minutes in [-1, 1441] {
-        let answer = mutate(&app, &alice, "organizationUpdate", "organization { id }", limit(minutes)).await;
+        let answer = app.mutate(&alice, "organizationUpdate", "organization { id }", limit(minutes)).await;
         assert_eq!(codes(&answer), ["INVALID"]);
     }
-    done(&app, &alice, "organizationUpdate", "organization { id }", limit(60)).await;
-    done(&app, &dave, "ticketMessageUpdate", "message { id }", json!({ "id": late, "body": "in time" })).await;
+    app.done(&alice, "organizationUpdate", "organization { id }", limit(60)).await;
+    app.done(&dave, "ticketMessageUpdate", "message { id }", json!({ "id": late, "body": "in time" })).await;
 }
 
 #[tokio::test]
@@ -147,17 +96,17 @@ async fn customers_who_write_open_what_waited_for_them() {
     assert!(answered["ticket"]["waitingSince"].is_string());
     say(&app, &alice, desk("Done.", json!("RESOLVED"))).await;
     assert_eq!(say(&app, &alice, theirs("It is not.")).await["ticket"]["status"], "OPEN");
-    let note = mutate(
-        &app,
-        &alice,
-        "ticketMessageAdd",
-        "message { id }",
-        json!({ "ticketId": id, "body": "x", "isInternal": true, "customerId": customer }),
-    )
-    .await;
+    let note = app
+        .mutate(
+            &alice,
+            "ticketMessageAdd",
+            "message { id }",
+            json!({ "ticketId": id, "body": "x", "isInternal": true, "customerId": customer }),
+        )
+        .await;
     assert_eq!(codes(&note), ["INVALID"]);
     say(&app, &alice, desk("Now it is.", json!("CLOSED"))).await;
-    let late = mutate(&app, &alice, "ticketMessageAdd", "message { id }", theirs("hello?")).await;
+    let late = app.mutate(&alice, "ticketMessageAdd", "message { id }", theirs("hello?")).await;
     assert_eq!(codes(&late), ["INVALID_TRANSITION"]);
     let data = app
         .data(&alice, "query($id: ID!) { node(id: $id) { ... on Ticket { closedAt history { nodes { action changes user { email } } } messages { nodes { author { email } customerAuthor { id } } } } } }", json!({ "id": id }))
@@ -187,7 +136,7 @@ async fn tickets_merge_and_split_with_their_histories() {
             .push(say(&app, &alice, json!({ "ticketId": ticket["id"], "body": body })).await["message"]["id"].clone());
     }
     for (token, ticket) in [(&bob, &one), (&alice, &one), (&alice, &two)] {
-        done(&app, token, "ticketWatch", "ticket { id }", json!({ "ticketId": ticket["id"] })).await;
+        app.done(token, "ticketWatch", "ticket { id }", json!({ "ticketId": ticket["id"] })).await;
     }
     let both = json!({ "id": one["id"], "intoId": two["id"] });
     let wrong = [
@@ -195,10 +144,10 @@ async fn tickets_merge_and_split_with_their_histories() {
         (json!({ "id": one["id"], "intoId": two["id"], "expectedVersion": 99 }), vec!["VERSION_CONFLICT"]),
     ];
     for (input, expected) in wrong {
-        assert_eq!(codes(&mutate(&app, &alice, "ticketMerge", "ticket { id }", input).await), expected);
+        assert_eq!(codes(&app.mutate(&alice, "ticketMerge", "ticket { id }", input).await), expected);
     }
     let shown = "ticket { status closedAt messages { totalCount } watchers { totalCount } mergedInto { subject } } into { tags version messages { nodes { body movedFrom { subject } } } watchers { totalCount } mergedTickets { nodes { subject } } }";
-    let merged = done(&app, &alice, "ticketMerge", shown, both.clone()).await;
+    let merged = app.done(&alice, "ticketMerge", shown, both.clone()).await;
     assert_eq!(merged["ticket"]["status"], "CLOSED");
     assert_eq!(merged["ticket"]["mergedInto"]["subject"], "two");
     assert_eq!(
@@ -225,13 +174,13 @@ async fn tickets_merge_and_split_with_their_histories() {
         ("ticketMessageAdd", "message { id }", json!({ "ticketId": one["id"], "body": "x" })),
         ("ticketAssign", "ticket { id }", json!({ "id": one["id"] })),
     ] {
-        assert_eq!(codes(&mutate(&app, &alice, field, payload, input).await), ["INVALID_TRANSITION"], "{field}");
+        assert_eq!(codes(&app.mutate(&alice, field, payload, input).await), ["INVALID_TRANSITION"], "{field}");
     }
     assert_eq!(found(&app, &alice, json!({ "search": "giraffe crocodile" })).await, ["two"], "words moved along");
 
     let split = json!({ "id": two["id"], "messageIds": [messages[1], messages[1]], "subject": "the elephant" });
     let shown = "ticket { id status splitFrom { subject } tags messages { nodes { body movedFrom { subject } } } }";
-    let made = done(&app, &alice, "ticketSplit", shown, split.clone()).await;
+    let made = app.done(&alice, "ticketSplit", shown, split.clone()).await;
     assert_eq!(made["ticket"]["splitFrom"]["subject"], "two");
     assert_eq!(
         made["ticket"]["messages"]["nodes"],
@@ -239,12 +188,12 @@ async fn tickets_merge_and_split_with_their_histories() {
         "where it was written"
     );
     assert_eq!(
-        codes(&mutate(&app, &alice, "ticketSplit", "ticket { id }", split).await),
+        codes(&app.mutate(&alice, "ticketSplit", "ticket { id }", split).await),
         ["NOT_FOUND"],
         "it is there no more"
     );
     let none = json!({ "id": two["id"], "messageIds": [], "subject": "" });
-    assert_eq!(codes(&mutate(&app, &alice, "ticketSplit", "ticket { id }", none).await), ["BLANK", "INVALID"]);
+    assert_eq!(codes(&app.mutate(&alice, "ticketSplit", "ticket { id }", none).await), ["BLANK", "INVALID"]);
     assert_eq!(found(&app, &alice, json!({ "search": "elephant" })).await, ["the elephant"]);
     let history = app
         .data(&alice, "query($id: ID!) { node(id: $id) { ... on Ticket { splitTickets { nodes { subject } } history { nodes { action } } } } }", json!({ "id": two["id"] }))
@@ -272,7 +221,7 @@ async fn merges_at_once_end_in_one_ticket() {
     }
     let pairs = (0..12).map(|n| (n % 3, (n + 1 + n / 3 % 2) % 3));
     let requests = pairs.map(|(from, into)| {
-        mutate(&app, &alice, "ticketMerge", "ticket { id }", json!({ "id": ids[from], "intoId": ids[into] }))
+        app.mutate(&alice, "ticketMerge", "ticket { id }", json!({ "id": ids[from], "intoId": ids[into] }))
     });
     let merged = join_all(requests).await;
     assert_eq!(merged.iter().filter(|answer| codes(answer).is_empty()).count(), 2);
@@ -296,10 +245,10 @@ async fn many_tickets_are_updated_together_or_each_by_itself() {
     for n in 0..4 {
         ids.push(ticket(&app, &alice, json!({ "subject": format!("bulk {n}"), "tags": ["old"] })).await["id"].clone());
     }
-    done(&app, &alice, "ticketUpdate", "ticket { id }", json!({ "id": ids[2], "status": "CLOSED" })).await;
+    app.done(&alice, "ticketUpdate", "ticket { id }", json!({ "id": ids[2], "status": "CLOSED" })).await;
     let shown = "results { id ticket { status tags version } userErrors { field code } }";
     let change = |all: bool| json!({ "ids": ids, "allOrNothing": all, "status": "OPEN", "addTags": ["new"], "removeTags": ["old"] });
-    let refused = done(&app, &alice, "ticketsUpdate", shown, change(true)).await;
+    let refused = app.done(&alice, "ticketsUpdate", shown, change(true)).await;
     let results = refused["results"].as_array().expect("results");
     assert!(results.iter().all(|result| result["ticket"].is_null()), "{refused}");
     let of_each: Vec<usize> =
@@ -312,7 +261,7 @@ async fn many_tickets_are_updated_together_or_each_by_itself() {
         .expect("a count");
     assert_eq!(logged, 0, "and nothing was logged");
 
-    let some = done(&app, &alice, "ticketsUpdate", shown, change(false)).await;
+    let some = app.done(&alice, "ticketsUpdate", shown, change(false)).await;
     let results = some["results"].as_array().expect("results");
     assert_eq!(results.iter().map(|result| &result["id"]).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
     assert_eq!(
@@ -321,10 +270,10 @@ async fn many_tickets_are_updated_together_or_each_by_itself() {
     );
     assert_eq!(results[3]["ticket"], json!({ "status": "OPEN", "tags": ["new"], "version": 2 }));
     ids.remove(2);
-    let all = done(&app, &alice, "ticketsUpdate", shown, json!({ "ids": ids, "status": "RESOLVED" })).await;
+    let all = app.done(&alice, "ticketsUpdate", shown, json!({ "ids": ids, "status": "RESOLVED" })).await;
     assert!(all["results"].as_array().expect("results").iter().all(|result| result["ticket"]["status"] == "RESOLVED"));
     for wrong in [json!([]), json!([ids[0], ids[0]]), json!(vec![ids[0].clone(); 51])] {
-        let answer = mutate(&app, &alice, "ticketsUpdate", shown, json!({ "ids": wrong, "priority": "LOW" })).await;
+        let answer = app.mutate(&alice, "ticketsUpdate", shown, json!({ "ids": wrong, "priority": "LOW" })).await;
         assert_eq!((codes(&answer), &answer["results"]), (vec!["INVALID"], &json!([])));
     }
     // Both ways round at once: nobody waits for nobody.
@@ -332,7 +281,7 @@ async fn many_tickets_are_updated_together_or_each_by_itself() {
     reversed.reverse();
     let races = (0..8).map(|n| {
         let ids = if n % 2 == 0 { &ids } else { &reversed };
-        done(&app, &alice, "ticketsUpdate", shown, json!({ "ids": ids, "addTags": [format!("t{n}")] }))
+        app.done(&alice, "ticketsUpdate", shown, json!({ "ids": ids, "addTags": [format!("t{n}")] }))
     });
     join_all(races).await;
     assert_eq!(
@@ -356,14 +305,8 @@ async fn watchers_are_members_and_find_what_they_watch() {
         members.iter().find(|member| member["user"]["email"] == email).expect("a member")["user"]["id"].clone()
     };
     let watch = async |token: &str, field: &str, user: Value| {
-        mutate(
-            &app,
-            token,
-            field,
-            "ticket { watchers { totalCount } }",
-            json!({ "ticketId": own["id"], "userId": user }),
-        )
-        .await
+        app.mutate(token, field, "ticket { watchers { totalCount } }", json!({ "ticketId": own["id"], "userId": user }))
+            .await
     };
     for _ in 0..2 {
         let watched = watch(&bob, "ticketWatch", Value::Null).await;
@@ -374,7 +317,7 @@ async fn watchers_are_members_and_find_what_they_watch() {
     assert_eq!(watch(&alice, "ticketWatch", id_of("dave@example.com")).await["ticket"]["watchers"]["totalCount"], 2);
     let stranger = json!("usr_00000000000000000000000000000000");
     assert_eq!(codes(&watch(&alice, "ticketWatch", stranger).await), ["NOT_FOUND"]);
-    sql(&app, "update tenantry.organization_members m set deleted_at = now() from tenantry.users u where u.id = m.user_id and u.email = 'erin@example.com'").await;
+    app.sql("update tenantry.organization_members m set deleted_at = now() from tenantry.users u where u.id = m.user_id and u.email = 'erin@example.com'").await;
     assert_eq!(codes(&watch(&alice, "ticketWatch", id_of("erin@example.com")).await), ["NOT_FOUND"]);
     assert_eq!(found(&app, &bob, json!({ "watchedByMe": true })).await, ["watched"]);
     assert!(!found(&app, &bob, json!({ "watchedByMe": false })).await.contains(&"watched".to_owned()));
@@ -386,8 +329,7 @@ async fn watchers_are_members_and_find_what_they_watch() {
 async fn custom_fields_are_typed_and_filtered_by() {
     let app = TestApp::start().await;
     let alice = app.token(ALICE, Some("acme-corp")).await;
-    let field =
-        async |input: Value| mutate(&app, &alice, "ticketFieldCreate", "ticketField { id version }", input).await;
+    let field = async |input: Value| app.mutate(&alice, "ticketFieldCreate", "ticketField { id version }", input).await;
     let made = [
         json!({ "key": "seats", "name": "Seats", "type": "NUMBER" }),
         json!({ "key": "due", "name": "Due", "type": "DATE" }),
@@ -445,24 +387,19 @@ async fn custom_fields_refuse_what_is_not_theirs() {
         json!({ "key": "vip", "name": "VIP", "type": "BOOLEAN" }),
         json!({ "key": "parts", "name": "Parts", "type": "MULTI_SELECT", "options": ["lamp", "cable"] }),
     ] {
-        done(&app, &alice, "ticketFieldCreate", "ticketField { id }", input).await;
+        app.done(&alice, "ticketFieldCreate", "ticketField { id }", input).await;
     }
     // Another organization has fields of its own.
     let elsewhere = app.token("bob@example.com", Some("tech-startup")).await;
-    let refused = mutate(
-        &app,
-        &elsewhere,
-        "ticketCreate",
-        "ticket { id }",
-        json!({ "subject": "x", "customFields": { "seats": 1 } }),
-    )
-    .await;
+    let refused = app
+        .mutate(&elsewhere, "ticketCreate", "ticket { id }", json!({ "subject": "x", "customFields": { "seats": 1 } }))
+        .await;
     assert_eq!(refused["userErrors"][0]["field"], json!(["input", "customFields", "seats"]));
     let wrong = json!({ "subject": "x", "customFields": { "seats": "9", "due": "tomorrow", "nope": 1, "parts": ["lamp", "door"] } });
-    let refused = mutate(&app, &alice, "ticketCreate", "ticket { id }", wrong).await;
+    let refused = app.mutate(&alice, "ticketCreate", "ticket { id }", wrong).await;
     assert_eq!(codes(&refused), ["INVALID", "NOT_FOUND", "INVALID", "INVALID"], "all at once: {refused}");
     let listed =
-        mutate(&app, &alice, "ticketCreate", "ticket { id }", json!({ "subject": "x", "customFields": [1] })).await;
+        app.mutate(&alice, "ticketCreate", "ticket { id }", json!({ "subject": "x", "customFields": [1] })).await;
     assert_eq!(codes(&listed), ["INVALID"]);
 
     let known = app.data(&alice, "{ organization { ticketFields { nodes { id key } } } }", json!({})).await;
@@ -475,19 +412,18 @@ async fn custom_fields_refuse_what_is_not_theirs() {
             .expect("a field")["id"]
             .clone()
     };
-    done(&app, &alice, "ticketFieldUpdate", "ticketField { id }", json!({ "id": id_of("seats"), "isRequired": true }))
+    app.done(&alice, "ticketFieldUpdate", "ticketField { id }", json!({ "id": id_of("seats"), "isRequired": true }))
         .await;
-    let missing = mutate(&app, &alice, "ticketCreate", "ticket { id }", json!({ "subject": "x" })).await;
+    let missing = app.mutate(&alice, "ticketCreate", "ticket { id }", json!({ "subject": "x" })).await;
     assert_eq!(
         (codes(&missing), &missing["userErrors"][0]["field"]),
         (vec!["BLANK"], &json!(["input", "customFields", "seats"]))
     );
-    done(&app, &alice, "ticketFieldUpdate", "ticketField { id }", json!({ "id": id_of("seats"), "isArchived": true }))
+    app.done(&alice, "ticketFieldUpdate", "ticketField { id }", json!({ "id": id_of("seats"), "isArchived": true }))
         .await;
     let later = ticket(&app, &alice, json!({ "subject": "f4" })).await;
     let update = async |values: Value| {
-        mutate(
-            &app,
+        app.mutate(
             &alice,
             "ticketUpdate",
             "ticket { customFields version }",
@@ -508,7 +444,7 @@ async fn custom_fields_refuse_what_is_not_theirs() {
     );
     let stale = json!({ "id": id_of("due"), "name": "Due date", "expectedVersion": 9 });
     assert_eq!(
-        codes(&mutate(&app, &alice, "ticketFieldUpdate", "ticketField { id }", stale).await),
+        codes(&app.mutate(&alice, "ticketFieldUpdate", "ticketField { id }", stale).await),
         ["VERSION_CONFLICT"]
     );
 }
@@ -523,7 +459,7 @@ async fn views_are_their_makers_unless_they_are_shared() {
     ];
     let make = async |token: &str, name: &str, shared: bool| {
         let input = json!({ "name": name, "isShared": shared, "filter": { "assignedToMe": true }, "orderBy": [{ "field": "NUMBER", "direction": "DESC" }] });
-        done(&app, token, "ticketViewCreate", "ticketView { id }", input).await["ticketView"]["id"].clone()
+        app.done(token, "ticketViewCreate", "ticketView { id }", input).await["ticketView"]["id"].clone()
     };
     let (own, shared) = (make(&dave, "own", false).await, make(&dave, "for all", true).await);
     let list = "{ organization { ticketViews { nodes { name createdBy { email } tickets { nodes { assignee { user { email } } } } } } } }";
@@ -550,7 +486,7 @@ async fn views_are_their_makers_unless_they_are_shared() {
 
     let erin = app.token("erin@example.com", Some("acme-corp")).await;
     let change =
-        async |token: &str, input: Value| mutate(&app, token, "ticketViewUpdate", "ticketView { name }", input).await;
+        async |token: &str, input: Value| app.mutate(token, "ticketViewUpdate", "ticketView { name }", input).await;
     assert_eq!(codes(&change(&erin, json!({ "id": shared, "name": "mine" })).await), ["AUTHOR_REQUIRED"]);
     assert_eq!(codes(&change(&carol, json!({ "id": own, "name": "mine" })).await), ["NOT_FOUND"]);
     assert_eq!(codes(&change(&carol, json!({ "id": shared, "isShared": false })).await), ["AUTHOR_REQUIRED"]);
@@ -566,15 +502,15 @@ async fn views_are_their_makers_unless_they_are_shared() {
     ];
     for mut input in wrong {
         input["name"] = json!("x");
-        let refused = mutate(&app, &dave, "ticketViewCreate", "ticketView { id }", input.clone()).await;
+        let refused = app.mutate(&dave, "ticketViewCreate", "ticketView { id }", input.clone()).await;
         assert_eq!(codes(&refused).len(), 1, "{input}: {refused}");
     }
     assert_eq!(
-        done(&app, &alice, "ticketViewDelete", "ticketViewId", json!({ "id": shared })).await["ticketViewId"],
+        app.done(&alice, "ticketViewDelete", "ticketViewId", json!({ "id": shared })).await["ticketViewId"],
         shared
     );
     assert_eq!(
-        codes(&mutate(&app, &alice, "ticketViewDelete", "ticketViewId", json!({ "id": own })).await),
+        codes(&app.mutate(&alice, "ticketViewDelete", "ticketViewId", json!({ "id": own })).await),
         ["NOT_FOUND"]
     );
     assert_eq!(names(&dave).await, ["Mine to answer", "Nobody has it", "own"]);
@@ -585,11 +521,10 @@ async fn views_are_their_makers_unless_they_are_shared() {
 async fn the_best_representative_gets_the_ticket() {
     let app = TestApp::start().await;
     let alice = app.token(ALICE, Some("acme-corp")).await;
-    sql(&app, "update tenantry.representatives r set status = 'ONLINE', capacity = 3 from tenantry.users u where u.id = r.user_id and u.email in ('dave@example.com', 'erin@example.com');
+    app.sql("update tenantry.representatives r set status = 'ONLINE', capacity = 3 from tenantry.users u where u.id = r.user_id and u.email in ('dave@example.com', 'erin@example.com');
                update tenantry.tickets set status = 'CLOSED', resolved_at = now(), closed_at = now() where organization_id = (select id from tenantry.organizations where slug = 'acme-corp')").await;
     let assign = async |id: &Value, to: Value| {
-        mutate(
-            &app,
+        app.mutate(
             &alice,
             "ticketAssign",
             "ticket { assignee { id user { email } } assignedAt version }",
@@ -634,25 +569,25 @@ async fn the_best_representative_gets_the_ticket() {
     let waiting = answers.iter().position(|answer| !codes(answer).is_empty()).expect("one that waits");
     assert_eq!(email(&assign(&more[waiting], frank).await).as_deref(), Some("frank@example.com"));
     let closed = ticket(&app, &alice, json!({ "subject": "over" })).await["id"].clone();
-    done(&app, &alice, "ticketUpdate", "ticket { id }", json!({ "id": closed, "status": "RESOLVED" })).await;
+    app.done(&alice, "ticketUpdate", "ticket { id }", json!({ "id": closed, "status": "RESOLVED" })).await;
     assert_eq!(codes(&assign(&closed, Value::Null).await), ["INVALID_TRANSITION"]);
 }
 
 #[tokio::test]
 async fn queues_take_tickets_back_and_give_them_out() {
-    let app = manual().await;
+    let app = TestApp::start_in_still_time().await;
     let alice = app.token_for(ALICE, Some("acme-corp"), Duration::hours(20)).await;
-    sql(&app, "update tenantry.representatives set status = 'OFFLINE'; update tenantry.tickets set status = 'CLOSED', closed_at = now()").await;
+    app.sql("update tenantry.representatives set status = 'OFFLINE'; update tenantry.tickets set status = 'CLOSED', closed_at = now()").await;
     for wrong in [0, 10_081] {
         assert_eq!(
             codes(
-                &mutate(&app, &alice, "organizationUpdate", "organization { id }", json!({ "requeueMinutes": wrong }))
+                &app.mutate(&alice, "organizationUpdate", "organization { id }", json!({ "requeueMinutes": wrong }))
                     .await
             ),
             ["INVALID"]
         );
     }
-    done(&app, &alice, "organizationUpdate", "organization { requeueMinutes }", json!({ "requeueMinutes": 30 })).await;
+    app.done(&alice, "organizationUpdate", "organization { requeueMinutes }", json!({ "requeueMinutes": 30 })).await;
     let data = app.data(&alice, "{ organization { representatives(first: 1) { nodes { id } } } }", json!({})).await;
     let dave = &data["organization"]["representatives"]["nodes"][0]["id"];
     let silent = ticket(&app, &alice, json!({ "subject": "silent", "assigneeId": dave })).await["id"].clone();
@@ -664,10 +599,10 @@ async fn queues_take_tickets_back_and_give_them_out() {
         found(&app, &alice, json!({ "assigneeId": { "isNull": true }, "status": { "ne": "CLOSED" } })).await
     };
     app.clock.advance(Duration::minutes(29));
-    run_job(&app, "ticket-queues").await;
+    app.run_job("ticket-queues").await;
     assert!(unassigned().await.is_empty());
     app.clock.advance(Duration::minutes(1));
-    run_job(&app, "ticket-queues").await;
+    app.run_job("ticket-queues").await;
     assert_eq!(unassigned().await, ["silent"]);
     let history = app.data(&alice, "query($id: ID!) { node(id: $id) { ... on Ticket { version assignedAt history(first: 1) { nodes { action user { id } } } } } }", json!({ "id": silent })).await;
     assert_eq!(
@@ -676,30 +611,29 @@ async fn queues_take_tickets_back_and_give_them_out() {
     );
 
     // Whoever gets it has the whole time; a new question of the customer starts it anew.
-    done(&app, &alice, "ticketUpdate", "ticket { id }", json!({ "id": silent, "assigneeId": dave })).await;
-    run_job(&app, "ticket-queues").await;
+    app.done(&alice, "ticketUpdate", "ticket { id }", json!({ "id": silent, "assigneeId": dave })).await;
+    app.run_job("ticket-queues").await;
     assert!(unassigned().await.is_empty());
     let customers = app.data(&alice, "{ organization { customers(first: 1) { nodes { id } } } }", json!({})).await;
     let customer = &customers["organization"]["customers"]["nodes"][0]["id"];
     say(&app, &alice, json!({ "ticketId": answered, "body": "Still?", "customerId": customer })).await;
     app.clock.advance(Duration::minutes(30));
-    run_job(&app, "ticket-queues").await;
+    app.run_job("ticket-queues").await;
     assert_eq!(unassigned().await, ["silent", "answered"]);
 
-    done(
-        &app,
+    app.done(
         &alice,
         "organizationUpdate",
         "organization { id }",
         json!({ "assignsAutomatically": true, "requeueMinutes": null }),
     )
     .await;
-    run_job(&app, "ticket-queues").await;
+    app.run_job("ticket-queues").await;
     assert_eq!(unassigned().await.len(), 2, "nobody is online");
-    sql(&app, "update tenantry.representatives r set status = 'ONLINE' from tenantry.users u where u.id = r.user_id and u.email = 'erin@example.com'").await;
+    app.sql("update tenantry.representatives r set status = 'ONLINE' from tenantry.users u where u.id = r.user_id and u.email = 'erin@example.com'").await;
     let new = ticket(&app, &alice, json!({ "subject": "new" })).await;
     assert_eq!(new["assignee"]["user"]["email"], "erin@example.com", "at once");
-    run_job(&app, "ticket-queues").await;
+    app.run_job("ticket-queues").await;
     assert!(unassigned().await.is_empty());
 }
 
@@ -748,7 +682,7 @@ async fn search_finds_words_wherever_they_stand() {
     assert!(search(&elsewhere, "organization").await.is_empty());
     // Of the customer, and as the customer is called now.
     assert_eq!(search(&alice, "weber damaged").await, ["Order 7730 arrived damaged"]);
-    sql(&app, "update tenantry.customer_profiles set name = 'Hildegard Weber' where email = 'heidi@example.org'").await;
+    app.sql("update tenantry.customer_profiles set name = 'Hildegard Weber' where email = 'heidi@example.org'").await;
     assert_eq!(search(&alice, "hildegard").await, ["Order 7730 arrived damaged"]);
 
     let list = "query($w: TicketFilter) { organization { tickets(where: $w) { nodes { id } } } }";
@@ -779,9 +713,9 @@ async fn search_finds_words_wherever_they_stand() {
 
     // One word, whatever its ending, once the language is known.
     assert!(search(&alice, "propeller was hovering").await.is_empty());
-    done(&app, &alice, "organizationUpdate", "organization { searchLanguage }", json!({ "searchLanguage": "ENGLISH" }))
+    app.done(&alice, "organizationUpdate", "organization { searchLanguage }", json!({ "searchLanguage": "ENGLISH" }))
         .await;
-    run_job(&app, "ticket-search").await;
+    app.run_job("ticket-search").await;
     assert_eq!(search(&alice, "propeller was hovering").await, ["Zeppelin landing"]);
     let stale: i64 = sqlx::query_scalar("select count(*) from tenantry.ticket_documents d join tenantry.organizations o on o.id = d.organization_id where d.language <> o.search_language")
         .fetch_one(&mut app.database.system().await)
@@ -803,7 +737,7 @@ async fn search_takes_endless_tickets() {
             .await;
     }
     assert_eq!(found(&app, &alice, json!({ "search": format!("{:x}", 4096) })).await, ["endless"]);
-    done(&app, &alice, "ticketUpdate", "ticket { id }", json!({ "id": own["id"], "subject": "endless still" })).await;
+    app.done(&alice, "ticketUpdate", "ticket { id }", json!({ "id": own["id"], "subject": "endless still" })).await;
     assert_eq!(found(&app, &alice, json!({ "search": format!("still {:x}", 4096) })).await, ["endless still"]);
 }
 
@@ -821,10 +755,10 @@ async fn counts_are_those_of_the_lists() {
         .await;
         if n % 2 == 0 {
             let status = ["OPEN", "RESOLVED", "ON_HOLD"][n / 2 % 3];
-            done(&app, &alice, "ticketUpdate", "ticket { id }", json!({ "id": own["id"], "status": status })).await;
+            app.done(&alice, "ticketUpdate", "ticket { id }", json!({ "id": own["id"], "status": status })).await;
         }
     }
-    sql(&app, "update tenantry.tickets set resolution_due_at = now() - interval '1 hour' where subject in ('counted 1', 'counted 2', 'counted 3')").await;
+    app.sql("update tenantry.tickets set resolution_due_at = now() - interval '1 hour' where subject in ('counted 1', 'counted 2', 'counted 3')").await;
     let counts = "query($where: TicketFilter) { organization { ticketCounts(where: $where) { total overdue unassigned byStatus { status count } byPriority { priority count } byAssignee { assignee { id } count } } } }";
     let now = Clock::System.now().to_rfc3339();
     for filter in [

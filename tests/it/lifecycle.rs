@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tenantry::clock::Clock;
 use tenantry::organizations::purge_due;
 
-use crate::support::{Setup, TestApp};
+use crate::support::{Setup, TestApp, codes};
 
 const DELETE: &str = "mutation($input: OrganizationDeleteInput!) { organizationDelete(input: $input) { organizationId userErrors { code field } } }";
 const RESTORE: &str = "mutation($input: OrganizationRestoreInput!) { organizationRestore(input: $input) { membership { role organization { slug } } userErrors { code field } } }";
@@ -18,10 +18,6 @@ const UPDATE: &str = "mutation { organizationUpdate(input: { industry: \"x\" }) 
 async fn payload(app: &TestApp, token: &str, mutation: &str, input: Value) -> Value {
     let data = app.data(token, mutation, json!({ "input": input })).await;
     data.as_object().and_then(|fields| fields.values().next()).expect("a payload").clone()
-}
-
-fn codes(payload: &Value) -> Vec<&str> {
-    payload["userErrors"].as_array().into_iter().flatten().filter_map(|error| error["code"].as_str()).collect()
 }
 
 async fn start() -> TestApp {

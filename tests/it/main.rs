@@ -37,5 +37,6 @@ mod tenancy;
 mod tickets;
 mod tls;
 mod transfer;
+mod turns;
 mod webhooks;
 mod ws;

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Setup, TestApp};
+use crate::support::{Setup, TestApp, codes};
 
 const MEMBERS: &str = "{ organization { members(first: 100) { nodes { id role user { email } } } } }";
 const UPDATE: &str = "mutation($input: OrganizationMemberUpdateInput!) { organizationMemberUpdate(input: $input) { member { role } userErrors { code field } } }";
@@ -34,10 +34,6 @@ async fn roles(app: &TestApp, token: &str) -> Vec<(String, String)> {
 async fn payload(app: &TestApp, token: &str, mutation: &str, input: Value) -> Value {
     let data = app.data(token, mutation, json!({ "input": input })).await;
     data.as_object().and_then(|fields| fields.values().next()).expect("a payload").clone()
-}
-
-fn codes(payload: &Value) -> Vec<&str> {
-    payload["userErrors"].as_array().into_iter().flatten().filter_map(|error| error["code"].as_str()).collect()
 }
 
 async fn set_role(app: &TestApp, email: &str, role: &str) {

@@ -3,25 +3,12 @@
 use chrono::{DateTime, Duration, Utc};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tenantry::clock::Clock;
-use tenantry::jobs::{JOBS, run_if_due};
 
-use crate::support::{Setup, TestApp};
+use crate::support::{TestApp, codes, mutation};
 
 const CUSTOMER: &str = "customer { id version email name phone company tier standing preferences archivedAt mergedInto { id } user { id } lifetimeValue { amount currencyCode } }";
 const REPRESENTATIVE: &str = "representative { id version role status skills capacity removedAt isAbsent user { id } }";
 const ESCALATION: &str = "escalation { id version status priority dueAt overdueAt resolution resolvedAt nextStatuses assignedTo { id } notices { nodes { id user { email } } } }";
-
-fn codes(payload: &Value) -> Vec<&str> {
-    payload["userErrors"].as_array().expect("userErrors").iter().filter_map(|error| error["code"].as_str()).collect()
-}
-
-fn document(field: &str, payload: &str) -> String {
-    let kind = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
-    format!(
-        "mutation($input: {kind}!) {{ {field}(input: $input) {{ {payload} userErrors {{ field code message }} }} }}"
-    )
-}
 
 /// What a mutation of one input shows.
 fn shown(field: &str) -> &'static str {
@@ -46,13 +33,12 @@ fn shown(field: &str) -> &'static str {
 }
 
 async fn mutate(app: &TestApp, token: &str, field: &str, input: Value) -> Value {
-    app.data(token, &document(field, shown(field)), json!({ "input": input })).await[field].clone()
+    app.mutate(token, field, shown(field), input).await
 }
 
 /// The same, where nothing may be refused; gives what was made.
 async fn done(app: &TestApp, token: &str, field: &str, input: Value) -> Value {
-    let answer = mutate(app, token, field, input).await;
-    assert_eq!(answer["userErrors"], json!([]), "{field}");
+    let answer = app.done(token, field, shown(field), input).await;
     let made = answer.as_object().expect("a payload").values().next().expect("a row");
     made.clone()
 }
@@ -66,24 +52,15 @@ async fn refused(app: &TestApp, token: &str, field: &str, input: Value) -> Vec<S
 
 /// The code of a top-level refusal.
 async fn forbidden(app: &TestApp, token: &str, field: &str, input: Value) -> String {
-    app.error_code(token, &document(field, shown(field)), json!({ "input": input })).await
+    app.error_code(token, &mutation(field, shown(field)), json!({ "input": input })).await
 }
 
 async fn number(app: &TestApp, sql: &str) -> i64 {
     sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut app.database.system().await).await.expect(sql)
 }
 
-async fn sql(app: &TestApp, statement: &str) {
-    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut app.database.system().await).await.expect(statement);
-}
-
 async fn audited(app: &TestApp, action: &str) -> i64 {
     number(app, &format!("select count(*) from tenantry.audit_logs where action = '{action}'")).await
-}
-
-async fn manual() -> TestApp {
-    let clock = Clock::manual(Clock::System.now());
-    TestApp::start_with(Setup { clock, ..Setup::default() }).await
 }
 
 async fn token(app: &TestApp, name: &str) -> String {
@@ -103,14 +80,6 @@ async fn representative(app: &TestApp, name: &str) -> (Value, Value) {
 
 async fn customer(app: &TestApp, token: &str, name: &str) -> Value {
     done(app, token, "customerCreate", json!({ "email": format!("{name}@customers.example"), "name": name })).await
-}
-
-async fn run_deadlines(app: &TestApp) {
-    sql(app, "update tenantry.jobs set last_started_at = null where name = 'escalation-deadlines'").await;
-    let job = JOBS.iter().find(|job| job.name == "escalation-deadlines").expect("a job");
-    assert!(run_if_due(&app.app.jobs, job).await.expect("a job"));
-    let failed = "select count(*) from tenantry.jobs where last_error is not null";
-    assert_eq!(number(app, failed).await, 0);
 }
 
 #[tokio::test]
@@ -210,7 +179,7 @@ async fn customers_who_are_one_are_merged() {
     let ticket =
         done(&app, &dave, "ticketCreate", json!({ "subject": "theirs", "customerId": from })).await["id"].clone();
     done(&app, &dave, "ticketMessageAdd", json!({ "ticketId": ticket, "body": "hello", "customerId": from })).await;
-    sql(&app, "update tenantry.customer_profiles set lifetime_value_minor = 500, user_id = (select id from tenantry.users where clerk_id = 'user_bob') where name = 'from';
+    app.sql("update tenantry.customer_profiles set lifetime_value_minor = 500, user_id = (select id from tenantry.users where clerk_id = 'user_bob') where name = 'from';
                update tenantry.customer_profiles set lifetime_value_minor = 700 where name = 'into';
                insert into tenantry.refunds (organization_id, id, customer_id, amount_minor, currency, reason)
                select organization_id, gen_random_uuid(), id, 100, 'USD', 'GOODWILL' from tenantry.customer_profiles where name = 'from'").await;
@@ -222,9 +191,9 @@ async fn customers_who_are_one_are_merged() {
         refused(&app, &alice, "customerMerge", json!({ "id": from, "intoId": into, "expectedVersion": 1 })).await,
         ["VERSION_CONFLICT"]
     );
-    sql(&app, "update tenantry.customer_profiles set currency = 'EUR' where name = 'into'").await;
+    app.sql("update tenantry.customer_profiles set currency = 'EUR' where name = 'into'").await;
     assert_eq!(refused(&app, &alice, "customerMerge", merge.clone()).await, ["CURRENCY_MISMATCH"]);
-    sql(&app, "update tenantry.customer_profiles set currency = 'USD' where name = 'into'").await;
+    app.sql("update tenantry.customer_profiles set currency = 'USD' where name = 'into'").await;
     let answer = mutate(&app, &alice, "customerMerge", merge.clone()).await;
     let (ended, stays) = (&answer["customer"], &answer["into"]);
     assert!(ended["archivedAt"].is_string() && ended["mergedInto"]["id"] == into, "{answer}");
@@ -248,7 +217,7 @@ async fn customers_who_are_one_are_merged() {
 
     // Of two accounts each stays where it is.
     let third = customer(&app, &dave, "third").await["id"].clone();
-    sql(&app, "update tenantry.customer_profiles set user_id = (select id from tenantry.users where clerk_id = 'user_carol') where name = 'third'").await;
+    app.sql("update tenantry.customer_profiles set user_id = (select id from tenantry.users where clerk_id = 'user_carol') where name = 'third'").await;
     let both = mutate(&app, &alice, "customerMerge", json!({ "id": third, "intoId": into })).await;
     assert_eq!(both["into"]["user"]["id"], stays["user"]["id"]);
     assert_eq!(
@@ -295,7 +264,7 @@ const TIMELINE: &str =
 
 #[tokio::test]
 async fn customers_have_one_timeline() {
-    let app = manual().await;
+    let app = TestApp::start_in_still_time().await;
     let (alice, bob) = (token(&app, "alice").await, token(&app, "bob").await);
     let own = customer(&app, &alice, "timeline").await["id"].clone();
     let pass = || app.clock.advance(Duration::seconds(10));
@@ -438,7 +407,7 @@ async fn representatives_who_are_removed_keep_no_ticket_under_any_race() {
 
 #[tokio::test]
 async fn representatives_who_are_absent_are_assigned_nothing() {
-    let app = manual().await;
+    let app = TestApp::start_in_still_time().await;
     let (alice, dave) = (token(&app, "alice").await, token(&app, "dave").await);
     let (own, _) = representative(&app, "dave").await;
     let (erin, _) = representative(&app, "erin").await;
@@ -501,7 +470,7 @@ async fn representatives_who_are_absent_are_assigned_nothing() {
 
 #[tokio::test]
 async fn escalations_go_their_way() {
-    let app = manual().await;
+    let app = TestApp::start_in_still_time().await;
     let (alice, dave, bob) = (token(&app, "alice").await, token(&app, "dave").await, token(&app, "bob").await);
     let (erin, _) = representative(&app, "erin").await;
     let (own, _) = representative(&app, "dave").await;
@@ -585,7 +554,7 @@ async fn escalations_go_their_way() {
 async fn escalations_tell_whom_the_rules_name() {
     let app = TestApp::start().await;
     let (alice, dave) = (token(&app, "alice").await, token(&app, "dave").await);
-    sql(&app, "delete from tenantry.escalation_rules").await;
+    app.sql("delete from tenantry.escalation_rules").await;
     let (erin, erin_user) = representative(&app, "erin").await;
     let (own, own_user) = representative(&app, "dave").await;
     let rule = json!({ "name": "leads", "reason": "SLA_BREACH", "minimumPriority": "HIGH", "role": "TEAM_LEAD" });
@@ -680,9 +649,9 @@ async fn escalations_tell_whom_the_rules_name() {
 
 #[tokio::test]
 async fn escalations_that_are_late_are_marked_once() {
-    let app = manual().await;
+    let app = TestApp::start_in_still_time().await;
     let alice = token(&app, "alice").await;
-    run_deadlines(&app).await;
+    app.run_job("escalation-deadlines").await;
     let ticket = done(&app, &alice, "ticketCreate", json!({ "subject": "x" })).await["id"].clone();
     let escalate = |reason: &str, priority: &str| json!({ "ticketId": ticket, "reason": reason, "priority": priority });
     let urgent = done(&app, &alice, "escalationCreate", escalate("OTHER", "URGENT")).await["id"].clone();
@@ -691,11 +660,11 @@ async fn escalations_that_are_late_are_marked_once() {
     done(&app, &alice, "escalationResolve", json!({ "id": solved, "resolution": "done" })).await;
     let before = audited(&app, "escalation.overdue").await;
     app.clock.advance(Duration::minutes(59));
-    run_deadlines(&app).await;
+    app.run_job("escalation-deadlines").await;
     assert_eq!(audited(&app, "escalation.overdue").await, before);
     app.clock.advance(Duration::minutes(1));
     for _ in 0..3 {
-        run_deadlines(&app).await;
+        app.run_job("escalation-deadlines").await;
     }
     assert_eq!(audited(&app, "escalation.overdue").await, before + 1);
     let due = json!(app.clock.now() + Duration::minutes(30));
@@ -704,6 +673,6 @@ async fn escalations_that_are_late_are_marked_once() {
     let moved = done(&app, &alice, "escalationUpdate", json!({ "id": urgent, "dueAt": due })).await;
     assert!(moved["overdueAt"].is_null(), "{moved}");
     app.clock.advance(Duration::minutes(30));
-    run_deadlines(&app).await;
+    app.run_job("escalation-deadlines").await;
     assert_eq!(audited(&app, "escalation.overdue").await, before + 2, "another deadline is missed anew");
 }

@@ -13,6 +13,7 @@ use tenantry::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
 use tenantry::clock::Clock;
 use tenantry::config::{Config, Needs};
 use tenantry::db::{Db, PoolLimits, Pooler, keeps_statements, migrations};
+use tenantry::jobs::{JOBS, run_if_due};
 use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
 use tokio::net::TcpListener;
@@ -261,6 +262,11 @@ impl TestApp {
         Self::start_with(Setup::default()).await
     }
 
+    /// With a clock that stands still until it is moved.
+    pub async fn start_in_still_time() -> Self {
+        Self::start_with(Setup { clock: Clock::manual(Clock::System.now()), ..Setup::default() }).await
+    }
+
     pub async fn start_with(setup: Setup) -> Self {
         let database = TestDb::seeded().await;
         let get =
@@ -375,6 +381,36 @@ impl TestApp {
         let error = &response["errors"][0];
         assert!(error["extensions"]["requestId"].is_string(), "every error names its request: {response:#}");
         error["extensions"]["code"].as_str().unwrap_or_else(|| panic!("an error with a code: {response:#}")).to_owned()
+    }
+
+    /// Runs a mutation of one input; gives its payload.
+    pub async fn mutate(&self, token: &str, field: &str, payload: &str, input: Value) -> Value {
+        self.data(token, &mutation(field, payload), json!({ "input": input })).await[field].clone()
+    }
+
+    /// The same, where nothing may be refused.
+    pub async fn done(&self, token: &str, field: &str, payload: &str, input: Value) -> Value {
+        let answer = self.mutate(token, field, payload, input).await;
+        assert_eq!(answer["userErrors"], json!([]), "{field}");
+        answer
+    }
+
+    /// Runs a job whose time has come, whenever it ran last.
+    pub async fn run_job(&self, name: &str) {
+        self.sql(&format!("update tenantry.jobs set last_started_at = null where name = '{name}'")).await;
+        let job = JOBS.iter().find(|job| job.name == name).expect("a job");
+        assert!(run_if_due(&self.app.jobs, job).await.expect("a job"));
+        let error: Option<String> = sqlx::query_scalar("select last_error from tenantry.jobs where name = $1")
+            .bind(name)
+            .fetch_one(&mut self.database.system().await)
+            .await
+            .expect("a job");
+        assert_eq!(error, None);
+    }
+
+    /// Runs statements over all organizations.
+    pub async fn sql(&self, statements: &str) {
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut self.database.system().await).await.expect(statements);
     }
 
     /// Waits until this many subscriptions hear what the database tells.
@@ -533,4 +569,17 @@ impl Drop for TestApp {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A mutation of one input, and what its payload is to show beside `userErrors`.
+pub fn mutation(field: &str, payload: &str) -> String {
+    let input = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
+    format!(
+        "mutation($input: {input}!) {{ {field}(input: $input) {{ {payload} userErrors {{ field code message }} }} }}"
+    )
+}
+
+/// The codes of a payload's `userErrors`.
+pub fn codes(payload: &Value) -> Vec<&str> {
+    payload["userErrors"].as_array().expect("userErrors").iter().filter_map(|error| error["code"].as_str()).collect()
 }

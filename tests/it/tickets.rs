@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::TestApp;
+use crate::support::{TestApp, codes};
 
 const CREATE: &str = "mutation($input: TicketCreateInput!) { ticketCreate(input: $input) {
   ticket { id number subject status priority category tags version firstResponseDueAt resolutionDueAt nextStatuses customer { name } assignee { user { name } } }
@@ -13,10 +13,6 @@ const UPDATE: &str = "mutation($input: TicketUpdateInput!) { ticketUpdate(input:
 const MESSAGE: &str = "mutation($input: TicketMessageAddInput!) { ticketMessageAdd(input: $input) {
   message { id body isInternal author { email } } ticket { id status firstRespondedAt messages { totalCount } }
   userErrors { field message code } } }";
-
-fn codes(payload: &Value) -> Vec<&str> {
-    payload["userErrors"].as_array().expect("userErrors").iter().filter_map(|error| error["code"].as_str()).collect()
-}
 
 /// Rows of the last minute: the sample data has older ones.
 async fn audit_rows(app: &TestApp, action: &str) -> i64 {

@@ -21,6 +21,18 @@ pub fn rank_column(column: &str) -> String {
     format!("{column}_rank")
 }
 
+/// Why something (`what`, with its article) may not go from one status to another, for people. `possible` are those that it can
+/// go to; `end` is what is said when there is none.
+#[must_use]
+pub fn refusal<T: SqlEnum>(what: &str, from: T, to: T, possible: &[T], end: &str) -> String {
+    let possible: Vec<&str> = possible.iter().map(|status| status.label()).collect();
+    let possible = match possible.as_slice() {
+        [] => end.to_owned(),
+        possible => format!("it can become {}", possible.join(", ")),
+    };
+    format!("{what} that is {} cannot become {}: {possible}.", from.label(), to.label())
+}
+
 /// Whether `found` is our type of this qualified name. `PostgreSQL` gives the name of a type without its schema where the
 /// login's `search_path` has the schema, so both forms are right.
 #[must_use]

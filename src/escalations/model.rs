@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 
 use crate::pg_enum;
+use crate::sql_enum::refusal;
 
 pg_enum! {
     /// The priority of an escalation.
@@ -72,12 +73,7 @@ impl EscalationStatus {
         if self.next().contains(&next) {
             return None;
         }
-        let possible: Vec<&str> = self.next().iter().map(|status| status.label()).collect();
-        let possible = match possible.as_slice() {
-            [] => "it has ended".to_owned(),
-            possible => format!("it can become {}", possible.join(", ")),
-        };
-        Some(format!("An escalation that is {} cannot become {}: {possible}.", self.label(), next.label()))
+        Some(refusal("An escalation", self, next, self.next(), "it has ended"))
     }
 
     /// Whether it has ended.

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Duration, Utc};
 
 use crate::pg_enum;
+use crate::sql_enum::refusal;
 
 pg_enum! {
     /// The status of a ticket.
@@ -81,12 +82,7 @@ impl TicketStatus {
         if self.may_become(next) {
             return None;
         }
-        let possible: Vec<&str> = self.next().iter().map(|status| status.label()).collect();
-        let possible = match possible.as_slice() {
-            [] => "it stays as it is".to_owned(),
-            possible => format!("it can become {}", possible.join(", ")),
-        };
-        Some(format!("A ticket that is {} cannot become {}: {possible}.", self.label(), next.label()))
+        Some(refusal("A ticket", self, next, self.next(), "it stays as it is"))
     }
 
     /// Whether it is the representatives' turn.

@@ -34,12 +34,14 @@ drop index tenantry.tickets_load_idx;
 alter table tenantry.tickets
     drop column silent_since,
     drop column next_due_at,
+    drop column next_response_due_at,
+    drop column next_response_since,
     drop column custom_fields,
     drop column split_from_id,
     drop column waiting_since,
     drop column assigned_at;
 drop function tenantry.silent_since(tenantry.ticket_status, uuid, timestamptz, timestamptz);
-drop function tenantry.next_due(tenantry.ticket_status, timestamptz, timestamptz, timestamptz, timestamptz);
+drop function tenantry.next_due(tenantry.ticket_status, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz);
 alter table tenantry.organizations
     drop column assigns_automatically,
     drop column requeue_minutes,

@@ -17,18 +17,19 @@ comment on column tenantry.organizations.requeue_minutes is 'After how long with
 comment on column tenantry.organizations.assigns_automatically is 'Whether tickets that nobody works on are given to representatives by themselves.';
 grant update (search_language, message_edit_minutes, requeue_minutes, assigns_automatically) on tenantry.organizations to tenantry_app;
 
-create function tenantry.next_due(p_status tenantry.ticket_status, p_paused timestamptz, p_responded timestamptz, p_first timestamptz, p_resolution timestamptz)
+create function tenantry.next_due(p_status tenantry.ticket_status, p_paused timestamptz, p_responded timestamptz, p_first timestamptz,
+                                  p_next timestamptz, p_resolution timestamptz)
     returns timestamptz language plpgsql immutable parallel safe as $$
 begin
     if p_paused is not null or p_status in ('RESOLVED', 'CLOSED') then
         return null;
     end if;
-    return case when p_responded is null then least(p_first, p_resolution) else p_resolution end;
+    return least(case when p_responded is null then p_first end, p_next, p_resolution);
 end $$;
-comment on function tenantry.next_due(tenantry.ticket_status, timestamptz, timestamptz, timestamptz, timestamptz) is
-    'What a ticket is due for next: the first response, or the resolution; null while its clocks stand still and when it is solved.';
-revoke execute on function tenantry.next_due(tenantry.ticket_status, timestamptz, timestamptz, timestamptz, timestamptz) from public;
-grant execute on function tenantry.next_due(tenantry.ticket_status, timestamptz, timestamptz, timestamptz, timestamptz) to tenantry_app, tenantry_superadmin;
+comment on function tenantry.next_due(tenantry.ticket_status, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz) is
+    'When a ticket is due next, for a response or the resolution; null while its clocks stand still and when it is solved.';
+revoke execute on function tenantry.next_due(tenantry.ticket_status, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz) from public;
+grant execute on function tenantry.next_due(tenantry.ticket_status, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz) to tenantry_app, tenantry_superadmin;
 
 create function tenantry.silent_since(p_status tenantry.ticket_status, p_assignee uuid, p_assigned timestamptz, p_waiting timestamptz)
     returns timestamptz language plpgsql immutable parallel safe as $$
@@ -48,8 +49,10 @@ alter table tenantry.tickets
     add column waiting_since timestamptz,
     add column split_from_id uuid check (split_from_id <> id),
     add column custom_fields jsonb not null default '{}' check (jsonb_typeof(custom_fields) = 'object' and pg_column_size(custom_fields) <= 262144),
+    add column next_response_since timestamptz,
+    add column next_response_due_at timestamptz,
     add column next_due_at timestamptz generated always as
-        (tenantry.next_due(status, sla_paused_at, first_responded_at, first_response_due_at, resolution_due_at)) stored,
+        (tenantry.next_due(status, sla_paused_at, first_responded_at, first_response_due_at, next_response_due_at, resolution_due_at)) stored,
     add column silent_since timestamptz generated always as
         (tenantry.silent_since(status, assignee_id, assigned_at, waiting_since)) stored,
     add foreign key (organization_id, split_from_id) references tenantry.tickets (organization_id, id);
@@ -57,6 +60,8 @@ comment on column tenantry.tickets.assigned_at is 'Since when the assignee has t
 comment on column tenantry.tickets.waiting_since is 'Since when the customer waits for an answer; null: the customer does not.';
 comment on column tenantry.tickets.split_from_id is 'The ticket whose messages this one was made of.';
 comment on column tenantry.tickets.custom_fields is 'JSON object: key of a custom field to its value.';
+comment on column tenantry.tickets.next_response_since is 'Since when something that the customer wrote after the first response has no answer.';
+comment on column tenantry.tickets.next_response_due_at is 'SLA: moved by the pauses; null: nothing to answer.';
 comment on column tenantry.tickets.next_due_at is 'What is due next, for queues and the job that looks for breaches.';
 comment on column tenantry.tickets.silent_since is 'Since when the assignee owes an answer.';
 

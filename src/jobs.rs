@@ -16,6 +16,7 @@ use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
 use crate::escalations;
 use crate::organizations;
+use crate::sla;
 use crate::support_access;
 use crate::tickets::jobs as ticket_jobs;
 
@@ -82,6 +83,7 @@ pub const JOBS: &[Job] = &[
         every: TimeDelta::seconds(10),
         run: |on| Box::pin(ticket_jobs::index_in_new_language(&on.db)),
     },
+    Job { name: "service-levels", every: TimeDelta::seconds(10), run: |on| Box::pin(sla::watch(&on.db, &on.clock)) },
     Job {
         name: "escalation-deadlines",
         every: TimeDelta::seconds(15),

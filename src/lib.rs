@@ -40,6 +40,7 @@ pub mod refunds;
 pub mod representatives;
 pub mod schema;
 pub mod seed;
+pub mod sla;
 pub mod sql_enum;
 pub mod sql_text;
 pub mod support_access;

@@ -38,6 +38,7 @@ use crate::refunds::Refund;
 use crate::representatives::{
     Representative, RepresentativeAbsence, RepresentativeMutation, RepresentativeSubscription,
 };
+use crate::sla::{BusinessCalendar, SlaEvent, SlaMutation, SlaPolicy, SlaSubscription};
 use crate::support_access::{SupportAccess, SupportAccessMutation};
 use crate::tickets::{
     Ticket, TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketMutation, TicketSubscription,
@@ -45,7 +46,7 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    api_keys, budgets, customers, escalations, members, organizations, representatives, support_access, tickets,
+    api_keys, budgets, customers, escalations, members, organizations, representatives, sla, support_access, tickets,
     webhook_events,
 };
 
@@ -63,6 +64,7 @@ pub struct Mutation(
     CustomerMutation,
     RepresentativeMutation,
     EscalationMutation,
+    SlaMutation,
     BudgetMutation,
     WebhookMutation,
     SupportAccessMutation,
@@ -76,6 +78,7 @@ pub struct SubscriptionRoot(
     CustomerSubscription,
     RepresentativeSubscription,
     EscalationSubscription,
+    SlaSubscription,
     BudgetSubscription,
     WebhookSubscription,
 );
@@ -91,6 +94,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         customers::MUTATIONS,
         representatives::MUTATIONS,
         escalations::MUTATIONS,
+        sla::MUTATIONS,
         budgets::MUTATIONS,
         webhook_events::MUTATIONS,
         support_access::MUTATIONS,
@@ -128,8 +132,8 @@ macro_rules! entities {
 }
 
 entities! {
-    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule,
-        Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, RepresentativeAbsence, SupportAccess, TeamPerformance, Ticket,
+    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, BusinessCalendar, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule,
+        Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, RepresentativeAbsence, SlaEvent, SlaPolicy, SupportAccess, TeamPerformance, Ticket,
         TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketView, TicketWatcher, WebhookEvent;
     unlisted: Organization, Subscription, User;
     platform: PlatformOrganization, PlatformUser;

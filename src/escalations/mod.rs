@@ -8,6 +8,7 @@ mod graphql;
 mod jobs;
 mod model;
 mod notices;
+mod opening;
 mod rules;
 mod verbs;
 
@@ -23,6 +24,8 @@ pub use model::{
     EscalationStatusFilter,
 };
 pub use notices::{EscalationNotice, EscalationNoticeSeeInput};
+pub use opening::{CREATED, Opened, Opening, TICKET_ESCALATED, open};
+pub use rules::assignee;
 pub use rules::{EscalationRule, EscalationRuleCreateInput, EscalationRuleDeleteInput, EscalationRuleUpdateInput};
 pub use verbs::unassign_all;
 

@@ -3,15 +3,19 @@
 use async_graphql::InputObject;
 use chrono::{DateTime, Utc};
 use serde_json::json;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::access::Action;
+use crate::clock::Clock;
 use crate::error::Result;
 use crate::escalations::{Escalation, EscalationPriority, EscalationReason};
 use crate::events::{self, Event};
 use crate::graphql::filter::{DateTimeFilter, IdFilter};
 use crate::graphql::mutation::{Done, Mutation, UserErrorCode, VerbError, VerbResult, Work};
-use crate::id::{EscalationId, EscalationNoticeId, RepresentativeId, TicketId, UserId, marker};
+use crate::id::{
+    EscalationId, EscalationNoticeId, OrganizationId, RepresentativeId, TicketId, TicketWatcherId, UserId, marker,
+};
 use crate::members::User;
 use crate::{entity, listing, relations};
 
@@ -64,11 +68,15 @@ pub(super) struct Matter {
     pub assignee: Option<RepresentativeId>,
 }
 
-/// Tells whom the rules name and who has it, except for who does it and whoever was told before; they watch the ticket.
-/// Answers who was told.
-pub(super) async fn tell(work: &mut Work<'_>, matter: &Matter) -> Result<Vec<String>> {
-    let tenant = work.tenant();
-    let organization = tenant.organization_id;
+/// Tells whom the rules name and who has it, except for who does it (`by`) and whoever was told before; they watch the ticket.
+/// Answers who was told, and the notices, whose events the caller tells.
+pub(super) async fn tell(
+    conn: &mut PgConnection,
+    clock: &Clock,
+    (organization, by): (OrganizationId, Option<UserId>),
+    now: DateTime<Utc>,
+    matter: &Matter,
+) -> Result<(Vec<UserId>, Vec<EscalationNoticeId>)> {
     let users = sqlx::query_scalar!(
         r#"select m.user_id as "user_id: UserId" from tenantry.organization_members m
             where m.organization_id = $1 and m.deleted_at is null and m.user_id is distinct from $5
@@ -86,13 +94,13 @@ pub(super) async fn tell(work: &mut Work<'_>, matter: &Matter) -> Result<Vec<Str
         matter.id as _,
         matter.reason as _,
         matter.priority as _,
-        tenant.actor.user() as _,
+        by as _,
         matter.assignee as _
     )
-    .fetch_all(work.tx.conn())
+    .fetch_all(&mut *conn)
     .await?;
-    let notices: Vec<EscalationNoticeId> = users.iter().map(|_| work.new_id()).collect();
-    let watchers: Vec<Uuid> = users.iter().map(|_| work.new_id::<marker::TicketWatcher>().uuid()).collect();
+    let notices: Vec<EscalationNoticeId> = users.iter().map(|_| EscalationNoticeId::new(clock)).collect();
+    let watchers: Vec<Uuid> = users.iter().map(|_| TicketWatcherId::new(clock).uuid()).collect();
     sqlx::query!(
         "with told as (
              insert into tenantry.escalation_notices (organization_id, id, escalation_id, user_id, created_at)
@@ -105,12 +113,20 @@ pub(super) async fn tell(work: &mut Work<'_>, matter: &Matter) -> Result<Vec<Str
         &notices as _,
         &watchers,
         &users as _,
-        work.now
+        now
     )
-    .execute(work.tx.conn())
+    .execute(conn)
     .await?;
+    Ok((users, notices))
+}
+
+/// As [`tell`], of what a viewer does; tells the events as well.
+pub(super) async fn tell_of(work: &mut Work<'_>, matter: &Matter) -> Result<Vec<UserId>> {
+    let tenant = work.tenant();
+    let whose = (tenant.organization_id, tenant.actor.user());
+    let (users, notices) = tell(work.tx.conn(), work.clock, whose, work.now, matter).await?;
     events::tell_more(work.tx, notices.into_iter().map(Event::of).collect()).await?;
-    Ok(users.iter().map(ToString::to_string).collect())
+    Ok(users)
 }
 
 /// The notice that was read.

@@ -3,6 +3,7 @@
 use async_graphql::{InputObject, MaybeUndefined};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
+use sqlx::PgConnection;
 
 use crate::access::Action;
 use crate::error::Result;
@@ -11,7 +12,7 @@ use crate::graphql::filter::{DateTimeFilter, StringFilter};
 use crate::graphql::mutation::{
     Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, after, check_version,
 };
-use crate::id::{EscalationRuleId, RepresentativeId, UserId, marker};
+use crate::id::{EscalationRuleId, OrganizationId, RepresentativeId, UserId, marker};
 use crate::members::{self, User};
 use crate::representatives::{Representative, RepresentativeRole, require_representative};
 use crate::{entity, listing, relations};
@@ -69,10 +70,14 @@ relations! {
 
 /// The representative who gets an escalation by the rules: of the most particular rule, which names the reason, then of the highest
 /// priority. Who was removed or is absent gets none. They stay until the transaction ends.
-pub(super) async fn assignee(
-    work: &mut Work<'_>,
-    reason: EscalationReason,
-    priority: EscalationPriority,
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn assignee(
+    conn: &mut PgConnection,
+    organization: OrganizationId,
+    (reason, priority): (EscalationReason, EscalationPriority),
+    now: DateTime<Utc>,
 ) -> Result<Option<RepresentativeId>> {
     let found = sqlx::query_scalar!(
         r#"select p.id as "id: RepresentativeId" from tenantry.escalation_rules r
@@ -83,12 +88,12 @@ pub(super) async fn assignee(
               and not exists (select from tenantry.representative_absences a
                                where a.organization_id = $1 and a.representative_id = p.id and a.starts_at <= $4 and a.ends_at > $4)
             order by r.reason is null, r.minimum_priority desc, r.created_at, r.id limit 1 for share of p"#,
-        work.tenant().organization_id as _,
+        organization as _,
         reason as _,
         priority as _,
-        work.now
+        now
     )
-    .fetch_optional(work.tx.conn())
+    .fetch_optional(conn)
     .await?;
     Ok(found)
 }

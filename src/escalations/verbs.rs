@@ -10,12 +10,13 @@ use crate::escalations::graphql::{
     EscalationUpdateInput,
 };
 use crate::escalations::notices::{self, Matter};
+use crate::escalations::opening::{self, CREATED, Opening, TICKET_ESCALATED};
 use crate::escalations::{EscalationPriority, EscalationReason, EscalationStatus, no_such_escalation, rules};
-use crate::events::Event;
+use crate::events::{self, Event};
 use crate::graphql::mutation::{
     Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, after, check_version,
 };
-use crate::id::{EscalationId, RepresentativeId, TicketId, marker};
+use crate::id::{EscalationId, RepresentativeId, TicketId, UserId, marker};
 use crate::representatives::require_representative;
 use crate::tickets::{TicketStatus, no_such_ticket};
 
@@ -34,8 +35,12 @@ fn shown(id: Option<RepresentativeId>) -> Option<String> {
     id.map(|id| id.to_string())
 }
 
-/// Locks the ticket that is escalated: one that is worked on, without such an escalation.
-async fn check_ticket(work: &mut Work<'_>, id: TicketId, reason: EscalationReason) -> VerbResult<()> {
+fn shown_all(users: &[UserId]) -> Vec<String> {
+    users.iter().map(ToString::to_string).collect()
+}
+
+/// Locks the ticket that is escalated: one that is worked on.
+async fn check_ticket(work: &mut Work<'_>, id: TicketId) -> VerbResult<()> {
     let organization = work.tenant().organization_id;
     let ticket = sqlx::query!(
         r#"select status as "status: TicketStatus" from tenantry.tickets where organization_id = $1 and id = $2 for no key update"#,
@@ -49,19 +54,6 @@ async fn check_ticket(work: &mut Work<'_>, id: TicketId, reason: EscalationReaso
         let message = "A ticket that is resolved or closed cannot be escalated: open it first.";
         return Err(VerbError::user("ticketId", UserErrorCode::InvalidTransition, message));
     }
-    let is_known = sqlx::query_scalar!(
-        r#"select exists (select from tenantry.escalations
-            where organization_id = $1 and ticket_id = $2 and reason = $3 and status_rank < 3) as "is!""#,
-        organization as _,
-        id as _,
-        reason as _
-    )
-    .fetch_one(work.tx.conn())
-    .await?;
-    if is_known {
-        let message = "The ticket is escalated for this reason already: change that escalation.";
-        return Err(VerbError::user("reason", UserErrorCode::Conflict, message));
-    }
     Ok(())
 }
 
@@ -69,7 +61,7 @@ impl Mutation for EscalationCreateInput {
     type Row = marker::Escalation;
     const FIELD: &'static str = "escalationCreate";
     const ACTION: Action = Action::EscalationWrite;
-    const AUDIT: &'static str = "escalation.create";
+    const AUDIT: &'static str = CREATED;
 
     fn idempotency_key(&self) -> Option<&str> {
         self.idempotency_key.as_deref()
@@ -82,46 +74,33 @@ impl Mutation for EscalationCreateInput {
         checks.finish()?;
         let priority = self.priority.unwrap_or(EscalationPriority::Normal);
         require_representative(work.tx, "assigneeId", self.assignee_id).await?;
+        let tenant = work.tenant();
         let assignee = match self.assignee_id {
-            None => rules::assignee(work, self.reason, priority).await?,
+            None => {
+                let matter = (self.reason, priority);
+                rules::assignee(work.tx.conn(), tenant.organization_id, matter, work.now).await?
+            }
             given => given,
         };
-        check_ticket(work, self.ticket_id, self.reason).await?;
-        let tenant = work.tenant();
-        let id = work.new_id();
-        let status = if assignee.is_some() { EscalationStatus::Assigned } else { EscalationStatus::Open };
-        let due_at = self.due_at.unwrap_or(work.now + priority.deadline());
-        sqlx::query!(
-            "insert into tenantry.escalations (organization_id, id, ticket_id, reason, note, priority, status, escalated_by, assigned_to, due_at, created_at, updated_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)",
-            tenant.organization_id as _,
-            id as _,
-            self.ticket_id as _,
-            self.reason as _,
-            note.filter(|note| !note.is_empty()),
-            priority as _,
-            status as _,
-            tenant.actor.user() as _,
-            assignee as _,
-            due_at,
-            work.now
-        )
-        .execute(work.tx.conn())
-        .await?;
-        let matter = Matter { id, ticket: self.ticket_id, reason: self.reason, priority, assignee };
-        let told = notices::tell(work, &matter).await?;
-        let of_ticket = json!({ "escalationId": id.to_string(), "reason": self.reason, "priority": priority });
-        work.also("ticket.escalate", self.ticket_id, of_ticket).await?;
-        Ok(Done {
-            id,
-            audit: json!({
-                "ticketId": self.ticket_id.to_string(),
-                "after": { "reason": self.reason, "priority": priority, "status": status, "assignedToId": shown(assignee), "dueAt": due_at },
-                "automatic": self.assignee_id.is_none() && assignee.is_some(),
-                "told": told,
-            }),
-            event: Some(Event::of(id)),
-        })
+        check_ticket(work, self.ticket_id).await?;
+        let opening = Opening {
+            ticket: self.ticket_id,
+            reason: self.reason,
+            priority,
+            note: note.filter(|note| !note.is_empty()),
+            assignee,
+            is_automatic: self.assignee_id.is_none() && assignee.is_some(),
+            due_at: self.due_at,
+            by: tenant.actor.user(),
+        };
+        let opened = opening::open(work.tx.conn(), work.clock, tenant.organization_id, work.now, &opening).await?;
+        let Some(opened) = opened else {
+            let message = "The ticket is escalated for this reason already: change that escalation.";
+            return Err(VerbError::user("reason", UserErrorCode::Conflict, message));
+        };
+        work.also(TICKET_ESCALATED, self.ticket_id, opened.of_ticket(&opening)).await?;
+        events::tell_more(work.tx, opened.notices.iter().copied().map(Event::of).collect()).await?;
+        Ok(Done { id: opened.id, audit: opened.shown(&opening), event: Some(Event::of(opened.id)) })
     }
 }
 
@@ -207,7 +186,7 @@ impl Mutation for EscalationAssignInput {
         let next = if self.representative_id.is_some() { EscalationStatus::Assigned } else { EscalationStatus::Open };
         let mut audit = step(work, self.id, &before, next, self.representative_id, None).await?;
         let matter = Matter { assignee: self.representative_id, ..before.matter(self.id) };
-        audit["told"] = json!(notices::tell(work, &matter).await?);
+        audit["told"] = json!(shown_all(&notices::tell_of(work, &matter).await?));
         Ok(Done { id: self.id, audit, event: Some(Event::of(self.id)) })
     }
 }
@@ -251,14 +230,14 @@ impl Mutation for EscalationUpdateInput {
         )
         .execute(work.tx.conn())
         .await?;
-        let told = notices::tell(work, &Matter { priority, ..before.matter(self.id) }).await?;
+        let told = notices::tell_of(work, &Matter { priority, ..before.matter(self.id) }).await?;
         Ok(Done {
             id: self.id,
             audit: json!({
                 "before": { "priority": before.priority, "dueAt": before.due_at, "version": before.version },
                 "after": { "priority": priority, "dueAt": due_at, "version": before.version + 1 },
                 "texts": if self.note.is_undefined() { json!([]) } else { json!(["note"]) },
-                "told": told,
+                "told": shown_all(&told),
             }),
             event: Some(Event::of(self.id)),
         })

@@ -33,6 +33,7 @@ use crate::platform;
 use crate::refunds::Refund;
 use crate::relations;
 use crate::representatives::{Representative, RepresentativeAbsence};
+use crate::sla::{BusinessCalendar, SlaEvent, SlaPolicy};
 use crate::support_access::SupportAccess;
 use crate::tickets::search::SearchLanguage;
 use crate::tickets::{self, Ticket, TicketCounts, TicketField, TicketFilter, TicketView};
@@ -81,6 +82,12 @@ relations! {
         escalation_rules -> EscalationRule;
         /// Who was told of escalations.
         escalation_notices -> EscalationNotice;
+        /// The calendars of business hours.
+        business_calendars -> BusinessCalendar;
+        /// The policies of what is promised for which tickets, in the order in which they are tried.
+        sla_policies -> SlaPolicy;
+        /// Warnings and breaches of service levels.
+        sla_events -> SlaEvent;
         /// The refunds. For members and above.
         refunds -> Refund;
         /// The budgets, a row for each of their periods. For members and above.

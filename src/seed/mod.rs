@@ -9,6 +9,7 @@ mod people;
 mod platform;
 mod refunds;
 mod scale;
+mod service_levels;
 mod support;
 mod tech_startup;
 
@@ -102,6 +103,7 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
     support::tickets(&mut w, acme, &desk).await?;
     support::messages(&mut w, acme, &people, &desk).await?;
     help_desk::rows(&mut w, acme, people.alice).await?;
+    service_levels::rows(&mut w, acme).await?;
     support::escalations(&mut w, acme, &people, &desk).await?;
     escalations::rows(&mut w, acme, people.alice).await?;
     let rules = refunds::agents(&mut w, acme).await?;
@@ -113,6 +115,7 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
 
     tech_startup::rows(&mut w, startup, &people).await?;
     help_desk::rows(&mut w, startup, people.bob).await?;
+    service_levels::rows(&mut w, startup).await?;
     escalations::rows(&mut w, startup, people.bob).await?;
     platform::figures(&mut w, startup, 1).await?;
 

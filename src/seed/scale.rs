@@ -236,7 +236,8 @@ async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
                                          then least(greatest(first.at, created_at + resolution * (0.1 + 1.2 * pace)), $2) end as at) solved
          )
          insert into tenantry.tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority, category, tags,
-                              first_response_due_at, resolution_due_at, first_responded_at, resolved_at, closed_at, sla_paused_at, created_at, updated_at)
+                              first_response_due_at, resolution_due_at, first_responded_at, resolved_at, closed_at, sla_paused_at, created_at, updated_at,
+                              sla_check_at)
          select $1, ",
         v7!("t.created_at"),
         ", t.n, customers[1 + floor(cardinality(customers) * power(whose, 2))::int],
@@ -249,7 +250,9 @@ async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
                       when category_die < 0.86 then 'ORDER' when category_die < 0.94 then 'FEATURE_REQUEST' else 'OTHER' end)::tenantry.ticket_category,
                 case when tag_die < 0.1 then array['refund', 'card'] when tag_die < 0.2 then array['mobile'] when tag_die < 0.3 then array['return'] else '{}' end,
                 t.created_at + t.response, t.created_at + t.resolution, t.first_responded_at, t.resolved_at, t.closed_at, t.sla_paused_at, t.created_at,
-                coalesce(t.closed_at, t.resolved_at, t.sla_paused_at, t.first_responded_at, t.created_at)
+                coalesce(t.closed_at, t.resolved_at, t.sla_paused_at, t.first_responded_at, t.created_at),
+                -- What was late before is told by nobody, and need not be looked for.
+                case when t.status in ('NEW', 'OPEN') and t.created_at + t.resolution > $2 then t.created_at + t.resolution end
            from timed t, desk
           order by t.n"
     ))

@@ -15,6 +15,7 @@ use crate::id::{CustomerId, RepresentativeId, TicketId, TicketViewId};
 use crate::refunds::Refund;
 use crate::relations;
 use crate::representatives::Representative;
+use crate::sla::{SlaEvent, SlaPolicy};
 use crate::tickets::bulk::{self, TicketsUpdatePayload};
 use crate::tickets::{
     Ticket, TicketAssignInput, TicketCategory, TicketEvent, TicketField, TicketFieldCreateInput,
@@ -40,12 +41,16 @@ relations! {
         watchers -> TicketWatcher by "t.ticket_id";
         /// What happened to it, newest first. For members and above.
         history -> TicketEvent by "t.ticket_id";
+        /// Warnings and breaches of its service level, newest first.
+        sla_events -> SlaEvent by "t.ticket_id";
     }
     one {
         /// The customer.
         customer -> Customer by customer_id;
         /// The assigned representative.
         assignee -> Representative by assignee_id;
+        /// The policy that the due times follow from; null: the built-in terms of the priority.
+        sla_policy -> SlaPolicy by sla_policy_id;
         /// The ticket that this one was merged into.
         merged_into -> Ticket by merged_into_id;
         /// The ticket that this one was split from.

@@ -8,10 +8,9 @@ use crate::access::Action;
 use crate::events::Event;
 use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
 use crate::id::{TicketId, TicketMessageId, TicketWatcherId, marker};
+use crate::sla::{self, Clocks};
 use crate::tickets::sql::LockedTicket;
-use crate::tickets::{
-    Clocks, MAX_SUBJECT, TicketRow, TicketStatus, insert_ticket, next_number, no_such_ticket, sql, verbs,
-};
+use crate::tickets::{MAX_SUBJECT, TicketRow, TicketStatus, insert_ticket, next_number, no_such_ticket, sql, verbs};
 
 /// Most messages that move in one split.
 const MAX_MOVED: usize = 200;
@@ -141,11 +140,12 @@ async fn move_everything(work: &mut Work<'_>, from: TicketId, into: TicketId) ->
 
 /// Closes the ticket that ends.
 async fn close(work: &mut Work<'_>, id: TicketId, into: TicketId, before: &LockedTicket) -> VerbResult<()> {
-    let clocks = before.clocks.after(TicketStatus::Closed, work.now);
+    let (clocks, terms) = before.current_clocks(work).await?;
+    let clocks = clocks.after(TicketStatus::Closed, work.now, &terms);
     sqlx::query!(
         "update tenantry.tickets
             set status = 'CLOSED', merged_into_id = $3, waiting_since = null, sla_paused_at = $4, sla_paused_seconds = $5,
-                first_response_due_at = $6, resolution_due_at = $7, resolved_at = $8, closed_at = $9, version = version + 1
+                first_response_due_at = $6, resolution_due_at = $7, resolved_at = $8, closed_at = $9, sla_check_at = null, version = version + 1
           where organization_id = $1 and id = $2",
         work.tenant().organization_id as _,
         id as _,
@@ -173,14 +173,29 @@ async fn take_in(work: &mut Work<'_>, id: TicketId, into: &LockedTicket, from: &
     } else {
         into.waiting_since
     };
+    // Who waits for an answer to what moves here waits here.
+    let (clocks, terms) = into.current_clocks(work).await?;
+    let asks =
+        from.clocks.next_response_since.is_some() || (from.clocks.first_responded_at.is_none() && waiting.is_some());
+    let clocks = if asks { clocks.customer_wrote(work.now, &terms) } else { clocks };
     sqlx::query!(
-        "update tenantry.tickets set tags = $3, waiting_since = $4, customer_id = coalesce(customer_id, $5), version = version + 1
+        "update tenantry.tickets
+            set tags = $3, waiting_since = $4, customer_id = coalesce(customer_id, $5), first_response_due_at = $6, next_response_since = $7,
+                next_response_due_at = $8, resolution_due_at = $9, sla_policy_id = $10, sla_revision = $11, sla_check_at = $12,
+                version = version + 1
           where organization_id = $1 and id = $2",
         work.tenant().organization_id as _,
         id as _,
         &tags,
         waiting,
-        from.customer_id as _
+        from.customer_id as _,
+        clocks.first_response_due_at,
+        clocks.next_response_since,
+        clocks.next_response_due_at,
+        clocks.resolution_due_at,
+        clocks.under.map(|under| under.policy) as _,
+        clocks.under.map(|under| under.revision),
+        clocks.sla_check_at
     )
     .execute(work.tx.conn())
     .await?;
@@ -212,6 +227,9 @@ impl Mutation for TicketSplitInput {
         let number = next_number(work.tx).await?;
         let before = verbs::lock_open(work, "id", self.id).await?;
         check_version(self.expected_version, before.version)?;
+        let organization = work.tenant().organization_id;
+        let (priority, category) = (before.priority, before.category);
+        let matching = sla::matching(work.tx.conn(), organization, priority, category, before.customer_id).await?;
         let row = TicketRow {
             id: work.new_id(),
             number,
@@ -225,10 +243,9 @@ impl Mutation for TicketSplitInput {
             tags: before.tags.clone(),
             custom_fields: Value::Object(before.custom_fields.clone()),
             split_from_id: Some(self.id),
-            clocks: Clocks::start(before.priority, work.now),
+            clocks: Clocks::start(matching.under, &matching.terms, work.now),
         };
         insert_ticket(work.tx, &row, work.now).await?;
-        let organization = work.tenant().organization_id;
         let moved = sqlx::query!(
             "update tenantry.ticket_messages set ticket_id = $4, moved_from_id = coalesce(moved_from_id, $2)
               where organization_id = $1 and ticket_id = $2 and id = any($3) and deleted_at is null",

@@ -192,10 +192,18 @@ impl Mutation for TicketMessageAddInput {
             (false, true) => before.waiting_since.or(Some(work.now)),
             (false, false) => None,
         };
+        let (mut clocks, terms) = before.current_clocks(work).await?;
+        if status != before.status {
+            clocks = clocks.after(status, work.now, &terms);
+        }
+        clocks = match (is_internal, of_customer) {
+            (true, _) => clocks,
+            (false, true) => clocks.customer_wrote(work.now, &terms),
+            (false, false) => clocks.answered(work.now, &terms),
+        };
         let touch = sql::Touch {
             status,
-            clocks: if status == before.status { before.clocks } else { before.clocks.after(status, work.now) },
-            responded_at: (!is_internal && !of_customer).then_some(work.now),
+            clocks,
             // An answer that opens the ticket leaves nobody waiting.
             waiting_since: if is_internal || of_customer {
                 waiting_after(waiting, before.status, status, work.now)

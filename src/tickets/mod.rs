@@ -33,8 +33,7 @@ pub use messages::{
     TicketMessage, TicketMessageAddInput, TicketMessageDeleteInput, TicketMessageRevision, TicketMessageUpdateInput,
 };
 pub use model::{
-    Clocks, TicketCategory, TicketCategoryFilter, TicketPriority, TicketPriorityFilter, TicketStatus,
-    TicketStatusFilter,
+    TicketCategory, TicketCategoryFilter, TicketPriority, TicketPriorityFilter, TicketStatus, TicketStatusFilter,
 };
 pub use sql::{TicketRow, insert_message, insert_ticket, next_number};
 pub use views::{TicketView, TicketViewCreateInput, TicketViewDeleteInput, TicketViewUpdateInput};
@@ -42,7 +41,7 @@ pub use watchers::{TicketUnwatchInput, TicketWatchInput, TicketWatcher};
 
 use crate::graphql::filter::{DateTimeFilter, IdFilter, IntFilter, StringFilter};
 use crate::graphql::mutation::{MutationInfo, UserErrorCode, VerbError};
-use crate::id::{CustomerId, RepresentativeId, TicketId};
+use crate::id::{CustomerId, RepresentativeId, SlaPolicyId, TicketId};
 use crate::tickets::search::{CustomFieldFilter, MineFilter, SearchFilter, TagFilter, WatchedFilter};
 use crate::{entity, listing};
 
@@ -74,13 +73,19 @@ entity! {
         pub tags: Vec<String>,
         /// Values of the custom fields: an object from keys to values.
         pub custom_fields: serde_json::Value,
-        /// What is due next: the first response or the resolution; null while the ticket waits and when it is solved. In the past:
-        /// overdue.
+        /// What is due next: a response or the resolution; null while the ticket waits and when it is solved. In the past: overdue.
         pub next_due_at: Option<DateTime<Utc>>,
         /// Due time of the first response.
         pub first_response_due_at: Option<DateTime<Utc>>,
+        /// Due time of the answer to what the customer wrote after the first response; null: nothing to answer.
+        pub next_response_due_at: Option<DateTime<Utc>>,
         /// Due time of the resolution.
         pub resolution_due_at: Option<DateTime<Utc>>,
+        /// The first due time that was missed; null: none was.
+        pub sla_breached_at: Option<DateTime<Utc>>,
+        /// The policy that the due times follow from.
+        #[graphql(skip)]
+        pub sla_policy_id: Option<SlaPolicyId>,
         /// Time of the first response.
         pub first_responded_at: Option<DateTime<Utc>>,
         /// Time of the resolution.
@@ -147,6 +152,8 @@ listing! {
     next_due_at: DateTimeFilter, NextDueAt;
     /// Due time of the resolution.
     resolution_due_at: DateTimeFilter, ResolutionDueAt;
+    /// The first due time that was missed; `isNull: false` finds tickets with a breach.
+    sla_breached_at: DateTimeFilter;
 }
 
 /// Most characters of a subject.

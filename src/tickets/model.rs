@@ -1,6 +1,6 @@
 //! The states of a ticket and the ways between them; nothing here touches the database.
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::pg_enum;
 use crate::sql_enum::refusal;
@@ -124,90 +124,6 @@ pub fn waiting_after(
     }
 }
 
-impl TicketPriority {
-    /// Time to the first answer and to the solution.
-    #[must_use]
-    pub fn service_level(self) -> (Duration, Duration) {
-        let (first, resolution) = match self {
-            Self::Urgent => (1, 8),
-            Self::High => (4, 24),
-            Self::Normal => (8, 72),
-            Self::Low => (24, 168),
-        };
-        (Duration::hours(first), Duration::hours(resolution))
-    }
-}
-
-/// The times of a ticket that follow from its state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clocks {
-    /// Due time of the first response.
-    pub first_response_due_at: Option<DateTime<Utc>>,
-    /// Due time of the resolution.
-    pub resolution_due_at: Option<DateTime<Utc>>,
-    /// Since when the clocks stand still.
-    pub sla_paused_at: Option<DateTime<Utc>>,
-    /// How long they have stood still before, in seconds.
-    pub sla_paused_seconds: i32,
-    /// Time of the resolution.
-    pub resolved_at: Option<DateTime<Utc>>,
-    /// Time of closing.
-    pub closed_at: Option<DateTime<Utc>>,
-}
-
-impl Clocks {
-    /// The clocks of a new ticket.
-    #[must_use]
-    pub fn start(priority: TicketPriority, now: DateTime<Utc>) -> Self {
-        let (first, resolution) = priority.service_level();
-        Self {
-            first_response_due_at: Some(now + first),
-            resolution_due_at: Some(now + resolution),
-            sla_paused_at: None,
-            sla_paused_seconds: 0,
-            resolved_at: None,
-            closed_at: None,
-        }
-    }
-
-    /// The clocks after the ticket went to `next`: due times move by as long as the clocks stood still.
-    #[must_use]
-    pub fn after(mut self, next: TicketStatus, now: DateTime<Utc>) -> Self {
-        match (self.sla_paused_at, next.is_paused()) {
-            (None, true) => self.sla_paused_at = Some(now),
-            (Some(since), false) => {
-                let stood_still = (now - since).max(Duration::zero());
-                self.sla_paused_at = None;
-                self.sla_paused_seconds = self
-                    .sla_paused_seconds
-                    .saturating_add(i32::try_from(stood_still.num_seconds()).unwrap_or(i32::MAX));
-                self.first_response_due_at = self.first_response_due_at.map(|due| due + stood_still);
-                self.resolution_due_at = self.resolution_due_at.map(|due| due + stood_still);
-            }
-            _ => {}
-        }
-        match next {
-            TicketStatus::Resolved => self.resolved_at = self.resolved_at.or(Some(now)),
-            TicketStatus::Closed => {
-                self.resolved_at = self.resolved_at.or(Some(now));
-                self.closed_at = self.closed_at.or(Some(now));
-            }
-            _ => self.resolved_at = None,
-        }
-        self
-    }
-
-    /// The clocks after the priority changed: due times are measured from the beginning with the new service level.
-    #[must_use]
-    pub fn with_priority(mut self, priority: TicketPriority, created_at: DateTime<Utc>) -> Self {
-        let (first, resolution) = priority.service_level();
-        let stood_still = Duration::seconds(i64::from(self.sla_paused_seconds));
-        self.first_response_due_at = Some(created_at + first + stood_still);
-        self.resolution_due_at = Some(created_at + resolution + stood_still);
-        self
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,27 +153,5 @@ mod tests {
         assert_eq!(waiting_after(at(1), Open, PendingCustomer, now), None);
         assert_eq!(waiting_after(None, Resolved, Open, now), at(9), "waits anew");
         assert_eq!(waiting_after(None, Open, Open, now), None, "was answered");
-    }
-
-    #[test]
-    fn the_clocks_stand_still_while_waiting() {
-        let start = DateTime::from_timestamp(1_700_000_000, 0).expect("a time");
-        let clocks = Clocks::start(TicketPriority::Urgent, start);
-        let hour = Duration::hours(1);
-        let waiting = clocks.after(TicketStatus::PendingCustomer, start + hour);
-        // From one kind of waiting to the other the clocks go on standing still.
-        let still = waiting.after(TicketStatus::OnHold, start + hour * 2);
-        let resumed = still.after(TicketStatus::Open, start + hour * 4);
-        assert_eq!(resumed.sla_paused_seconds, 3 * 3600);
-        assert_eq!(resumed.resolution_due_at, clocks.resolution_due_at.map(|due| due + hour * 3));
-        assert_eq!(resumed.sla_paused_at, None);
-    }
-
-    #[test]
-    fn reopening_forgets_the_solution() {
-        let start = DateTime::from_timestamp(1_700_000_000, 0).expect("a time");
-        let resolved = Clocks::start(TicketPriority::Low, start).after(TicketStatus::Resolved, start);
-        assert_eq!(resolved.resolved_at, Some(start));
-        assert_eq!(resolved.after(TicketStatus::Open, start).resolved_at, None);
     }
 }

@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 
 use crate::db::TenantTx;
 use crate::error::Result;
-use crate::id::{CustomerId, RepresentativeId, TicketId, TicketMessageId};
-use crate::tickets::{Clocks, TicketCategory, TicketPriority, TicketStatus};
+use crate::id::{CustomerId, RepresentativeId, SlaPolicyId, TicketId, TicketMessageId};
+use crate::sla::{Clocks, Under};
+use crate::tickets::{TicketCategory, TicketPriority, TicketStatus};
 
 /// A ticket to insert.
 #[derive(Clone, Debug)]
@@ -59,8 +60,9 @@ pub async fn insert_ticket(tx: &mut TenantTx, row: &TicketRow, now: DateTime<Utc
     sqlx::query!(
         "insert into tenantry.tickets (organization_id, id, number, customer_id, assignee_id, subject, description, status, priority,
                               category, tags, first_response_due_at, resolution_due_at, created_at, updated_at, waiting_since, assigned_at,
-                              custom_fields, split_from_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::timestamptz, $14, $14, case when $5::uuid is not null then $14 end, $15, $16)",
+                              custom_fields, split_from_id, sla_policy_id, sla_revision, sla_check_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::timestamptz, $14, $14, case when $5::uuid is not null then $14 end, $15, $16,
+                 $17, $18, $19)",
         organization as _,
         row.id as _,
         row.number,
@@ -76,7 +78,10 @@ pub async fn insert_ticket(tx: &mut TenantTx, row: &TicketRow, now: DateTime<Utc
         row.clocks.resolution_due_at,
         now,
         row.custom_fields,
-        row.split_from_id as _
+        row.split_from_id as _,
+        row.clocks.under.map(|under| under.policy) as _,
+        row.clocks.under.map(|under| under.revision),
+        row.clocks.sla_check_at
     )
     .execute(tx.conn())
     .await?;
@@ -116,7 +121,8 @@ pub async fn lock_ticket(tx: &mut TenantTx, id: TicketId) -> Result<Option<Locke
         r#"select status as "status: TicketStatus", priority as "priority: TicketPriority", version,
                   category as "category: TicketCategory", tags, custom_fields, customer_id as "customer_id: CustomerId",
                   assignee_id as "assignee_id: RepresentativeId", assigned_at, waiting_since, merged_into_id as "merged_into_id: TicketId", created_at, first_response_due_at, resolution_due_at,
-                  sla_paused_at, sla_paused_seconds, resolved_at, closed_at
+                  sla_paused_at, sla_paused_seconds, resolved_at, closed_at, first_responded_at, next_response_since, next_response_due_at,
+                  sla_policy_id as "policy: SlaPolicyId", sla_revision, sla_check_at
              from tenantry.tickets where organization_id = $1 and id = $2 for update"#,
         organization as _,
         id as _
@@ -140,12 +146,17 @@ pub async fn lock_ticket(tx: &mut TenantTx, id: TicketId) -> Result<Option<Locke
         merged_into_id: row.merged_into_id,
         created_at: row.created_at,
         clocks: Clocks {
+            under: row.policy.zip(row.sla_revision).map(|(policy, revision)| Under { policy, revision }),
             first_response_due_at: row.first_response_due_at,
+            first_responded_at: row.first_responded_at,
+            next_response_since: row.next_response_since,
+            next_response_due_at: row.next_response_due_at,
             resolution_due_at: row.resolution_due_at,
             sla_paused_at: row.sla_paused_at,
             sla_paused_seconds: row.sla_paused_seconds,
             resolved_at: row.resolved_at,
             closed_at: row.closed_at,
+            sla_check_at: row.sla_check_at,
         },
     }))
 }
@@ -182,7 +193,8 @@ pub async fn update_ticket(tx: &mut TenantTx, id: TicketId, change: &TicketUpdat
                 category = $7, tags = coalesce($8, tags), customer_id = $9, assignee_id = $10,
                 first_response_due_at = $11, resolution_due_at = $12, sla_paused_at = $13, sla_paused_seconds = $14,
                 resolved_at = $15, closed_at = $16, assigned_at = $17, waiting_since = $18,
-                custom_fields = coalesce($19, custom_fields), version = version + 1
+                custom_fields = coalesce($19, custom_fields), next_response_due_at = $20, sla_policy_id = $21, sla_revision = $22,
+                sla_check_at = $23, version = version + 1
           where organization_id = $1 and id = $2",
         organization as _,
         id as _,
@@ -202,7 +214,11 @@ pub async fn update_ticket(tx: &mut TenantTx, id: TicketId, change: &TicketUpdat
         change.clocks.closed_at,
         change.assigned_at,
         change.waiting_since,
-        change.custom_fields.clone().map(Value::Object)
+        change.custom_fields.clone().map(Value::Object),
+        change.clocks.next_response_due_at,
+        change.clocks.under.map(|under| under.policy) as _,
+        change.clocks.under.map(|under| under.revision),
+        change.clocks.sla_check_at
     )
     .execute(tx.conn())
     .await?;
@@ -240,7 +256,6 @@ pub async fn insert_message(
 pub struct Touch {
     pub status: TicketStatus,
     pub clocks: Clocks,
-    pub responded_at: Option<DateTime<Utc>>,
     pub waiting_since: Option<DateTime<Utc>>,
 }
 
@@ -251,7 +266,8 @@ pub async fn touch_ticket(tx: &mut TenantTx, id: TicketId, touch: &Touch) -> Res
         "update tenantry.tickets
             set version = version + (status <> $3)::int, status = $3, first_response_due_at = $4, resolution_due_at = $5,
                 sla_paused_at = $6, sla_paused_seconds = $7, resolved_at = $8, closed_at = $9,
-                first_responded_at = coalesce(first_responded_at, $10), waiting_since = $11
+                first_responded_at = $10, waiting_since = $11, next_response_since = $12, next_response_due_at = $13,
+                sla_policy_id = $14, sla_revision = $15, sla_check_at = $16
           where organization_id = $1 and id = $2",
         organization as _,
         id as _,
@@ -262,8 +278,13 @@ pub async fn touch_ticket(tx: &mut TenantTx, id: TicketId, touch: &Touch) -> Res
         touch.clocks.sla_paused_seconds,
         touch.clocks.resolved_at,
         touch.clocks.closed_at,
-        touch.responded_at,
-        touch.waiting_since
+        touch.clocks.first_responded_at,
+        touch.waiting_since,
+        touch.clocks.next_response_since,
+        touch.clocks.next_response_due_at,
+        touch.clocks.under.map(|under| under.policy) as _,
+        touch.clocks.under.map(|under| under.revision),
+        touch.clocks.sla_check_at
     )
     .execute(tx.conn())
     .await?;

@@ -10,10 +10,11 @@ use crate::graphql::mutation::{
     Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, after, check_version,
 };
 use crate::id::{CustomerId, RepresentativeId, marker};
+use crate::sla::{self, Clocks, Terms};
 use crate::tickets::model::waiting_after;
 use crate::tickets::sql::LockedTicket;
 use crate::tickets::{
-    Clocks, MAX_SUBJECT, MAX_TEXT, TicketCategory, TicketCreateInput, TicketPriority, TicketRow, TicketStatus,
+    MAX_SUBJECT, MAX_TEXT, TicketCategory, TicketCreateInput, TicketPriority, TicketRow, TicketStatus,
     TicketUpdateInput, assignment, fields, insert_ticket, next_number, no_such_ticket, sql,
 };
 use crate::trail::Difference;
@@ -69,6 +70,8 @@ impl Mutation for TicketCreateInput {
             }
             given => given,
         };
+        let organization = work.tenant().organization_id;
+        let matching = sla::matching(work.tx.conn(), organization, priority, category, self.customer_id).await?;
         let row = TicketRow {
             id: work.new_id(),
             number,
@@ -82,7 +85,7 @@ impl Mutation for TicketCreateInput {
             tags,
             custom_fields: Value::Object(custom_fields),
             split_from_id: None,
-            clocks: Clocks::start(priority, work.now),
+            clocks: Clocks::start(matching.under, &matching.terms, work.now),
         };
         insert_ticket(work.tx, &row, work.now).await?;
         Ok(Done {
@@ -132,24 +135,20 @@ impl Mutation for TicketUpdateInput {
             None => None,
             given => Some(fields::filled(work, given.as_ref(), &before.custom_fields, false).await?),
         };
-        let mut clocks = before.clocks;
         let priority = self.priority.unwrap_or(before.priority);
-        if priority != before.priority {
-            clocks = clocks.with_priority(priority, before.created_at);
-        }
-        if status != before.status {
-            clocks = clocks.after(status, work.now);
-        }
+        let category = self.category.unwrap_or(before.category);
+        let customer = after(&self.customer_id, before.customer_id);
+        let clocks = clocks_after(work, &before, status, (priority, category, customer)).await?;
         let assignee = after(&self.assignee_id, before.assignee_id);
         let change = sql::TicketUpdate {
             subject,
             description,
             status,
             priority,
-            category: self.category.unwrap_or(before.category),
+            category,
             tags,
             custom_fields,
-            customer: after(&self.customer_id, before.customer_id),
+            customer,
             assignee,
             assigned_at: assigned_at(&before, assignee, work.now),
             waiting_since: waiting_after(before.waiting_since, before.status, status, work.now),
@@ -157,6 +156,40 @@ impl Mutation for TicketUpdateInput {
         };
         sql::update_ticket(work.tx, self.id, &change).await?;
         Ok(Done { id: self.id, audit: difference(&before, &change), event: Some(Event::of(self.id)) })
+    }
+}
+
+/// The clocks of a ticket that gets this status, priority, category and customer.
+async fn clocks_after(
+    work: &mut Work<'_>,
+    before: &LockedTicket,
+    status: TicketStatus,
+    (priority, category, customer): (TicketPriority, TicketCategory, Option<CustomerId>),
+) -> VerbResult<Clocks> {
+    let is_same = (priority, category, customer) == (before.priority, before.category, before.customer_id);
+    if is_same && status == before.status {
+        return Ok(before.clocks);
+    }
+    let organization = work.tenant().organization_id;
+    let (mut clocks, mut terms) = before.current_clocks(work).await?;
+    if !is_same {
+        let matching = sla::matching(work.tx.conn(), organization, priority, category, customer).await?;
+        if matching.under != clocks.under || matching.terms != terms {
+            clocks = clocks.under_terms(&terms, matching.under, &matching.terms, work.now, before.created_at);
+            terms = matching.terms;
+        }
+    }
+    if status != before.status {
+        clocks = clocks.after(status, work.now, &terms);
+    }
+    Ok(clocks)
+}
+
+impl LockedTicket {
+    /// The clocks under what is promised now, and the terms of that.
+    pub(super) async fn current_clocks(&self, work: &mut Work<'_>) -> VerbResult<(Clocks, Terms)> {
+        let organization = work.tenant().organization_id;
+        Ok(sla::catch_up(work.tx.conn(), organization, self.clocks, self.priority, self.created_at).await?)
     }
 }
 

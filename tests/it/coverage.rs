@@ -294,6 +294,7 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "platform.rs",
         "seed/mod.rs",
         "seed/scale.rs",
+        "sla/watch.rs",
         "sync/stripe/gaps.rs",
         "support_access.rs",
         "sync/stripe/reconcile.rs",

@@ -36,6 +36,7 @@ const FLOORS: &[&[&str]] = &[
         "platform",
         "refunds",
         "representatives",
+        "sla",
         "support_access",
         "tickets",
         "webhook_events",

@@ -30,6 +30,7 @@ mod pooler;
 mod process;
 mod revocation;
 mod search_path;
+mod service_levels;
 mod support;
 mod support_access;
 mod sync;

@@ -53,7 +53,10 @@ pub async fn cluster() -> &'static Cluster {
 
 /// The template is made anew when the sample data changes.
 const SEED_SOURCES: &[&[u8]] = &[
+    include_bytes!("../../src/seed/escalations.rs"),
+    include_bytes!("../../src/seed/help_desk.rs"),
     include_bytes!("../../src/seed/mod.rs"),
+    include_bytes!("../../src/seed/service_levels.rs"),
     include_bytes!("../../src/seed/tech_startup.rs"),
     include_bytes!("../../src/seed/people.rs"),
     include_bytes!("../../src/seed/platform.rs"),

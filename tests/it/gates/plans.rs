@@ -35,6 +35,7 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("escalations", &["due_at"], "its index is over the expressions of the order, and no queue asks for one moment"),
     ("escalations", &["reason"], "the list ends when its page is full; no queue shows it alone"),
     ("refunds", &["reason", "amount_minor"], "the list ends when its page is full; no queue shows it alone"),
+    ("sla_events", &["target", "kind"], "the list ends when its page is full; a ticket has a handful"),
     ("tickets", &["subject"], "equality with a whole subject; searching is full-text search's"),
     ("tickets", &["resolution_due_at"], "queues ask for `nextDueAt`; its index is over the expressions of the order"),
     ("webhook_events", &["status", "source", "event_type", "object_id", "attempts"], "events are deleted after a time"),
@@ -67,6 +68,8 @@ const KEPT_INDEXES: &[(&str, &str)] = &[
     ("ticket_messages_author_customer_id_idx", "what a customer wrote, when two become one"),
     ("ticket_messages_moved_from_id_idx", "foreign key: messages that were written on this ticket"),
     ("ticket_views_user_id_idx", "how many views one person has"),
+    ("tickets_sla_check_at_idx", "the job: what is near its deadline or past it"),
+    ("tickets_sla_policy_id_idx", "the job: tickets under a revision that another took the place of"),
     ("tickets_load_idx", "how many open tickets each representative has"),
     ("tickets_silent_since_idx", "the job: whose assignee owes an answer"),
     ("webhook_events_finding_idx", "operators: what could not be mapped, and how much of it"),
@@ -142,7 +145,7 @@ async fn fill(app: &TestApp, rows: u32) {
                 'period_start', timestamptz '2000-01-01' + n * interval '1 minute',
                 'first_response_due_at', now() + n * interval '1 minute', 'resolution_due_at', now() + n * interval '1 minute',
                 'starts_at', timestamptz '2000-01-01' + n * interval '1 minute', 'ends_at', timestamptz '2000-01-02' + n * interval '1 minute',
-                'escalation_id', {parent}, 'due_at', now() + n * interval '10 milliseconds'{values})) r;
+                'escalation_id', {parent}, 'policy_id', {parent}, 'calendar_id', {parent}, 'started_at', now() - n * interval '10 milliseconds', 'sla_breached_at', now() + n * interval '1 minute', 'due_at', now() + n * interval '10 milliseconds'{values})) r;
              analyze {table};",
             id("n"),
             id("n"),

@@ -1,0 +1,12 @@
+drop table tenantry.sla_events;
+alter table tenantry.tickets
+    drop column sla_check_at,
+    drop column sla_breached_at,
+    drop column sla_revision,
+    drop column sla_policy_id;
+drop table tenantry.sla_revisions;
+drop table tenantry.sla_policies;
+drop table tenantry.business_calendars;
+drop type tenantry.sla_reaction;
+drop type tenantry.sla_event_kind;
+drop type tenantry.sla_target;

@@ -35,7 +35,7 @@ pub(super) struct Fault {
 /// A rule that is well formed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Checked {
-    /// The conditions as they are evaluated: arguments in lists, `==` as `===`.
+    /// The conditions as they are evaluated: arguments in lists, `==` as `===`, numbers of a ticket so that none is an error.
     pub logic: Value,
     /// The variables it reads, thresholds among them, in the order of the alphabet.
     pub reads: BTreeSet<String>,
@@ -254,7 +254,12 @@ impl Walk<'_> {
             return None;
         };
         self.reads.insert(name.clone(), is_amount);
-        let logic = json!({ "var": name });
+        let mut logic = json!({ "var": name });
+        if ty == Type::Number && name.starts_with("ticket.") {
+            // The engine orders what is missing (`null < 5` is false, whatever its settings) but adds nothing to it: so it is an
+            // error wherever it stands.
+            logic = json!({ "+": [logic] });
+        }
         if ty == Type::Boolean {
             self.tests.push((at.pointer.clone(), logic.clone()));
         }
@@ -481,4 +486,138 @@ fn short(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thresholds() -> Map<String, Value> {
+        json!({ "autoApproveMinor": 5000, "share": 0.5 }).as_object().cloned().unwrap_or_default()
+    }
+
+    /// Pointers and messages of what is wrong.
+    fn faults(conditions: &Value) -> Vec<(String, String)> {
+        match check(conditions, &thresholds()) {
+            Ok(_) => Vec::new(),
+            Err(faults) => faults.into_iter().map(|fault| (fault.at, fault.message)).collect(),
+        }
+    }
+
+    #[test]
+    fn rules_that_are_well_formed_say_what_they_read() {
+        let rule = json!({ "and": [
+            { "<=": [{ "var": "amountMinor" }, { "var": ["threshold.autoApproveMinor"] }] },
+            { "in": [{ "var": "ticket.category" }, ["BILLING", "ORDER"]] },
+            { "!": { "var": "hasCharge" } },
+            { "<": [0, { "*": [{ "var": "customer.ageDays" }, 2.5] }, 900] },
+            { "if": [{ "var": "hasTicket" }, { "!=": [{ "var": "ticket.priority" }, "URGENT"] }, true] },
+        ] });
+        let checked = check(&rule, &thresholds()).expect("well formed");
+        assert!(checked.reads_amount);
+        assert_eq!(checked.thresholds().collect::<Vec<_>>(), ["autoApproveMinor"]);
+        let reads: Vec<&str> = checked.reads.iter().map(String::as_str).collect();
+        assert_eq!(
+            reads,
+            [
+                "amountMinor",
+                "customer.ageDays",
+                "hasCharge",
+                "hasTicket",
+                "threshold.autoApproveMinor",
+                "ticket.category",
+                "ticket.priority"
+            ]
+        );
+        let places: Vec<&str> = checked.tests.iter().map(|(at, _)| at.as_str()).collect();
+        assert_eq!(places, ["/and/0", "/and/1", "/and/2/!", "/and/3", "/and/4/if/0", "/and/4/if/1"]);
+        // Strictly, and its arguments in lists.
+        assert_eq!(checked.logic["and"][4]["if"][1], json!({ "!==": [{ "var": "ticket.priority" }, "URGENT"] }));
+        assert_eq!(checked.logic["and"][2], json!({ "!": [{ "var": "hasCharge" }] }));
+        assert!(faults(&json!(true)).is_empty());
+    }
+
+    /// Each rule is refused at this place, with these words.
+    #[test]
+    fn rules_are_refused_with_the_place_and_what_would_be_right() {
+        let known = [
+            (json!({ "<": [{ "var": "amount_minor" }, 5] }), "/</0", "is `amountMinor` meant?"),
+            (json!({ "<": [{ "var": "password" }, 5] }), "/</0", "there are amountMinor, currency"),
+            (json!({ "<": [{ "var": "" }, 5] }), "/</0", "There is no variable ``"),
+            (json!({ "<": [{ "var": { "cat": ["amount", "Minor"] } }, 5] }), "/</0", "no computed name"),
+            (json!({ "<": [{ "var": ["amountMinor", 0] }, 5] }), "/</0", "no default"),
+            (json!({ "<": [{ "var": 1 }, 5] }), "/</0", "as a text"),
+            (json!({ "<": [{ "var": "threshold.none" }, 5] }), "/</0", "it has autoApproveMinor, share"),
+            (json!({ "==": [{ "var": "customer.tier" }, "GOLD"] }), "/==/1", "one of STANDARD, PREMIUM, VIP"),
+            (json!({ "==": ["gold", { "var": "customer.tier" }] }), "/==/0", "is never \"gold\""),
+            (json!({ "==": [{ "var": "currency" }, "usd"] }), "/==/1", "no currency of ISO 4217"),
+            (json!({ "==": [{ "var": "amountMinor" }, "5000"] }), "/==/1", "a number and a text are never equal"),
+            (json!({ "==": [{ "var": "amountMinor" }, null] }), "/==/1", "ask `hasTicket`"),
+            (json!({ "==": [{ "var": "customer.tier" }, { "var": "customer.standing" }] }), "/==/1", "never equal"),
+            (json!({ "==": [1] }), "/==", "takes 2 arguments; here are 1"),
+            (json!({ "<": [{ "var": "customer.tier" }, 5] }), "/</0", "Here stands a number"),
+            (json!({ "<": [1, 2, 3, 4] }), "/<", "takes 2 to 3 arguments"),
+            (json!({ "in": [{ "var": "reason" }, "DUPLICATE"] }), "/in", "a value and a list"),
+            (json!({ "in": [{ "var": "reason" }, []] }), "/in/1", "is empty"),
+            (json!({ "in": [{ "var": "reason" }, ["OTHER", "THEFT"]] }), "/in/1/1", "is never \"THEFT\""),
+            (json!({ "in": [{ "var": "reason" }, [{ "var": "reason" }]] }), "/in/1/0", "no operations"),
+            (json!({ "and": [] }), "/and", "at least 1 arguments"),
+            (json!({ "and": [true, 1] }), "/and/1", "Here stands a boolean; this is a number"),
+            (json!({ "!": [true, false] }), "/!", "takes 1 arguments"),
+            (json!({ "reduce": [[1], { "var": "accumulator" }, 0] }), "", "no operator `reduce`"),
+            (json!({ "AND": [true] }), "", "is `and` meant?"),
+            (json!({ "log": "x" }), "", "no operator `log`"),
+            (json!({ "/": [{ "var": "amountMinor" }, 0] }), "//", "divided by zero"),
+            (json!({ "if": [true, 1] }), "/if", "at least 3"),
+            (json!({ "if": [true, 1, "a"] }), "/if/2", "Here stands"),
+            (json!({ "+": [1, 2] }), "", "A rule is true or false; this is a number"),
+            (json!("true"), "", "this is a text"),
+            (json!([true]), "", "A list stands only"),
+            (json!({}), "", "one key, its operator; this has 0"),
+            (json!({ "and": [true], "or": [true] }), "", "this has 2"),
+            (json!({ "<": [{ "var": "amountMinor" }, 1e300] }), "/</1", "A number is 0, or from"),
+            (json!({ "<": [{ "var": "amountMinor" }, 9_223_372_036_854_775_807_i64] }), "/</1", "A number is"),
+        ];
+        for (rule, place, words) in known {
+            let found = faults(&rule);
+            let place = if place == "//" { "/~1/1" } else { place };
+            assert!(found.iter().any(|(at, message)| at == place && message.contains(words)), "{rule}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn rules_tell_all_that_is_wrong_but_not_without_end() {
+        let rule = json!({ "or": [{ "==": [{ "var": "a" }, 1] }, { "<": [true, "x"] }] });
+        assert_eq!(faults(&rule).len(), 3, "{:?}", faults(&rule));
+        let many: Vec<Value> = (0..100).map(|_| json!({ "var": "nothing" })).collect();
+        assert_eq!(faults(&json!({ "or": many })).len(), 10);
+    }
+
+    fn nested(levels: usize) -> Value {
+        (0..levels).fold(json!(true), |inner, _| json!({ "!": [inner] }))
+    }
+
+    #[test]
+    fn rules_have_bounds() {
+        assert!(faults(&nested(MAX_DEPTH)).is_empty());
+        assert!(faults(&nested(MAX_DEPTH + 1))[0].1.contains("16 levels"));
+        // Deeper than any request can be, and still no end of the stack.
+        assert!(faults(&nested(60))[0].1.contains("16 levels"));
+        let wide = |count: usize| json!({ "and": vec![true; count] });
+        assert!(faults(&wide(MAX_NODES - 1)).is_empty());
+        assert!(faults(&wide(MAX_NODES))[0].1.contains("256 operators"));
+        let long = json!({ "==": [{ "var": "currency" }, "x".repeat(MAX_BYTES)] });
+        assert!(faults(&long)[0].1.contains("16384 bytes"));
+        let product = |count: usize| json!({ "<": [{ "*": vec![json!(2); count] }, 3] });
+        assert!(faults(&product(MAX_FACTORS + 1)).is_empty());
+        assert!(faults(&product(MAX_FACTORS + 2))[0].1.contains("at most 8 times"));
+    }
+
+    #[test]
+    fn messages_hold_no_more_than_a_little_of_what_was_sent() {
+        let found = faults(&json!({ "x".repeat(5_000): [1] }));
+        assert!(found[0].1.chars().count() < 250, "{found:?}");
+        let found = faults(&json!({ "<": [{ "var": "\u{1b}[31m".repeat(500) }, 1] }));
+        assert!(found[0].1.len() < 500 && !found[0].1.contains('\u{1b}'), "{found:?}");
+    }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tenantry::access::OrganizationRef;
-use tenantry::agents::{Decision, DecisionAction, RefundFacts, RefundRequest, decide_refund};
+use tenantry::agents::DecisionAction::{self, AutoApprove, Deny, Escalate, RequireApproval};
+use tenantry::agents::{Decision, RefundFacts, RefundRequest, decide_refund};
 use tenantry::db::TenantTx;
 use tenantry::id::CustomerId;
 
@@ -149,6 +150,167 @@ async fn decisions_agents_and_rules_are_made_changed_ordered_and_deleted() {
     assert_eq!(rows[1]["metadata"]["before"]["conditions"], json!(true), "{rows}");
 }
 
+/// The ids that bad inputs name.
+struct Ids<'a> {
+    own: &'a str,
+    kept: &'a str,
+    used: &'a str,
+    triage: &'a str,
+    foreign_agent: &'a str,
+    foreign: &'a str,
+}
+
+/// A mutation and its input, and the path and the code of the error.
+type Bad = (&'static str, Value, &'static str, &'static str);
+
+fn with(agent: &str, conditions: Value) -> Value {
+    let mut input = json!({ "agentId": agent, "name": "x", "action": "AUTO_APPROVE" });
+    input["conditions"] = conditions;
+    input
+}
+
+fn merged(mut input: Value, more: &Value) -> Value {
+    for (name, value) in more.as_object().into_iter().flatten() {
+        input[name] = value.clone();
+    }
+    input
+}
+
+fn bad_rules(ids: &Ids<'_>) -> Vec<Bad> {
+    let deep = (0..17).fold(json!(true), |inner, _| json!({ "!": [inner] }));
+    let amount = json!({ "<": [{ "var": "amountMinor" }, 5] });
+    vec![
+        (
+            "decisionRuleCreate",
+            with(ids.own, json!({ "==": [{ "var": "customer.salary" }, 1] })),
+            "conditions",
+            "INVALID",
+        ),
+        (
+            "decisionRuleCreate",
+            with(ids.own, json!({ "==": [{ "var": "customer.tier" }, "GOLD"] })),
+            "conditions",
+            "INVALID",
+        ),
+        ("decisionRuleCreate", with(ids.own, json!({ "map": [[1, 2], true] })), "conditions", "INVALID"),
+        (
+            "decisionRuleCreate",
+            with(ids.own, json!({ "<": [{ "var": "threshold.none" }, 5] })),
+            "conditions",
+            "INVALID",
+        ),
+        (
+            "decisionRuleCreate",
+            with(ids.own, json!({ "<": [{ "var": "amountMinor" }, 1e18] })),
+            "conditions",
+            "INVALID",
+        ),
+        ("decisionRuleCreate", with(ids.own, json!("yes")), "conditions", "INVALID"),
+        ("decisionRuleCreate", with(ids.own, deep.clone()), "conditions", "TOO_LONG"),
+        ("decisionRuleCreate", with(ids.own, json!({ "and": vec![true; 300] })), "conditions", "TOO_LONG"),
+        (
+            "decisionRuleCreate",
+            with(ids.own, json!({ "==": [{ "var": "currency" }, "x".repeat(20_000)] })),
+            "conditions",
+            "TOO_LONG",
+        ),
+        ("decisionRuleCreate", with(ids.own, amount.clone()), "currency", "BLANK"),
+        (
+            "decisionRuleCreate",
+            merged(with(ids.own, amount.clone()), &json!({ "currency": "XXX" })),
+            "currency",
+            "INVALID",
+        ),
+        ("decisionRuleCreate", merged(with(ids.own, json!(true)), &json!({ "rank": -1 })), "rank", "INVALID"),
+        ("decisionRuleCreate", merged(with(ids.own, json!(true)), &json!({ "rank": 1_000_001 })), "rank", "INVALID"),
+        ("decisionRuleCreate", merged(with(ids.own, json!(true)), &json!({ "name": "  " })), "name", "BLANK"),
+        (
+            "decisionRuleCreate",
+            merged(with(ids.own, json!(true)), &json!({ "name": "x".repeat(201) })),
+            "name",
+            "TOO_LONG",
+        ),
+        (
+            "decisionRuleCreate",
+            merged(with(ids.own, json!(true)), &json!({ "agentId": ids.foreign_agent })),
+            "agentId",
+            "NOT_FOUND",
+        ),
+        (
+            "decisionRuleCreate",
+            merged(with(ids.own, json!(true)), &json!({ "agentId": ids.triage })),
+            "agentId",
+            "INVALID",
+        ),
+        ("decisionRuleUpdate", json!({ "id": ids.foreign, "enabled": false }), "id", "NOT_FOUND"),
+        (
+            "decisionRuleUpdate",
+            json!({ "id": ids.kept, "enabled": false, "expectedVersion": 7 }),
+            "expectedVersion",
+            "VERSION_CONFLICT",
+        ),
+        ("decisionRuleUpdate", json!({ "id": ids.kept, "conditions": amount }), "currency", "BLANK"),
+        (
+            "decisionRuleUpdate",
+            json!({ "id": ids.kept, "rank": 30, "conditions": { "var": "x" } }),
+            "conditions",
+            "INVALID",
+        ),
+    ]
+}
+
+fn bad_orders_and_agents(ids: &Ids<'_>) -> Vec<Bad> {
+    let many: serde_json::Map<String, Value> = (0..51).map(|n| (format!("t{n}"), json!(1))).collect();
+    vec![
+        ("decisionRulesReorder", json!({ "agentId": ids.own, "ruleIds": [] }), "ruleIds", "INVALID"),
+        ("decisionRulesReorder", json!({ "agentId": ids.own, "ruleIds": [ids.foreign] }), "ruleIds/0", "NOT_FOUND"),
+        (
+            "decisionRulesReorder",
+            json!({ "agentId": ids.own, "ruleIds": [ids.kept, ids.kept] }),
+            "ruleIds/1",
+            "CONFLICT",
+        ),
+        (
+            "decisionRulesReorder",
+            json!({ "agentId": ids.foreign_agent, "ruleIds": [ids.foreign] }),
+            "agentId",
+            "NOT_FOUND",
+        ),
+        ("decisionRuleDelete", json!({ "id": ids.foreign }), "id", "NOT_FOUND"),
+        ("decisionRuleDelete", json!({ "id": ids.used }), "id", "CONFLICT"),
+        ("agentCreate", json!({ "name": "x", "type": "REFUND", "thresholds": { "a b": 1 } }), "thresholds", "INVALID"),
+        (
+            "agentCreate",
+            json!({ "name": "x", "type": "REFUND", "thresholds": { "low": "5" } }),
+            "thresholds",
+            "INVALID",
+        ),
+        (
+            "agentCreate",
+            json!({ "name": "x", "type": "REFUND", "thresholds": { "low": 1e16 } }),
+            "thresholds",
+            "INVALID",
+        ),
+        ("agentCreate", json!({ "name": "x", "type": "REFUND", "thresholds": [5] }), "thresholds", "INVALID"),
+        ("agentCreate", json!({ "name": "x", "type": "REFUND", "thresholds": many }), "thresholds", "TOO_LONG"),
+        ("agentCreate", json!({ "name": "x", "type": "REFUND", "modelSettings": [] }), "modelSettings", "INVALID"),
+        (
+            "agentCreate",
+            json!({ "name": "x", "type": "REFUND", "dataSources": ["a", " a"] }),
+            "dataSources",
+            "CONFLICT",
+        ),
+        ("agentUpdate", json!({ "id": ids.foreign_agent, "name": "mine" }), "id", "NOT_FOUND"),
+        ("agentUpdate", json!({ "id": ids.own, "status": "DRAFT" }), "status", "INVALID_TRANSITION"),
+        (
+            "agentUpdate",
+            json!({ "id": ids.own, "name": "x", "expectedVersion": 1 }),
+            "expectedVersion",
+            "VERSION_CONFLICT",
+        ),
+    ]
+}
+
 /// Each input is refused with this path and code, and nothing is left of it.
 #[tokio::test]
 async fn decisions_bad_input_is_refused_with_its_place_and_nothing_is_written() {
@@ -173,87 +335,10 @@ async fn decisions_bad_input_is_refused_with_its_place_and_nothing_is_written() 
     let triage = text(&triage["organization"]["agentConfigurations"]["nodes"][0]["id"]);
     let before = count(&app, "select (select count(*) from tenantry.audit_logs) + (select sum(version) from tenantry.decision_rules) + (select sum(version) from tenantry.agent_configurations)").await;
 
-    let deep = (0..17).fold(json!(true), |inner, _| json!({ "!": [inner] }));
-    let with =
-        |conditions: Value| json!({ "agentId": own, "name": "x", "conditions": conditions, "action": "AUTO_APPROVE" });
-    let amount = json!({ "<": [{ "var": "amountMinor" }, 5] });
-    let merged = |mut input: Value, more: Value| {
-        for (name, value) in more.as_object().into_iter().flatten() {
-            input[name] = value.clone();
-        }
-        input
-    };
-    let many: serde_json::Map<String, Value> = (0..51).map(|n| (format!("t{n}"), json!(1))).collect();
-    let cases = [
-        ("decisionRuleCreate", with(json!({ "==": [{ "var": "customer.salary" }, 1] })), "conditions", "INVALID"),
-        ("decisionRuleCreate", with(json!({ "==": [{ "var": "customer.tier" }, "GOLD"] })), "conditions", "INVALID"),
-        ("decisionRuleCreate", with(json!({ "map": [[1, 2], true] })), "conditions", "INVALID"),
-        ("decisionRuleCreate", with(json!({ "<": [{ "var": "threshold.none" }, 5] })), "conditions", "INVALID"),
-        ("decisionRuleCreate", with(json!({ "<": [{ "var": "amountMinor" }, 1e18] })), "conditions", "INVALID"),
-        ("decisionRuleCreate", with(json!("yes")), "conditions", "INVALID"),
-        ("decisionRuleCreate", with(deep.clone()), "conditions", "TOO_LONG"),
-        ("decisionRuleCreate", with(json!({ "and": vec![true; 300] })), "conditions", "TOO_LONG"),
-        (
-            "decisionRuleCreate",
-            with(json!({ "==": [{ "var": "currency" }, "x".repeat(20_000)] })),
-            "conditions",
-            "TOO_LONG",
-        ),
-        ("decisionRuleCreate", with(amount.clone()), "currency", "BLANK"),
-        ("decisionRuleCreate", merged(with(amount.clone()), json!({ "currency": "XXX" })), "currency", "INVALID"),
-        ("decisionRuleCreate", merged(with(json!(true)), json!({ "rank": -1 })), "rank", "INVALID"),
-        ("decisionRuleCreate", merged(with(json!(true)), json!({ "rank": 1_000_001 })), "rank", "INVALID"),
-        ("decisionRuleCreate", merged(with(json!(true)), json!({ "name": "  " })), "name", "BLANK"),
-        ("decisionRuleCreate", merged(with(json!(true)), json!({ "name": "x".repeat(201) })), "name", "TOO_LONG"),
-        ("decisionRuleCreate", merged(with(json!(true)), json!({ "agentId": foreign_agent })), "agentId", "NOT_FOUND"),
-        ("decisionRuleCreate", merged(with(json!(true)), json!({ "agentId": triage })), "agentId", "INVALID"),
-        ("decisionRuleUpdate", json!({ "id": foreign, "enabled": false }), "id", "NOT_FOUND"),
-        (
-            "decisionRuleUpdate",
-            json!({ "id": kept, "enabled": false, "expectedVersion": 7 }),
-            "expectedVersion",
-            "VERSION_CONFLICT",
-        ),
-        ("decisionRuleUpdate", json!({ "id": kept, "conditions": amount }), "currency", "BLANK"),
-        (
-            "decisionRuleUpdate",
-            json!({ "id": kept, "rank": 30, "conditions": { "var": "x" } }),
-            "conditions",
-            "INVALID",
-        ),
-        ("decisionRulesReorder", json!({ "agentId": own, "ruleIds": [] }), "ruleIds", "INVALID"),
-        ("decisionRulesReorder", json!({ "agentId": own, "ruleIds": [foreign] }), "ruleIds/0", "NOT_FOUND"),
-        ("decisionRulesReorder", json!({ "agentId": own, "ruleIds": [kept, kept] }), "ruleIds/1", "CONFLICT"),
-        ("decisionRulesReorder", json!({ "agentId": foreign_agent, "ruleIds": [foreign] }), "agentId", "NOT_FOUND"),
-        ("decisionRuleDelete", json!({ "id": foreign }), "id", "NOT_FOUND"),
-        ("decisionRuleDelete", json!({ "id": used }), "id", "CONFLICT"),
-        ("agentCreate", json!({ "name": "x", "type": "REFUND", "thresholds": { "a b": 1 } }), "thresholds", "INVALID"),
-        (
-            "agentCreate",
-            json!({ "name": "x", "type": "REFUND", "thresholds": { "low": "5" } }),
-            "thresholds",
-            "INVALID",
-        ),
-        (
-            "agentCreate",
-            json!({ "name": "x", "type": "REFUND", "thresholds": { "low": 1e16 } }),
-            "thresholds",
-            "INVALID",
-        ),
-        ("agentCreate", json!({ "name": "x", "type": "REFUND", "thresholds": [5] }), "thresholds", "INVALID"),
-        ("agentCreate", json!({ "name": "x", "type": "REFUND", "thresholds": many }), "thresholds", "TOO_LONG"),
-        ("agentCreate", json!({ "name": "x", "type": "REFUND", "modelSettings": [] }), "modelSettings", "INVALID"),
-        (
-            "agentCreate",
-            json!({ "name": "x", "type": "REFUND", "dataSources": ["a", " a"] }),
-            "dataSources",
-            "CONFLICT",
-        ),
-        ("agentUpdate", json!({ "id": foreign_agent, "name": "mine" }), "id", "NOT_FOUND"),
-        ("agentUpdate", json!({ "id": own, "status": "DRAFT" }), "status", "INVALID_TRANSITION"),
-        ("agentUpdate", json!({ "id": own, "name": "x", "expectedVersion": 1 }), "expectedVersion", "VERSION_CONFLICT"),
-    ];
-    for (field, input, place, code) in cases {
+    let with = |conditions: Value| with(&own, conditions);
+    let ids =
+        Ids { own: &own, kept: &kept, used: &used, triage: &triage, foreign_agent: &foreign_agent, foreign: &foreign };
+    for (field, input, place, code) in bad_rules(&ids).into_iter().chain(bad_orders_and_agents(&ids)) {
         let selection = if field == "decisionRuleDelete" { "ruleId" } else { "__typename" };
         let answer = app.mutate(&token, field, selection, input.clone()).await;
         let error = &answer["userErrors"][0];
@@ -333,7 +418,6 @@ fn outcome(decision: &Decision) -> (&str, Option<DecisionAction>) {
 async fn decisions_are_made_by_the_first_rule_that_matches_and_say_why() {
     let app = TestApp::start_in_still_time().await;
     let token = alice(&app).await;
-    use DecisionAction::{AutoApprove, Deny, Escalate, RequireApproval};
     // The sample rules: small amounts in dollars, large ones, everything else.
     let small = decide(&app, 2_500, "USD").await;
     assert_eq!(outcome(&small), ("RULE", Some(AutoApprove)));
@@ -392,7 +476,7 @@ async fn decisions_explain_themselves_in_little_space() {
                else jsonb_build_object('or', jsonb_build_array((select jsonb_build_object('and', jsonb_agg('{"!=": [{"var": "customer.standing"}, "BLOCKED"]}'::jsonb)) from generate_series(1, 60)))) end, 'DENY'
           from tenantry.agent_configurations a, generate_series(1, 90) n where a.name = 'Refund decisions' and a.status = 'ACTIVE'"#).await;
     let decision = decide(&app, 2_500, "USD").await;
-    assert_eq!(outcome(&decision), ("RULE", Some(DecisionAction::Deny)));
+    assert_eq!(outcome(&decision), ("RULE", Some(Deny)));
     let rules = decision.explanation["rules"].as_array().expect("rules").clone();
     assert_eq!(rules.last().expect("a rule")["tests"].as_array().map(Vec::len), Some(32));
     assert_eq!(decision.explanation["rulesOmitted"].as_u64().map(|omitted| omitted + rules.len() as u64), Some(90));
@@ -451,7 +535,21 @@ async fn decisions_are_tried_on_real_and_made_up_requests_before_they_count() {
     assert_eq!(strict["summary"]["byAction"][2], json!({ "action": "ESCALATE", "count": 1, "before": 1 }), "{strict}");
     let missing = test(&app, &token, json!({ "lastRequests": 2, "agentId": acme, "thresholds": {} })).await;
     assert_eq!(missing["cases"][1]["outcome"], "ERROR", "{missing}");
+    let after =
+        count(&app, "select (select count(*) from tenantry.audit_logs) + (select sum(version) from tenantry.refunds)")
+            .await;
+    assert_eq!(before, after, "a test writes nothing");
+    let theirs = bob(&app).await;
+    let stolen = test(&app, &theirs, json!({ "lastRequests": 100, "agentId": acme })).await;
+    assert_eq!(codes(&stolen), ["NOT_FOUND"]);
+    assert_eq!(test(&app, &theirs, json!({ "lastRequests": 100 })).await["summary"]["errors"], 0);
+}
 
+#[tokio::test]
+async fn decisions_of_drafts_are_tried_before_they_are_stored() {
+    let app = TestApp::start_in_still_time().await;
+    let token = alice(&app).await;
+    let acme = agent(&app, &token, json!({})).await;
     // Drafts on requests that are made up.
     let drafts = json!([
         { "name": "old", "conditions": { ">": [{ "var": "ticket.ageHours" }, 72] }, "action": "ESCALATE" },
@@ -483,12 +581,7 @@ async fn decisions_are_tried_on_real_and_made_up_requests_before_they_count() {
     let outcomes: Vec<(&Value, &Value)> =
         tried["cases"].as_array().expect("cases").iter().map(|case| (&case["outcome"], &case["ruleIndex"])).collect();
     assert_eq!(outcomes, [(&json!("RULE"), &json!(1)), (&json!("NO_RULE"), &json!(null))]);
-    let after =
-        count(&app, "select (select count(*) from tenantry.audit_logs) + (select sum(version) from tenantry.refunds)")
-            .await;
-    assert_eq!(before, after, "a test writes nothing");
 
-    let theirs = bob(&app).await;
     let facts = json!([request("1.00", "USD")]);
     let refused = [
         (json!({}), "", "INVALID"),
@@ -520,9 +613,6 @@ async fn decisions_are_tried_on_real_and_made_up_requests_before_they_count() {
         );
         assert_eq!(answer["cases"], json!(null));
     }
-    let stolen = test(&app, &theirs, json!({ "lastRequests": 100, "agentId": acme })).await;
-    assert_eq!(codes(&stolen), ["NOT_FOUND"]);
-    assert_eq!(test(&app, &theirs, json!({ "lastRequests": 100 })).await["summary"]["errors"], 0);
 }
 
 /// Whoever deletes a rule waits for the refund that it decides about, and is refused then.

@@ -26,7 +26,7 @@ pub(super) async fn agents(w: &mut Writer<'_>, acme: Uuid) -> Result<Rules> {
                    '{"model": "large", "temperature": 0.3, "maxTokens": 1200}', '{"confidence": 0.9, "handOver": 0.6}',
                    '["tickets", "help-centre", "customers"]', $5 - interval '65 days', $5 - interval '10 days'),
                   ($1, $4, 'Refund decisions', 'Decides about refunds by the rules below; a person sees what it may not.', 'REFUND', 'ACTIVE',
-                   '{"model": "small", "temperature": 0, "maxTokens": 500}', '{"confidence": 0.95}',
+                   '{"model": "small", "temperature": 0, "maxTokens": 500}', '{"autoApproveMinor": 5000, "escalateMinor": 50000, "refundsPerYear": 5}',
                    '["refunds", "customers", "budgets"]', $5 - interval '60 days', $5 - interval '60 days')"#,
     )
     .bind(acme)
@@ -38,15 +38,17 @@ pub(super) async fn agents(w: &mut Writer<'_>, acme: Uuid) -> Result<Rules> {
 
     let [blocked, small, large, rest] = w.ids();
     let query = sqlx::query(
-        r#"insert into tenantry.decision_rules (organization_id, id, agent_id, name, rank, conditions, action, created_at, updated_at)
-           select $1, r.id, $2, r.name, r.rank, r.conditions::jsonb, r.action::tenantry.decision_action, $3 - interval '60 days', $3 - interval '60 days'
+        r#"insert into tenantry.decision_rules (organization_id, id, agent_id, name, rank, conditions, action, currency, created_at, updated_at)
+           select $1, r.id, $2, r.name, r.rank, r.conditions::jsonb, r.action::tenantry.decision_action, r.currency, $3 - interval '60 days', $3 - interval '60 days'
              from (values ($4::uuid, 'Nothing for blocked customers', 10,
-                           '{"in": [{"var": "customer.standing"}, ["RESTRICTED", "BLOCKED"]]}', 'DENY'),
+                           '{"in": [{"var": "customer.standing"}, ["RESTRICTED", "BLOCKED"]]}', 'DENY', null),
                           ($5, 'Small amounts of customers in good standing', 20,
-                           '{"and": [{"<=": [{"var": "refund.amountMinor"}, 5000]}, {"==": [{"var": "customer.standing"}, "GOOD"]}]}', 'AUTO_APPROVE'),
+                           '{"and": [{"<=": [{"var": "amountMinor"}, {"var": "threshold.autoApproveMinor"}]},
+                                     {"==": [{"var": "customer.standing"}, "GOOD"]},
+                                     {"<": [{"var": "customer.refundsLast365Days"}, {"var": "threshold.refundsPerYear"}]}]}', 'AUTO_APPROVE', 'USD'),
                           ($6, 'Large amounts', 30,
-                           '{">": [{"var": "refund.amountMinor"}, 50000]}', 'ESCALATE'),
-                          ($7, 'Everything else', 40, 'true', 'REQUIRE_APPROVAL')) as r(id, name, rank, conditions, action)"#,
+                           '{">": [{"var": "amountMinor"}, {"var": "threshold.escalateMinor"}]}', 'ESCALATE', 'USD'),
+                          ($7, 'Everything else', 40, 'true', 'REQUIRE_APPROVAL', null)) as r(id, name, rank, conditions, action, currency)"#,
     )
     .bind(acme)
     .bind(refund)
@@ -100,8 +102,14 @@ async fn refunds(
                                 stripe_payment_intent_id, stripe_refund_id, settled_at, version, created_at, updated_at)
            values ($1, $2, $4, $5, 2500, 'USD', 'DUPLICATE_CHARGE', 'Order 7655 was charged twice.', 'SETTLED', $6,
                    'AUTO_APPROVE', $7,
-                   '{"tried": [{"rank": 10, "rule": "Nothing for blocked customers", "holds": false},
-                               {"rank": 20, "rule": "Small amounts of customers in good standing", "holds": true}], "action": "AUTO_APPROVE"}',
+                   '{"schema": 1, "outcome": "RULE", "action": "AUTO_APPROVE",
+                     "facts": {"amountMinor": 2500, "currency": "USD", "reason": "DUPLICATE_CHARGE", "hasCharge": true, "requestedBy": "PERSON",
+                              "customer": {"tier": "STANDARD", "standing": "GOOD", "ageDays": 40, "refundsLast365Days": 0, "refundedMinorLast365Days": 0},
+                              "hasTicket": true, "ticket": {"status": "OPEN", "priority": "HIGH", "category": "BILLING", "ageHours": 1}},
+                     "rules": [{"name": "Nothing for blocked customers", "rank": 10, "version": 1, "matched": false, "values": {"customer.standing": "GOOD"}},
+                               {"name": "Small amounts of customers in good standing", "rank": 20, "version": 1, "matched": true,
+                                "values": {"amountMinor": 2500, "customer.refundsLast365Days": 0, "customer.standing": "GOOD",
+                                           "threshold.autoApproveMinor": 5000, "threshold.refundsPerYear": 5}}]}',
                    $8 - interval '4 days 23 hours', $3, 'sample-refund-1',
                    'pi_sample_7655', 're_sample_7655', $8 - interval '4 days 5 hours', 3, $8 - interval '4 days 23 hours', $8 - interval '4 days 5 hours')"#,
     )
@@ -121,10 +129,17 @@ async fn refunds(
                                 stripe_payment_intent_id, version, created_at, updated_at)
            values ($1, $2, $4, $5, 18000, 'USD', 'DEFECTIVE_PRODUCT', 'The lamp of order 7730 is broken.', 'PENDING_APPROVAL', $6,
                    'REQUIRE_APPROVAL', $7,
-                   '{"tried": [{"rank": 10, "rule": "Nothing for blocked customers", "holds": false},
-                               {"rank": 20, "rule": "Small amounts of customers in good standing", "holds": false},
-                               {"rank": 30, "rule": "Large amounts", "holds": false},
-                               {"rank": 40, "rule": "Everything else", "holds": true}], "action": "REQUIRE_APPROVAL"}',
+                   '{"schema": 1, "outcome": "RULE", "action": "REQUIRE_APPROVAL",
+                     "facts": {"amountMinor": 18000, "currency": "USD", "reason": "DEFECTIVE_PRODUCT", "hasCharge": true, "requestedBy": "PERSON",
+                              "customer": {"tier": "PREMIUM", "standing": "WATCH", "ageDays": 58, "refundsLast365Days": 0, "refundedMinorLast365Days": 0},
+                              "hasTicket": true, "ticket": {"status": "PENDING_CUSTOMER", "priority": "NORMAL", "category": "ORDER", "ageHours": 24}},
+                     "rules": [{"name": "Nothing for blocked customers", "rank": 10, "version": 1, "matched": false, "values": {"customer.standing": "WATCH"}},
+                               {"name": "Small amounts of customers in good standing", "rank": 20, "version": 1, "matched": false,
+                                "values": {"amountMinor": 18000, "customer.refundsLast365Days": 0, "customer.standing": "WATCH",
+                                           "threshold.autoApproveMinor": 5000, "threshold.refundsPerYear": 5}},
+                               {"name": "Large amounts", "rank": 30, "version": 1, "matched": false,
+                                "values": {"amountMinor": 18000, "threshold.escalateMinor": 50000}},
+                               {"name": "Everything else", "rank": 40, "version": 1, "matched": true, "values": {}}]}',
                    $8 - interval '2 days', $3, 'sample-refund-2',
                    'pi_sample_7730', 2, $8 - interval '2 days', $8 - interval '2 days')"#,
     )
@@ -144,9 +159,10 @@ async fn refunds(
                                 stripe_payment_intent_id, version, created_at, updated_at)
            values ($1, $2, $4, $5, 95000, 'USD', 'SERVICE_ISSUE', 'The fee of this month, for a day without single sign-on.', 'DENIED',
                    'ESCALATE', $7, $6,
-                   '{"tried": [{"rank": 10, "rule": "Nothing for blocked customers", "holds": false},
-                               {"rank": 20, "rule": "Small amounts of customers in good standing", "holds": false},
-                               {"rank": 30, "rule": "Large amounts", "holds": true}], "action": "ESCALATE",
+                   '{"schema": 1, "outcome": "RULE", "action": "ESCALATE",
+                     "rules": [{"name": "Nothing for blocked customers", "rank": 10, "version": 1, "matched": false},
+                               {"name": "Small amounts of customers in good standing", "rank": 20, "version": 1, "matched": false},
+                               {"name": "Large amounts", "rank": 30, "version": 1, "matched": true}],
                      "decision": "Denied: the cause was the certificate of the customer''s own identity provider."}',
                    $8 - interval '14 hours', $3, 'sample-refund-3',
                    'pi_sample_7012', 3, $8 - interval '22 hours', $8 - interval '14 hours')"#,

@@ -7,6 +7,7 @@ mod adopt;
 mod audit;
 mod confirm;
 mod database;
+mod jobs;
 mod migrate;
 mod output;
 mod person;
@@ -59,6 +60,8 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Audit),
     #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
+    #[command(subcommand)]
     Tenant(tenant::Tenant),
     #[command(subcommand)]
     Person(person::Person),
@@ -88,6 +91,7 @@ impl Command {
             Self::Reconcile(command) => command.run(&config, output).await,
             Self::Verify(command) => command.run(&config, output).await,
             Self::Audit(command) => command.run(&config, output).await,
+            Self::Jobs(command) => command.run(&config, output).await,
             Self::Tenant(command) => command.run(&config, output).await,
             Self::Person(command) => command.run(&config, output).await,
             Self::Adopt(command) => command.run(&config, output).await,

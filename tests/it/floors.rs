@@ -42,7 +42,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["graphql"],
     &["trail"],
-    &["turns"],
+    &["job_runs", "turns"],
     &["events"],
     &["auth"],
     &["db"],

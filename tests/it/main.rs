@@ -19,6 +19,7 @@ mod gates;
 mod help_desk;
 mod http_layer;
 mod impersonation;
+mod jobs;
 mod lifecycle;
 mod listing;
 mod local_postgres;

@@ -8,6 +8,7 @@ mod audit;
 mod confirm;
 mod database;
 mod jobs;
+mod metrics;
 mod migrate;
 mod output;
 mod person;
@@ -62,6 +63,8 @@ enum Command {
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
     #[command(subcommand)]
+    Metrics(metrics::Metrics),
+    #[command(subcommand)]
     Tenant(tenant::Tenant),
     #[command(subcommand)]
     Person(person::Person),
@@ -92,6 +95,7 @@ impl Command {
             Self::Verify(command) => command.run(&config, output).await,
             Self::Audit(command) => command.run(&config, output).await,
             Self::Jobs(command) => command.run(&config, output).await,
+            Self::Metrics(command) => command.run(&config, output).await,
             Self::Tenant(command) => command.run(&config, output).await,
             Self::Person(command) => command.run(&config, output).await,
             Self::Adopt(command) => command.run(&config, output).await,

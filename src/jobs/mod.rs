@@ -17,6 +17,7 @@ use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
 use crate::escalations;
 use crate::job_runs::{self, Outcome, Run};
+use crate::metrics;
 use crate::organizations;
 use crate::support_access;
 use crate::tickets::jobs as ticket_jobs;
@@ -123,6 +124,12 @@ pub const JOBS: &[Job] = &[
         does: "Frees what expired reservations hold.",
         every: TimeDelta::seconds(15),
         run: |on| Box::pin(budgets::expire_reservations(&on.db, &on.clock)),
+    },
+    Job {
+        name: "metrics",
+        does: "Computes the performance figures of what has changed.",
+        every: TimeDelta::minutes(1),
+        run: |on| Box::pin(metrics::compute_due(&on.db, &on.clock)),
     },
     Job {
         name: "audit-retention",

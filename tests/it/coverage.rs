@@ -290,6 +290,7 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "jobs/mod.rs",
         "members/invitation_mail.rs",
         "members/sql.rs",
+        "metrics/jobs.rs",
         "organizations/lifecycle.rs",
         "organizations/mod.rs",
         "platform.rs",

@@ -214,7 +214,7 @@ async fn job_that_takes_long_delays_no_other() {
     assert!(number(&app, sealed_first).await >= 1, "the first of the list waited, and others ran");
 }
 
-async fn command(database: &TestDb, arguments: &[&str]) -> Command {
+pub async fn command(database: &TestDb, arguments: &[&str]) -> Command {
     let server = &cluster().await.server;
     let mut command = tenantry_as(database, local_postgres::OWNER_ROLE, arguments).await;
     command.env("DATABASE_URL", server.url(local_postgres::APP_ROLE, &database.name));

@@ -27,6 +27,7 @@ mod mail;
 mod members;
 mod migrations;
 mod people;
+mod performance;
 mod pooler;
 mod process;
 mod revocation;

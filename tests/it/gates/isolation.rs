@@ -18,6 +18,7 @@ const NO_ENTITIES: &[(&str, &str)] = &[
     ("audit_unsealed", "what the job has yet to seal"),
     ("idempotency_keys", "the memory of mutations"),
     ("organization_feature_flags", "shown as `FeatureFlag.override`"),
+    ("metric_marks", "which hours the figures are to be computed of"),
     ("ticket_counters", "the numbers of tickets"),
     ("ticket_documents", "the words of tickets, for `search`"),
     ("ticket_field_values", "the values of `Ticket.customFields`, for its filter"),

@@ -158,7 +158,7 @@ async fn list(config: &Config, output: Output) -> CommandResult {
 /// What came of one job.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Ran {
+struct RunOf {
     name: &'static str,
     ran: bool,
     done: Option<u64>,
@@ -166,7 +166,7 @@ struct Ran {
     error: Option<String>,
 }
 
-impl Ran {
+impl RunOf {
     fn line(&self) -> String {
         match (self.done, self.took_seconds, &self.error) {
             (_, _, Some(error)) => format!("{} failed: {}", self.name, printable(error)),
@@ -192,8 +192,8 @@ impl RunJob {
         for job in chosen {
             let run = run_now(&jobs, job).await?;
             all.push(match run {
-                None => Ran { name: job.name, ran: false, done: None, took_seconds: None, error: None },
-                Some(run) => Ran {
+                None => RunOf { name: job.name, ran: false, done: None, took_seconds: None, error: None },
+                Some(run) => RunOf {
                     name: job.name,
                     ran: true,
                     done: Some(run.done),
@@ -203,7 +203,7 @@ impl RunJob {
             });
         }
         db.close().await;
-        output.result(&all, |all| all.iter().map(Ran::line).collect::<Vec<_>>().join("\n"))?;
+        output.result(&all, |all| all.iter().map(RunOf::line).collect::<Vec<_>>().join("\n"))?;
         Ok(Exit::findings(all.iter().any(|ran| !ran.ran || ran.error.is_some())))
     }
 }

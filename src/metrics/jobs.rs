@@ -35,7 +35,7 @@ pub async fn compute_due(db: &Db, clock: &Clock) -> Result<u64> {
 async fn organizations_with_marks(tx: &mut SystemTx, after: OrganizationId) -> Result<Vec<OrganizationId>> {
     Ok(sqlx::query_scalar!(
         r#"select o.id as "id: OrganizationId" from tenantry.organizations o
-            where o.id > $1 and exists (select from tenantry.metric_marks m where m.organization_id = o.id)
+            where o.id > $1 and o.deleted_at is null and exists (select from tenantry.metric_marks m where m.organization_id = o.id)
             order by o.id limit $2"#,
         after as _,
         turns::PAGE

@@ -100,47 +100,70 @@ struct Figures {
     by_category: serde_json::Value,
 }
 
-/// Which figures are selected; each is read from tables of its own.
-struct Selected {
-    escalations: bool,
-    messages: bool,
-    refunds: bool,
-    tickets: bool,
+/// Figures that are read from the same tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Tickets,
+    Escalations,
+    Messages,
+    Refunds,
 }
 
-impl Selected {
-    fn of(ctx: &Context<'_>) -> Self {
-        let buckets = ctx.look_ahead().field("buckets");
-        let any = |names: &[&str]| names.iter().any(|name| buckets.field(name).exists());
-        Self {
-            escalations: any(&["ticketsEscalated"]),
-            messages: any(&["messagesSent"]),
-            refunds: any(&["refundsRequested", "refundsSettled", "refundTotals"]),
-            tickets: any(&["ticketsOpened", "firstResponses", "ticketsResolved", "byCategory"])
-                || ["Avg", "P50", "P90", "P95", "P99"]
-                    .iter()
-                    .any(|part| any(&[&format!("firstResponseSeconds{part}"), &format!("resolutionSeconds{part}")])),
+impl Part {
+    const ALL: [Self; 4] = [Self::Tickets, Self::Escalations, Self::Messages, Self::Refunds];
+
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Tickets => &[
+                "ticketsOpened",
+                "firstResponses",
+                "ticketsResolved",
+                "byCategory",
+                "firstResponseSecondsAvg",
+                "firstResponseSecondsP50",
+                "firstResponseSecondsP90",
+                "firstResponseSecondsP95",
+                "firstResponseSecondsP99",
+                "resolutionSecondsAvg",
+                "resolutionSecondsP50",
+                "resolutionSecondsP90",
+                "resolutionSecondsP95",
+                "resolutionSecondsP99",
+            ],
+            Self::Escalations => &["ticketsEscalated"],
+            Self::Messages => &["messagesSent"],
+            Self::Refunds => &["refundsRequested", "refundsSettled", "refundTotals"],
         }
     }
 
-    fn statement(&self) -> String {
-        let mut from = String::from(
-            "unnest($2::timestamptz[], $3::timestamptz[]) with ordinality as b (starts_at, ends_at, place)",
-        );
-        let mut columns = vec!["b.place"];
-        for (is_selected, name, part) in [
-            (self.tickets, "t.*", TICKETS.as_str()),
-            (self.escalations, "e.*", ESCALATIONS),
-            (self.messages, "m.*", MESSAGES),
-            (self.refunds, "r.*", REFUNDS),
-        ] {
-            if is_selected {
-                columns.push(name);
-                from += &format!(" cross join lateral ({part}) as {}", &name[..1]);
-            }
+    /// A name in the statement, and what it stands for.
+    fn source(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Tickets => ("t", TICKETS.as_str()),
+            Self::Escalations => ("e", ESCALATIONS),
+            Self::Messages => ("m", MESSAGES),
+            Self::Refunds => ("r", REFUNDS),
         }
-        format!("select {} from {from} order by b.place", columns.join(", "))
     }
+}
+
+/// The parts of which fields are selected.
+fn selected(ctx: &Context<'_>) -> Vec<Part> {
+    let buckets = ctx.look_ahead().field("buckets");
+    Part::ALL.into_iter().filter(|part| part.fields().iter().any(|name| buckets.field(name).exists())).collect()
+}
+
+/// Reads the figures of organization `$1` in the buckets from `$2` to `$3`.
+fn statement(parts: &[Part]) -> String {
+    let (mut columns, mut sources) = (String::from("b.place"), String::new());
+    for part in parts {
+        let (name, source) = part.source();
+        columns += &format!(", {name}.*");
+        sources += &format!(" cross join lateral ({source}) as {name}");
+    }
+    format!(
+        "select {columns} from unnest($2::timestamptz[], $3::timestamptz[]) with ordinality as b (starts_at, ends_at, place){sources} order by b.place"
+    )
 }
 
 /// The bounds of buckets: start, end, and how far the clocks at the start are from UTC, in seconds. `$1` and `$2` are the range, `$3` is
@@ -185,8 +208,8 @@ pub async fn performance_series(ctx: &Context<'_>, input: SeriesInput) -> Result
         Bind::Times(buckets.iter().map(|bucket| bucket.start).collect()),
         Bind::Times(buckets.iter().map(|bucket| bucket.end).collect()),
     ];
-    let selected = Selected::of(ctx);
-    let rows = tx.fetch(&selected.statement(), &binds).await?;
+    let selected = selected(ctx);
+    let rows = tx.fetch(&statement(&selected), &binds).await?;
     for (bucket, row) in buckets.iter_mut().zip(&rows) {
         bucket.figures = figures(row, &selected)?;
     }
@@ -241,9 +264,9 @@ async fn bounds(tx: &TenantTx<Reading>, input: &SeriesInput) -> Result<Vec<Perfo
         .collect()
 }
 
-fn figures(row: &Row, selected: &Selected) -> Result<Figures> {
+fn figures(row: &Row, selected: &[Part]) -> Result<Figures> {
     let mut figures = Figures { by_category: serde_json::json!({}), ..Figures::default() };
-    if selected.tickets {
+    if selected.contains(&Part::Tickets) {
         figures.tickets_opened = row.try_get("tickets_opened")?;
         figures.first_responses = row.try_get("first_responses")?;
         figures.tickets_resolved = row.try_get("tickets_resolved")?;
@@ -263,13 +286,13 @@ fn figures(row: &Row, selected: &Selected) -> Result<Figures> {
             figures.resolution_seconds_p99 = Some(p99);
         }
     }
-    if selected.escalations {
+    if selected.contains(&Part::Escalations) {
         figures.tickets_escalated = row.try_get("tickets_escalated")?;
     }
-    if selected.messages {
+    if selected.contains(&Part::Messages) {
         figures.messages_sent = row.try_get("messages_sent")?;
     }
-    if selected.refunds {
+    if selected.contains(&Part::Refunds) {
         figures.refunds_requested = row.try_get("refunds_requested")?;
         figures.refunds_settled = row.try_get("refunds_settled")?;
         let totals: serde_json::Value = row.try_get("refund_totals")?;

@@ -58,7 +58,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "DATABASE_MAX_CONNECTIONS",
         "10",
-        "connections of one instance for the API, three of five for reading; a quarter more for the rest, and one for each worker",
+        "connections of one instance for the API, three of five for reading; a quarter more for the rest, one for each webhook worker, and 8 for jobs",
     ),
     variable(
         "DATABASE_POOLER",

@@ -27,6 +27,7 @@ pub mod graphql;
 pub mod hex;
 pub mod http;
 pub mod id;
+pub mod job_runs;
 pub mod jobs;
 pub mod json;
 pub mod local_postgres;

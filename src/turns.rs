@@ -1,5 +1,8 @@
-//! How a job goes over all organizations: each has turns of its own, of a bounded number of rows and a bounded number in each
-//! run. One with very many rows, or one that fails, delays no other.
+//! How a job goes over all organizations: in rounds. In a round each organization that has something to do gets one turn, of a
+//! bounded number of rows in a transaction of its own; then who still has something gets the next. So one with very many rows
+//! delays another by one turn at most, also another whose rows come due meanwhile, and one that fails delays none.
+
+use std::collections::HashSet;
 
 use futures_util::future::BoxFuture;
 
@@ -7,8 +10,8 @@ use crate::db::{Db, SystemTx};
 use crate::error::Result;
 use crate::id::OrganizationId;
 
-/// Turns of one organization in one run.
-const TURNS: usize = 20;
+/// Rounds of one run. The next run goes on.
+const ROUNDS: usize = 20;
 /// Organizations that are looked up at once: what `due` answers at most.
 pub const PAGE: i64 = 500;
 
@@ -27,25 +30,34 @@ pub async fn by_organization<T>(
 where
     T: Future<Output = Result<u64>>,
 {
-    let (mut last, mut done, mut failed) = (OrganizationId::NIL, 0, None);
-    loop {
-        let mut tx = SystemTx::begin(db).await?;
-        let organizations = due(&mut tx, last).await?;
-        tx.rollback().await?;
-        let Some(next) = organizations.last() else { return failed.map_or(Ok(done), Err) };
-        last = *next;
-        for organization in organizations {
-            for _ in 0..TURNS {
+    let (mut all, mut failed, mut over) = (0, None, HashSet::new());
+    for _ in 0..ROUNDS {
+        let (mut last, mut changed) = (OrganizationId::NIL, 0);
+        loop {
+            let mut tx = SystemTx::begin(db).await?;
+            let organizations = due(&mut tx, last).await?;
+            tx.rollback().await?;
+            let Some(next) = organizations.last() else { break };
+            last = *next;
+            for organization in organizations {
+                if over.contains(&organization) {
+                    continue;
+                }
                 match turn(organization).await {
-                    Ok(0) => break,
-                    Ok(changed) => done += changed,
+                    Ok(0) => drop(over.insert(organization)),
+                    Ok(rows) => changed += rows,
                     Err(error) => {
                         tracing::warn!(job, %organization, %error, cause = ?error, "an organization could not be looked after");
+                        over.insert(organization);
                         failed = Some(error);
-                        break;
                     }
                 }
             }
         }
+        all += changed;
+        if changed == 0 {
+            break;
+        }
     }
+    failed.map_or(Ok(all), Err)
 }

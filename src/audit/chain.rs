@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::hex::unhex;
 use crate::id::{ApiKeyId, AuditLogId, OrganizationId, UserId};
 use crate::json::canonical;
+use crate::turns;
 
 /// Rows that are in memory at once.
 pub(super) const PAGE: i64 = 1000;
@@ -145,26 +146,53 @@ async fn head(tx: &mut SystemTx, organization: OrganizationId) -> Result<(i64, H
     Ok(head.map_or((0, BEGINNING), |head| (head.position, head.hash.try_into().unwrap_or(BEGINNING))))
 }
 
-/// Seals what was written of all organizations; says how many rows.
+/// The job: seals what was written of all organizations; says how many rows.
+///
+/// # Errors
+/// As [`turns::by_organization`].
+pub async fn seal_due(db: &Db) -> Result<u64> {
+    turns::by_organization(
+        db,
+        "audit-seal",
+        |tx, after| Box::pin(waiting(tx, after)),
+        |organization| async move {
+            let mut tx = SystemTx::begin(db).await?;
+            let some = seal_some(&mut tx, organization).await?;
+            tx.commit().await?;
+            Ok(some)
+        },
+    )
+    .await
+}
+
+/// Seals all that was written of all organizations, however much it is; says how many rows.
 ///
 /// # Errors
 /// When the database cannot be reached.
 pub async fn seal_all(db: &Db) -> Result<u64> {
-    let mut sealed = 0;
-    for organization in waiting(db).await? {
-        sealed += seal(db, organization).await?;
+    let (mut sealed, mut last) = (0, OrganizationId::NIL);
+    loop {
+        let mut tx = SystemTx::begin(db).await?;
+        let organizations = waiting(&mut tx, last).await?;
+        tx.rollback().await?;
+        let Some(next) = organizations.last() else { return Ok(sealed) };
+        last = *next;
+        for organization in organizations {
+            sealed += seal(db, organization).await?;
+        }
     }
-    Ok(sealed)
 }
 
-async fn waiting(db: &Db) -> Result<Vec<OrganizationId>> {
-    let mut tx = SystemTx::begin(db).await?;
-    let waiting = sqlx::query_scalar!(
-        r#"select distinct organization_id as "id: OrganizationId" from tenantry.audit_unsealed order by 1"#
+/// Whose rows are not sealed yet, in the order of their ids, after this one.
+async fn waiting(tx: &mut SystemTx, after: OrganizationId) -> Result<Vec<OrganizationId>> {
+    Ok(sqlx::query_scalar!(
+        r#"select distinct organization_id as "id: OrganizationId" from tenantry.audit_unsealed
+            where organization_id > $1 order by 1 limit $2"#,
+        after as _,
+        turns::PAGE
     )
     .fetch_all(tx.conn())
-    .await?;
-    Ok(waiting)
+    .await?)
 }
 
 /// What is wrong with the chains of this database: of which organization, and what. At most a hundred of each organization.

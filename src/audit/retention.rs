@@ -1,14 +1,16 @@
 //! How long the audit log of an organization is kept, by its plan (`AUDIT_RETENTION_DAYS`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::Result;
 use crate::id::OrganizationId;
 use crate::organizations::OrganizationPlan;
+use crate::turns;
 
 /// The shortest retention, in days. The database refuses what is younger than 30, by its own clock: a day is between the two.
 const SHORTEST: u32 = 31;
@@ -38,43 +40,63 @@ impl Retention {
     /// Removes what is older than its organization's plan keeps; says how many rows.
     ///
     /// # Errors
-    /// When the database cannot be reached. The next run goes on.
+    /// As [`turns::by_organization`].
     pub async fn expire(&self, db: &Db, clock: &Clock) -> Result<u64> {
-        let mut all = 0;
-        for (plan, days) in &self.0 {
-            let before = clock.now() - TimeDelta::days((*days).into());
-            let mut tx = SystemTx::begin(db).await?;
-            let organizations = sqlx::query_scalar!(
-                r#"select o.id as "id: OrganizationId" from tenantry.organizations o
-                     left join tenantry.subscriptions s on s.organization_id = o.id
-                    where coalesce(s.plan::text, 'FREE') = $1
-                      and exists (select from tenantry.audit_logs a where a.organization_id = o.id and a.created_at < $2)
-                    order by o.id"#,
-                plan,
-                before
-            )
-            .fetch_all(tx.conn())
-            .await?;
-            tx.commit().await?;
-            for organization in organizations {
-                loop {
-                    let mut tx = SystemTx::begin(db).await?;
-                    let removed = sqlx::query_scalar!(
-                        r#"select tenantry.expire_audit_log($1, $2, $3) as "removed!""#,
-                        organization as _,
-                        before,
-                        BATCH
-                    )
-                    .fetch_one(tx.conn())
-                    .await?;
-                    tx.commit().await?;
-                    all += u64::try_from(removed).unwrap_or_default();
-                    if removed < i64::from(BATCH) {
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(all)
+        let now = clock.now();
+        let plans: Vec<String> = self.0.keys().map(|plan| (*plan).to_owned()).collect();
+        let before: Vec<DateTime<Utc>> = self.0.values().map(|days| now - TimeDelta::days((*days).into())).collect();
+        let kept: Arc<Kept> = Arc::new((plans, before));
+        turns::by_organization(
+            db,
+            "audit-retention",
+            |tx, after| {
+                let kept = Arc::clone(&kept);
+                Box::pin(async move { organizations_with_old_rows(tx, after, &kept).await })
+            },
+            |organization| expire_some(db, organization, &kept),
+        )
+        .await
     }
+}
+
+/// Plans, and before when rows of their organizations go.
+type Kept = (Vec<String>, Vec<DateTime<Utc>>);
+
+async fn organizations_with_old_rows(
+    tx: &mut SystemTx,
+    after: OrganizationId,
+    (plans, before): &Kept,
+) -> Result<Vec<OrganizationId>> {
+    Ok(sqlx::query_scalar!(
+        r#"select o.id as "id: OrganizationId" from tenantry.organizations o
+             left join tenantry.subscriptions s on s.organization_id = o.id
+             join unnest($1::text[], $2::timestamptz[]) as kept (plan, before) on kept.plan = coalesce(s.plan::text, 'FREE')
+            where o.id > $3
+              and exists (select from tenantry.audit_logs a where a.organization_id = o.id and a.created_at < kept.before)
+            order by o.id limit $4"#,
+        plans,
+        before,
+        after as _,
+        turns::PAGE
+    )
+    .fetch_all(tx.conn())
+    .await?)
+}
+
+async fn expire_some(db: &Db, organization: OrganizationId, (plans, before): &Kept) -> Result<u64> {
+    let mut tx = SystemTx::begin(db).await?;
+    let removed = sqlx::query_scalar!(
+        r#"select tenantry.expire_audit_log(o.id, kept.before, $4) as "removed!" from tenantry.organizations o
+             left join tenantry.subscriptions s on s.organization_id = o.id
+             join unnest($1::text[], $2::timestamptz[]) as kept (plan, before) on kept.plan = coalesce(s.plan::text, 'FREE')
+            where o.id = $3"#,
+        plans,
+        before,
+        organization as _,
+        BATCH
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    tx.commit().await?;
+    Ok(u64::try_from(removed.unwrap_or_default()).unwrap_or_default())
 }

@@ -19,11 +19,10 @@ const EXPIRED: &str = "budget.reservations.expire";
 /// # Errors
 /// As [`turns::by_organization`].
 pub async fn open_due_periods(db: &Db, clock: &Clock) -> Result<u64> {
-    let now = clock.now();
     turns::by_organization(
         db,
         "budget-periods",
-        |tx, after| Box::pin(sql::organizations_with_ended(tx, after, turns::PAGE, now)),
+        |tx, after| Box::pin(sql::organizations_with_ended(tx, after, turns::PAGE, clock.now())),
         |organization| open_some(db, clock, organization),
     )
     .await
@@ -47,11 +46,10 @@ async fn open_some(db: &Db, clock: &Clock, organization: OrganizationId) -> Resu
 /// # Errors
 /// As [`turns::by_organization`].
 pub async fn expire_reservations(db: &Db, clock: &Clock) -> Result<u64> {
-    let now = clock.now();
     turns::by_organization(
         db,
         "budget-reservations",
-        |tx, after| Box::pin(sql::organizations_with_expired(tx, after, turns::PAGE, now)),
+        |tx, after| Box::pin(sql::organizations_with_expired(tx, after, turns::PAGE, clock.now())),
         |organization| expire_some(db, clock, organization),
     )
     .await

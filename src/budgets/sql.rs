@@ -457,16 +457,6 @@ pub(super) async fn organizations_with_expired(
     .await?)
 }
 
-/// Whether `PostgreSQL` knows this time zone by its full name. Abbreviations and rules such as `EST5EDT4` are none.
-pub(super) async fn is_time_zone(tx: &mut TenantTx, name: &str) -> Result<bool> {
-    Ok(sqlx::query_scalar!(
-        r#"select exists (select from pg_timezone_names where name = $1 and (name = 'UTC' or name ~ '^[A-Z][A-Za-z]+/')) as "known!""#,
-        name
-    )
-    .fetch_one(tx.conn())
-    .await?)
-}
-
 /// The calendar period that holds this time.
 pub(super) async fn period_at(
     tx: &mut TenantTx,

@@ -18,6 +18,7 @@ use crate::graphql::money::{Money, MoneyInput};
 use crate::graphql::mutation::{
     Checks, Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work, check_version,
 };
+use crate::graphql::time_zone;
 use crate::id::{BudgetId, BudgetReservationId, BudgetUsageRecordId, marker};
 use crate::trail::{self, AuditEntry};
 
@@ -361,12 +362,10 @@ fn check_thresholds(checks: &mut Checks, mut thresholds: Vec<i32>) -> Vec<i32> {
 }
 
 async fn check_time_zone(work: &mut Work<'_>, time_zone: &str) -> VerbResult<()> {
-    if sql::is_time_zone(work.tx, time_zone).await? {
+    if time_zone::is_known(work.tx, time_zone).await? {
         return Ok(());
     }
-    let message =
-        "There is no such time zone: `timeZone` takes `UTC` or a name of the IANA database such as `Europe/Berlin`.";
-    Err(VerbError::user("timeZone", UserErrorCode::Invalid, message))
+    Err(VerbError::user("timeZone", UserErrorCode::Invalid, time_zone::NO_SUCH))
 }
 
 impl Mutation for BudgetCreateInput {

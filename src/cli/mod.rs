@@ -7,6 +7,8 @@ mod adopt;
 mod audit;
 mod confirm;
 mod database;
+mod jobs;
+mod metrics;
 mod migrate;
 mod output;
 mod person;
@@ -59,6 +61,10 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Audit),
     #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
+    #[command(subcommand)]
+    Metrics(metrics::Metrics),
+    #[command(subcommand)]
     Tenant(tenant::Tenant),
     #[command(subcommand)]
     Person(person::Person),
@@ -88,6 +94,8 @@ impl Command {
             Self::Reconcile(command) => command.run(&config, output).await,
             Self::Verify(command) => command.run(&config, output).await,
             Self::Audit(command) => command.run(&config, output).await,
+            Self::Jobs(command) => command.run(&config, output).await,
+            Self::Metrics(command) => command.run(&config, output).await,
             Self::Tenant(command) => command.run(&config, output).await,
             Self::Person(command) => command.run(&config, output).await,
             Self::Adopt(command) => command.run(&config, output).await,

@@ -72,7 +72,7 @@ impl Serve {
                 tracing::info!(applied, "migrated the local database");
             }
         }
-        config.pool.workers = if self.role == Role::Api { 0 } else { self.workers.into() };
+        config.pool.workers = if self.role == Role::Api { 0 } else { u32::from(self.workers) + jobs::CONNECTIONS };
         if config.pool.pooler == Pooler::Transaction && keeps_statements(&database.app).await? {
             config.pool.pooler = Pooler::TransactionKeepingStatements;
         }

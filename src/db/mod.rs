@@ -64,7 +64,7 @@ pub struct PoolLimits {
     /// `DATABASE_MAX_CONNECTIONS`: the API's connections, three of five for reading and the others for writing, at least one
     /// each; the system pool has a quarter of them, at least two.
     pub max_connections: u32,
-    /// Webhook workers of this process, each of which holds a connection of the system pool while it works. They come on
+    /// What the workers of this process take of the system pool: a connection for each webhook worker, and those of jobs. They come on
     /// top, so that what a worker does keeps no webhook from being answered.
     pub workers: u32,
     /// How long a request waits for a connection before it is refused as `UNAVAILABLE`.

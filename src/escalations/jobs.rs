@@ -20,11 +20,10 @@ const OVERDUE: &str = "escalation.overdue";
 /// # Errors
 /// As [`turns::by_organization`].
 pub async fn mark_overdue(db: &Db, clock: &Clock) -> Result<u64> {
-    let now = clock.now();
     turns::by_organization(
         db,
         "escalation-deadlines",
-        |tx, after| Box::pin(organizations_with_overdue(tx, after, now)),
+        |tx, after| Box::pin(organizations_with_overdue(tx, after, clock.now())),
         |organization| mark_some(db, clock, organization),
     )
     .await

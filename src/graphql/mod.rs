@@ -3,7 +3,7 @@
 //! [`entity`] declares rows, [`filter`], [`order`] and [`listing`] what lists of them take, [`connection`] the fields that
 //! show lists ([`plan`] and [`cursor`] do the work), [`relations`] those that show one row, `loader` reads rows and pages in
 //! batches, [`rows`] writes what a list shows of them, [`mutation`] runs verbs (`idempotency` keeps them from running
-//! twice), [`follow`] tells subscribers. [`session`] is what one operation carries.
+//! twice), [`follow`] tells subscribers. [`time_zone`] checks names. [`session`] is what one operation carries.
 
 pub mod cells;
 pub mod connection;
@@ -22,5 +22,6 @@ pub mod plan;
 pub mod relations;
 pub mod rows;
 pub mod session;
+pub mod time_zone;
 
 pub use session::{Credentials, Services, Session};

@@ -1,6 +1,6 @@
-//! `GET /metrics`: figures of this process, and of the inbox as the database has it, in Prometheus' text format.
+//! `GET /metrics`: figures of this process, and of the inbox and the jobs as the database has them, in Prometheus' text format.
 //!
-//! Whoever asks often takes no more of the database than one statement every few seconds.
+//! Whoever asks often takes no more of the database than two statements every few seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use crate::error::Result;
 use crate::http::Edge;
+use crate::job_runs::{self, JobState};
 use crate::webhooks::inbox::{self, Depth};
 
 /// How long the database may take for its part.
@@ -24,62 +25,105 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const FRESH: i64 = 5;
 
 /// What the database answered, and when.
-type Asked = Option<(DateTime<Utc>, Vec<Depth>)>;
+type Asked = Option<(DateTime<Utc>, Arc<Known>)>;
+
+/// What the database knows.
+struct Known {
+    depth: Vec<Depth>,
+    jobs: Vec<JobState>,
+}
 
 /// What the requests share.
 #[derive(Clone)]
 struct Figures {
     edge: Arc<Edge>,
-    /// The inbox as it was when it was last asked for. Who asks holds it, and the others wait for the answer.
-    depth: Arc<Mutex<Asked>>,
+    /// The database's part as it was when it was last asked for. Who asks holds it, and the others wait for the answer.
+    known: Arc<Mutex<Asked>>,
 }
 
 impl Figures {
-    async fn depth(&self) -> Result<Vec<Depth>> {
-        let mut known = self.depth.lock().await;
+    async fn known(&self) -> Result<Arc<Known>> {
+        let mut asked = self.known.lock().await;
         let now = self.edge.services.clock.now();
-        if let Some((at, depth)) = known.as_ref()
+        if let Some((at, known)) = asked.as_ref()
             && (0..FRESH).contains(&(now - *at).num_seconds())
         {
-            return Ok(depth.clone());
+            return Ok(Arc::clone(known));
         }
-        let depth = inbox::depth(&self.edge.services.db).await?;
-        *known = Some((now, depth.clone()));
-        Ok(depth)
+        let db = &self.edge.services.db;
+        let known = Arc::new(Known { depth: inbox::depth(db).await?, jobs: job_runs::states(db).await? });
+        *asked = Some((now, Arc::clone(&known)));
+        Ok(known)
     }
 }
 
 /// The route.
 pub fn router(edge: Arc<Edge>) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(Figures { edge, depth: Arc::default() })
+    Router::new().route("/metrics", get(metrics)).with_state(Figures { edge, known: Arc::default() })
 }
 
 async fn metrics(State(figures): State<Figures>) -> Response {
     let edge = &figures.edge;
     let mut text = edge.webhooks.metrics.render();
     // While the database is away its part is missing, which is what a scraper shows as a gap.
-    if let Ok(Ok(depth)) = tokio::time::timeout(PATIENCE, figures.depth()).await {
+    if let Ok(Ok(known)) = tokio::time::timeout(PATIENCE, figures.known()).await {
+        let depth = &known.depth;
         text.push_str("# TYPE tenantry_webhooks_pending gauge\n");
-        for depth in &depth {
+        for depth in depth {
             let source = depth.source.label().to_lowercase();
             text += &format!("tenantry_webhooks_pending{{source=\"{source}\"}} {}\n", depth.pending);
         }
         text.push_str("# TYPE tenantry_webhooks_findings gauge\n");
-        for depth in &depth {
+        for depth in depth {
             let source = depth.source.label().to_lowercase();
             text += &format!("tenantry_webhooks_findings{{source=\"{source}\"}} {}\n", depth.findings);
         }
         text.push_str("# TYPE tenantry_webhooks_oldest_pending_seconds gauge\n");
         let now = edge.services.clock.now();
-        for depth in &depth {
+        for depth in depth {
             let source = depth.source.label().to_lowercase();
             let age = depth.oldest.and_then(|oldest| (now - oldest).to_std().ok()).unwrap_or_default().as_secs_f64();
             text += &format!("tenantry_webhooks_oldest_pending_seconds{{source=\"{source}\"}} {age}\n");
         }
+        render_jobs(&mut text, &known.jobs, now);
     }
     let (open, idle) = edge.services.db.usage();
     text.push_str("# TYPE tenantry_database_connections gauge\n");
     text += &format!("tenantry_database_connections{{state=\"open\"}} {open}\n");
     text += &format!("tenantry_database_connections{{state=\"idle\"}} {idle}\n");
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4"), (header::CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+/// A family of series: its name, its type, and its value for a job.
+type Family = (&'static str, &'static str, fn(&JobState, DateTime<Utc>) -> Option<f64>);
+
+const JOBS: &[Family] = &[
+    ("runs_total", "counter", |job, _| count(job.runs)),
+    ("failures_total", "counter", |job, _| count(job.failures)),
+    ("rows_total", "counter", |job, _| count(job.done)),
+    ("seconds_total", "counter", |job, _| Some(job.seconds)),
+    ("last_duration_seconds", "gauge", |job, _| seconds(job.last_started_at, job.last_finished_at)),
+    ("last_success_age_seconds", "gauge", |job, now| seconds(job.last_succeeded_at, Some(now))),
+    ("running", "gauge", |job, _| Some(if job.running_pid.is_some() { 1.0 } else { 0.0 })),
+];
+
+/// Numbers of all instances: each of them tells the same. The label is the name of a job; only jobs have rows.
+fn render_jobs(text: &mut String, jobs: &[JobState], now: DateTime<Utc>) {
+    for (name, kind, value) in JOBS {
+        *text += &format!("# TYPE tenantry_job_{name} {kind}\n");
+        for job in jobs {
+            if let Some(value) = value(job, now) {
+                *text += &format!("tenantry_job_{name}{{job=\"{}\"}} {value}\n", job.name);
+            }
+        }
+    }
+}
+
+/// Exact as far as the format is: it has floating point numbers only.
+fn count(rows: i64) -> Option<f64> {
+    rows.to_string().parse().ok()
+}
+
+fn seconds(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Option<f64> {
+    Some((to? - from?).to_std().unwrap_or_default().as_secs_f64())
 }

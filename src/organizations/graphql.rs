@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, InputObject, MaybeUndefined, Object, SimpleObject};
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use crate::access::IdentitySource;
@@ -23,7 +24,7 @@ use crate::members::{
     CustomRole, Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, OrganizationSummary,
     ViewerMembership,
 };
-use crate::metrics::{PerformanceMetric, TeamPerformance};
+use crate::metrics::{self, MetricPeriod, PerformanceMetric, PerformanceSeries, SeriesInput, TeamPerformance};
 use crate::organizations::lifecycle::{
     self, OrganizationDeleteInput, OrganizationDeletePayload, OrganizationReactivateInput, OrganizationRestoreInput,
     OrganizationRestorePayload, OrganizationSuspendInput, OrganizationSuspensionPayload,
@@ -118,6 +119,24 @@ relations! {
         #[graphql(name = "where", desc = "Only tickets that meet these conditions.")] filter: Option<Box<TicketFilter>>,
     ) -> Result<TicketCounts> {
         tickets::ticket_counts(ctx, filter).await
+    }
+
+    /// The performance metrics as a time series, for charts: every bucket of the range, by the calendar of a time zone. For members and
+    /// above. It takes time in proportion to the tickets and messages of the range.
+    async fn performance_series(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "A time in the first bucket.")] from: DateTime<Utc>,
+        #[graphql(desc = "End of the range (exclusive): the last bucket holds the moment before. At most 400 days after `from`.")]
+        to: DateTime<Utc>,
+        #[graphql(desc = "Length of the buckets; at most 1,000 of them.")] bucket: MetricPeriod,
+        #[graphql(
+            default = "UTC",
+            desc = "The time zone whose calendar the buckets follow: `UTC` or a name of the IANA database such as `Europe/Berlin`."
+        )]
+        time_zone: String,
+    ) -> Result<PerformanceSeries> {
+        metrics::performance_series(ctx, SeriesInput { from, to, bucket, time_zone }).await
     }
 
     /// Every feature flag, evaluated for the organization at this moment.

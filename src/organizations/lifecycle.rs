@@ -22,11 +22,14 @@ use crate::members::{OrganizationSummary, ViewerMembership};
 use crate::organizations::lock_organization;
 use crate::platform;
 use crate::trail::{self, AuditEntry};
+use crate::turns;
 
 /// How long a deleted organization can be restored.
 const HOLDBACK: Duration = Duration::days(30);
 /// Rows that are removed in one transaction.
 const BATCH: i64 = 2000;
+/// Rows of an organization after which another one has its turn.
+const TURN: u64 = 10_000;
 
 pub(super) const RESTORED: &str = "organization.restore";
 pub(super) const SUSPENDED: &str = "organization.suspend";
@@ -233,27 +236,86 @@ pub async fn suspend(
 /// Removes the rows of organizations whose holdback has ended; says how many.
 ///
 /// # Errors
-/// When the database cannot be reached. What was removed until then stays so, and the next run goes on.
+/// As [`turns::by_organization`].
 pub async fn purge_due(db: &Db, clock: &Clock) -> Result<u64> {
-    let mut tx = SystemTx::begin(db).await?;
-    let due = sqlx::query_scalar!(
-        r#"select id as "id: OrganizationId" from tenantry.organizations where purge_at <= $1 and purged_at is null order by purge_at, id"#,
-        clock.now()
+    turns::by_organization(
+        db,
+        "organizations",
+        |tx, after| Box::pin(organizations_to_purge(tx, after, clock.now())),
+        |organization| purge_some(db, clock, organization),
+    )
+    .await
+}
+
+async fn organizations_to_purge(
+    tx: &mut SystemTx,
+    after: OrganizationId,
+    now: DateTime<Utc>,
+) -> Result<Vec<OrganizationId>> {
+    Ok(sqlx::query_scalar!(
+        r#"select id as "id: OrganizationId" from tenantry.organizations
+            where purge_at <= $1 and purged_at is null and id > $2 order by id limit $3"#,
+        now,
+        after as _,
+        turns::PAGE
     )
     .fetch_all(tx.conn())
-    .await?;
-    tx.commit().await?;
-    let mut removed = 0;
-    for organization in due {
-        removed += purge(db, clock, organization).await?;
+    .await?)
+}
+
+/// Removes some rows of one organization: table by table, those that others refer to after these. When none is left, the
+/// organization is only a name that stands for one that was.
+async fn purge_some(db: &Db, clock: &Clock, organization: OrganizationId) -> Result<u64> {
+    let (mut removed, tables) = take_away_keys(db, clock, organization).await?;
+    loop {
+        let before = removed;
+        for table in &tables {
+            loop {
+                let some = remove_some(db, table, organization.uuid()).await?;
+                removed += some;
+                if removed >= TURN {
+                    return Ok(removed);
+                }
+                if i64::try_from(some).is_ok_and(|some| some < BATCH) {
+                    break;
+                }
+            }
+        }
+        // A round that removes nothing: nothing is left.
+        if removed == before {
+            break;
+        }
     }
+    let mut tx = SystemTx::begin(db).await?;
+    let purged = sqlx::query!(
+        "update tenantry.organizations
+            set name = 'Removed organization', slug = 'removed-' || replace(id::text, '-', ''), clerk_org_id = null, industry = null,
+                support_email = null, settings = '{}', suspended_at = null, suspension_reason = null, purged_at = $2
+          where id = $1 and purged_at is null",
+        organization as _,
+        clock.now()
+    )
+    .execute(tx.conn())
+    .await?
+    .rows_affected();
+    if purged > 0 {
+        trail::record_of_system(
+            &mut tx,
+            clock,
+            organization,
+            &AuditEntry::of("organization.purge", organization, json!({})),
+        )
+        .await?;
+        tracing::info!(%organization, "an organization was removed for good");
+    }
+    tx.commit().await?;
     Ok(removed)
 }
 
-/// Removes the rows of one organization: table by table, those that others refer to after these.
-async fn purge(db: &Db, clock: &Clock, organization: OrganizationId) -> Result<u64> {
+/// What people were doing here is over, and keys that the log names stay without what they were for. Says how many keys went,
+/// and which tables have rows of organizations.
+async fn take_away_keys(db: &Db, clock: &Clock, organization: OrganizationId) -> Result<(u64, Vec<String>)> {
     let mut tx = SystemTx::begin(db).await?;
-    // What people were doing here is over, and keys that the log names stay without what they were for.
     sqlx::query!(
         "update tenantry.users set current_organization_id = null where current_organization_id = $1",
         organization as _
@@ -270,7 +332,7 @@ async fn purge(db: &Db, clock: &Clock, organization: OrganizationId) -> Result<u
     )
     .execute(tx.conn())
     .await?;
-    let mut removed = sqlx::query!(
+    let removed = sqlx::query!(
         "delete from tenantry.api_keys k where k.organization_id = $1
             and not exists (select from tenantry.audit_logs a where a.organization_id = k.organization_id and a.api_key_id = k.id)",
         organization as _
@@ -288,38 +350,7 @@ async fn purge(db: &Db, clock: &Clock, organization: OrganizationId) -> Result<u
     .fetch_all(tx.conn())
     .await?;
     tx.commit().await?;
-    loop {
-        let before = removed;
-        for table in &tables {
-            loop {
-                let some = remove_some(db, table, organization.uuid()).await?;
-                removed += some;
-                if i64::try_from(some).is_ok_and(|some| some < BATCH) {
-                    break;
-                }
-            }
-        }
-        // A round that removes nothing: nothing is left.
-        if removed == before {
-            break;
-        }
-    }
-    let mut tx = SystemTx::begin(db).await?;
-    sqlx::query!(
-        "update tenantry.organizations
-            set name = 'Removed organization', slug = 'removed-' || replace(id::text, '-', ''), clerk_org_id = null, industry = null,
-                support_email = null, settings = '{}', suspended_at = null, suspension_reason = null, purged_at = $2
-          where id = $1",
-        organization as _,
-        clock.now()
-    )
-    .execute(tx.conn())
-    .await?;
-    let entry = AuditEntry::of("organization.purge", organization, json!({ "rows": removed }));
-    trail::record_of_system(&mut tx, clock, organization, &entry).await?;
-    tx.commit().await?;
-    tracing::info!(%organization, removed, "an organization was removed for good");
-    Ok(removed)
+    Ok((removed, tables))
 }
 
 /// Removes some rows of a table; none while others refer to one of them.

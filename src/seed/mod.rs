@@ -111,13 +111,13 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
     platform::flag_override(&mut w, acme).await?;
     platform::webhook_events(&mut w, acme).await?;
     platform::audit_logs(&mut w, acme, &people, &desk).await?;
-    platform::figures(&mut w, acme, 3).await?;
+    platform::figures(&mut w, acme).await?;
 
     tech_startup::rows(&mut w, startup, &people).await?;
     help_desk::rows(&mut w, startup, people.bob).await?;
     service_levels::rows(&mut w, startup).await?;
     escalations::rows(&mut w, startup, people.bob).await?;
-    platform::figures(&mut w, startup, 1).await?;
+    platform::figures(&mut w, startup).await?;
 
     let Writer { tx, counts, .. } = w;
     tx.commit().await?;

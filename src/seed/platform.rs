@@ -1,11 +1,14 @@
 //! What the platform itself knows: feature flags, webhooks received, the audit log, performance figures.
 
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::Writer;
 use super::people::People;
 use super::support::Desk;
 use crate::error::Result;
+use crate::id::OrganizationId;
+use crate::metrics;
 
 /// Flags of every kind; those that exist already stay as they are.
 pub(super) async fn flag_definitions(w: &mut Writer<'_>) -> Result<()> {
@@ -143,82 +146,13 @@ pub(super) async fn audit_logs(w: &mut Writer<'_>, acme: Uuid, people: &People, 
     Ok(())
 }
 
-/// Figures counted from the rows: of the last seven days, and of this week and the one before by representative.
-pub(super) async fn figures(w: &mut Writer<'_>, organization: Uuid, representatives: usize) -> Result<()> {
-    let days: [Uuid; 7] = w.ids();
-    let query = sqlx::query(
-        "with days as (
-             select d.id, date_trunc('day', $2, 'UTC') - make_interval(days => d.n::int - 1) as starts_at,
-                    date_trunc('day', $2, 'UTC') - make_interval(days => d.n::int - 2) as ends_at
-               from unnest($3::uuid[]) with ordinality as d(id, n)
-         ), figures as (
-             select d.*, t.*, m.sent, e.escalated, r.*
-               from days d,
-                    lateral (select count(*) filter (where created_at >= starts_at and created_at < ends_at) as opened,
-                                    count(*) filter (where resolved_at >= starts_at and resolved_at < ends_at) as resolved,
-                                    avg(extract(epoch from first_responded_at - created_at))
-                                        filter (where first_responded_at >= starts_at and first_responded_at < ends_at) as response,
-                                    avg(extract(epoch from resolved_at - created_at) - sla_paused_seconds)
-                                        filter (where resolved_at >= starts_at and resolved_at < ends_at) as resolution
-                               from tenantry.tickets where organization_id = $1) t,
-                    lateral (select count(*) as sent from tenantry.ticket_messages
-                              where organization_id = $1 and author_user_id is not null and not is_internal
-                                and created_at >= starts_at and created_at < ends_at) m,
-                    lateral (select count(*) as escalated from tenantry.escalations
-                              where organization_id = $1 and created_at >= starts_at and created_at < ends_at) e,
-                    lateral (select count(*) filter (where created_at >= starts_at and created_at < ends_at) as requested,
-                                    count(*) filter (where settled_at >= starts_at and settled_at < ends_at) as settled,
-                                    coalesce(sum(amount_minor) filter (where settled_at >= starts_at and settled_at < ends_at), 0) as refunded
-                               from tenantry.refunds where organization_id = $1) r
-         )
-         insert into tenantry.performance_metrics (organization_id, id, period, period_start, tickets_opened, tickets_resolved, tickets_escalated,
-                                          refunds_requested, refunds_settled, refund_total_minor, messages_sent, first_response_seconds_avg,
-                                          resolution_seconds_avg, by_category, trend, created_at, updated_at)
-         select $1, f.id, 'DAY', f.starts_at, f.opened, f.resolved, f.escalated, f.requested, f.settled, f.refunded, f.sent, f.response, f.resolution,
-                (select coalesce(jsonb_object_agg(c.category, jsonb_build_object('opened', c.opened, 'resolved', c.resolved)), '{}')
-                   from (select category,
-                                count(*) filter (where created_at >= f.starts_at and created_at < f.ends_at) as opened,
-                                count(*) filter (where resolved_at >= f.starts_at and resolved_at < f.ends_at) as resolved
-                           from tenantry.tickets where organization_id = $1 group by category) c
-                  where c.opened + c.resolved > 0),
-                (case sign(f.resolution - lag(f.resolution) over (order by f.starts_at)) when -1 then 'UP' when 1 then 'DOWN' else 'FLAT' end)::tenantry.performance_trend,
-                least($2, f.ends_at), least($2, f.ends_at)
-           from figures f",
-    )
-    .bind(organization)
-    .bind(w.now)
-    .bind(&days[..]);
-    w.insert("performance_metrics", query).await?;
-
-    let ids: Vec<Uuid> = std::iter::repeat_with(|| w.id()).take(representatives * 2).collect();
-    let query = sqlx::query(
-        "with weeks as (
-             select r.id as representative_id, r.user_id, s.starts_at, s.starts_at + interval '7 days' as ends_at,
-                    row_number() over (order by s.starts_at, r.created_at, r.id) as n
-               from tenantry.representatives r,
-                    (values (date_trunc('week', $2, 'UTC')), (date_trunc('week', $2, 'UTC') - interval '7 days')) as s(starts_at)
-              where r.organization_id = $1
-         ), figures as (
-             select k.*,
-                    (select count(distinct ticket_id) from tenantry.ticket_messages m
-                      where m.organization_id = $1 and m.author_user_id = k.user_id
-                        and m.created_at >= k.starts_at and m.created_at < k.ends_at) as handled,
-                    (select avg(extract(epoch from t.resolved_at - t.created_at) - t.sla_paused_seconds) from tenantry.tickets t
-                      where t.organization_id = $1 and t.assignee_id = k.representative_id
-                        and t.resolved_at >= k.starts_at and t.resolved_at < k.ends_at) as resolution
-               from weeks k
-         )
-         insert into tenantry.team_performance (organization_id, id, representative_id, period, period_start, tickets_handled, resolution_seconds_avg,
-                                       satisfaction_score, trend, created_at, updated_at)
-         select $1, i.id, f.representative_id, 'WEEK', f.starts_at, f.handled, f.resolution,
-                case when f.handled > 0 then (array[4.6, 4.2, 4.8])[1 + (f.n % 3)] end,
-                (case sign(f.handled - lag(f.handled) over (partition by f.representative_id order by f.starts_at))
-                     when -1 then 'DOWN' when 1 then 'UP' else 'FLAT' end)::tenantry.performance_trend,
-                least($2, f.ends_at), least($2, f.ends_at)
-           from figures f join unnest($3::uuid[]) with ordinality as i(id, n) using (n)",
-    )
-    .bind(organization)
-    .bind(w.now)
-    .bind(&ids[..]);
-    w.insert("team_performance", query).await
+/// Figures of the rows of an organization, as the job computes them.
+pub(super) async fn figures(w: &mut Writer<'_>, organization: Uuid) -> Result<()> {
+    while metrics::compute_in(&mut w.tx, w.clock, OrganizationId::from_uuid(organization)).await? > 0 {}
+    for table in ["performance_metrics", "team_performance"] {
+        let count = format!("select count(*) from tenantry.{table} where organization_id = $1");
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(count)).bind(organization).fetch_one(w.tx.conn()).await?;
+        *w.counts.entry(table).or_default() += u64::try_from(rows).unwrap_or_default();
+    }
+    Ok(())
 }

@@ -43,7 +43,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["graphql"],
     &["trail"],
-    &["turns"],
+    &["job_runs", "turns"],
     &["events"],
     &["auth"],
     &["db"],

@@ -62,6 +62,7 @@ const SEED_SOURCES: &[&[u8]] = &[
     include_bytes!("../../src/seed/platform.rs"),
     include_bytes!("../../src/seed/refunds.rs"),
     include_bytes!("../../src/seed/support.rs"),
+    include_bytes!("../../src/metrics/sql.rs"),
 ];
 
 /// Makes the template once for each version of the migrations and of the sample data's day (it is made relative to now).

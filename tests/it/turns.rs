@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use crate::support::TestDb;
 
-/// One that never ends and one that fails take no turn from those behind them, and the run says that one failed.
+/// Everybody has a turn before anybody has the next; one that never ends and one that fails take none from the others, and the run
+/// says that one failed.
 #[tokio::test]
 async fn turns_of_one_organization_are_no_other_ones() {
     let database = TestDb::empty().await;
@@ -42,4 +43,29 @@ async fn turns_of_one_organization_are_no_other_ones() {
     .await;
     assert!(done.is_err(), "what failed is told");
     assert_eq!(had.into_inner().expect("no panic"), BTreeMap::from([(endless, 20), (failing, 1), (good, 4)]));
+}
+
+/// Rows that come due while another one's are done wait for one turn of it.
+#[tokio::test]
+async fn who_comes_late_waits_for_one_turn() {
+    let database = TestDb::empty().await;
+    let [late, big] = [1, 2].map(|n| OrganizationId::from_uuid(Uuid::from_u128(n)));
+    let order = Mutex::new(Vec::new());
+    let done = by_organization(
+        &database.db(),
+        "test",
+        |_, after| {
+            let came = order.lock().expect("no panic").len() >= 3;
+            let due = [late, big].into_iter().filter(|id| id.uuid() > after.uuid() && (came || *id == big)).collect();
+            Box::pin(async move { Ok(due) })
+        },
+        async |organization| -> Result<u64> {
+            order.lock().expect("no panic").push(organization);
+            Ok(if organization == late { 0 } else { 1 })
+        },
+    )
+    .await;
+    assert_eq!(done.expect("a run"), 20);
+    let order = order.into_inner().expect("no panic");
+    assert_eq!((order.iter().position(|id| *id == late), order.len()), (Some(3), 21));
 }

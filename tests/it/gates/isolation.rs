@@ -19,6 +19,7 @@ const NO_ENTITIES: &[(&str, &str)] = &[
     ("idempotency_keys", "the memory of mutations"),
     ("organization_feature_flags", "shown as `FeatureFlag.override`"),
     ("sla_revisions", "what a policy promised before, for clocks that ran then"),
+    ("metric_marks", "which hours the figures are to be computed of"),
     ("ticket_counters", "the numbers of tickets"),
     ("ticket_documents", "the words of tickets, for `search`"),
     ("ticket_field_values", "the values of `Ticket.customFields`, for its filter"),

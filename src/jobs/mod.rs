@@ -1,13 +1,14 @@
 //! What the workers do by the clock: partitions ahead, the chain of the audit log, and clearing what is old.
 //!
-//! Each job has a row in `tenantry.jobs` that is locked while it runs, so that of many workers one does it, and of a worker that
-//! dies the next one does. A job does nothing twice: what it has done, it does not find again.
+//! Of many workers one does a job ([`job_runs`]), and of a worker that dies the next one does. A job does nothing twice: what it
+//! has done, it does not find again. `docs/JOBS.md` is for operators.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Months, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::audit::{Retention, chain};
 use crate::budgets;
@@ -15,6 +16,8 @@ use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
 use crate::escalations;
+use crate::job_runs::{self, Outcome, Run};
+use crate::metrics;
 use crate::organizations;
 use crate::sla;
 use crate::support_access;
@@ -24,6 +27,8 @@ use crate::tickets::jobs as ticket_jobs;
 pub struct Job {
     /// The name, as in `tenantry.jobs`.
     pub name: &'static str,
+    /// What it does, in a line.
+    pub does: &'static str,
     /// How long after a run began the next is due.
     pub every: TimeDelta,
     /// Does it; says how many rows it made, sealed or removed.
@@ -46,70 +51,116 @@ const IDEMPOTENCY_KEYS: TimeDelta = TimeDelta::days(7);
 const ENDED_SESSIONS: TimeDelta = TimeDelta::days(30);
 /// How often it is looked what is due.
 const TICK: std::time::Duration = std::time::Duration::from_secs(5);
+/// Jobs that one process runs at the same time.
+const AT_ONCE: usize = 4;
+/// Connections of the system pool that they take: one holds the lock of the job, the other does its work.
+pub const CONNECTIONS: u32 = 8;
 /// Rows that a job removes in one transaction.
 const BATCH: i64 = 5000;
 
 /// Every job.
 pub const JOBS: &[Job] = &[
-    Job { name: "audit-seal", every: TimeDelta::seconds(10), run: |on| Box::pin(chain::seal_all(&on.db)) },
-    Job { name: "audit-partitions", every: TimeDelta::hours(6), run: |on| Box::pin(partitions(&on.db, &on.clock)) },
+    Job {
+        name: "audit-seal",
+        does: "Chains what was written to the audit log.",
+        every: TimeDelta::seconds(10),
+        run: |on| Box::pin(chain::seal_due(&on.db)),
+    },
+    Job {
+        name: "audit-partitions",
+        does: "Makes the partitions of the audit log for the coming months.",
+        every: TimeDelta::hours(6),
+        run: |on| Box::pin(partitions(&on.db, &on.clock)),
+    },
     Job {
         name: "idempotency-keys",
+        does: "Forgets the idempotency keys of mutations after 7 days.",
         every: TimeDelta::hours(1),
         run: |on| Box::pin(clear(&on.db, OLD_KEYS, on.clock.now() - IDEMPOTENCY_KEYS)),
     },
     Job {
         name: "ended-sessions",
+        does: "Forgets ended sessions after 30 days.",
         every: TimeDelta::hours(1),
         run: |on| Box::pin(clear(&on.db, OLD_SESSIONS, on.clock.now() - ENDED_SESSIONS)),
     },
     Job {
         name: "organizations",
+        does: "Removes the rows of deleted organizations whose holdback has ended.",
         every: TimeDelta::minutes(1),
         run: |on| Box::pin(organizations::purge_due(&on.db, &on.clock)),
     },
     Job {
         name: "support-access",
+        does: "Ends the access of superadmins whose time is over.",
         every: TimeDelta::minutes(1),
         run: |on| Box::pin(support_access::end_expired(&on.db, &on.clock)),
     },
     Job {
         name: "ticket-queues",
+        does: "Takes tickets back from silent assignees, and assigns those that nobody has.",
         every: TimeDelta::seconds(10),
         run: |on| Box::pin(ticket_jobs::tend_queues(&on.db, &on.clock)),
     },
     Job {
         name: "ticket-search",
+        does: "Indexes tickets anew for organizations that changed the language of their search.",
         every: TimeDelta::seconds(10),
         run: |on| Box::pin(ticket_jobs::index_in_new_language(&on.db)),
     },
-    Job { name: "service-levels", every: TimeDelta::seconds(10), run: |on| Box::pin(sla::watch(&on.db, &on.clock)) },
+    Job {
+        name: "service-levels",
+        does: "Tells of service levels that are near their end or missed, and brings running clocks to policies that changed.",
+        every: TimeDelta::seconds(10),
+        run: |on| Box::pin(sla::watch(&on.db, &on.clock)),
+    },
     Job {
         name: "escalation-deadlines",
+        does: "Marks escalations whose deadline has passed.",
         every: TimeDelta::seconds(15),
         run: |on| Box::pin(escalations::mark_overdue(&on.db, &on.clock)),
     },
     Job {
         name: "budget-periods",
+        does: "Opens the next period of budgets whose period has ended.",
         every: TimeDelta::minutes(1),
         run: |on| Box::pin(budgets::open_due_periods(&on.db, &on.clock)),
     },
     Job {
         name: "budget-reservations",
+        does: "Frees what expired reservations hold.",
         every: TimeDelta::seconds(15),
         run: |on| Box::pin(budgets::expire_reservations(&on.db, &on.clock)),
     },
     Job {
+        name: "metrics",
+        does: "Computes the performance figures of what has changed.",
+        every: TimeDelta::minutes(1),
+        run: |on| Box::pin(metrics::compute_due(&on.db, &on.clock)),
+    },
+    Job {
         name: "audit-retention",
+        does: "Removes the audit log past the retention of the plan.",
         every: TimeDelta::hours(6),
         run: |on| Box::pin(on.retention.expire(&on.db, &on.clock)),
     },
 ];
 
-/// Does what is due until a stop is asked for.
-pub async fn run(jobs: Arc<Jobs>, mut stopping: watch::Receiver<bool>) {
+/// Does what is due until a stop is asked for. Each job looks for itself, and at most [`AT_ONCE`] run at the same time: one that
+/// takes minutes delays no other.
+pub async fn run(jobs: Arc<Jobs>, stopping: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut tending = JoinSet::new();
+    for job in JOBS {
+        tending.spawn(tend(Arc::clone(&jobs), job, Arc::clone(&places), stopping.clone()));
+    }
+    tending.join_all().await;
+}
+
+async fn tend(jobs: Arc<Jobs>, job: &'static Job, places: Arc<Semaphore>, mut stopping: watch::Receiver<bool>) {
     loop {
-        for job in JOBS {
+        {
+            let Ok(_place) = places.acquire().await else { return };
             if *stopping.borrow() {
                 return;
             }
@@ -127,54 +178,21 @@ pub async fn run(jobs: Arc<Jobs>, mut stopping: watch::Receiver<bool>) {
 /// Runs a job if it is due and nobody else does; says whether it ran.
 ///
 /// # Errors
-/// When the database cannot be reached. What goes wrong in the job is kept in its row.
+/// As [`job_runs::run`].
 pub async fn run_if_due(jobs: &Jobs, job: &Job) -> Result<bool> {
-    let Jobs { db, clock, .. } = jobs;
-    let started = clock.now();
-    let mut tx = SystemTx::begin(db).await?;
-    // Nearly always nothing is due: one look, and nothing is written.
-    let is_early = sqlx::query_scalar!(
-        r#"select exists (select from tenantry.jobs where name = $1 and last_started_at > $2) as "early!""#,
-        job.name,
-        started - job.every
-    )
-    .fetch_one(tx.conn())
-    .await?;
-    if is_early {
-        return Ok(false);
+    let outcome = job_runs::run(&jobs.db, &jobs.clock, job.name, Some(job.every), || (job.run)(jobs)).await?;
+    Ok(matches!(outcome, Outcome::Ran(_)))
+}
+
+/// Runs a job, due or not, unless somebody else does: then there is nothing to tell.
+///
+/// # Errors
+/// As [`job_runs::run`].
+pub async fn run_now(jobs: &Jobs, job: &Job) -> Result<Option<Run>> {
+    match job_runs::run(&jobs.db, &jobs.clock, job.name, None, || (job.run)(jobs)).await? {
+        Outcome::Ran(run) => Ok(Some(run)),
+        Outcome::Elsewhere | Outcome::NotDue => Ok(None),
     }
-    sqlx::query!("insert into tenantry.jobs (name) values ($1) on conflict do nothing", job.name)
-        .execute(tx.conn())
-        .await?;
-    tx.commit().await?;
-    let mut tx = SystemTx::begin(db).await?;
-    let due = sqlx::query_scalar!(
-        "select name from tenantry.jobs where name = $1 and (last_started_at is null or last_started_at <= $2) for update skip locked",
-        job.name,
-        started - job.every
-    )
-    .fetch_optional(tx.conn())
-    .await?;
-    if due.is_none() {
-        return Ok(false);
-    }
-    let done = (job.run)(jobs).await;
-    let problem = done.as_ref().err().map(|error| {
-        tracing::error!(job = job.name, %error, cause = ?error, "a job failed; it is tried again when it is due");
-        error.to_string().chars().take(2000).collect::<String>()
-    });
-    sqlx::query!(
-        "update tenantry.jobs set last_started_at = $2, last_finished_at = $3, last_done = $4, last_error = $5, runs = runs + 1 where name = $1",
-        job.name,
-        started,
-        clock.now(),
-        i64::try_from(done.unwrap_or_default()).unwrap_or(i64::MAX),
-        problem
-    )
-    .execute(tx.conn())
-    .await?;
-    tx.commit().await?;
-    Ok(true)
 }
 
 async fn partitions(db: &Db, clock: &Clock) -> Result<u64> {

@@ -12,6 +12,7 @@ use crate::graphql::filter::{DateTimeFilter, StringFilter};
 use crate::graphql::mutation::{
     Checks, Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work, check_version,
 };
+use crate::graphql::time_zone;
 use crate::id::{BusinessCalendarId, marker};
 use crate::sla::hours::{Hours, Interval, Weekday, Written, zone};
 use crate::sla::policies::{self, SlaPolicy};
@@ -273,8 +274,7 @@ fn check_holidays(errors: &mut Vec<UserError>, given: &[HolidayInput]) -> BTreeM
 
 fn check_zone(errors: &mut Vec<UserError>, name: &str) {
     if zone(name).is_none() {
-        let message = "There is no such time zone: `timeZone` takes `UTC` or a name of the IANA database such as `Europe/Berlin`.";
-        errors.push(UserError::new("timeZone", UserErrorCode::Invalid, message));
+        errors.push(UserError::new("timeZone", UserErrorCode::Invalid, time_zone::NO_SUCH));
     }
 }
 

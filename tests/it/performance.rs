@@ -14,7 +14,7 @@ use crate::adopt::{ended, parse};
 use crate::jobs::command;
 use crate::support::TestApp;
 
-/// Numbers that are the same for a seed (SplitMix64).
+/// Numbers that are the same for a seed (`SplitMix64`).
 struct Random(u64);
 
 impl Random {
@@ -142,7 +142,7 @@ fn seconds(from: DateTime<Utc>, to: DateTime<Utc>, pause: i32) -> f64 {
     ((to - from).as_seconds_f64() - f64::from(pause)).max(0.0)
 }
 
-/// Average and percentiles under the names of columns, as PostgreSQL's `percentile_cont` is described: linear between the two nearest.
+/// Average and percentiles under the names of columns, as `percentile_cont` is described: linear between the two nearest.
 fn times(name: &str, seconds: &mut [f64]) -> Map<String, Value> {
     seconds.sort_by(f64::total_cmp);
     let mut found = Map::new();
@@ -440,7 +440,7 @@ fn step(random: &mut Random, base: DateTime<Utc>) -> String {
         5..=8 => format!(
             "insert into tenantry.ticket_messages (organization_id, id, ticket_id, author_user_id, is_internal, body, created_at)
              select {ORGANIZATION}, '{id}', {ticket}, {member}, {}, 'x', '{at}'",
-            salt % 4 == 0
+            salt.is_multiple_of(4)
         ),
         // The first answer: a message, and the time of it on the ticket.
         9..=10 => format!(
@@ -495,7 +495,7 @@ async fn figures_of_the_job_are_those_of_a_backfill_and_of_a_naive_count() {
     let app = TestApp::start().await;
     let (db, clock, organization) = (&app.app.services.db, &app.clock, acme(&app).await);
     let mut system = app.database.system().await;
-    let base = Utc::now().trunc_subsecs(0) - TimeDelta::days(41);
+    let base = clock.now().trunc_subsecs(0) - TimeDelta::days(41);
     let sample = stored(&mut system, organization).await;
     assert_figures(&expected(&rows(&mut system, organization).await), &sample, "the sample data");
     for case in 0..CASES {
@@ -553,141 +553,144 @@ fn field(column: &str) -> String {
     name
 }
 
+/// Zone, bucket, range, the starts of its buckets by the clocks of the zone, and the end of the last.
+type Case = (&'static str, &'static str, &'static str, &'static str, &'static [&'static str], &'static str);
+/// Zones and days that are known for being wrong elsewhere.
+const CLOCKS: &[Case] = &[
+    // A day of 23 hours and one of 25.
+    (
+        "Europe/Berlin",
+        "DAY",
+        "2026-03-28T12:00:00Z",
+        "2026-03-30T12:00:00Z",
+        &["2026-03-28T00:00:00+01:00", "2026-03-29T00:00:00+01:00", "2026-03-30T00:00:00+02:00"],
+        "2026-03-30T22:00:00Z",
+    ),
+    (
+        "Europe/Berlin",
+        "DAY",
+        "2026-10-24T22:00:00Z",
+        "2026-10-25T23:00:00Z",
+        &["2026-10-25T00:00:00+02:00"],
+        "2026-10-25T23:00:00Z",
+    ),
+    // An hour that is left out, and one that comes twice.
+    (
+        "Europe/Berlin",
+        "HOUR",
+        "2026-03-29T00:00:00Z",
+        "2026-03-29T02:00:00Z",
+        &["2026-03-29T01:00:00+01:00", "2026-03-29T03:00:00+02:00"],
+        "2026-03-29T02:00:00Z",
+    ),
+    (
+        "Europe/Berlin",
+        "HOUR",
+        "2026-10-25T00:00:00Z",
+        "2026-10-25T02:30:00Z",
+        &["2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00", "2026-10-25T03:00:00+01:00"],
+        "2026-10-25T03:00:00Z",
+    ),
+    (
+        "Europe/Berlin",
+        "WEEK",
+        "2026-03-24T00:00:00Z",
+        "2026-03-25T00:00:00Z",
+        &["2026-03-23T00:00:00+01:00"],
+        "2026-03-29T22:00:00Z",
+    ),
+    (
+        "Europe/Berlin",
+        "MONTH",
+        "2026-03-31T21:59:59Z",
+        "2026-03-31T22:00:01Z",
+        &["2026-03-01T00:00:00+01:00", "2026-04-01T00:00:00+02:00"],
+        "2026-04-30T22:00:00Z",
+    ),
+    // Three quarters and a half of an hour.
+    (
+        "Asia/Kathmandu",
+        "DAY",
+        "2026-05-01T00:00:00Z",
+        "2026-05-02T00:00:00Z",
+        &["2026-05-01T00:00:00+05:45", "2026-05-02T00:00:00+05:45"],
+        "2026-05-02T18:15:00Z",
+    ),
+    (
+        "Asia/Kathmandu",
+        "HOUR",
+        "2026-05-01T00:15:00Z",
+        "2026-05-01T01:00:00Z",
+        &["2026-05-01T06:00:00+05:45"],
+        "2026-05-01T01:15:00Z",
+    ),
+    (
+        "America/St_Johns",
+        "HOUR",
+        "2026-07-01T00:00:00Z",
+        "2026-07-01T00:31:00Z",
+        &["2026-06-30T21:00:00-02:30", "2026-06-30T22:00:00-02:30"],
+        "2026-07-01T01:30:00Z",
+    ),
+    // Clocks that are changed by half an hour: an hour of 90 minutes, and one of 30.
+    (
+        "Australia/Lord_Howe",
+        "HOUR",
+        "2026-04-04T14:00:00Z",
+        "2026-04-04T15:45:00Z",
+        &["2026-04-05T01:00:00+11:00", "2026-04-05T02:00:00+10:30"],
+        "2026-04-04T16:30:00Z",
+    ),
+    (
+        "Australia/Lord_Howe",
+        "HOUR",
+        "2026-10-03T14:30:00Z",
+        "2026-10-03T16:15:00Z",
+        &["2026-10-04T01:00:00+10:30", "2026-10-04T02:30:00+11:00", "2026-10-04T03:00:00+11:00"],
+        "2026-10-03T17:00:00Z",
+    ),
+    // A midnight that does not exist, and one that comes twice.
+    (
+        "Africa/Cairo",
+        "DAY",
+        "2026-04-23T21:59:00Z",
+        "2026-04-23T22:01:00Z",
+        &["2026-04-23T00:00:00+02:00", "2026-04-24T01:00:00+03:00"],
+        "2026-04-24T21:00:00Z",
+    ),
+    (
+        "America/Havana",
+        "DAY",
+        "2025-11-02T04:30:00Z",
+        "2025-11-02T04:31:00Z",
+        &["2025-11-02T00:00:00-04:00"],
+        "2025-11-03T05:00:00Z",
+    ),
+    // A day that was left out.
+    (
+        "Pacific/Apia",
+        "DAY",
+        "2011-12-29T12:00:00Z",
+        "2011-12-31T12:00:00Z",
+        &["2011-12-29T00:00:00-10:00", "2011-12-31T00:00:00+14:00", "2012-01-01T00:00:00+14:00"],
+        "2012-01-01T10:00:00Z",
+    ),
+    (
+        "UTC",
+        "MONTH",
+        "2028-02-29T00:00:00Z",
+        "2028-02-29T00:00:01Z",
+        &["2028-02-01T00:00:00+00:00"],
+        "2028-03-01T00:00:00Z",
+    ),
+];
+
 /// Where buckets begin, by the clocks of the zone: zones and days that are known for being wrong elsewhere.
 #[tokio::test]
 async fn buckets_of_a_series_follow_the_clocks_of_their_time_zone() {
-    type Case = (&'static str, &'static str, &'static str, &'static str, &'static [&'static str], &'static str);
-    const CASES: &[Case] = &[
-        // A day of 23 hours and one of 25.
-        (
-            "Europe/Berlin",
-            "DAY",
-            "2026-03-28T12:00:00Z",
-            "2026-03-30T12:00:00Z",
-            &["2026-03-28T00:00:00+01:00", "2026-03-29T00:00:00+01:00", "2026-03-30T00:00:00+02:00"],
-            "2026-03-30T22:00:00Z",
-        ),
-        (
-            "Europe/Berlin",
-            "DAY",
-            "2026-10-24T22:00:00Z",
-            "2026-10-25T23:00:00Z",
-            &["2026-10-25T00:00:00+02:00"],
-            "2026-10-25T23:00:00Z",
-        ),
-        // An hour that is left out, and one that comes twice.
-        (
-            "Europe/Berlin",
-            "HOUR",
-            "2026-03-29T00:00:00Z",
-            "2026-03-29T02:00:00Z",
-            &["2026-03-29T01:00:00+01:00", "2026-03-29T03:00:00+02:00"],
-            "2026-03-29T02:00:00Z",
-        ),
-        (
-            "Europe/Berlin",
-            "HOUR",
-            "2026-10-25T00:00:00Z",
-            "2026-10-25T02:30:00Z",
-            &["2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00", "2026-10-25T03:00:00+01:00"],
-            "2026-10-25T03:00:00Z",
-        ),
-        (
-            "Europe/Berlin",
-            "WEEK",
-            "2026-03-24T00:00:00Z",
-            "2026-03-25T00:00:00Z",
-            &["2026-03-23T00:00:00+01:00"],
-            "2026-03-29T22:00:00Z",
-        ),
-        (
-            "Europe/Berlin",
-            "MONTH",
-            "2026-03-31T21:59:59Z",
-            "2026-03-31T22:00:01Z",
-            &["2026-03-01T00:00:00+01:00", "2026-04-01T00:00:00+02:00"],
-            "2026-04-30T22:00:00Z",
-        ),
-        // Three quarters and a half of an hour.
-        (
-            "Asia/Kathmandu",
-            "DAY",
-            "2026-05-01T00:00:00Z",
-            "2026-05-02T00:00:00Z",
-            &["2026-05-01T00:00:00+05:45", "2026-05-02T00:00:00+05:45"],
-            "2026-05-02T18:15:00Z",
-        ),
-        (
-            "Asia/Kathmandu",
-            "HOUR",
-            "2026-05-01T00:15:00Z",
-            "2026-05-01T01:00:00Z",
-            &["2026-05-01T06:00:00+05:45"],
-            "2026-05-01T01:15:00Z",
-        ),
-        (
-            "America/St_Johns",
-            "HOUR",
-            "2026-07-01T00:00:00Z",
-            "2026-07-01T00:31:00Z",
-            &["2026-06-30T21:00:00-02:30", "2026-06-30T22:00:00-02:30"],
-            "2026-07-01T01:30:00Z",
-        ),
-        // Clocks that are changed by half an hour: an hour of 90 minutes, and one of 30.
-        (
-            "Australia/Lord_Howe",
-            "HOUR",
-            "2026-04-04T14:00:00Z",
-            "2026-04-04T15:45:00Z",
-            &["2026-04-05T01:00:00+11:00", "2026-04-05T02:00:00+10:30"],
-            "2026-04-04T16:30:00Z",
-        ),
-        (
-            "Australia/Lord_Howe",
-            "HOUR",
-            "2026-10-03T14:30:00Z",
-            "2026-10-03T16:15:00Z",
-            &["2026-10-04T01:00:00+10:30", "2026-10-04T02:30:00+11:00", "2026-10-04T03:00:00+11:00"],
-            "2026-10-03T17:00:00Z",
-        ),
-        // A midnight that does not exist, and one that comes twice.
-        (
-            "Africa/Cairo",
-            "DAY",
-            "2026-04-23T21:59:00Z",
-            "2026-04-23T22:01:00Z",
-            &["2026-04-23T00:00:00+02:00", "2026-04-24T01:00:00+03:00"],
-            "2026-04-24T21:00:00Z",
-        ),
-        (
-            "America/Havana",
-            "DAY",
-            "2025-11-02T04:30:00Z",
-            "2025-11-02T04:31:00Z",
-            &["2025-11-02T00:00:00-04:00"],
-            "2025-11-03T05:00:00Z",
-        ),
-        // A day that was left out.
-        (
-            "Pacific/Apia",
-            "DAY",
-            "2011-12-29T12:00:00Z",
-            "2011-12-31T12:00:00Z",
-            &["2011-12-29T00:00:00-10:00", "2011-12-31T00:00:00+14:00", "2012-01-01T00:00:00+14:00"],
-            "2012-01-01T10:00:00Z",
-        ),
-        (
-            "UTC",
-            "MONTH",
-            "2028-02-29T00:00:00Z",
-            "2028-02-29T00:00:01Z",
-            &["2028-02-01T00:00:00+00:00"],
-            "2028-03-01T00:00:00Z",
-        ),
-    ];
     let app = TestApp::start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
-    for (zone, bucket, from, to, starts, end) in CASES {
+    for (zone, bucket, from, to, starts, end) in CLOCKS {
         let buckets = series(&app, &alice, (from, to), bucket, zone, "").await;
         let found: Vec<&str> = buckets.iter().map(|bucket| bucket["localStart"].as_str().expect("a text")).collect();
         assert_eq!(found, *starts, "{zone} {bucket} {from}");

@@ -61,7 +61,7 @@ async fn who_comes_late_waits_for_one_turn() {
         },
         async |organization| -> Result<u64> {
             order.lock().expect("no panic").push(organization);
-            Ok(if organization == late { 0 } else { 1 })
+            Ok(u64::from(organization != late))
         },
     )
     .await;

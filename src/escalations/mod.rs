@@ -27,7 +27,7 @@ pub use notices::{EscalationNotice, EscalationNoticeSeeInput};
 pub use opening::{CREATED, Opened, Opening, TICKET_ESCALATED, open};
 pub use rules::assignee;
 pub use rules::{EscalationRule, EscalationRuleCreateInput, EscalationRuleDeleteInput, EscalationRuleUpdateInput};
-pub use verbs::unassign_all;
+pub use verbs::{Escalating, escalate, unassign_all};
 
 use crate::graphql::filter::{DateTimeFilter, IdFilter};
 use crate::graphql::mutation::{MutationInfo, UserErrorCode, VerbError};

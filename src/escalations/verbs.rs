@@ -72,36 +72,57 @@ impl Mutation for EscalationCreateInput {
         let note = self.note.as_deref().map(|note| checks.text("note", note.trim(), MAX_TEXT));
         check_due(&mut checks, self.due_at, work.now);
         checks.finish()?;
-        let priority = self.priority.unwrap_or(EscalationPriority::Normal);
-        require_representative(work.tx, "assigneeId", self.assignee_id).await?;
-        let tenant = work.tenant();
-        let assignee = match self.assignee_id {
-            None => {
-                let matter = (self.reason, priority);
-                rules::assignee(work.tx.conn(), tenant.organization_id, matter, work.now).await?
-            }
-            given => given,
-        };
-        check_ticket(work, self.ticket_id).await?;
-        let opening = Opening {
-            ticket: self.ticket_id,
+        let escalating = Escalating {
+            ticket_id: self.ticket_id,
             reason: self.reason,
-            priority,
+            priority: self.priority.unwrap_or(EscalationPriority::Normal),
             note: note.filter(|note| !note.is_empty()),
-            assignee,
-            is_automatic: self.assignee_id.is_none() && assignee.is_some(),
+            assignee_id: self.assignee_id,
             due_at: self.due_at,
-            by: tenant.actor.user(),
         };
-        let opened = opening::open(work.tx.conn(), work.clock, tenant.organization_id, work.now, &opening).await?;
-        let Some(opened) = opened else {
-            let message = "The ticket is escalated for this reason already: change that escalation.";
-            return Err(VerbError::user("reason", UserErrorCode::Conflict, message));
-        };
-        work.also(TICKET_ESCALATED, self.ticket_id, opened.of_ticket(&opening)).await?;
-        events::tell_more(work.tx, opened.notices.iter().copied().map(Event::of).collect()).await?;
-        Ok(Done { id: opened.id, audit: opened.shown(&opening), event: Some(Event::of(opened.id)) })
+        let (id, audit) = escalate(work, escalating).await?;
+        Ok(Done { id, audit, event: Some(Event::of(id)) })
     }
+}
+
+/// A ticket to escalate.
+#[derive(Clone, Debug)]
+pub struct Escalating {
+    pub ticket_id: TicketId,
+    pub reason: EscalationReason,
+    pub priority: EscalationPriority,
+    /// At most 5,000 characters.
+    pub note: Option<String>,
+    /// `None`: as the rules say.
+    pub assignee_id: Option<RepresentativeId>,
+    /// `None`: as the priority says.
+    pub due_at: Option<DateTime<Utc>>,
+}
+
+/// Escalates a ticket; gives what the log is to say of the escalation, and tells whom the rules name.
+///
+/// # Errors
+/// What the caller can mend: no such ticket or representative, a ticket that is closed or has such an escalation.
+pub async fn escalate(work: &mut Work<'_>, escalating: Escalating) -> VerbResult<(EscalationId, Value)> {
+    let Escalating { ticket_id: ticket, reason, priority, note, assignee_id, due_at } = escalating;
+    require_representative(work.tx, "assigneeId", assignee_id).await?;
+    let tenant = work.tenant();
+    // Representatives are locked before tickets, as whoever removes one does.
+    let assignee = match assignee_id {
+        None => rules::assignee(work.tx.conn(), tenant.organization_id, (reason, priority), work.now).await?,
+        given => given,
+    };
+    check_ticket(work, ticket).await?;
+    let is_automatic = assignee_id.is_none() && assignee.is_some();
+    let opening = Opening { ticket, reason, priority, note, assignee, is_automatic, due_at, by: tenant.actor.user() };
+    let opened = opening::open(work.tx.conn(), work.clock, tenant.organization_id, work.now, &opening).await?;
+    let Some(opened) = opened else {
+        let message = "The ticket is escalated for this reason already: change that escalation.";
+        return Err(VerbError::user("reason", UserErrorCode::Conflict, message));
+    };
+    work.also(TICKET_ESCALATED, ticket, opened.of_ticket(&opening)).await?;
+    events::tell_more(work.tx, opened.notices.iter().copied().map(Event::of).collect()).await?;
+    Ok((opened.id, opened.shown(&opening)))
 }
 
 /// What deciding about a change needs to know.

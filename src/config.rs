@@ -16,7 +16,7 @@ use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
 use crate::network::Network;
 use crate::organizations::OrganizationPlan;
-use crate::sync::apply::StripeKey;
+use crate::stripe::StripeKey;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::WebhooksConfig;
 use crate::webhooks::signature::Secret;

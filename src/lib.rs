@@ -42,6 +42,7 @@ pub mod schema;
 pub mod seed;
 pub mod sql_enum;
 pub mod sql_text;
+pub mod stripe;
 pub mod support_access;
 pub mod sync;
 pub mod telemetry;

@@ -131,7 +131,7 @@ const DATA_CHECKS: &[Check] = &[
         "select b.id::text, format('spent %s and reserved %s, where the records come to %s and the open reservations to %s',
                                    b.spent_minor, b.reserved_minor, coalesce(u.spent, 0), coalesce(u.reserved, 0))
            from tenantry.budgets b
-           left join (select u.organization_id, u.budget_id, sum(u.amount_minor) filter (where u.kind in ('SPEND', 'SETTLE')) as spent,
+           left join (select u.organization_id, u.budget_id, sum(case u.kind when 'RETURN' then -u.amount_minor else u.amount_minor end) filter (where u.kind in ('SPEND', 'SETTLE', 'RETURN')) as spent,
                              sum(r.amount_minor) filter (where u.kind = 'RESERVE' and r.status = 'OPEN') as reserved
                         from tenantry.budget_usage_records u
                         left join tenantry.budget_reservations r on r.organization_id = u.organization_id and r.id = u.reservation_id

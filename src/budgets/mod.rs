@@ -3,10 +3,11 @@
 //! A row of `budgets` is one period; the periods of a budget share `series_id`, the id of the first. Any of their ids names the
 //! budget: a verb works on the period that is current, and opens it if its time has come.
 //!
-//! Invariants: `spent` is the sum of the records SPEND and SETTLE, `reserved` that of the open reservations, in the same
+//! Invariants: `spent` is the sum of the records SPEND and SETTLE, less RETURN, `reserved` that of the open reservations, in the same
 //! transaction as these. Spent and reserved never exceed a hard limit, except by payments that were made already (`overrun`).
 //! A threshold fires once each time that spent and reserved reach it from below. A reservation lasts 24 hours at most.
 
+mod books;
 mod graphql;
 mod jobs;
 mod model;
@@ -16,6 +17,7 @@ mod verbs;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub use books::Books;
 pub use graphql::{
     BudgetArchiveInput, BudgetCreateInput, BudgetMutation, BudgetReleaseInput, BudgetReserveInput, BudgetSettleInput,
     BudgetSpendInput, BudgetSubscription, BudgetUpdateInput,
@@ -25,7 +27,9 @@ pub use model::{
     BudgetPeriod, BudgetPeriodFilter, BudgetReservationStatus, BudgetReservationStatusFilter, BudgetType,
     BudgetTypeFilter, BudgetUsageKind, BudgetUsageKindFilter,
 };
-pub use verbs::{Payment, Taking, mark_in_flight, release, reserve, settle, spend};
+pub use verbs::{
+    LONGEST, Payment, Taking, give_back, mark_in_flight, release, reserve, reserve_paid, settle, spend, standing,
+};
 
 use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IdFilter, IntFilter, StringFilter};
 use crate::graphql::money::Money;

@@ -24,7 +24,7 @@ pub use model::{
 };
 pub use notices::{EscalationNotice, EscalationNoticeSeeInput};
 pub use rules::{EscalationRule, EscalationRuleCreateInput, EscalationRuleDeleteInput, EscalationRuleUpdateInput};
-pub use verbs::unassign_all;
+pub use verbs::{Escalating, escalate, unassign_all};
 
 use crate::graphql::filter::{DateTimeFilter, IdFilter};
 use crate::graphql::mutation::{MutationInfo, UserErrorCode, VerbError};

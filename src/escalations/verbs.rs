@@ -81,48 +81,76 @@ impl Mutation for EscalationCreateInput {
         check_due(&mut checks, self.due_at, work.now);
         checks.finish()?;
         let priority = self.priority.unwrap_or(EscalationPriority::Normal);
-        require_representative(work.tx, "assigneeId", self.assignee_id).await?;
-        let assignee = match self.assignee_id {
-            None => rules::assignee(work, self.reason, priority).await?,
-            given => given,
+        let escalating = Escalating {
+            ticket_id: self.ticket_id,
+            reason: self.reason,
+            priority,
+            note: note.filter(|note| !note.is_empty()),
+            assignee_id: self.assignee_id,
+            due_at: self.due_at,
         };
-        check_ticket(work, self.ticket_id, self.reason).await?;
-        let tenant = work.tenant();
-        let id = work.new_id();
-        let status = if assignee.is_some() { EscalationStatus::Assigned } else { EscalationStatus::Open };
-        let due_at = self.due_at.unwrap_or(work.now + priority.deadline());
-        sqlx::query!(
-            "insert into tenantry.escalations (organization_id, id, ticket_id, reason, note, priority, status, escalated_by, assigned_to, due_at, created_at, updated_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)",
-            tenant.organization_id as _,
-            id as _,
-            self.ticket_id as _,
-            self.reason as _,
-            note.filter(|note| !note.is_empty()),
-            priority as _,
-            status as _,
-            tenant.actor.user() as _,
-            assignee as _,
-            due_at,
-            work.now
-        )
-        .execute(work.tx.conn())
-        .await?;
-        let matter = Matter { id, ticket: self.ticket_id, reason: self.reason, priority, assignee };
-        let told = notices::tell(work, &matter).await?;
-        let of_ticket = json!({ "escalationId": id.to_string(), "reason": self.reason, "priority": priority });
-        work.also("ticket.escalate", self.ticket_id, of_ticket).await?;
-        Ok(Done {
-            id,
-            audit: json!({
-                "ticketId": self.ticket_id.to_string(),
-                "after": { "reason": self.reason, "priority": priority, "status": status, "assignedToId": shown(assignee), "dueAt": due_at },
-                "automatic": self.assignee_id.is_none() && assignee.is_some(),
-                "told": told,
-            }),
-            event: Some(Event::of(id)),
-        })
+        let (id, audit) = escalate(work, escalating).await?;
+        Ok(Done { id, audit, event: Some(Event::of(id)) })
     }
+}
+
+/// A ticket to escalate.
+#[derive(Clone, Debug)]
+pub struct Escalating {
+    pub ticket_id: TicketId,
+    pub reason: EscalationReason,
+    pub priority: EscalationPriority,
+    /// At most 5,000 characters.
+    pub note: Option<String>,
+    /// `None`: as the rules say.
+    pub assignee_id: Option<RepresentativeId>,
+    /// `None`: as the priority says.
+    pub due_at: Option<DateTime<Utc>>,
+}
+
+/// Escalates a ticket; gives what the log is to say of the escalation, and tells whom the rules name.
+///
+/// # Errors
+/// What the caller can mend: no such ticket or representative, a ticket that is closed or has such an escalation.
+pub async fn escalate(work: &mut Work<'_>, escalating: Escalating) -> VerbResult<(EscalationId, Value)> {
+    let Escalating { ticket_id, reason, priority, note, assignee_id, due_at } = escalating;
+    require_representative(work.tx, "assigneeId", assignee_id).await?;
+    let assignee = match assignee_id {
+        None => rules::assignee(work, reason, priority).await?,
+        given => given,
+    };
+    check_ticket(work, ticket_id, reason).await?;
+    let tenant = work.tenant();
+    let id = work.new_id();
+    let status = if assignee.is_some() { EscalationStatus::Assigned } else { EscalationStatus::Open };
+    let due_at = due_at.unwrap_or(work.now + priority.deadline());
+    sqlx::query!(
+        "insert into tenantry.escalations (organization_id, id, ticket_id, reason, note, priority, status, escalated_by, assigned_to, due_at, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)",
+        tenant.organization_id as _,
+        id as _,
+        ticket_id as _,
+        reason as _,
+        note,
+        priority as _,
+        status as _,
+        tenant.actor.user() as _,
+        assignee as _,
+        due_at,
+        work.now
+    )
+    .execute(work.tx.conn())
+    .await?;
+    let told = notices::tell(work, &Matter { id, ticket: ticket_id, reason, priority, assignee }).await?;
+    let of_ticket = json!({ "escalationId": id.to_string(), "reason": reason, "priority": priority });
+    work.also("ticket.escalate", ticket_id, of_ticket).await?;
+    let audit = json!({
+        "ticketId": ticket_id.to_string(),
+        "after": { "reason": reason, "priority": priority, "status": status, "assignedToId": shown(assignee), "dueAt": due_at },
+        "automatic": assignee_id.is_none() && assignee.is_some(),
+        "told": told,
+    });
+    Ok((id, audit))
 }
 
 /// What deciding about a change needs to know.

@@ -51,6 +51,7 @@ const FLOORS: &[&[&str]] = &[
     &["sql_enum"],
     &["json"],
     &["mail"],
+    &["stripe"],
     &["network"],
     &["hex"],
     &["sql_text"],

@@ -6,7 +6,6 @@
 
 mod attribution;
 mod billing;
-pub mod client;
 pub mod gaps;
 pub mod gate;
 mod owners;
@@ -24,7 +23,8 @@ pub use plans::EFFECTS;
 
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, STALE, StripeObject};
+use crate::stripe::StripeObject;
+use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, STALE};
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Fields, Kind, Latest, Lock, Merged, RemoteChange, RemoteObject};
 use ties::Sequence;

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 use tenantry::clock::Clock;
 use tenantry::local_postgres;
+use tenantry::stripe::StripeClient;
 use tenantry::sync::samples;
-use tenantry::sync::stripe::client::StripeClient;
 use tenantry::webhooks::worker::Worker;
 use tokio::process::Command;
 

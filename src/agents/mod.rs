@@ -1,53 +1,16 @@
 //! AI agents: their configurations and the rules by which they decide.
 
+mod deciding;
+mod model;
+
 use chrono::{DateTime, Utc};
 
-use crate::error::Result;
+pub use deciding::{Decision, RefundFacts, RefundRequest, Requester, TicketFacts, decide_refund};
+pub use model::{AgentStatus, AgentStatusFilter, AgentType, AgentTypeFilter, DecisionAction, DecisionActionFilter};
+
 use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IntFilter};
 use crate::id::{AgentConfigurationId, DecisionRuleId};
-use crate::{entity, listing, pg_enum, relations};
-
-pg_enum! {
-    /// The task of an agent.
-    pub enum AgentType("tenantry.agent_type", AgentTypeFilter) {
-        /// Classifies tickets.
-        Triage = "TRIAGE",
-        /// Answers tickets.
-        Support = "SUPPORT",
-        /// Decides about refunds.
-        Refund = "REFUND",
-        /// Reviews answers.
-        Quality = "QUALITY",
-    }
-}
-
-pg_enum! {
-    /// The status of an agent.
-    pub enum AgentStatus("tenantry.agent_status", AgentStatusFilter) {
-        /// Not in use yet.
-        Draft = "DRAFT",
-        /// In use.
-        Active = "ACTIVE",
-        /// Stopped temporarily.
-        Paused = "PAUSED",
-        /// Stopped permanently.
-        Retired = "RETIRED",
-    }
-}
-
-pg_enum! {
-    /// The decision of a rule.
-    pub enum DecisionAction("tenantry.decision_action", DecisionActionFilter) {
-        /// Approves without review.
-        AutoApprove = "AUTO_APPROVE",
-        /// Requires approval by a person.
-        RequireApproval = "REQUIRE_APPROVAL",
-        /// Escalates to a person of higher rank.
-        Escalate = "ESCALATE",
-        /// Denies.
-        Deny = "DENY",
-    }
-}
+use crate::{entity, listing, relations};
 
 entity! {
     /// The configuration of an AI agent.

@@ -374,7 +374,6 @@ create table tenantry.refunds (
     decision_explanation jsonb,
     decided_at      timestamptz,
     budget_id       uuid,
-    idempotency_key text check (char_length(idempotency_key) between 1 and 255),
     stripe_payment_intent_id text check (char_length(stripe_payment_intent_id) between 1 and 255),
     stripe_refund_id text check (char_length(stripe_refund_id) between 1 and 255),
     failure_reason  text check (char_length(failure_reason) <= 2000),
@@ -384,7 +383,6 @@ create table tenantry.refunds (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     primary key (organization_id, id),
-    unique (organization_id, idempotency_key),
     unique (organization_id, stripe_refund_id),
     foreign key (organization_id, ticket_id) references tenantry.tickets (organization_id, id),
     foreign key (organization_id, customer_id) references tenantry.customer_profiles (organization_id, id),
@@ -414,13 +412,12 @@ comment on table tenantry.refunds is 'Refunds from the request to the payment.';
 comment on column tenantry.refunds.status_rank is 'Place of status in its type: what lists filter and order by, because comparisons of enums are not leakproof and no index condition under row-level security.';
 comment on column tenantry.refunds.amount_minor is 'Money in minor units of currency (cents).';
 comment on column tenantry.refunds.note is 'The reason in words.';
-comment on column tenantry.refunds.requested_by is 'User; null: the customer or an agent.';
+comment on column tenantry.refunds.requested_by is 'The user, or who made the key that asked; null: nobody here, as of a refund that was made in Stripe.';
 comment on column tenantry.refunds.decision is 'What the rules ordered; null: not decided yet.';
 comment on column tenantry.refunds.decision_rule_id is 'The rule that decided; null: none matched, or a person did. A rule that has decided is switched off, not deleted.';
 comment on column tenantry.refunds.decided_by is 'The user who approved or denied after the rules had asked for one.';
 comment on column tenantry.refunds.decision_explanation is 'JSON: the rules tried in rank order and what each said.';
-comment on column tenantry.refunds.budget_id is 'Budget the amount is reserved from.';
-comment on column tenantry.refunds.idempotency_key is 'Given by the client: a repeated request gets the same refund.';
+comment on column tenantry.refunds.budget_id is 'First period of the budget the amount is reserved from; null: none.';
 comment on column tenantry.refunds.stripe_payment_intent_id is 'The payment at Stripe that is given back.';
-comment on column tenantry.refunds.failure_reason is 'What Stripe answered when the payment failed.';
+comment on column tenantry.refunds.failure_reason is 'Why the payment failed, or why the last try did that is made again.';
 comment on column tenantry.refunds.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';

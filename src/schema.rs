@@ -34,7 +34,7 @@ use crate::members::{
 use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::{Organization, OrganizationMutation, OrganizationQuery};
 use crate::platform::{PlatformOrganization, PlatformQuery, PlatformUser};
-use crate::refunds::Refund;
+use crate::refunds::{Refund, RefundMutation, RefundSubscription};
 use crate::representatives::{
     Representative, RepresentativeAbsence, RepresentativeMutation, RepresentativeSubscription,
 };
@@ -45,8 +45,8 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    api_keys, budgets, customers, escalations, members, organizations, representatives, support_access, tickets,
-    webhook_events,
+    api_keys, budgets, customers, escalations, members, organizations, refunds, representatives, support_access,
+    tickets, webhook_events,
 };
 
 /// The queries of the API.
@@ -64,6 +64,7 @@ pub struct Mutation(
     RepresentativeMutation,
     EscalationMutation,
     BudgetMutation,
+    RefundMutation,
     WebhookMutation,
     SupportAccessMutation,
 );
@@ -77,6 +78,7 @@ pub struct SubscriptionRoot(
     RepresentativeSubscription,
     EscalationSubscription,
     BudgetSubscription,
+    RefundSubscription,
     WebhookSubscription,
 );
 
@@ -92,6 +94,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         representatives::MUTATIONS,
         escalations::MUTATIONS,
         budgets::MUTATIONS,
+        refunds::MUTATIONS,
         webhook_events::MUTATIONS,
         support_access::MUTATIONS,
     ]

@@ -121,6 +121,19 @@ const DATA_CHECKS: &[Check] = &[
           group by 1, e.finding order by 1 limit 100",
     ),
     (
+        "refund-charge",
+        "select r.stripe_payment_intent_id, format('%s minor units were paid, and refunds come to %s', max(r.charge_minor), sum(r.amount_minor))
+           from tenantry.refunds r where r.stripe_payment_intent_id is not null and r.status in ('PROCESSING', 'SETTLED')
+          group by r.organization_id, r.stripe_payment_intent_id having sum(r.amount_minor) > max(r.charge_minor) order by 1 limit 100",
+    ),
+    (
+        "refund-budget",
+        "select r.id::text, format('the refund is %s and what held its money %s', r.status, v.status)
+           from tenantry.refunds r join tenantry.budget_reservations v on v.organization_id = r.organization_id and v.id = r.reservation_id
+          where r.status = 'SETTLED' and v.status <> 'SETTLED'
+             or r.status in ('DENIED', 'FAILED', 'CANCELLED') and v.status in ('OPEN', 'SETTLED') limit 100",
+    ),
+    (
         "budget-limit",
         "select b.id::text, 'spent and reserved exceed a hard limit'
            from tenantry.budgets b

@@ -28,13 +28,15 @@ pub use model::{
     BudgetTypeFilter, BudgetUsageKind, BudgetUsageKindFilter,
 };
 pub use verbs::{
-    LONGEST, Payment, Taking, give_back, mark_in_flight, release, reserve, reserve_paid, settle, spend, standing,
+    LONGEST, Payment, Standing, Taking, default_budget, give_back, mark_in_flight, purpose, release, reserve,
+    reserve_paid, settle, spend, standing,
 };
 
 use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IdFilter, IntFilter, StringFilter};
 use crate::graphql::money::Money;
 use crate::graphql::mutation::MutationInfo;
 use crate::id::{BudgetAlertId, BudgetId, BudgetReservationId, BudgetUsageRecordId};
+use crate::refunds::Refund;
 use crate::{entity, listing, relations};
 
 entity! {
@@ -127,6 +129,8 @@ relations! {
         alerts -> BudgetAlert by "t.budget_id";
         /// The periods of the budget, newest first, this one among them.
         periods -> Budget by "t.series_id" of series_id;
+        /// The refunds that any of its periods pays. For members and above.
+        refunds -> Refund by "t.budget_id" of series_id;
     }
     computed {
         /// Limit of the period.

@@ -691,3 +691,36 @@ pub(super) async fn insert_alert(books: &mut Books<'_>, row: &AlertRow) -> Resul
     .await?;
     Ok(())
 }
+
+/// The oldest budget in use for a purpose, by its first period.
+pub(super) async fn default_budget(
+    books: &mut Books<'_>,
+    kind: BudgetType,
+    currency: &str,
+) -> Result<Option<BudgetId>> {
+    let (organization, now) = (books.organization, books.now);
+    Ok(sqlx::query_scalar!(
+        r#"select series_id as "id: BudgetId" from tenantry.budgets
+            where organization_id = $1 and type = $2 and currency = $3 and closed_at is null and archived_at is null
+              and (id <> series_id or starts_at <= $4) order by series_id limit 1"#,
+        organization as _,
+        kind as _,
+        currency,
+        now
+    )
+    .fetch_optional(books.conn())
+    .await?)
+}
+
+/// The first period, the purpose and the currency of a budget.
+pub(super) async fn purpose(books: &mut Books<'_>, id: BudgetId) -> Result<Option<(BudgetId, BudgetType, String)>> {
+    let organization = books.organization;
+    let row = sqlx::query!(
+        r#"select series_id as "id: BudgetId", type as "kind: BudgetType", currency from tenantry.budgets where organization_id = $1 and id = $2"#,
+        organization as _,
+        id as _
+    )
+    .fetch_optional(books.conn())
+    .await?;
+    Ok(row.map(|row| (row.id, row.kind, row.currency)))
+}

@@ -10,7 +10,7 @@ use crate::budgets::graphql::{
     BudgetArchiveInput, BudgetCreateInput, BudgetReleaseInput, BudgetReserveInput, BudgetSettleInput, BudgetSpendInput,
     BudgetUpdateInput,
 };
-use crate::budgets::model::{BudgetReservationStatus, Changed, MAX_PERCENT, MAX_THRESHOLDS};
+use crate::budgets::model::{BudgetReservationStatus, BudgetType, Changed, MAX_PERCENT, MAX_THRESHOLDS};
 use crate::budgets::sql::{self, AlertRow, BudgetRow, BudgetUpdate, Ending, LockedBudget, Named, Take};
 use crate::error::{Error, Result};
 use crate::events::Event;
@@ -339,21 +339,52 @@ pub async fn give_back(books: &mut Books<'_>, id: BudgetReservationId) -> VerbRe
     Ok(settled_minor)
 }
 
-/// Where a reservation stands, and the budgets that it holds money of.
+/// Where a reservation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It holds its amount.
+    Open,
+    /// Its time is over and its amount free again, while its payment is in flight: that settles it.
+    ExpiredInFlight,
+    /// Its amount was spent.
+    Settled,
+    /// It holds nothing, and nothing can come of it: it was released, has expired, or its amount came back.
+    Over,
+}
+
+/// Locks a reservation and says where it stands.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub async fn standing(
-    books: &mut Books<'_>,
-    id: BudgetReservationId,
-) -> Result<Option<(BudgetReservationStatus, bool, Vec<BudgetId>)>> {
-    let reservation = sql::lock_reservation(books, id).await?;
-    let now = books.now;
-    Ok(reservation.map(|row| {
-        let is_over = row.status == BudgetReservationStatus::Open && row.expires_at <= now;
-        let status = if is_over { BudgetReservationStatus::Expired } else { row.status };
-        (status, row.is_in_flight, row.budgets)
-    }))
+pub async fn standing(books: &mut Books<'_>, id: BudgetReservationId) -> Result<Standing> {
+    let Some(row) = sql::lock_reservation(books, id).await? else { return Ok(Standing::Over) };
+    Ok(match row.status {
+        BudgetReservationStatus::Open if row.expires_at > books.now => Standing::Open,
+        BudgetReservationStatus::Open | BudgetReservationStatus::Expired if row.is_in_flight => {
+            Standing::ExpiredInFlight
+        }
+        BudgetReservationStatus::Settled => Standing::Settled,
+        BudgetReservationStatus::Open
+        | BudgetReservationStatus::Expired
+        | BudgetReservationStatus::Released
+        | BudgetReservationStatus::Returned => Standing::Over,
+    })
+}
+
+/// The budget that pays for a purpose where none is named: the oldest in use, by its first period.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn default_budget(books: &mut Books<'_>, kind: BudgetType, currency: &str) -> Result<Option<BudgetId>> {
+    sql::default_budget(books, kind, currency).await
+}
+
+/// The first period of the budget that this id names, its purpose and its currency.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn purpose(books: &mut Books<'_>, id: BudgetId) -> Result<Option<(BudgetId, BudgetType, String)>> {
+    sql::purpose(books, id).await
 }
 
 fn no_such_reservation() -> VerbError {

@@ -11,6 +11,7 @@ pub mod gate;
 mod owners;
 mod plans;
 pub mod reconcile;
+mod refunds;
 mod ties;
 mod translate;
 
@@ -61,6 +62,7 @@ pub(crate) async fn apply(
         Statement::Product(change) => of_sold(&mut effects, &given, change).await,
         Statement::Price(change) => of_sold(&mut effects, &given, change).await,
         Statement::Invoice(change) => attribution::invoice(&mut effects, &change).await,
+        Statement::Refunds(refunded) => refunds::apply(&mut effects, &given, &refunded).await,
     }
 }
 

@@ -277,6 +277,8 @@ matrix! {
     BillingRead, "BILLING_READ": Owner Admin Member Viewer;
     /// Read agent configurations and decision rules.
     AgentRead, "AGENT_READ": Owner Admin Member;
+    /// Create and change agent configurations and decision rules, which decide about money.
+    AgentWrite, "AGENT_WRITE", guarded: Owner Admin;
     /// Read performance metrics.
     MetricsRead, "METRICS_READ": Owner Admin Member;
     /// Change the role of members and remove them. Owners only where an owner is concerned.

@@ -11,7 +11,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::access::Action;
-use crate::agents::{AgentConfiguration, DecisionRule};
+use crate::agents::{AgentConfiguration, AgentMutation, AgentQuery, DecisionRule};
 use crate::api_keys::{ApiKey, ApiKeyMutation};
 use crate::audit::AuditLog;
 use crate::billing::Subscription;
@@ -45,13 +45,13 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    api_keys, budgets, customers, escalations, members, organizations, refunds, representatives, support_access,
+    agents, api_keys, budgets, customers, escalations, members, organizations, refunds, representatives, support_access,
     tickets, webhook_events,
 };
 
 /// The queries of the API.
 #[derive(Debug, Default, MergedObject)]
-pub struct Query(MembersQuery, OrganizationQuery, NodeQuery, PlatformQuery);
+pub struct Query(MembersQuery, OrganizationQuery, AgentQuery, NodeQuery, PlatformQuery);
 
 /// The mutations of the API. The fields of one request run one after the other, each in a transaction of its own.
 #[derive(Debug, Default, MergedObject)]
@@ -63,6 +63,7 @@ pub struct Mutation(
     CustomerMutation,
     RepresentativeMutation,
     EscalationMutation,
+    AgentMutation,
     BudgetMutation,
     RefundMutation,
     WebhookMutation,
@@ -93,6 +94,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         customers::MUTATIONS,
         representatives::MUTATIONS,
         escalations::MUTATIONS,
+        agents::MUTATIONS,
         budgets::MUTATIONS,
         refunds::MUTATIONS,
         webhook_events::MUTATIONS,

@@ -1,15 +1,30 @@
 //! What the rules order about a refund that is asked for.
+//!
+//! The rules of the active agents of type REFUND, agent by agent in the order of their creation, each in the order of rank: the
+//! first that matches decides. What cannot be evaluated is never passed over: the rules behind it might approve what it would have
+//! denied, so a person decides.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use crate::access::Actor;
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+
 use crate::agents::DecisionAction;
-use crate::customers::{AccountStanding, AccountTier};
+use crate::agents::evaluate::{Data, Rule};
+use crate::agents::facts::RefundFacts;
+use crate::agents::sql;
+use crate::agents::validate::Fault;
 use crate::db::TenantTx;
 use crate::error::Result;
-use crate::id::{CustomerId, DecisionRuleId, TicketId};
-use crate::tickets::{TicketCategory, TicketPriority, TicketStatus};
+use crate::id::{AgentConfigurationId, DecisionRuleId, OrganizationId};
+
+/// The version of the form of explanations.
+const SCHEMA: i32 = 1;
+/// Most bytes of the rules that an explanation lists.
+const MAX_LISTED: usize = 24 * 1024;
+
+/// How often rules are read anew when the one that matched was deleted meanwhile.
+const ATTEMPTS: usize = 3;
 
 /// What the rules ordered.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,137 +38,154 @@ pub struct Decision {
     pub explanation: Value,
 }
 
-/// A request for a refund.
-#[derive(Clone, Copy, Debug)]
-pub struct RefundRequest<'a> {
-    /// The customer.
-    pub customer_id: CustomerId,
-    /// The ticket; it must be one of this organization.
-    pub ticket_id: Option<TicketId>,
-    /// In minor units of `currency`.
-    pub amount_minor: i64,
-    /// ISO 4217.
-    pub currency: &'a str,
-    /// Label of a `refund_reason`, such as `DUPLICATE_CHARGE`.
-    pub reason: &'a str,
-    /// Whether the payment that is given back is known.
-    pub has_charge: bool,
-}
-
-/// Who asks for a refund.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Requester {
-    /// A user.
-    Person,
-    /// A program: it came with an API key.
-    Program,
-}
-
-/// What the rules see of a ticket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TicketFacts {
-    /// Status.
-    pub status: TicketStatus,
-    /// Priority.
-    pub priority: TicketPriority,
-    /// Category.
-    pub category: TicketCategory,
-    /// Whole hours since the ticket was created.
-    pub age_hours: i64,
-}
-
-/// What the rules of agents of type REFUND see of a request. `docs/DECISIONS.md` lists them as variables.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefundFacts {
-    /// In minor units of `currency`.
-    pub amount_minor: i64,
-    /// ISO 4217.
-    pub currency: String,
-    /// Label of a `refund_reason`.
-    pub reason: String,
-    /// Whether the payment that is given back is known.
-    pub has_charge: bool,
-    /// Who asks.
-    pub requested_by: Requester,
-    /// Tier of the customer.
-    pub tier: AccountTier,
-    /// Standing of the customer.
-    pub standing: AccountStanding,
-    /// Whole days since the customer was created.
-    pub age_days: i64,
-    /// The customer's other refunds of the last 365 days, in any currency, without those denied, failed or cancelled.
-    pub refunds_last_365_days: i64,
-    /// The sum of those in `currency`, in minor units.
-    pub refunded_minor_last_365_days: i64,
-    /// The ticket, if there is one.
-    pub ticket: Option<TicketFacts>,
-}
-
-impl RefundFacts {
-    /// Reads the facts of a request that is being made; call it before its row is inserted. The customer is locked until the
-    /// transaction ends, so that of two requests at the same time one counts the other. `None`: there is no such customer here.
-    ///
-    /// # Errors
-    /// When the database cannot be reached.
-    pub async fn gather(tx: &mut TenantTx, request: &RefundRequest<'_>, now: DateTime<Utc>) -> Result<Option<Self>> {
-        let organization = tx.tenant().organization_id;
-        let requested_by = match tx.tenant().actor {
-            Actor::User(_) => Requester::Person,
-            Actor::Key(_) => Requester::Program,
-        };
-        // By itself: a statement that waits does not see what was written meanwhile.
-        let customer = sqlx::query!(
-            r#"select tier as "tier: AccountTier", standing as "standing: AccountStanding", created_at
-                 from tenantry.customer_profiles where organization_id = $1 and id = $2 for no key update"#,
-            organization as _,
-            request.customer_id as _
-        )
-        .fetch_optional(tx.conn())
-        .await?;
-        let Some(customer) = customer else { return Ok(None) };
-        let since = now - TimeDelta::days(365);
-        let earlier = sqlx::query!(
-            r#"select r.refunds as "refunds!", r.minor as "minor!", t.created_at as "created_at?",
-                      t.status as "status?: TicketStatus", t.priority as "priority?: TicketPriority", t.category as "category?: TicketCategory"
-                 from (select count(*) as refunds,
-                              least(coalesce(sum(amount_minor) filter (where currency = $4), 0), 9223372036854775807)::bigint as minor
-                         from tenantry.refunds
-                        where organization_id = $1 and customer_id = $2 and created_at > $3 and status_rank not in (3, 6, 7)) r
-                 left join tenantry.tickets t on t.organization_id = $1 and t.id = $5"#,
-            organization as _,
-            request.customer_id as _,
-            since,
-            request.currency,
-            request.ticket_id as _
-        )
-        .fetch_one(tx.conn())
-        .await?;
-        let ticket = match (earlier.status, earlier.priority, earlier.category, earlier.created_at) {
-            (Some(status), Some(priority), Some(category), Some(created_at)) => {
-                Some(TicketFacts { status, priority, category, age_hours: (now - created_at).num_hours().max(0) })
-            }
-            _ => None,
-        };
-        Ok(Some(Self {
-            amount_minor: request.amount_minor,
-            currency: request.currency.to_owned(),
-            reason: request.reason.to_owned(),
-            has_charge: request.has_charge,
-            requested_by,
-            tier: customer.tier,
-            standing: customer.standing,
-            age_days: (now - customer.created_at).num_days().max(0),
-            refunds_last_365_days: earlier.refunds,
-            refunded_minor_last_365_days: earlier.minor,
-            ticket,
-        }))
-    }
+/// A rule that may decide.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub agent_id: AgentConfigurationId,
+    /// Shared by the rules of an agent.
+    pub thresholds: Arc<Map<String, Value>>,
+    /// Stored, or a draft that is compiled already.
+    pub id: Option<DecisionRuleId>,
+    pub draft: Option<Arc<Rule>>,
+    pub name: String,
+    pub rank: i32,
+    /// 0: a draft.
+    pub version: i32,
+    pub action: DecisionAction,
+    /// Requests in other currencies are not its matter.
+    pub currency: Option<String>,
+    pub conditions: Value,
 }
 
 /// Decides by the rules of the active agents of type REFUND: the first that matches.
 ///
 /// # Errors
 /// When the database cannot be reached. A rule that cannot be evaluated is no error: a person decides.
-pub async fn decide_refund(_tx: &mut TenantTx, facts: &RefundFacts, _now: DateTime<Utc>) -> Result<Decision> {
-    Ok(Decision { action: None, rule: None, explanation: json!({ "schema": 1, "amountMinor": facts.amount_minor }) })
+pub async fn decide_refund(tx: &mut TenantTx, facts: &RefundFacts, now: DateTime<Utc>) -> Result<Decision> {
+    let organization = tx.tenant().organization_id;
+    for _ in 0..ATTEMPTS {
+        let candidates = sql::candidates(tx).await?;
+        let decision = decide(organization, &candidates, facts, now).decision;
+        // A refund names its rule, which may have been deleted since it was read.
+        match decision.rule {
+            Some(id) if !sql::keep(tx, id).await? => {}
+            _ => return Ok(decision),
+        }
+    }
+    let action = Some(DecisionAction::RequireApproval);
+    let error = "The rules that matched were deleted while they decided.";
+    let explanation = json!({
+        "schema": SCHEMA, "at": now, "facts": facts.to_value(), "outcome": "ERROR", "action": action, "rules": [], "error": error,
+    });
+    Ok(Decision { action, rule: None, explanation })
+}
+
+/// A decision, and which of the candidates made it.
+pub(super) struct Decided {
+    pub decision: Decision,
+    pub by: Option<usize>,
+    /// Whether a rule could not be evaluated.
+    pub failed: bool,
+}
+
+/// Decides by these rules, in their order. Pure, and bounded by the number of rules and their sizes.
+pub(super) fn decide(
+    organization: OrganizationId,
+    candidates: &[Candidate],
+    facts: &RefundFacts,
+    now: DateTime<Utc>,
+) -> Decided {
+    let seen = facts.to_value();
+    let mut listed: Vec<Value> = Vec::new();
+    let (mut bytes, mut omitted) = (0, 0);
+    let (mut by, mut failed) = (None, false);
+    // Read once for all rules of an agent.
+    let mut data: Option<Data<'_>> = None;
+    for (place, candidate) in candidates.iter().enumerate() {
+        let mut shown = json!({
+            "id": candidate.id.map(|id| id.to_string()),
+            "agentId": candidate.agent_id.to_string(),
+            "name": candidate.name,
+            "rank": candidate.rank,
+            "version": candidate.version,
+        });
+        if data.as_ref().is_none_or(|data| !data.is_with(&candidate.thresholds)) {
+            data = Some(Data::new(&seen, &candidate.thresholds));
+        }
+        let said = match &data {
+            Some(data) => ask(organization, candidate, facts, data, &mut shown),
+            None => Ok(false),
+        };
+        shown["matched"] = json!(said == Ok(true));
+        let ends = said != Ok(false);
+        if let Err(error) = &said {
+            shown["error"] = json!(error);
+        }
+        bytes += shown.to_string().len();
+        // What decided is always there.
+        if ends || bytes <= MAX_LISTED {
+            listed.push(shown);
+        } else {
+            omitted += 1;
+        }
+        if ends {
+            (by, failed) = (said.is_ok().then_some(place), said.is_err());
+            break;
+        }
+    }
+    let action = match by {
+        Some(place) => Some(candidates[place].action),
+        None if failed => Some(DecisionAction::RequireApproval),
+        None => None,
+    };
+    let outcome = match (by, failed) {
+        (Some(_), _) => "RULE",
+        (None, true) => "ERROR",
+        (None, false) => "NO_RULE",
+    };
+    let mut explanation = json!({
+        "schema": SCHEMA, "at": now, "facts": seen, "outcome": outcome, "action": action, "rules": listed,
+    });
+    if omitted > 0 {
+        explanation["rulesOmitted"] = json!(omitted);
+    }
+    let rule = by.and_then(|place| candidates[place].id);
+    Decided { decision: Decision { action, rule, explanation }, by, failed }
+}
+
+/// What a rule says; `shown` gets what an explanation tells of it.
+fn ask(
+    organization: OrganizationId,
+    candidate: &Candidate,
+    facts: &RefundFacts,
+    data: &Data<'_>,
+    shown: &mut Value,
+) -> std::result::Result<bool, String> {
+    if let Some(currency) = candidate.currency.as_ref().filter(|currency| **currency != facts.currency) {
+        shown["values"] = json!({ "currency": facts.currency });
+        shown["onlyCurrency"] = json!(currency);
+        return Ok(false);
+    }
+    let rule = match (&candidate.draft, candidate.id) {
+        (Some(draft), _) => Arc::clone(draft),
+        (None, Some(id)) => {
+            Rule::stored((organization, id, candidate.version), &candidate.conditions, &candidate.thresholds)
+                .map_err(|faults| first(&faults))?
+        }
+        (None, None) => return Err("There is no such rule.".to_owned()),
+    };
+    if rule.reads_amount() && candidate.currency.is_none() {
+        return Err("The rule reads an amount and names no currency.".to_owned());
+    }
+    shown["values"] = rule.values(data);
+    let holds = rule.holds(data)?;
+    if holds {
+        shown["tests"] = rule.tests(data);
+    }
+    Ok(holds)
+}
+
+/// What is wrong, in a line.
+fn first(faults: &[Fault]) -> String {
+    faults.first().map_or_else(String::new, |fault| format!("{} (at \"{}\")", fault.message, fault.at))
 }

@@ -1,14 +1,29 @@
 //! AI agents: their configurations and the rules by which they decide.
 
 mod deciding;
+mod evaluate;
+mod facts;
+mod graphql;
 mod model;
+mod rules;
+mod sql;
+mod testing;
+mod validate;
+mod variables;
+mod verbs;
 
 use chrono::{DateTime, Utc};
 
-pub use deciding::{Decision, RefundFacts, RefundRequest, Requester, TicketFacts, decide_refund};
+pub use deciding::{Decision, decide_refund};
+pub use facts::{RefundFacts, RefundRequest, Requester, TicketFacts};
+pub use graphql::{
+    AgentCreateInput, AgentMutation, AgentQuery, AgentUpdateInput, DecisionRuleCreateInput, DecisionRuleDeleteInput,
+    DecisionRuleUpdateInput, DecisionRulesReorderInput,
+};
 pub use model::{AgentStatus, AgentStatusFilter, AgentType, AgentTypeFilter, DecisionAction, DecisionActionFilter};
 
 use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IntFilter};
+use crate::graphql::mutation::MutationInfo;
 use crate::id::{AgentConfigurationId, DecisionRuleId};
 use crate::{entity, listing, relations};
 
@@ -29,7 +44,7 @@ entity! {
         pub status: AgentStatus,
         /// Model and its settings.
         pub model_settings: serde_json::Value,
-        /// Thresholds above which the agent acts.
+        /// Thresholds by name: numbers that rules read as `threshold.<name>`.
         pub thresholds: serde_json::Value,
         /// Data that the agent may read.
         pub data_sources: serde_json::Value,
@@ -62,7 +77,7 @@ relations! {
 }
 
 entity! {
-    /// A decision rule of an agent. The first rule that matches, in order of rank, decides.
+    /// A decision rule of an agent of type REFUND. The first rule that matches, in order of rank, decides.
     #[graphql(complex)]
     pub struct DecisionRule("decision_rules", read by AgentRead) {
         /// Unique id.
@@ -72,10 +87,12 @@ entity! {
         pub agent_id: AgentConfigurationId,
         /// Name.
         pub name: String,
-        /// Rank; the lowest is evaluated first.
+        /// Rank, unique among the rules of the agent; the lowest is evaluated first.
         pub rank: i32,
         /// Condition of the rule (`JsonLogic`).
         pub conditions: serde_json::Value,
+        /// The rule matches only requests in this currency (ISO 4217); null: in every currency.
+        pub currency: Option<String>,
         /// Decision.
         pub action: DecisionAction,
         /// Whether the rule is evaluated.
@@ -108,3 +125,13 @@ relations! {
         agent -> AgentConfiguration! by agent_id;
     }
 }
+
+/// The mutations of the slice.
+pub const MUTATIONS: &[MutationInfo] = &[
+    MutationInfo::of::<AgentCreateInput>(),
+    MutationInfo::of::<AgentUpdateInput>(),
+    MutationInfo::of::<DecisionRuleCreateInput>(),
+    MutationInfo::of::<DecisionRuleUpdateInput>(),
+    MutationInfo::of::<DecisionRulesReorderInput>(),
+    MutationInfo::of::<DecisionRuleDeleteInput>(),
+];

@@ -48,7 +48,7 @@ impl MoneyInput {
     /// decimals than the currency has are refused even if they are zeros: `1.000` yen may have been meant as a thousand.
     pub fn check(&self, checks: &mut Checks, field: &str, least: i64) -> i64 {
         let currency = self.currency_code.as_str();
-        if !CURRENCIES.split(' ').any(|known| known == currency) {
+        if !is_currency(currency) {
             checks.refuse(field, UserErrorCode::Invalid, format!("\"{currency}\" is no currency of ISO 4217."));
             return least;
         }
@@ -78,6 +78,12 @@ const CURRENCIES: &str = "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BH
     MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR \
     SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYI UYU UYW UZS \
     VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG";
+
+/// Whether this is a currency of ISO 4217 that money is held in.
+#[must_use]
+pub fn is_currency(code: &str) -> bool {
+    CURRENCIES.split(' ').any(|known| known == code)
+}
 
 /// How many decimals a currency has (ISO 4217, list one); two unless listed here.
 #[must_use]

@@ -26,7 +26,7 @@ pub(super) async fn agents(w: &mut Writer<'_>, acme: Uuid) -> Result<Rules> {
                    '{"model": "large", "temperature": 0.3, "maxTokens": 1200}', '{"confidence": 0.9, "handOver": 0.6}',
                    '["tickets", "help-centre", "customers"]', $5 - interval '65 days', $5 - interval '10 days'),
                   ($1, $4, 'Refund decisions', 'Decides about refunds by the rules below; a person sees what it may not.', 'REFUND', 'ACTIVE',
-                   '{"model": "small", "temperature": 0, "maxTokens": 500}', '{"confidence": 0.95}',
+                   '{"model": "small", "temperature": 0, "maxTokens": 500}', '{"autoApproveMinor": 5000, "escalateMinor": 50000, "refundsPerYear": 5}',
                    '["refunds", "customers", "budgets"]', $5 - interval '60 days', $5 - interval '60 days')"#,
     )
     .bind(acme)
@@ -38,15 +38,17 @@ pub(super) async fn agents(w: &mut Writer<'_>, acme: Uuid) -> Result<Rules> {
 
     let [blocked, small, large, rest] = w.ids();
     let query = sqlx::query(
-        r#"insert into tenantry.decision_rules (organization_id, id, agent_id, name, rank, conditions, action, created_at, updated_at)
-           select $1, r.id, $2, r.name, r.rank, r.conditions::jsonb, r.action::tenantry.decision_action, $3 - interval '60 days', $3 - interval '60 days'
+        r#"insert into tenantry.decision_rules (organization_id, id, agent_id, name, rank, conditions, action, currency, created_at, updated_at)
+           select $1, r.id, $2, r.name, r.rank, r.conditions::jsonb, r.action::tenantry.decision_action, r.currency, $3 - interval '60 days', $3 - interval '60 days'
              from (values ($4::uuid, 'Nothing for blocked customers', 10,
-                           '{"in": [{"var": "customer.standing"}, ["RESTRICTED", "BLOCKED"]]}', 'DENY'),
+                           '{"in": [{"var": "customer.standing"}, ["RESTRICTED", "BLOCKED"]]}', 'DENY', null),
                           ($5, 'Small amounts of customers in good standing', 20,
-                           '{"and": [{"<=": [{"var": "refund.amountMinor"}, 5000]}, {"==": [{"var": "customer.standing"}, "GOOD"]}]}', 'AUTO_APPROVE'),
+                           '{"and": [{"<=": [{"var": "amountMinor"}, {"var": "threshold.autoApproveMinor"}]},
+                                     {"==": [{"var": "customer.standing"}, "GOOD"]},
+                                     {"<": [{"var": "customer.refundsLast365Days"}, {"var": "threshold.refundsPerYear"}]}]}', 'AUTO_APPROVE', 'USD'),
                           ($6, 'Large amounts', 30,
-                           '{">": [{"var": "refund.amountMinor"}, 50000]}', 'ESCALATE'),
-                          ($7, 'Everything else', 40, 'true', 'REQUIRE_APPROVAL')) as r(id, name, rank, conditions, action)"#,
+                           '{">": [{"var": "amountMinor"}, {"var": "threshold.escalateMinor"}]}', 'ESCALATE', 'USD'),
+                          ($7, 'Everything else', 40, 'true', 'REQUIRE_APPROVAL', null)) as r(id, name, rank, conditions, action, currency)"#,
     )
     .bind(acme)
     .bind(refund)

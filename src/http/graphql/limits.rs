@@ -64,7 +64,8 @@ impl Default for Limits {
             directives: 50,
             fields: 2_000,
             complexity: 100_000,
-            variable_depth: 16,
+            // The deepest that is of use: a decision rule of 16 operators, each an object and a list.
+            variable_depth: 40,
         }
     }
 }

@@ -45,8 +45,8 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    agents, api_keys, budgets, customers, escalations, members, organizations, refunds, representatives, support_access,
-    tickets, webhook_events,
+    agents, api_keys, budgets, customers, escalations, members, organizations, refunds, representatives,
+    support_access, tickets, webhook_events,
 };
 
 /// The queries of the API.

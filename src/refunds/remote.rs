@@ -108,6 +108,9 @@ impl RemoteRefund {
     /// # Errors
     /// Why it is nothing to us.
     pub fn read(object: &Value) -> std::result::Result<Self, &'static str> {
+        if object["object"] != "refund" {
+            return Err("is no refund");
+        }
         if object["reason"] == UNCAPTURED {
             return Err("of a payment that was never taken");
         }
@@ -427,6 +430,7 @@ mod tests {
         }
         for (change, why) in [
             ((|object| object["payment_intent"] = Value::Null) as fn(&mut Value), "names no payment intent"),
+            (|object| object["object"] = "charge".into(), "is no refund"),
             (|object| object["amount"] = 0.into(), "names no amount"),
             (|object| object["amount"] = (-5).into(), "names no amount"),
             (|object| object["id"] = "re_\u{0}".into(), "names no refund"),

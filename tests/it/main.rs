@@ -28,6 +28,7 @@ mod migrations;
 mod people;
 mod pooler;
 mod process;
+mod refunds;
 mod revocation;
 mod search_path;
 mod support;

@@ -128,7 +128,8 @@ impl FakeStripe {
     /// The refunds at Stripe that carry our id of a refund, and have not failed.
     pub fn refunds_of(&self, refund: &str) -> Vec<Value> {
         self.with(|account| {
-            let ours = |object: &&Value| object["metadata"]["tenantry_refund_id"] == refund && object["status"] != "failed";
+            let ours =
+                |object: &&Value| object["metadata"]["tenantry_refund_id"] == refund && object["status"] != "failed";
             account.refunds.iter().filter(ours).cloned().collect()
         })
     }
@@ -187,10 +188,15 @@ async fn list(State(server): State<Server>, Query(asked): Query<BTreeMap<String,
         return refusal;
     }
     let account = server.account.lock().expect("a lock");
-    let of_it: Vec<&Value> =
-        account.refunds.iter().filter(|refund| Some(&refund["payment_intent"]) == asked.get("payment_intent").map(|id| json!(id)).as_ref()).collect();
+    let of_it: Vec<&Value> = account
+        .refunds
+        .iter()
+        .filter(|refund| Some(&refund["payment_intent"]) == asked.get("payment_intent").map(|id| json!(id)).as_ref())
+        .collect();
     // Three at a time, so that there is more than one page.
-    let from = asked.get("starting_after").map_or(0, |id| 1 + of_it.iter().position(|refund| refund["id"] == **id).expect("a refund"));
+    let from = asked
+        .get("starting_after")
+        .map_or(0, |id| 1 + of_it.iter().position(|refund| refund["id"] == **id).expect("a refund"));
     let page: Vec<&&Value> = of_it.iter().skip(from).take(3).collect();
     answer((200, json!({ "object": "list", "data": page, "has_more": of_it.len() > from + 3, "url": "/v1/refunds" })))
 }
@@ -211,8 +217,10 @@ fn make(account: &mut Account, form: &BTreeMap<String, String>, status: &str) ->
     if given + amount > received {
         return error(400, "charge_already_refunded");
     }
-    let metadata: BTreeMap<&str, &String> =
-        form.iter().filter_map(|(name, value)| Some((name.strip_prefix("metadata[")?.strip_suffix(']')?, value))).collect();
+    let metadata: BTreeMap<&str, &String> = form
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix("metadata[")?.strip_suffix(']')?, value)))
+        .collect();
     let refund = json!({ "id": format!("re_fake_{}", account.refunds.len() + 1), "object": "refund", "amount": amount, "currency": "usd",
                          "payment_intent": payment, "charge": "ch_fake", "metadata": metadata, "reason": form["reason"], "status": status,
                          "created": 1_893_456_000, "failure_reason": null });
@@ -220,7 +228,11 @@ fn make(account: &mut Account, form: &BTreeMap<String, String>, status: &str) ->
     (200, refund)
 }
 
-async fn create(State(server): State<Server>, headers: HeaderMap, Form(form): Form<BTreeMap<String, String>>) -> Response {
+async fn create(
+    State(server): State<Server>,
+    headers: HeaderMap,
+    Form(form): Form<BTreeMap<String, String>>,
+) -> Response {
     if !allowed(&headers) {
         return answer(error(401, ""));
     }

@@ -13,7 +13,7 @@ use crate::agents::sql::{self, LockedRule};
 use crate::agents::validate::Fault;
 use crate::agents::verbs::lock_living;
 use crate::agents::{AgentType, DecisionAction};
-use crate::graphql::money::is_currency;
+use crate::graphql::money::{CurrencyCode, is_currency};
 use crate::graphql::mutation::{
     Checks, Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work, check_version,
 };
@@ -111,7 +111,7 @@ impl Mutation for DecisionRuleCreateInput {
             let message = "Only agents of type REFUND decide by rules.";
             return Err(VerbError::user("agentId", UserErrorCode::Invalid, message));
         }
-        let currency = self.currency.as_ref().map(crate::graphql::money::CurrencyCode::as_str);
+        let currency = self.currency.as_ref().map(CurrencyCode::as_str);
         let mut errors = Vec::new();
         compile(&mut errors, &["input"], &self.conditions, currency, &agent.thresholds);
         if !errors.is_empty() {
@@ -121,12 +121,11 @@ impl Mutation for DecisionRuleCreateInput {
             let message = format!("An organization has at most {MAX_RULES} rules: delete one first.");
             return Err(VerbError::of_input(UserErrorCode::TooLong, message));
         }
-        let (rank, moved) = match self.rank {
-            Some(rank) => (rank, sql::make_room(work.tx, self.agent_id, rank).await?),
-            None => {
-                let last = sql::rules_of(work.tx, self.agent_id).await?.last().map_or(0, |(_, _, rank, _)| *rank);
-                (last.saturating_add(STEP), 0)
-            }
+        let (rank, moved) = if let Some(rank) = self.rank {
+            (rank, sql::make_room(work.tx, self.agent_id, rank).await?)
+        } else {
+            let last = sql::rules_of(work.tx, self.agent_id).await?.last().map_or(0, |(_, _, rank, _)| *rank);
+            (last.saturating_add(STEP), 0)
         };
         let (id, enabled) = (work.new_id(), self.enabled.unwrap_or(true));
         sqlx::query!(

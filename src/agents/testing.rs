@@ -206,14 +206,14 @@ async fn test(
     let mut answers = Vec::with_capacity(cases.len());
     for case in cases {
         let decided = decide(tx.tenant().organization_id, &candidates, &case.facts, now);
-        answers.push(answer(case, &candidates, decided));
+        answers.push(answer(&case, &candidates, decided));
         // A hundred requests and a hundred rules take milliseconds, which others need not wait for.
         tokio::task::yield_now().await;
     }
     Ok(answers)
 }
 
-fn answer(case: Case, candidates: &[Candidate], decided: Decided) -> DecisionRuleTestCase {
+fn answer(case: &Case, candidates: &[Candidate], decided: Decided) -> DecisionRuleTestCase {
     let outcome = match (decided.by, decided.failed) {
         (Some(_), _) => DecisionOutcome::Rule,
         (None, true) => DecisionOutcome::Error,
@@ -341,13 +341,11 @@ async fn candidates(tx: &TenantTx<Reading>, input: &DecisionRuleTestInput) -> Ve
         None => sql::object(agent.try_get(1)?),
     };
     let thresholds = Arc::new(thresholds);
-    match &input.rules {
-        Some(drafts) => drafted(agent_id, drafts, &thresholds),
-        None => {
-            let rows = tx.fetch(&rules_where("a.id = $2"), &[organization, Bind::Uuid(agent_id.uuid())]).await?;
-            Ok(stored(&rows, Some(&thresholds))?)
-        }
+    if let Some(drafts) = &input.rules {
+        return drafted(agent_id, drafts, &thresholds);
     }
+    let rows = tx.fetch(&rules_where("a.id = $2"), &[organization, Bind::Uuid(agent_id.uuid())]).await?;
+    Ok(stored(&rows, Some(&thresholds))?)
 }
 
 fn rules_where(condition: &str) -> String {

@@ -1,6 +1,6 @@
 //! Are the conditions of a rule well formed? Types, names, sizes, all before anything is stored.
 //!
-//! The language is the part of JsonLogic (<https://jsonlogic.com/operations.html>) whose work is bounded by the size of the rule:
+//! The language is the part of `JsonLogic` (<https://jsonlogic.com/operations.html>) whose work is bounded by the size of the rule:
 //! no loops over lists, no texts that grow. It is typed, so that what JavaScript would compare by converting is refused instead.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -181,6 +181,10 @@ impl Walk<'_> {
         }
         let ty = match value {
             Value::Bool(_) => Type::Boolean,
+            Value::String(text) if text.contains('\0') => {
+                self.fault(at, "A text must not hold the character NUL (U+0000).");
+                return None;
+            }
             Value::String(_) => Type::Text,
             Value::Number(number) if is_number(number) => Type::Number,
             Value::Number(_) => {
@@ -276,14 +280,12 @@ impl Walk<'_> {
             };
         }
         let known = || VARIABLES.iter().map(|variable| variable.name);
-        match nearest(name, known()) {
-            Some(meant) => format!("There is no variable `{}`; is `{meant}` meant?", short(name)),
-            None => {
-                let known: Vec<&str> = known().collect();
-                let name = short(name);
-                format!("There is no variable `{name}`; there are {} and threshold.<name>.", known.join(", "))
-            }
+        let shown = short(name);
+        if let Some(meant) = nearest(name, known()) {
+            return format!("There is no variable `{shown}`; is `{meant}` meant?");
         }
+        let known: Vec<&str> = known().collect();
+        format!("There is no variable `{shown}`; there are {} and threshold.<name>.", known.join(", "))
     }
 
     /// The arguments of an operator, each without its faults.
@@ -394,12 +396,12 @@ impl Walk<'_> {
 
     fn choice(&mut self, arguments: &Value, at: &At) -> Option<Found> {
         let found = self.arguments(arguments, at, 3..=usize::MAX)?;
-        if found.len() % 2 == 0 {
+        if found.len().is_multiple_of(2) {
             self.fault(at, "`if` takes a condition and a value, further ones, and the value of all other cases.");
             return None;
         }
         let last = found.len() - 1;
-        let is_condition = |place: usize| place % 2 == 0 && place != last;
+        let is_condition = |place: usize| place.is_multiple_of(2) && place != last;
         let mut is_right = true;
         let ty = found[1].ty;
         for (place, argument) in found.iter().enumerate() {
@@ -554,6 +556,7 @@ mod tests {
             (json!({ "==": [{ "var": "amountMinor" }, "5000"] }), "/==/1", "a number and a text are never equal"),
             (json!({ "==": [{ "var": "amountMinor" }, null] }), "/==/1", "ask `hasTicket`"),
             (json!({ "==": [{ "var": "customer.tier" }, { "var": "customer.standing" }] }), "/==/1", "never equal"),
+            (json!({ "==": ["a", "b\u{0}"] }), "/==/1", "character NUL"),
             (json!({ "==": [1] }), "/==", "takes 2 arguments; here are 1"),
             (json!({ "<": [{ "var": "customer.tier" }, 5] }), "/</0", "Here stands a number"),
             (json!({ "<": [1, 2, 3, 4] }), "/<", "takes 2 to 3 arguments"),

@@ -26,9 +26,8 @@ const MAX_SETTINGS: usize = 16 * 1024;
 /// The statuses that an agent can go to.
 const fn next(status: AgentStatus) -> &'static [AgentStatus] {
     match status {
-        AgentStatus::Draft => &[AgentStatus::Active, AgentStatus::Retired],
+        AgentStatus::Draft | AgentStatus::Paused => &[AgentStatus::Active, AgentStatus::Retired],
         AgentStatus::Active => &[AgentStatus::Paused],
-        AgentStatus::Paused => &[AgentStatus::Active, AgentStatus::Retired],
         AgentStatus::Retired => &[],
     }
 }

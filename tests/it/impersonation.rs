@@ -62,6 +62,7 @@ async fn impersonation_does_not_reach_guarded_actions_and_the_platform() {
         "REFUND_WRITE",
         "REFUND_APPROVE",
         "REFUND_CONFIGURE",
+        "AGENT_WRITE",
         "MEMBER_UPDATE",
         "ORGANIZATION_DELETE",
         "ORGANIZATION_LEAVE",

@@ -10,6 +10,7 @@ mod budgets;
 mod coverage;
 mod custom_roles;
 mod data_rights;
+mod decisions;
 mod domains;
 mod engine;
 mod errors;

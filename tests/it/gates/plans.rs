@@ -64,7 +64,8 @@ const KEPT_INDEXES: &[(&str, &str)] = &[
     ("invitations_mail_due_at_idx", "the workers mail for all"),
     ("invitations_token_hash_idx", "who follows a link has no tenant yet"),
     ("organization_members_custom_role_id_idx", "foreign key: deleting a role asks who has it"),
-    ("refunds_budget_id_idx", "foreign key: removing a budget looks for its rows"),
+    ("refunds_due_idx", "the workers pay what is due"),
+    ("refunds_reservation_id_idx", "foreign key: removing a reservation looks for its rows"),
     ("refunds_decided_by_idx", "foreign key: removing a user looks for its rows"),
     ("refunds_decision_rule_id_idx", "foreign key: removing a rule looks for its rows"),
     ("refunds_requested_by_idx", "foreign key: removing a user looks for its rows"),
@@ -102,6 +103,7 @@ async fn fill(app: &TestApp, rows: u32) {
         "set session_replication_role = replica;
          alter table tenantry.budget_reservations drop constraint budget_reservations_ended_check, drop constraint budget_reservations_settled_check;
          alter table tenantry.customer_profiles drop constraint customer_profiles_merged_check;
+         alter table tenantry.refunds drop constraint refunds_due_check, drop constraint refunds_settled_check;
          insert into tenantry.users (id, clerk_id, email, name)
          select ({})::uuid, 'user_plan_' || n, 'plan' || n || '@example.com', 'Name ' || n from generate_series(1, {rows}) n;",
         id("n")

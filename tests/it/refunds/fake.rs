@@ -144,6 +144,22 @@ fn answer((status, body): (u16, Value)) -> Response {
     (StatusCode::from_u16(status).expect("a status"), Json(body)).into_response()
 }
 
+/// A key whose request is being worked on, until it is answered or its client is gone.
+struct Busy(Shared, String);
+
+impl Busy {
+    fn new(account: &Shared, key: &str) -> Self {
+        account.lock().expect("a lock").busy.push(key.to_owned());
+        Self(Arc::clone(account), key.to_owned())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.lock().expect("a lock").busy.retain(|other| *other != self.1);
+    }
+}
+
 async fn hold(server: &Server) {
     let mut gate = server.gate.clone();
     gate.mark_unchanged();
@@ -251,6 +267,9 @@ async fn create(
     let with = |change: &dyn Fn(&mut Account) -> (u16, Value)| change(&mut server.account.lock().expect("a lock"));
     let done = |status: &str| {
         with(&|account| {
+            if let Some(known) = account.keys.get(&key) {
+                return known.clone();
+            }
             let made = make(account, &form, status);
             account.keys.insert(key.clone(), made.clone());
             made
@@ -265,14 +284,14 @@ async fn create(
             answer(made)
         }
         Whim::HeldBefore => {
+            let _busy = Busy::new(&server.account, &key);
             hold(&server).await;
             answer(done("succeeded"))
         }
         Whim::HeldAfter => {
-            server.account.lock().expect("a lock").busy.push(key.clone());
+            let _busy = Busy::new(&server.account, &key);
             let made = done("succeeded");
             hold(&server).await;
-            server.account.lock().expect("a lock").busy.retain(|other| *other != key);
             answer(made)
         }
         Whim::Torn => {

@@ -9,7 +9,7 @@ use tenantry::webhook_events::WebhookSource::Stripe;
 use super::fake::FakeStripe;
 use super::{approve_all, current, customer, is_whole, organization, request, requested, scalar, start, sums, token};
 use crate::support::TestApp;
-use crate::webhooks::{PENDING, deliver, none_left, start_workers};
+use crate::webhooks::{deliver, none_left, start_workers};
 
 static DELIVERIES: AtomicU32 = AtomicU32::new(0);
 
@@ -26,7 +26,12 @@ async fn apply(app: &TestApp, events: &[Value]) {
     for event in events {
         let id = event["id"].as_str().expect("an id");
         assert_eq!(deliver(app, Stripe, id, event.to_string()).await.0, 200);
-        none_left(&app.database, PENDING).await;
+        none_left(&app.database, "status = 'RECEIVED'").await;
+        let causes: Vec<String> = sqlx::query_scalar("select concat_ws(' ', event_type, cause) from tenantry.webhook_events where status = 'FAILED' and event_id like 'evt_refund_%'")
+            .fetch_all(&mut app.database.system().await)
+            .await
+            .expect("a look");
+        assert!(causes.is_empty(), "{causes:?}");
     }
     drop(workers);
 }

@@ -12,9 +12,9 @@ create type tenantry.budget_type as enum ('REFUND', 'AI_USAGE', 'CREDIT', 'OPERA
 comment on type tenantry.budget_type is 'What a budget pays for.';
 create type tenantry.budget_period as enum ('DAY', 'WEEK', 'MONTH', 'QUARTER', 'YEAR');
 comment on type tenantry.budget_period is 'Length of a budget period.';
-create type tenantry.budget_usage_kind as enum ('SPEND', 'RESERVE', 'SETTLE', 'RELEASE');
-comment on type tenantry.budget_usage_kind is 'SPEND takes at once; RESERVE sets aside, which SETTLE turns into spending and RELEASE gives back.';
-create type tenantry.budget_reservation_status as enum ('OPEN', 'SETTLED', 'RELEASED', 'EXPIRED');
+create type tenantry.budget_usage_kind as enum ('SPEND', 'RESERVE', 'SETTLE', 'RELEASE', 'RETURN');
+comment on type tenantry.budget_usage_kind is 'SPEND takes at once; RESERVE sets aside, which SETTLE turns into spending and RELEASE gives back; RETURN takes back what was settled.';
+create type tenantry.budget_reservation_status as enum ('OPEN', 'SETTLED', 'RELEASED', 'EXPIRED', 'RETURNED');
 comment on type tenantry.budget_reservation_status is 'Life cycle of a reservation.';
 create type tenantry.refund_reason as enum ('DEFECTIVE_PRODUCT', 'NOT_AS_DESCRIBED', 'LATE_DELIVERY', 'DUPLICATE_CHARGE', 'SERVICE_ISSUE', 'GOODWILL', 'OTHER');
 comment on type tenantry.refund_reason is 'Why money goes back.';
@@ -31,7 +31,7 @@ grant execute on function tenantry.rank_of(tenantry.refund_status) to tenantry_a
 
 create function tenantry.rank_of(value tenantry.budget_reservation_status) returns smallint language plpgsql immutable strict parallel safe as $$
 begin
-    return case value when 'OPEN' then 0 when 'SETTLED' then 1 when 'RELEASED' then 2 when 'EXPIRED' then 3 end;
+    return case value when 'OPEN' then 0 when 'SETTLED' then 1 when 'RELEASED' then 2 when 'EXPIRED' then 3 when 'RETURNED' then 4 end;
 end $$;
 comment on function tenantry.rank_of(tenantry.budget_reservation_status) is 'Place of the value in its type, from 0.';
 revoke execute on function tenantry.rank_of(tenantry.budget_reservation_status) from public;
@@ -235,7 +235,7 @@ comment on column tenantry.budgets.starts_at is 'First instant of the period.';
 comment on column tenantry.budgets.ends_at is 'First instant after the period.';
 comment on column tenantry.budgets.limit_minor is 'Money in minor units of currency (cents).';
 comment on column tenantry.budgets.rolled_over_minor is 'Money in minor units: left of the periods before, on top of the limit.';
-comment on column tenantry.budgets.spent_minor is 'Money in minor units: sum of SPEND and SETTLE.';
+comment on column tenantry.budgets.spent_minor is 'Money in minor units: sum of SPEND and SETTLE, less RETURN.';
 comment on column tenantry.budgets.reserved_minor is 'Money in minor units: the reservations that are open.';
 comment on column tenantry.budgets.overrun_minor is 'Money in minor units: how far payments that were made already went above a hard limit. It allows nothing to anybody else.';
 comment on column tenantry.budgets.changes is 'Counts every change of the amounts or the limit; names the crossing that an alert is of.';
@@ -264,7 +264,7 @@ create table tenantry.budget_reservations (
     primary key (organization_id, id),
     constraint budget_reservations_expiry_check check (expires_at > created_at and expires_at <= created_at + interval '24 hours'),
     constraint budget_reservations_ended_check check ((status = 'OPEN') = (ended_at is null)),
-    constraint budget_reservations_settled_check check ((status = 'SETTLED') = (settled_minor is not null))
+    constraint budget_reservations_settled_check check ((status in ('SETTLED', 'RETURNED')) = (settled_minor is not null))
 );
 
 alter table tenantry.budget_reservations enable row level security;
@@ -374,7 +374,6 @@ create table tenantry.refunds (
     decision_explanation jsonb,
     decided_at      timestamptz,
     budget_id       uuid,
-    idempotency_key text check (char_length(idempotency_key) between 1 and 255),
     stripe_payment_intent_id text check (char_length(stripe_payment_intent_id) between 1 and 255),
     stripe_refund_id text check (char_length(stripe_refund_id) between 1 and 255),
     failure_reason  text check (char_length(failure_reason) <= 2000),
@@ -384,7 +383,6 @@ create table tenantry.refunds (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     primary key (organization_id, id),
-    unique (organization_id, idempotency_key),
     unique (organization_id, stripe_refund_id),
     foreign key (organization_id, ticket_id) references tenantry.tickets (organization_id, id),
     foreign key (organization_id, customer_id) references tenantry.customer_profiles (organization_id, id),
@@ -414,13 +412,12 @@ comment on table tenantry.refunds is 'Refunds from the request to the payment.';
 comment on column tenantry.refunds.status_rank is 'Place of status in its type: what lists filter and order by, because comparisons of enums are not leakproof and no index condition under row-level security.';
 comment on column tenantry.refunds.amount_minor is 'Money in minor units of currency (cents).';
 comment on column tenantry.refunds.note is 'The reason in words.';
-comment on column tenantry.refunds.requested_by is 'User; null: the customer or an agent.';
+comment on column tenantry.refunds.requested_by is 'The user, or who made the key that asked; null: nobody here, as of a refund that was made in Stripe.';
 comment on column tenantry.refunds.decision is 'What the rules ordered; null: not decided yet.';
 comment on column tenantry.refunds.decision_rule_id is 'The rule that decided; null: none matched, or a person did. A rule that has decided is switched off, not deleted.';
 comment on column tenantry.refunds.decided_by is 'The user who approved or denied after the rules had asked for one.';
 comment on column tenantry.refunds.decision_explanation is 'JSON: the rules tried in rank order and what each said.';
-comment on column tenantry.refunds.budget_id is 'Budget the amount is reserved from.';
-comment on column tenantry.refunds.idempotency_key is 'Given by the client: a repeated request gets the same refund.';
+comment on column tenantry.refunds.budget_id is 'First period of the budget the amount is reserved from; null: none.';
 comment on column tenantry.refunds.stripe_payment_intent_id is 'The payment at Stripe that is given back.';
-comment on column tenantry.refunds.failure_reason is 'What Stripe answered when the payment failed.';
+comment on column tenantry.refunds.failure_reason is 'Why the payment failed, or why the last try did that is made again.';
 comment on column tenantry.refunds.version is 'Optimistic lock: every update by a user adds one; a writer that brings an older number is refused.';

@@ -77,7 +77,7 @@ comment on column tenantry.webhook_events.failed_at is 'When it last FAILED, or 
 -- organizations, members, invitations and subscriptions are derived from here.
 create table tenantry.sync_objects (
     source     tenantry.webhook_source not null,
-    kind       text not null check (kind in ('user', 'organization', 'membership', 'invitation', 'customer', 'subscription', 'checkout', 'product', 'price', 'entitlements', 'invoice', 'attribution')),
+    kind       text not null check (kind in ('user', 'organization', 'membership', 'invitation', 'customer', 'subscription', 'checkout', 'product', 'price', 'entitlements', 'invoice', 'attribution', 'payment', 'refund')),
     object_id  text not null check (char_length(object_id) between 1 and 255),
     fields     jsonb not null default '{}' check (jsonb_typeof(fields) = 'object'),
     refs       text[] not null default '{}',

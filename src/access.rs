@@ -259,12 +259,20 @@ matrix! {
     EscalationWrite, "ESCALATION_WRITE": Owner Admin Member;
     /// Decide who is told of escalations.
     EscalationConfigure, "ESCALATION_CONFIGURE": Owner Admin;
-    /// Read budgets, their usage and refunds.
+    /// Read budgets and their usage.
     BudgetRead, "BUDGET_READ": Owner Admin Member;
     /// Create, change and archive budgets.
     BudgetWrite, "BUDGET_WRITE", guarded: Owner Admin;
     /// Spend from budgets; reserve, settle and release.
     BudgetSpend, "BUDGET_SPEND", guarded: Owner Admin Member;
+    /// Read refunds.
+    RefundRead, "REFUND_READ": Owner Admin Member;
+    /// Request and escalate refunds; cancel one's own.
+    RefundWrite, "REFUND_WRITE", guarded: Owner Admin Member;
+    /// Approve and deny refunds, pay them again, record payments, cancel those of others.
+    RefundApprove, "REFUND_APPROVE", personal: Owner Admin;
+    /// Decide up to which amount whoever requests a refund may approve it.
+    RefundConfigure, "REFUND_CONFIGURE", personal: Owner Admin;
     /// Read the subscription.
     BillingRead, "BILLING_READ": Owner Admin Member Viewer;
     /// Read agent configurations and decision rules.

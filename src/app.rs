@@ -18,6 +18,7 @@ use crate::http::{Edge, EdgeSettings, MetricsRoute};
 use crate::jobs::Jobs;
 use crate::mail::Mailer;
 use crate::members::{self, InvitationMail};
+use crate::refunds::Payer;
 use crate::schema::{self, Schemas};
 use crate::webhooks::Webhooks;
 
@@ -29,6 +30,8 @@ pub struct App {
     pub webhooks: Arc<Webhooks>,
     /// What the workers do by the clock.
     pub jobs: Arc<Jobs>,
+    /// Pays refunds.
+    pub payer: Arc<Payer>,
     /// Sends invitations by mail.
     pub mail: Arc<InvitationMail>,
     /// What the routes can reach.
@@ -86,6 +89,11 @@ impl App {
             config.invitation_template,
             app_url.clone(),
         ));
+        let stripe = config.webhooks.sync.stripe_client().unwrap_or_else(|error| {
+            tracing::error!(%error, cause = ?error, "there is no client of Stripe: refunds wait");
+            None
+        });
+        let payer = Arc::new(Payer::new(db.clone(), clock.clone(), stripe));
         let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
         let events = Events::default();
         let noting = std::sync::Mutex::default();
@@ -109,6 +117,6 @@ impl App {
             settings,
             shutdown,
         });
-        Self { services, webhooks, jobs, mail, edge }
+        Self { services, webhooks, jobs, payer, mail, edge }
     }
 }

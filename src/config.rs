@@ -16,7 +16,7 @@ use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
 use crate::network::Network;
 use crate::organizations::OrganizationPlan;
-use crate::sync::apply::StripeKey;
+use crate::stripe::StripeKey;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::WebhooksConfig;
 use crate::webhooks::signature::Secret;
@@ -138,7 +138,11 @@ pub const VARIABLES: &[Variable] = &[
         "the endpoint's own",
         "a connected Stripe account (`acct_…`) whose events are applied, too; those of others are ignored",
     ),
-    variable("STRIPE_SECRET_KEY", "–", "key of Stripe's API; without, nothing is asked of Stripe"),
+    variable(
+        "STRIPE_SECRET_KEY",
+        "–",
+        "key of Stripe's API; without, nothing is asked of Stripe, and no refund is paid through it",
+    ),
     variable("STRIPE_API_BASE", "Stripe's", "address of Stripe's API, for tests against another one"),
     variable("STRIPE_PRICE_PLANS", "–", "which plan a price buys: `price_1=STARTER,price_2=PRO,price_3=NONE`"),
     variable("PERSONAL_WORKSPACES", "off", "`on` or `off`: every new user gets a workspace of their own"),

@@ -426,8 +426,13 @@ fn steps_of_customer(organization: OrganizationId, id: CustomerId, erasure: Eras
         });
         steps.push(Step {
             table: "refunds",
-            set: Some("note = null, version = t.version + 1".to_owned()),
-            of_them: format!("t.organization_id = {organization} and t.customer_id = {id} and t.note is not null"),
+            set: Some(
+                "note = null, decision_note = null, payment_reference = null, version = t.version + 1".to_owned(),
+            ),
+            of_them: format!(
+                "t.organization_id = {organization} and t.customer_id = {id}
+                    and num_nonnulls(t.note, t.decision_note, t.payment_reference) > 0"
+            ),
         });
         steps.push(Step {
             table: "tickets",

@@ -44,6 +44,7 @@ pub mod seed;
 pub mod sla;
 pub mod sql_enum;
 pub mod sql_text;
+pub mod stripe;
 pub mod support_access;
 pub mod sync;
 pub mod telemetry;

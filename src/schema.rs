@@ -34,7 +34,7 @@ use crate::members::{
 use crate::metrics::{PerformanceMetric, TeamPerformance};
 use crate::organizations::{Organization, OrganizationMutation, OrganizationQuery};
 use crate::platform::{PlatformOrganization, PlatformQuery, PlatformUser};
-use crate::refunds::Refund;
+use crate::refunds::{Refund, RefundMutation, RefundSubscription};
 use crate::representatives::{
     Representative, RepresentativeAbsence, RepresentativeMutation, RepresentativeSubscription,
 };
@@ -46,8 +46,8 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    agents, api_keys, budgets, customers, escalations, members, organizations, representatives, sla, support_access,
-    tickets, webhook_events,
+    agents, api_keys, budgets, customers, escalations, members, organizations, refunds, representatives, sla,
+    support_access, tickets, webhook_events,
 };
 
 /// The queries of the API.
@@ -67,6 +67,7 @@ pub struct Mutation(
     SlaMutation,
     AgentMutation,
     BudgetMutation,
+    RefundMutation,
     WebhookMutation,
     SupportAccessMutation,
 );
@@ -81,6 +82,7 @@ pub struct SubscriptionRoot(
     EscalationSubscription,
     SlaSubscription,
     BudgetSubscription,
+    RefundSubscription,
     WebhookSubscription,
 );
 
@@ -98,6 +100,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         sla::MUTATIONS,
         agents::MUTATIONS,
         budgets::MUTATIONS,
+        refunds::MUTATIONS,
         webhook_events::MUTATIONS,
         support_access::MUTATIONS,
     ]

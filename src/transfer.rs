@@ -508,6 +508,14 @@ async fn insert(
                 format!("(select m.here from pg_temp.import_people m where m.there = {own})")
             }
             (_, column) if target.as_copy && table.unique.contains(column) => "null".to_owned(),
+            // What the original pays, the copy does not: its refunds that are on their way end there.
+            ("refunds", "status") if target.as_copy => {
+                "(case when i.status::text in ('APPROVED', 'PROCESSING') then 'CANCELLED' else i.status::text end)::tenantry.refund_status".to_owned()
+            }
+            ("refunds", "reservation_id") if target.as_copy => {
+                "case when i.status::text in ('APPROVED', 'PROCESSING') then null else i.reservation_id end".to_owned()
+            }
+            ("refunds", "next_attempt_at" | "stripe_refund_id") if target.as_copy => "null".to_owned(),
             _ => own,
         }
     };

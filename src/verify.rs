@@ -121,6 +121,19 @@ const DATA_CHECKS: &[Check] = &[
           group by 1, e.finding order by 1 limit 100",
     ),
     (
+        "refund-charge",
+        "select r.stripe_payment_intent_id, format('%s minor units were paid, and refunds come to %s', max(r.charge_minor), sum(r.amount_minor))
+           from tenantry.refunds r where r.stripe_payment_intent_id is not null and r.status in ('PROCESSING', 'SETTLED')
+          group by r.organization_id, r.stripe_payment_intent_id having sum(r.amount_minor) > max(r.charge_minor) order by 1 limit 100",
+    ),
+    (
+        "refund-budget",
+        "select r.id::text, format('the refund is %s and what held its money %s', r.status, v.status)
+           from tenantry.refunds r join tenantry.budget_reservations v on v.organization_id = r.organization_id and v.id = r.reservation_id
+          where r.status = 'SETTLED' and v.status <> 'SETTLED'
+             or r.status in ('DENIED', 'FAILED', 'CANCELLED') and v.status in ('OPEN', 'SETTLED') limit 100",
+    ),
+    (
         "budget-limit",
         "select b.id::text, 'spent and reserved exceed a hard limit'
            from tenantry.budgets b
@@ -131,7 +144,7 @@ const DATA_CHECKS: &[Check] = &[
         "select b.id::text, format('spent %s and reserved %s, where the records come to %s and the open reservations to %s',
                                    b.spent_minor, b.reserved_minor, coalesce(u.spent, 0), coalesce(u.reserved, 0))
            from tenantry.budgets b
-           left join (select u.organization_id, u.budget_id, sum(u.amount_minor) filter (where u.kind in ('SPEND', 'SETTLE')) as spent,
+           left join (select u.organization_id, u.budget_id, sum(case u.kind when 'RETURN' then -u.amount_minor else u.amount_minor end) filter (where u.kind in ('SPEND', 'SETTLE', 'RETURN')) as spent,
                              sum(r.amount_minor) filter (where u.kind = 'RESERVE' and r.status = 'OPEN') as reserved
                         from tenantry.budget_usage_records u
                         left join tenantry.budget_reservations r on r.organization_id = u.organization_id and r.id = u.reservation_id

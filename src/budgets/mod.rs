@@ -3,10 +3,11 @@
 //! A row of `budgets` is one period; the periods of a budget share `series_id`, the id of the first. Any of their ids names the
 //! budget: a verb works on the period that is current, and opens it if its time has come.
 //!
-//! Invariants: `spent` is the sum of the records SPEND and SETTLE, `reserved` that of the open reservations, in the same
+//! Invariants: `spent` is the sum of the records SPEND and SETTLE, less RETURN, `reserved` that of the open reservations, in the same
 //! transaction as these. Spent and reserved never exceed a hard limit, except by payments that were made already (`overrun`).
 //! A threshold fires once each time that spent and reserved reach it from below. A reservation lasts 24 hours at most.
 
+mod books;
 mod graphql;
 mod jobs;
 mod model;
@@ -16,6 +17,7 @@ mod verbs;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub use books::Books;
 pub use graphql::{
     BudgetArchiveInput, BudgetCreateInput, BudgetMutation, BudgetReleaseInput, BudgetReserveInput, BudgetSettleInput,
     BudgetSpendInput, BudgetSubscription, BudgetUpdateInput,
@@ -25,12 +27,16 @@ pub use model::{
     BudgetPeriod, BudgetPeriodFilter, BudgetReservationStatus, BudgetReservationStatusFilter, BudgetType,
     BudgetTypeFilter, BudgetUsageKind, BudgetUsageKindFilter,
 };
-pub use verbs::{Payment, Taking, mark_in_flight, release, reserve, settle, spend};
+pub use verbs::{
+    LONGEST, Payment, Standing, Taking, default_budget, give_back, mark_in_flight, purpose, release, reserve,
+    reserve_paid, settle, spend, standing,
+};
 
 use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IdFilter, IntFilter, StringFilter};
 use crate::graphql::money::Money;
 use crate::graphql::mutation::MutationInfo;
 use crate::id::{BudgetAlertId, BudgetId, BudgetReservationId, BudgetUsageRecordId};
+use crate::refunds::Refund;
 use crate::{entity, listing, relations};
 
 entity! {
@@ -123,6 +129,8 @@ relations! {
         alerts -> BudgetAlert by "t.budget_id";
         /// The periods of the budget, newest first, this one among them.
         periods -> Budget by "t.series_id" of series_id;
+        /// The refunds that any of its periods pays. For members and above.
+        refunds -> Refund by "t.budget_id" of series_id;
     }
     computed {
         /// Limit of the period.

@@ -44,6 +44,8 @@ pg_enum! {
         Settle = "SETTLE",
         /// Releases a reservation.
         Release = "RELEASE",
+        /// Takes back what was settled: the payment came back.
+        Return = "RETURN",
     }
 }
 
@@ -60,6 +62,8 @@ pg_enum! {
         Released = "RELEASED",
         /// The amount is free again, because its time was over. A payment in flight still settles.
         Expired = "EXPIRED",
+        /// The amount was spent, and came back.
+        Returned = "RETURNED",
     }
 }
 

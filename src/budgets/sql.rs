@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::budgets::books::Books;
 use crate::budgets::model::Changed;
 use crate::budgets::{BudgetPeriod, BudgetReservationStatus, BudgetType, BudgetUsageKind};
 use crate::db::{SystemTx, TenantTx};
@@ -27,6 +28,8 @@ pub(super) struct Take<'a> {
     pub currency: &'a str,
     pub source: &'a str,
     pub resource_id: Option<Uuid>,
+    /// Whether the money is paid already, so that no limit counts.
+    pub is_paid: bool,
     pub now: DateTime<Utc>,
 }
 
@@ -56,8 +59,7 @@ pub(super) struct Named {
 
 /// Takes an amount from all of these budgets or from none: this statement decides, whoever else spends at the same time. One
 /// answer for each id, in their order.
-pub(super) async fn take(tx: &mut TenantTx, take: &Take<'_>) -> Result<Vec<Named>> {
-    let organization = tx.tenant().organization_id;
+pub(super) async fn take(conn: &mut PgConnection, organization: OrganizationId, take: &Take<'_>) -> Result<Vec<Named>> {
     let (reservation, expires_at) = take.reservation.unzip();
     let (kind, spent, reserved) = match reservation {
         None => (BudgetUsageKind::Spend, take.amount_minor, 0),
@@ -74,20 +76,22 @@ pub(super) async fn take(tx: &mut TenantTx, take: &Take<'_>) -> Result<Vec<Named
                       case when b.id = b.series_id and b.starts_at > $7 then b.starts_at end as begins_at,
                       b.currency = $4 and b.archived_at is null and b.ends_at > $7 and (b.id <> b.series_id or b.starts_at <= $7)
                           and b.spent_minor + b.reserved_minor + $3::bigint
-                              <= case when b.is_hard_limit then b.limit_minor + b.rolled_over_minor else $14 end as fits
+                              <= case when b.is_hard_limit and not $15 then b.limit_minor + b.rolled_over_minor else $14 end as fits
                  from tenantry.budgets b
                 where b.organization_id = $1 and b.closed_at is null and b.series_id in (select n.series_id from named n)
                 order by b.id for no key update of b
            ), taken as (
                update tenantry.budgets b
-                  set spent_minor = b.spent_minor + $8, reserved_minor = b.reserved_minor + $9, changes = b.changes + 1
+                  set spent_minor = b.spent_minor + $8, reserved_minor = b.reserved_minor + $9, changes = b.changes + 1,
+                      overrun_minor = case when b.is_hard_limit and $15 then greatest(b.overrun_minor, b.spent_minor + b.reserved_minor + $3
+                                                                                      - b.limit_minor - b.rolled_over_minor) else b.overrun_minor end
                  from held h
                 where b.organization_id = $1 and b.id = h.id
                   and (select count(*) from held where fits) = (select count(*) from named)
                returning b.id, b.changes
            ), reserved as (
-               insert into tenantry.budget_reservations (organization_id, id, amount_minor, currency, source, expires_at, created_at, updated_at)
-               select $1, $10, $3, $4, $5, $11, $7, $7 where $10::uuid is not null and exists (select from taken)
+               insert into tenantry.budget_reservations (organization_id, id, amount_minor, currency, source, expires_at, in_flight_at, created_at, updated_at)
+               select $1, $10, $3, $4, $5, $11, case when $15 then $7 end, $7, $7 where $10::uuid is not null and exists (select from taken)
            ), recorded as (
                insert into tenantry.budget_usage_records (organization_id, id, budget_id, reservation_id, amount_minor, currency, kind, source, resource_id, created_at)
                select $1, ($12::uuid[])[row_number() over (order by t.id)], t.id, $10, $3, $4, $13, $5, $6, $7 from taken t
@@ -109,9 +113,10 @@ pub(super) async fn take(tx: &mut TenantTx, take: &Take<'_>) -> Result<Vec<Named
         expires_at,
         take.records as _,
         kind as _,
-        MOST_TAKEN
+        MOST_TAKEN,
+        take.is_paid
     )
-    .fetch_all(tx.conn())
+    .fetch_all(conn)
     .await?;
     let named = rows.into_iter().map(|row| {
         let held = match (row.id, row.series_id, row.currency, row.ceiling, row.taken) {
@@ -147,6 +152,7 @@ pub(super) async fn take(tx: &mut TenantTx, take: &Take<'_>) -> Result<Vec<Named
 pub(super) struct LockedReservation {
     pub status: BudgetReservationStatus,
     pub amount_minor: i64,
+    pub settled_minor: Option<i64>,
     pub currency: String,
     pub source: String,
     pub expires_at: DateTime<Utc>,
@@ -155,10 +161,13 @@ pub(super) struct LockedReservation {
 }
 
 /// Reads a reservation and keeps others from changing it until the transaction ends.
-pub(super) async fn lock_reservation(tx: &mut TenantTx, id: BudgetReservationId) -> Result<Option<LockedReservation>> {
-    let organization = tx.tenant().organization_id;
+pub(super) async fn lock_reservation(
+    books: &mut Books<'_>,
+    id: BudgetReservationId,
+) -> Result<Option<LockedReservation>> {
+    let organization = books.organization;
     let row = sqlx::query!(
-        r#"select r.status as "status: BudgetReservationStatus", r.amount_minor, r.currency, r.source, r.expires_at,
+        r#"select r.status as "status: BudgetReservationStatus", r.amount_minor, r.settled_minor, r.currency, r.source, r.expires_at,
                   r.in_flight_at is not null as "is_in_flight!",
                   array(select u.budget_id from tenantry.budget_usage_records u
                          where u.organization_id = r.organization_id and u.reservation_id = r.id and u.kind = 'RESERVE' order by 1) as "budgets!: Vec<BudgetId>"
@@ -166,11 +175,12 @@ pub(super) async fn lock_reservation(tx: &mut TenantTx, id: BudgetReservationId)
         organization as _,
         id as _
     )
-    .fetch_optional(tx.conn())
+    .fetch_optional(books.conn())
     .await?;
     Ok(row.map(|row| LockedReservation {
         status: row.status,
         amount_minor: row.amount_minor,
+        settled_minor: row.settled_minor,
         currency: row.currency,
         source: row.source,
         expires_at: row.expires_at,
@@ -198,8 +208,11 @@ pub(super) struct Ending<'a> {
 
 /// Ends a reservation in all of its budgets, or in none if one of them has no room for what is more than was set aside: then no
 /// [`Held`] has a change.
-pub(super) async fn end(tx: &mut TenantTx, ending: &Ending<'_>) -> Result<Vec<Held>> {
-    let organization = tx.tenant().organization_id;
+pub(super) async fn end(
+    conn: &mut PgConnection,
+    organization: OrganizationId,
+    ending: &Ending<'_>,
+) -> Result<Vec<Held>> {
     let settled = ending.settled_minor.unwrap_or_default();
     let (kind, status, recorded) = match ending.settled_minor {
         Some(minor) => (BudgetUsageKind::Settle, BudgetReservationStatus::Settled, minor),
@@ -246,7 +259,7 @@ pub(super) async fn end(tx: &mut TenantTx, ending: &Ending<'_>) -> Result<Vec<He
         ending.source,
         MOST_TAKEN
     )
-    .fetch_all(tx.conn())
+    .fetch_all(conn)
     .await?;
     let held = rows.into_iter().map(|row| Held {
         change: row.changes.map(|change| Changed {
@@ -272,9 +285,43 @@ pub(super) async fn end(tx: &mut TenantTx, ending: &Ending<'_>) -> Result<Vec<He
     Ok(held.collect())
 }
 
+/// Takes back what a locked reservation was settled for.
+pub(super) async fn give_back(
+    books: &mut Books<'_>,
+    id: BudgetReservationId,
+    reservation: &LockedReservation,
+    settled_minor: i64,
+    records: &[BudgetUsageRecordId],
+) -> Result<()> {
+    let (organization, now) = (books.organization, books.now);
+    sqlx::query!(
+        "with held as (
+             select b.id from tenantry.budgets b where b.organization_id = $1 and b.id = any($3) order by b.id for no key update
+         ), changed as (
+             update tenantry.budgets b set spent_minor = b.spent_minor - $4, changes = b.changes + 1
+               from held h where b.organization_id = $1 and b.id = h.id returning b.id
+         ), ended as (
+             update tenantry.budget_reservations r set status = 'RETURNED' where r.organization_id = $1 and r.id = $2
+         )
+         insert into tenantry.budget_usage_records (organization_id, id, budget_id, reservation_id, amount_minor, currency, kind, source, created_at)
+         select $1, ($5::uuid[])[row_number() over (order by c.id)], c.id, $2, $4, $6, 'RETURN', $7, $8 from changed c",
+        organization as _,
+        id as _,
+        &reservation.budgets as _,
+        settled_minor,
+        records as _,
+        reservation.currency,
+        reservation.source,
+        now
+    )
+    .execute(books.conn())
+    .await?;
+    Ok(())
+}
+
 /// Notes that the payment of an open reservation is on its way; says whether the reservation is open.
-pub(super) async fn mark_in_flight(tx: &mut TenantTx, id: BudgetReservationId, now: DateTime<Utc>) -> Result<bool> {
-    let organization = tx.tenant().organization_id;
+pub(super) async fn mark_in_flight(books: &mut Books<'_>, id: BudgetReservationId) -> Result<bool> {
+    let (organization, now) = (books.organization, books.now);
     let marked = sqlx::query!(
         "update tenantry.budget_reservations set in_flight_at = coalesce(in_flight_at, $3)
           where organization_id = $1 and id = $2 and status = 'OPEN' and expires_at > $3",
@@ -282,7 +329,7 @@ pub(super) async fn mark_in_flight(tx: &mut TenantTx, id: BudgetReservationId, n
         id as _,
         now
     )
-    .execute(tx.conn())
+    .execute(books.conn())
     .await?;
     Ok(marked.rows_affected() > 0)
 }
@@ -614,8 +661,8 @@ pub(super) struct AlertRow {
 }
 
 /// Inserts an alert.
-pub(super) async fn insert_alert(tx: &mut TenantTx, row: &AlertRow, now: DateTime<Utc>) -> Result<()> {
-    let organization = tx.tenant().organization_id;
+pub(super) async fn insert_alert(books: &mut Books<'_>, row: &AlertRow) -> Result<()> {
+    let (organization, now) = (books.organization, books.now);
     sqlx::query!(
         "insert into tenantry.budget_alerts (organization_id, id, budget_id, series_id, percent, change, taken_minor, limit_minor, currency, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -630,7 +677,40 @@ pub(super) async fn insert_alert(tx: &mut TenantTx, row: &AlertRow, now: DateTim
         row.currency,
         now
     )
-    .execute(tx.conn())
+    .execute(books.conn())
     .await?;
     Ok(())
+}
+
+/// The oldest budget in use for a purpose, by its first period.
+pub(super) async fn default_budget(
+    books: &mut Books<'_>,
+    kind: BudgetType,
+    currency: &str,
+) -> Result<Option<BudgetId>> {
+    let (organization, now) = (books.organization, books.now);
+    Ok(sqlx::query_scalar!(
+        r#"select series_id as "id: BudgetId" from tenantry.budgets
+            where organization_id = $1 and type = $2 and currency = $3 and closed_at is null and archived_at is null
+              and (id <> series_id or starts_at <= $4) order by series_id limit 1"#,
+        organization as _,
+        kind as _,
+        currency,
+        now
+    )
+    .fetch_optional(books.conn())
+    .await?)
+}
+
+/// The first period, the purpose and the currency of a budget.
+pub(super) async fn purpose(books: &mut Books<'_>, id: BudgetId) -> Result<Option<(BudgetId, BudgetType, String)>> {
+    let organization = books.organization;
+    let row = sqlx::query!(
+        r#"select series_id as "id: BudgetId", type as "kind: BudgetType", currency from tenantry.budgets where organization_id = $1 and id = $2"#,
+        organization as _,
+        id as _
+    )
+    .fetch_optional(books.conn())
+    .await?;
+    Ok(row.map(|row| (row.id, row.kind, row.currency)))
 }

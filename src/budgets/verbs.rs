@@ -5,22 +5,22 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::access::Action;
+use crate::budgets::books::Books;
 use crate::budgets::graphql::{
     BudgetArchiveInput, BudgetCreateInput, BudgetReleaseInput, BudgetReserveInput, BudgetSettleInput, BudgetSpendInput,
     BudgetUpdateInput,
 };
-use crate::budgets::model::{BudgetReservationStatus, Changed, MAX_PERCENT, MAX_THRESHOLDS};
+use crate::budgets::model::{BudgetReservationStatus, BudgetType, Changed, MAX_PERCENT, MAX_THRESHOLDS};
 use crate::budgets::sql::{self, AlertRow, BudgetRow, BudgetUpdate, Ending, LockedBudget, Named, Take};
-use crate::db::TenantTx;
 use crate::error::{Error, Result};
-use crate::events::{self, Event};
+use crate::events::Event;
 use crate::graphql::money::{Money, MoneyInput};
 use crate::graphql::mutation::{
     Checks, Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work, check_version,
 };
 use crate::graphql::time_zone;
 use crate::id::{BudgetId, BudgetReservationId, BudgetUsageRecordId, marker};
-use crate::trail::{self, AuditEntry};
+use crate::trail::AuditEntry;
 
 /// Most budgets that one amount is taken from.
 const MAX_BUDGETS: usize = 10;
@@ -29,6 +29,8 @@ const MAX_TEXT: usize = 200;
 /// How long a reservation lasts, in minutes, unless said; and the longest.
 const MINUTES: i32 = 60;
 const MAX_MINUTES: i32 = 24 * 60;
+/// The same as a time: a check of the table allows no more.
+pub const LONGEST: TimeDelta = TimeDelta::hours(24);
 /// How far a budget's first period may reach into the future, and begin in the past.
 const MAX_AHEAD: TimeDelta = TimeDelta::days(5 * 366);
 const MAX_BACK: TimeDelta = TimeDelta::days(366);
@@ -75,26 +77,38 @@ pub(super) fn record_ids(first: BudgetUsageRecordId, count: usize) -> Vec<Budget
 ///
 /// # Errors
 /// What the caller can mend: unknown budgets, another currency, not enough left.
-pub async fn spend(work: &mut Work<'_>, taking: &Taking<'_>) -> VerbResult<BudgetUsageRecordId> {
-    take(work, taking, None).await
+pub async fn spend(books: &mut Books<'_>, taking: &Taking<'_>) -> VerbResult<BudgetUsageRecordId> {
+    take(books, taking, None, false).await
 }
 
 /// Sets an amount aside in all these budgets or in none, until it is settled, released or expired.
 ///
 /// # Errors
 /// As [`spend`].
-pub async fn reserve(work: &mut Work<'_>, taking: &Taking<'_>, lasts: TimeDelta) -> VerbResult<BudgetReservationId> {
-    let id = work.new_id();
-    take(work, taking, Some((id, work.now + lasts))).await?;
+pub async fn reserve(books: &mut Books<'_>, taking: &Taking<'_>, lasts: TimeDelta) -> VerbResult<BudgetReservationId> {
+    let id = books.new_id();
+    take(books, taking, Some((id, books.now + lasts)), false).await?;
+    Ok(id)
+}
+
+/// Sets aside what is paid already, whatever the limit: its payment is in flight from the start. It is settled next.
+///
+/// # Errors
+/// As [`spend`], but for the limit.
+pub async fn reserve_paid(books: &mut Books<'_>, taking: &Taking<'_>) -> VerbResult<BudgetReservationId> {
+    let id = books.new_id();
+    take(books, taking, Some((id, books.now + LONGEST)), true).await?;
     Ok(id)
 }
 
 async fn take(
-    work: &mut Work<'_>,
+    books: &mut Books<'_>,
     taking: &Taking<'_>,
     reservation: Option<(BudgetReservationId, DateTime<Utc>)>,
+    is_paid: bool,
 ) -> VerbResult<BudgetUsageRecordId> {
-    let first = work.new_id();
+    let organization = books.organization;
+    let first = books.new_id();
     let records = record_ids(first, taking.budgets.len());
     let take = Take {
         budgets: taking.budgets,
@@ -104,14 +118,15 @@ async fn take(
         currency: taking.currency,
         source: taking.source,
         resource_id: taking.resource_id,
-        now: work.now,
+        is_paid,
+        now: books.now,
     };
     for _ in 0..ATTEMPTS {
-        let named = sql::take(work.tx, &take).await?;
+        let named = sql::take(books.conn(), organization, &take).await?;
         let held = || named.iter().filter_map(|named| named.held.as_ref());
         let changes: Vec<&Changed> = held().filter_map(|held| held.change.as_ref()).collect();
         if changes.len() == take.budgets.len() {
-            raise(work, &changes).await?;
+            raise(books, &changes).await?;
             return Ok(first);
         }
         let refusals = refusals(&named, &take);
@@ -122,10 +137,10 @@ async fn take(
             return Err(VerbError::User(refusals));
         }
         if !ended.is_empty() {
-            open(work, &ended).await?;
+            open(books, &ended).await?;
         } else if !refusals.is_empty() {
             let held: Vec<BudgetId> = held().map(|held| held.id).collect();
-            if !free(work, &held).await? {
+            if !free(books, &held).await? {
                 return Err(VerbError::User(refusals));
             }
         }
@@ -175,11 +190,11 @@ fn exceeded(id: BudgetId, available_minor: i64, currency: &str) -> UserError {
 }
 
 /// Opens the next periods of locked ones that have ended.
-async fn open(work: &mut Work<'_>, ended: &[BudgetId]) -> Result<()> {
-    let organization = work.tenant().organization_id;
-    let ended: Vec<(BudgetId, BudgetId)> = ended.iter().map(|id| (*id, work.new_id())).collect();
-    for opened in sql::open_periods(work.tx.conn(), organization, &ended, work.now).await? {
-        trail::record_of_consequence(work.tx, work.clock, &opening(&opened)).await?;
+async fn open(books: &mut Books<'_>, ended: &[BudgetId]) -> Result<()> {
+    let (organization, now) = (books.organization, books.now);
+    let ended: Vec<(BudgetId, BudgetId)> = ended.iter().map(|id| (*id, books.new_id())).collect();
+    for opened in sql::open_periods(books.conn(), organization, &ended, now).await? {
+        books.record(&opening(&opened)).await?;
     }
     Ok(())
 }
@@ -192,24 +207,24 @@ pub(super) fn opening(opened: &sql::Opened) -> AuditEntry {
 }
 
 /// Frees expired reservations of locked budgets; says whether there were any.
-async fn free(work: &mut Work<'_>, budgets: &[BudgetId]) -> Result<bool> {
-    let organization = work.tenant().organization_id;
-    let expired = sql::lock_expired(work.tx.conn(), organization, Some(budgets), FREED_AT_ONCE, work.now).await?;
+async fn free(books: &mut Books<'_>, budgets: &[BudgetId]) -> Result<bool> {
+    let (organization, now) = (books.organization, books.now);
+    let expired = sql::lock_expired(books.conn(), organization, Some(budgets), FREED_AT_ONCE, now).await?;
     if expired.is_empty() {
         return Ok(false);
     }
-    let records: Vec<BudgetUsageRecordId> = expired.iter().map(|_| work.new_id()).collect();
-    sql::expire(work.tx.conn(), organization, &expired, &records, work.now).await?;
+    let records: Vec<BudgetUsageRecordId> = expired.iter().map(|_| books.new_id()).collect();
+    sql::expire(books.conn(), organization, &expired, &records, now).await?;
     Ok(true)
 }
 
 /// Writes and tells the alerts of these changes. Their budgets are locked, so that each crossing is seen by one transaction.
-async fn raise(work: &mut Work<'_>, changes: &[&Changed]) -> Result<()> {
+async fn raise(books: &mut Books<'_>, changes: &[&Changed]) -> Result<()> {
     let mut told = Vec::new();
     for changed in changes {
         for percent in changed.crossed() {
             let row = AlertRow {
-                id: work.new_id(),
+                id: books.new_id(),
                 budget_id: changed.id,
                 series_id: changed.series_id,
                 percent,
@@ -218,14 +233,14 @@ async fn raise(work: &mut Work<'_>, changes: &[&Changed]) -> Result<()> {
                 limit_minor: changed.ceiling_after,
                 currency: changed.currency.clone(),
             };
-            sql::insert_alert(work.tx, &row, work.now).await?;
+            sql::insert_alert(books, &row).await?;
             let metadata = json!({ "alertId": row.id.to_string(), "percent": percent, "takenMinor": row.taken_minor,
                                    "limitMinor": row.limit_minor, "currency": row.currency });
-            trail::record_of_consequence(work.tx, work.clock, &AuditEntry::of(ALERT, changed.id, metadata)).await?;
+            books.record(&AuditEntry::of(ALERT, changed.id, metadata)).await?;
             told.push(Event::of(row.id));
         }
     }
-    events::tell_more(work.tx, told).await
+    books.tell(told).await
 }
 
 /// Notes that the payment of a reservation is on its way: its result counts in full from here on, even after the expiry. Says
@@ -233,8 +248,8 @@ async fn raise(work: &mut Work<'_>, changes: &[&Changed]) -> Result<()> {
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub async fn mark_in_flight(tx: &mut TenantTx, id: BudgetReservationId, now: DateTime<Utc>) -> Result<bool> {
-    sql::mark_in_flight(tx, id, now).await
+pub async fn mark_in_flight(books: &mut Books<'_>, id: BudgetReservationId) -> Result<bool> {
+    sql::mark_in_flight(books, id).await
 }
 
 /// Turns a reservation into spending: of what was reserved, of less (the rest is free again), or of more, if a hard limit has room
@@ -242,8 +257,8 @@ pub async fn mark_in_flight(tx: &mut TenantTx, id: BudgetReservationId, now: Dat
 ///
 /// # Errors
 /// What the caller can mend: no such reservation, ended or expired, not enough left.
-pub async fn settle(work: &mut Work<'_>, id: BudgetReservationId, amount: Option<(i64, &str)>) -> VerbResult<i64> {
-    let reservation = sql::lock_reservation(work.tx, id).await?.ok_or_else(no_such_reservation)?;
+pub async fn settle(books: &mut Books<'_>, id: BudgetReservationId, amount: Option<(i64, &str)>) -> VerbResult<i64> {
+    let reservation = sql::lock_reservation(books, id).await?.ok_or_else(no_such_reservation)?;
     if let Some((_, currency)) = amount
         && currency != reservation.currency
     {
@@ -253,10 +268,10 @@ pub async fn settle(work: &mut Work<'_>, id: BudgetReservationId, amount: Option
     let is_freed = match reservation.status {
         BudgetReservationStatus::Expired if reservation.is_in_flight => true,
         BudgetReservationStatus::Open if reservation.is_in_flight => false,
-        _ => check_open(&reservation, work.now).map(|()| false)?,
+        _ => check_open(&reservation, books.now).map(|()| false)?,
     };
     let settled = amount.map_or(reservation.amount_minor, |(minor, _)| minor);
-    end(work, id, &reservation, Some(settled), is_freed).await?;
+    end(books, id, &reservation, Some(settled), is_freed).await?;
     Ok(settled)
 }
 
@@ -264,25 +279,25 @@ pub async fn settle(work: &mut Work<'_>, id: BudgetReservationId, amount: Option
 ///
 /// # Errors
 /// What the caller can mend: no such reservation, ended or expired, in flight.
-pub async fn release(work: &mut Work<'_>, id: BudgetReservationId, payment: Payment) -> VerbResult<i64> {
-    let reservation = sql::lock_reservation(work.tx, id).await?.ok_or_else(no_such_reservation)?;
-    check_open(&reservation, work.now)?;
+pub async fn release(books: &mut Books<'_>, id: BudgetReservationId, payment: Payment) -> VerbResult<i64> {
+    let reservation = sql::lock_reservation(books, id).await?.ok_or_else(no_such_reservation)?;
+    check_open(&reservation, books.now)?;
     if reservation.is_in_flight && payment != Payment::Failed {
         let message = "The payment is on its way: its result settles or releases the reservation.";
         return Err(VerbError::user("reservationId", UserErrorCode::InvalidTransition, message));
     }
-    end(work, id, &reservation, None, false).await?;
+    end(books, id, &reservation, None, false).await?;
     Ok(reservation.amount_minor)
 }
 
 async fn end(
-    work: &mut Work<'_>,
+    books: &mut Books<'_>,
     id: BudgetReservationId,
     reservation: &sql::LockedReservation,
     settled_minor: Option<i64>,
     is_freed: bool,
 ) -> VerbResult<()> {
-    let records = record_ids(work.new_id(), reservation.budgets.len());
+    let records = record_ids(books.new_id(), reservation.budgets.len());
     let ending = Ending {
         id,
         budgets: &reservation.budgets,
@@ -292,9 +307,10 @@ async fn end(
         amount_minor: reservation.amount_minor,
         is_paid: reservation.is_in_flight,
         source: &reservation.source,
-        now: work.now,
+        now: books.now,
     };
-    let held = sql::end(work.tx, &ending).await?;
+    let organization = books.organization;
+    let held = sql::end(books.conn(), organization, &ending).await?;
     let changes: Vec<&Changed> = held.iter().filter_map(|held| held.change.as_ref()).collect();
     if changes.len() < held.len() {
         let full = held.iter().filter(|held| !held.fits);
@@ -302,8 +318,74 @@ async fn end(
         let left = |held: &sql::Held| held.available_minor.saturating_add(ending.freed_minor);
         return Err(VerbError::User(full.map(|held| exceeded(held.id, left(held), &held.currency)).collect()));
     }
-    raise(work, &changes).await?;
+    raise(books, &changes).await?;
     Ok(())
+}
+
+/// Takes back what a reservation was settled for: its payment came back after all. It counts in the period that it was spent in.
+/// Says how much that was.
+///
+/// # Errors
+/// What the caller can mend: no such reservation, or one that is not settled.
+pub async fn give_back(books: &mut Books<'_>, id: BudgetReservationId) -> VerbResult<i64> {
+    let reservation = sql::lock_reservation(books, id).await?.ok_or_else(no_such_reservation)?;
+    let Some(settled_minor) =
+        reservation.settled_minor.filter(|_| reservation.status == BudgetReservationStatus::Settled)
+    else {
+        let message = "Only what was settled can come back.";
+        return Err(VerbError::user("reservationId", UserErrorCode::InvalidTransition, message));
+    };
+    let records = record_ids(books.new_id(), reservation.budgets.len());
+    sql::give_back(books, id, &reservation, settled_minor, &records).await?;
+    Ok(settled_minor)
+}
+
+/// Where a reservation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It holds its amount.
+    Open,
+    /// Its time is over and its amount free again, while its payment is in flight: that settles it.
+    ExpiredInFlight,
+    /// Its amount was spent.
+    Settled,
+    /// It holds nothing, and nothing can come of it: it was released, has expired, or its amount came back.
+    Over,
+}
+
+/// Locks a reservation and says where it stands.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn standing(books: &mut Books<'_>, id: BudgetReservationId) -> Result<Standing> {
+    let Some(row) = sql::lock_reservation(books, id).await? else { return Ok(Standing::Over) };
+    Ok(match row.status {
+        BudgetReservationStatus::Open if row.expires_at > books.now => Standing::Open,
+        BudgetReservationStatus::Open | BudgetReservationStatus::Expired if row.is_in_flight => {
+            Standing::ExpiredInFlight
+        }
+        BudgetReservationStatus::Settled => Standing::Settled,
+        BudgetReservationStatus::Open
+        | BudgetReservationStatus::Expired
+        | BudgetReservationStatus::Released
+        | BudgetReservationStatus::Returned => Standing::Over,
+    })
+}
+
+/// The budget that pays for a purpose where none is named: the oldest in use, by its first period.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn default_budget(books: &mut Books<'_>, kind: BudgetType, currency: &str) -> Result<Option<BudgetId>> {
+    sql::default_budget(books, kind, currency).await
+}
+
+/// The first period of the budget that this id names, its purpose and its currency.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn purpose(books: &mut Books<'_>, id: BudgetId) -> Result<Option<(BudgetId, BudgetType, String)>> {
+    sql::purpose(books, id).await
 }
 
 fn no_such_reservation() -> VerbError {
@@ -318,7 +400,7 @@ fn check_open(reservation: &sql::LockedReservation, now: DateTime<Utc>) -> VerbR
         BudgetReservationStatus::Open | BudgetReservationStatus::Expired => {
             refuse(UserErrorCode::Expired, "The reservation has expired, and its amount is free again: make a new one.")
         }
-        BudgetReservationStatus::Settled => {
+        BudgetReservationStatus::Settled | BudgetReservationStatus::Returned => {
             refuse(UserErrorCode::InvalidTransition, "The reservation was settled already.")
         }
         BudgetReservationStatus::Released => {
@@ -334,7 +416,7 @@ async fn current(work: &mut Work<'_>, id: BudgetId) -> VerbResult<LockedBudget> 
             Some(budget) if budget.archived_at.is_some() => {
                 return Err(VerbError::user("id", UserErrorCode::InvalidTransition, "The budget is archived."));
             }
-            Some(budget) if budget.ends_at <= work.now => open(work, &[budget.id]).await?,
+            Some(budget) if budget.ends_at <= work.now => open(&mut Books::of(work), &[budget.id]).await?,
             Some(budget) => return Ok(budget),
             None if sql::exists(work.tx, id).await? => {}
             None => {
@@ -487,7 +569,7 @@ impl Mutation for BudgetUpdateInput {
             ceiling_before: before.limit_minor + before.rolled_over_minor,
             ceiling_after: limit_after + before.rolled_over_minor,
         };
-        raise(work, &[&changed]).await?;
+        raise(&mut Books::of(work), &[&changed]).await?;
         Ok(Done {
             id: before.id,
             audit: json!({
@@ -547,7 +629,7 @@ impl Mutation for BudgetSpendInput {
         checks.finish()?;
         let currency = self.amount.currency_code.as_str();
         let taking = Taking { budgets: &self.budget_ids, amount_minor, currency, source: &source, resource_id: None };
-        let id = spend(work, &taking).await?;
+        let id = spend(&mut Books::of(work), &taking).await?;
         let audit = json!({ "budgetIds": named(&self.budget_ids), "amountMinor": amount_minor, "currency": currency });
         Ok(Done { id, audit, event: None })
     }
@@ -571,7 +653,7 @@ impl Mutation for BudgetReserveInput {
         checks.finish()?;
         let currency = self.amount.currency_code.as_str();
         let taking = Taking { budgets: &self.budget_ids, amount_minor, currency, source: &source, resource_id: None };
-        let id = reserve(work, &taking, TimeDelta::minutes(minutes.into())).await?;
+        let id = reserve(&mut Books::of(work), &taking, TimeDelta::minutes(minutes.into())).await?;
         let audit = json!({ "budgetIds": named(&self.budget_ids), "amountMinor": amount_minor, "currency": currency,
                             "minutes": minutes });
         Ok(Done { id, audit, event: None })
@@ -593,7 +675,7 @@ impl Mutation for BudgetSettleInput {
         let amount =
             self.amount.as_ref().map(|amount| (amount.check(&mut checks, "amount", 1), amount.currency_code.as_str()));
         checks.finish()?;
-        let settled = settle(work, self.reservation_id, amount).await?;
+        let settled = settle(&mut Books::of(work), self.reservation_id, amount).await?;
         Ok(Done { id: self.reservation_id, audit: json!({ "settledMinor": settled }), event: None })
     }
 }
@@ -609,7 +691,7 @@ impl Mutation for BudgetReleaseInput {
     }
 
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
-        let released = release(work, self.reservation_id, Payment::Unknown).await?;
+        let released = release(&mut Books::of(work), self.reservation_id, Payment::Unknown).await?;
         Ok(Done { id: self.reservation_id, audit: json!({ "releasedMinor": released }), event: None })
     }
 }

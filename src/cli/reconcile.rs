@@ -9,7 +9,7 @@ use super::output::{CommandError, CommandResult, Exit, Output, printable};
 use super::progress::Counter;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::sync::stripe::client::StripeClient;
+use crate::stripe::StripeClient;
 use crate::sync::stripe::reconcile::{DriftReport, Reconciliation};
 
 /// Compare subscriptions with Stripe's and repair rows that differ; exit 1 when differences are left.

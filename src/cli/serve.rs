@@ -158,6 +158,8 @@ fn start_workers(app: &App, database: &Database, count: u8, stopping: &watch::Re
     let worker = Worker::new(&app.webhooks);
     let mut tasks: Vec<_> = (0..count).map(|_| tokio::spawn(worker.clone().run(stopping.clone()))).collect();
     tasks.push(tokio::spawn(jobs::run(Arc::clone(&app.jobs), stopping.clone())));
+    let (payer, until) = (Arc::clone(&app.payer), stopping.clone());
+    tasks.push(tokio::spawn(async move { payer.run(until).await }));
     let (mail, until) = (Arc::clone(&app.mail), stopping.clone());
     tasks.push(tokio::spawn(async move { mail.run(until).await }));
     if let Some(options) = &database.superadmin {

@@ -19,7 +19,7 @@ pg_enum! {
         Ticket = "TICKET",
         /// Somebody wrote on a ticket of the customer.
         Message = "MESSAGE",
-        /// A refund was requested. For whoever may read budgets.
+        /// A refund was requested. For whoever may read refunds.
         Refund = "REFUND",
         /// A ticket of the customer was escalated.
         Escalation = "ESCALATION",
@@ -32,7 +32,7 @@ entity! {
     /// Something that happened with a customer.
     #[graphql(complex)]
     pub struct CustomerEvent("customer_events", read by OrganizationRead,
-        hidden when "t.is_internal" unless TicketNoteRead, hidden when "t.refund_id is not null" unless BudgetRead) {
+        hidden when "t.is_internal" unless TicketNoteRead, hidden when "t.refund_id is not null" unless RefundRead) {
         /// Unique id.
         pub id: CustomerEventId,
         /// The customer.

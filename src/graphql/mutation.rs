@@ -307,6 +307,10 @@ pub enum UserErrorCode {
     BudgetExceeded,
     /// The amount is in another currency.
     CurrencyMismatch,
+    /// Another person must do it: two people decide about this amount.
+    AnotherPersonRequired,
+    /// More would be given back than was paid.
+    ExceedsCharge,
 }
 
 /// Why an input was refused.

@@ -17,6 +17,7 @@ use crate::db::{Admission, Founded, TenantTx, refuse};
 use crate::error::{Error, Result};
 use crate::escalations::{Escalation, EscalationNotice, EscalationRule};
 use crate::flags::{self, FeatureFlag};
+use crate::graphql::money::Money;
 use crate::graphql::mutation::{self, Checks, UserError, UserErrorCode, VerbError, VerbResult};
 use crate::graphql::session::Session;
 use crate::id::{OrganizationId, OrganizationMemberId, marker};
@@ -109,6 +110,12 @@ relations! {
         audit_logs -> AuditLog;
         /// The webhook events of the organization. For administrators.
         webhook_events -> WebhookEvent;
+    }
+
+    /// Up to this amount whoever requests a refund may approve it (four eyes above); null: never.
+    async fn refund_four_eyes_above(&self) -> Option<Money> {
+        let currency = self.refund_four_eyes_currency.as_deref()?;
+        self.refund_four_eyes_minor.map(|minor| Money::from_minor(minor, currency))
     }
 
     /// How many tickets there are: by status, priority and assignee, and how many are overdue. Counting takes time in proportion

@@ -80,6 +80,12 @@ entity! {
         pub requeue_minutes: Option<i32>,
         /// Whether tickets that nobody works on are assigned automatically.
         pub assigns_automatically: bool,
+        /// In minor units.
+        #[graphql(skip)]
+        pub refund_four_eyes_minor: Option<i64>,
+        /// Its currency.
+        #[graphql(skip)]
+        pub refund_four_eyes_currency: Option<String>,
         /// Version; incremented by every change. Pass it as `expectedVersion`.
         pub version: i32,
         /// Time of creation.

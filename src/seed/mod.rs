@@ -166,7 +166,7 @@ async fn total_budgets(tx: &mut SystemTx, organization: Uuid) -> Result<()> {
         "update tenantry.budgets b
             set spent_minor = u.spent, reserved_minor = u.reserved
            from (select u.budget_id,
-                        coalesce(sum(u.amount_minor) filter (where u.kind in ('SPEND', 'SETTLE')), 0) as spent,
+                        coalesce(sum(case u.kind when 'RETURN' then -u.amount_minor else u.amount_minor end) filter (where u.kind in ('SPEND', 'SETTLE', 'RETURN')), 0) as spent,
                         coalesce(sum(r.amount_minor) filter (where u.kind = 'RESERVE' and r.status = 'OPEN'), 0) as reserved
                    from tenantry.budget_usage_records u
                    left join tenantry.budget_reservations r on r.organization_id = $1 and r.id = u.reservation_id

@@ -61,7 +61,8 @@ pub(super) async fn agents(w: &mut Writer<'_>, acme: Uuid) -> Result<Rules> {
     Ok(Rules { small, large, rest })
 }
 
-/// The budget of this month, three refunds from it (paid, waiting for a person, denied) and a voucher.
+/// The budget of this month, refunds from it (paid, waiting for a person, denied, refused by Stripe) and a voucher; a refund that was
+/// made in Stripe.
 pub(super) async fn budget_and_refunds(
     w: &mut Writer<'_>,
     acme: Uuid,
@@ -72,7 +73,7 @@ pub(super) async fn budget_and_refunds(
     let budget = w.id();
     let query = sqlx::query(
         "insert into tenantry.budgets (organization_id, id, series_id, type, name, period, starts_at, ends_at, limit_minor, currency, alert_thresholds, changes, created_at, updated_at)
-         select $1, $2, $2, 'REFUND', 'Refunds', 'MONTH', m.start, m.start + interval '1 month', 500000, 'USD', '{20,50,80,100}', 6, m.start, $3
+         select $1, $2, $2, 'REFUND', 'Refunds', 'MONTH', m.start, m.start + interval '1 month', 500000, 'USD', '{20,50,80,100}', 8, m.start, $3
            from (values (date_trunc('month', $3, 'UTC'))) as m(start)",
     )
     .bind(acme)
@@ -80,9 +81,9 @@ pub(super) async fn budget_and_refunds(
     .bind(w.now);
     w.insert("budgets", query).await?;
 
-    let refunds = w.ids();
-    self::refunds(w, acme, budget, refunds, people, desk, rules).await?;
-    usage(w, acme, budget, refunds).await?;
+    let ids = [w.ids(), w.ids()];
+    usage(w, acme, budget, ids).await?;
+    refunds(w, acme, budget, ids, people, desk, rules).await?;
     total_budgets(&mut w.tx, acme).await
 }
 
@@ -90,7 +91,7 @@ async fn refunds(
     w: &mut Writer<'_>,
     acme: Uuid,
     budget: Uuid,
-    [paid, waiting, denied]: [Uuid; 3],
+    [[paid, waiting, denied, failed], holds]: [[Uuid; 4]; 2],
     people: &People,
     desk: &Desk,
     rules: &Rules,
@@ -98,7 +99,7 @@ async fn refunds(
     let [first, second, third] = desk.tickets;
     let query = sqlx::query(
         r#"insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by,
-                                decision, decision_rule_id, decision_explanation, decided_at, budget_id, idempotency_key,
+                                decision, decision_rule_id, decision_explanation, decided_at, budget_id, reservation_id,
                                 stripe_payment_intent_id, stripe_refund_id, settled_at, version, created_at, updated_at)
            values ($1, $2, $4, $5, 2500, 'USD', 'DUPLICATE_CHARGE', 'Order 7655 was charged twice.', 'SETTLED', $6,
                    'AUTO_APPROVE', $7,
@@ -110,7 +111,7 @@ async fn refunds(
                                {"name": "Small amounts of customers in good standing", "rank": 20, "version": 1, "matched": true,
                                 "values": {"amountMinor": 2500, "customer.refundsLast365Days": 0, "customer.standing": "GOOD",
                                            "threshold.autoApproveMinor": 5000, "threshold.refundsPerYear": 5}}]}',
-                   $8 - interval '4 days 23 hours', $3, 'sample-refund-1',
+                   $8 - interval '4 days 23 hours', $3, $9,
                    'pi_sample_7655', 're_sample_7655', $8 - interval '4 days 5 hours', 3, $8 - interval '4 days 23 hours', $8 - interval '4 days 5 hours')"#,
     )
     .bind(acme)
@@ -120,12 +121,13 @@ async fn refunds(
     .bind(desk.ivan)
     .bind(people.dave)
     .bind(rules.small)
-    .bind(w.now);
+    .bind(w.now)
+    .bind(holds[0]);
     w.insert("refunds", query).await?;
 
     let query = sqlx::query(
         r#"insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by,
-                                decision, decision_rule_id, decision_explanation, decided_at, budget_id, idempotency_key,
+                                decision, decision_rule_id, decision_explanation, decided_at, budget_id, reservation_id,
                                 stripe_payment_intent_id, version, created_at, updated_at)
            values ($1, $2, $4, $5, 18000, 'USD', 'DEFECTIVE_PRODUCT', 'The lamp of order 7730 is broken.', 'PENDING_APPROVAL', $6,
                    'REQUIRE_APPROVAL', $7,
@@ -140,7 +142,7 @@ async fn refunds(
                                {"name": "Large amounts", "rank": 30, "version": 1, "matched": false,
                                 "values": {"amountMinor": 18000, "threshold.escalateMinor": 50000}},
                                {"name": "Everything else", "rank": 40, "version": 1, "matched": true, "values": {}}]}',
-                   $8 - interval '2 days', $3, 'sample-refund-2',
+                   $8 - interval '2 days', $3, $9,
                    'pi_sample_7730', 2, $8 - interval '2 days', $8 - interval '2 days')"#,
     )
     .bind(acme)
@@ -150,21 +152,22 @@ async fn refunds(
     .bind(desk.heidi)
     .bind(people.erin)
     .bind(rules.rest)
-    .bind(w.now);
+    .bind(w.now)
+    .bind(holds[1]);
     w.insert("refunds", query).await?;
 
     let query = sqlx::query(
         r#"insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status,
-                                decision, decision_rule_id, decided_by, decision_explanation, decided_at, budget_id, idempotency_key,
+                                decision, decision_rule_id, decided_by, decision_explanation, decision_note, decided_at, budget_id, reservation_id,
                                 stripe_payment_intent_id, version, created_at, updated_at)
            values ($1, $2, $4, $5, 95000, 'USD', 'SERVICE_ISSUE', 'The fee of this month, for a day without single sign-on.', 'DENIED',
                    'ESCALATE', $7, $6,
                    '{"schema": 1, "outcome": "RULE", "action": "ESCALATE",
                      "rules": [{"name": "Nothing for blocked customers", "rank": 10, "version": 1, "matched": false},
                                {"name": "Small amounts of customers in good standing", "rank": 20, "version": 1, "matched": false},
-                               {"name": "Large amounts", "rank": 30, "version": 1, "matched": true}],
-                     "decision": "Denied: the cause was the certificate of the customer''s own identity provider."}',
-                   $8 - interval '14 hours', $3, 'sample-refund-3',
+                               {"name": "Large amounts", "rank": 30, "version": 1, "matched": true}]}',
+                   'The cause was the certificate of the customer''s own identity provider.',
+                   $8 - interval '14 hours', $3, $9,
                    'pi_sample_7012', 3, $8 - interval '22 hours', $8 - interval '14 hours')"#,
     )
     .bind(acme)
@@ -174,18 +177,49 @@ async fn refunds(
     .bind(desk.grace)
     .bind(people.carol)
     .bind(rules.large)
-    .bind(w.now);
+    .bind(w.now)
+    .bind(holds[2]);
+    w.insert("refunds", query).await?;
+
+    // One that Stripe has refused, and one that somebody made in Stripe itself, in a currency without a budget.
+    let query = sqlx::query(
+        r#"insert into tenantry.refunds (organization_id, id, customer_id, amount_minor, currency, reason, status, requested_by, decision,
+                                decision_rule_id, decision_explanation, decided_at, budget_id, reservation_id, stripe_payment_intent_id,
+                                stripe_refund_id, made_in_stripe, failure_reason, settled_at, needs_another_approver, version, created_at, updated_at)
+           values ($1, $2, $4, 4900, 'USD', 'LATE_DELIVERY', 'FAILED', $5, 'AUTO_APPROVE', $6,
+                   '{"schema": 1, "outcome": "RULE", "action": "AUTO_APPROVE",
+                     "rules": [{"name": "Nothing for blocked customers", "rank": 10, "version": 1, "matched": false},
+                               {"name": "Small amounts of customers in good standing", "rank": 20, "version": 1, "matched": true}]}',
+                   $7 - interval '50 hours', $3, $8, 'pi_sample_7311', null, false,
+                   'The payment is disputed: the dispute decides about it (charge_disputed).', null, true, 3, $7 - interval '50 hours', $7 - interval '49 hours'),
+                  ($1, $9, $4, 1200, 'EUR', 'OTHER', 'SETTLED', null, null, null, null, null, null, null, 'pi_sample_6990', 're_sample_6990', true,
+                   null, $7 - interval '30 hours', false, 1, $7 - interval '30 hours', $7 - interval '30 hours')"#,
+    )
+    .bind(acme)
+    .bind(failed)
+    .bind(budget)
+    .bind(desk.ivan)
+    .bind(people.dave)
+    .bind(rules.small)
+    .bind(w.now)
+    .bind(holds[3])
+    .bind(w.id());
     w.insert("refunds", query).await
 }
 
 /// The reservations and usage records of the budget, and the alert when the large refund was reserved. What would fall before the
 /// month is put at its start.
-async fn usage(w: &mut Writer<'_>, acme: Uuid, budget: Uuid, [paid, waiting, denied]: [Uuid; 3]) -> Result<()> {
-    let [settled, open, released] = w.ids();
+async fn usage(
+    w: &mut Writer<'_>,
+    acme: Uuid,
+    budget: Uuid,
+    [[paid, waiting, denied, failed], [settled, open, released, freed]]: [[Uuid; 4]; 2],
+) -> Result<()> {
     let reservations = [
         (settled, 2_500_i64, "SETTLED", 119, Some(101)),
         (open, 18_000, "OPEN", 1, None),
         (released, 95_000, "RELEASED", 22, Some(14)),
+        (freed, 4_900, "RELEASED", 50, Some(49)),
     ];
     for (id, amount, status, hours, ended) in reservations {
         let query = sqlx::query(
@@ -207,6 +241,8 @@ async fn usage(w: &mut Writer<'_>, acme: Uuid, budget: Uuid, [paid, waiting, den
         ("RESERVE", 2_500_i64, "refund", Some((paid, settled)), 119),
         ("SETTLE", 2_500, "refund", Some((paid, settled)), 101),
         ("SPEND", 4_000, "voucher", None, 72),
+        ("RESERVE", 4_900, "refund", Some((failed, freed)), 50),
+        ("RELEASE", 4_900, "refund", Some((failed, freed)), 49),
         ("RESERVE", 95_000, "refund", Some((denied, released)), 22),
         ("RELEASE", 95_000, "refund", Some((denied, released)), 14),
         ("RESERVE", 18_000, "refund", Some((waiting, open)), 1),
@@ -233,7 +269,7 @@ async fn usage(w: &mut Writer<'_>, acme: Uuid, budget: Uuid, [paid, waiting, den
     }
     let query = sqlx::query(
         "insert into tenantry.budget_alerts (organization_id, id, budget_id, series_id, percent, change, taken_minor, limit_minor, currency, created_at)
-         values ($1, $2, $3, $3, 20, 4, 101500, 500000, 'USD', greatest($4 - interval '22 hours', date_trunc('month', $4, 'UTC') + interval '4 milliseconds'))",
+         values ($1, $2, $3, $3, 20, 6, 101500, 500000, 'USD', greatest($4 - interval '22 hours', date_trunc('month', $4, 'UTC') + interval '4 milliseconds'))",
     )
     .bind(acme)
     .bind(w.id())

@@ -170,8 +170,8 @@ async fn budgets_and_refunds(
     w.insert("budget_alerts", query).await?;
     total_budgets(&mut w.tx, startup).await?;
     let query = sqlx::query(
-        "insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by, idempotency_key, created_at, updated_at)
-         values ($1, $2, $3, $4, 1200, 'USD', 'GOODWILL', 'For the trouble with the export.', 'REQUESTED', $5, 'sample-refund-1', $6 - interval '1 hour', $6 - interval '1 hour')",
+        "insert into tenantry.refunds (organization_id, id, ticket_id, customer_id, amount_minor, currency, reason, note, status, requested_by, created_at, updated_at)
+         values ($1, $2, $3, $4, 1200, 'USD', 'GOODWILL', 'For the trouble with the export.', 'REQUESTED', $5, $6 - interval '1 hour', $6 - interval '1 hour')",
     )
     .bind(startup)
     .bind(refund)

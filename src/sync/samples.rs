@@ -57,6 +57,10 @@ fn template(event_type: EventType) -> &'static str {
         T::ProductCreated | T::ProductUpdated | T::ProductDeleted => include_str!("samples/product.json"),
         T::PriceCreated | T::PriceUpdated | T::PriceDeleted => include_str!("samples/price.json"),
         T::EntitlementsUpdated => include_str!("samples/entitlements.json"),
+        T::RefundCreated | T::RefundUpdated | T::RefundFailed | T::ChargeRefundUpdated => {
+            include_str!("samples/refund.json")
+        }
+        T::ChargeRefunded => include_str!("samples/charge.json"),
     }
 }
 
@@ -165,6 +169,11 @@ fn adapt(event_type: EventType, object: &mut Value) {
             object["status"] = "expired".into();
             object["payment_status"] = "unpaid".into();
             object["subscription"] = Value::Null;
+        }
+        T::RefundCreated => object["status"] = "pending".into(),
+        T::RefundFailed => {
+            object["status"] = "failed".into();
+            object["failure_reason"] = "expired_or_canceled_card".into();
         }
         T::InvoiceCreated | T::InvoiceFinalizationFailed => unpaid(object, "draft"),
         T::InvoiceMarkedUncollectible => unpaid(object, "uncollectible"),

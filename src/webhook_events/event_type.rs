@@ -57,6 +57,10 @@ pub enum Effect {
     Price(Verb),
     /// Switches feature flags.
     Entitlements,
+    /// Settles or fails a refund, or takes one in that was made in Stripe.
+    Refund,
+    /// The same, of the charge whose refunds it lists.
+    Charge,
     /// Stored and without effect.
     Recorded,
 }
@@ -214,6 +218,13 @@ event_types! {
             "Subscribers keep what the price gave them.";
         EntitlementsUpdated = "entitlements.active_entitlement_summary.updated", Effect::Entitlements,
             "Switches on the feature flags with the keys of the active entitlements.";
+        RefundCreated = "refund.created", Effect::Refund, "Settles the refund that it names, or takes in one that was made in Stripe.";
+        RefundUpdated = "refund.updated", Effect::Refund, "Settles the refund that it names, or takes in one that was made in Stripe.";
+        RefundFailed = "refund.failed", Effect::Refund, "Marks the refund as failed, and gives its money back to the budget.";
+        ChargeRefundUpdated = "charge.refund.updated", Effect::Refund,
+            "Settles the refund that it names, or takes in one that was made in Stripe.";
+        ChargeRefunded = "charge.refunded", Effect::Charge,
+            "Says for which organization the payment was taken; takes in the refunds that it lists.";
     }
 }
 

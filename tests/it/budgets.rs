@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tenantry::access::OrganizationRef;
-use tenantry::budgets::{expire_reservations, mark_in_flight, open_due_periods};
+use tenantry::budgets::{Books, expire_reservations, mark_in_flight, open_due_periods};
 use tenantry::clock::Clock;
 use tenantry::db::TenantTx;
 use tenantry::id::BudgetReservationId;
@@ -418,7 +418,7 @@ async fn reservations_in_flight_settle_in_full() {
         let mut tx =
             TenantTx::begin(&app.app.services.db, "user_alice", &organization, Arc::default()).await.expect("alice");
         let id = BudgetReservationId::parse(reservation).expect("an id");
-        let marked = mark_in_flight(&mut tx, id, app.clock.now()).await.expect("a mark");
+        let marked = mark_in_flight(&mut Books::of_viewer(&mut tx, &app.clock), id).await.expect("a mark");
         tx.commit().await.expect("it lasts");
         marked
     };

@@ -294,6 +294,7 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "organizations/lifecycle.rs",
         "organizations/mod.rs",
         "platform.rs",
+        "refunds/payer.rs",
         "seed/mod.rs",
         "seed/scale.rs",
         "sla/watch.rs",

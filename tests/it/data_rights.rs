@@ -262,9 +262,10 @@ async fn erasures_know_every_text_about_a_person() {
         "refunds.currency",
         // Which rule fired on which values: no names.
         "refunds.decision_explanation",
+        "refunds.decision_note",
         "refunds.failure_reason",
-        "refunds.idempotency_key",
         "refunds.note",
+        "refunds.payment_reference",
         "refunds.stripe_payment_intent_id",
         "refunds.stripe_refund_id",
         "representative_absences.note",

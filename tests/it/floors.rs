@@ -52,6 +52,7 @@ const FLOORS: &[&[&str]] = &[
     &["sql_enum"],
     &["json"],
     &["mail"],
+    &["stripe"],
     &["network"],
     &["hex"],
     &["sql_text"],

@@ -59,6 +59,9 @@ async fn impersonation_does_not_reach_guarded_actions_and_the_platform() {
     let guarded = [
         "BUDGET_WRITE",
         "BUDGET_SPEND",
+        "REFUND_WRITE",
+        "REFUND_APPROVE",
+        "REFUND_CONFIGURE",
         "AGENT_WRITE",
         "MEMBER_UPDATE",
         "ORGANIZATION_DELETE",

@@ -31,6 +31,7 @@ mod people;
 mod performance;
 mod pooler;
 mod process;
+mod refunds;
 mod revocation;
 mod search_path;
 mod service_levels;

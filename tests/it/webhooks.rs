@@ -1,7 +1,7 @@
 //! Webhooks as their senders meet them: what is accepted, what is refused, and that nothing verified is lost.
 
 mod commands;
-mod crash;
+pub mod crash;
 mod platform;
 mod senders;
 mod worker;

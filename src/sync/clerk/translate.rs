@@ -61,7 +61,9 @@ pub(crate) fn translate(event_type: &str, event_id: &str, payload: &Value) -> Re
         | Effect::Invoice
         | Effect::Product(_)
         | Effect::Price(_)
-        | Effect::Entitlements => Err(no_effect()),
+        | Effect::Entitlements
+        | Effect::Refund
+        | Effect::Charge => Err(no_effect()),
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) use field::{Each, FieldVersion, First, Latest, Merged, Register};
 pub(crate) use locks::{Lock, lock, lock_with};
 pub(crate) use objects::{
     Attribution, Checkout, Customer, Entitlements, Happened, Invitation, InvitationStatus, Invoice, Item, Membership,
-    Organization, Price, Product, Subscription, User,
+    Organization, Payment, Price, Product, Refund, Subscription, User,
 };
 
 use crate::db::SystemTx;
@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     Entitlements,
     Attribution,
     Invoice,
+    Payment,
+    Refund,
 }
 
 impl Kind {
@@ -61,6 +63,8 @@ impl Kind {
             Self::Entitlements => "entitlements",
             Self::Attribution => "attribution",
             Self::Invoice => "invoice",
+            Self::Payment => "payment",
+            Self::Refund => "refund",
         }
     }
 

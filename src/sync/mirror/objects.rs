@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::refunds::{Charge, RemoteRefund};
 use crate::sync::mirror::field::{Each, FieldVersion, First, Latest, Merged, Register};
 use crate::sync::mirror::{Fields, Kind};
 
@@ -173,6 +174,16 @@ objects! {
         happened: Each<Happened>;
         /// Notes: the events that are in the audit log of an organization.
         recorded: Each<bool>;
+    }
+    /// A payment intent at Stripe, as far as refunds need it.
+    Payment {
+        /// Whose it is; not known from events that have no metadata of the payment.
+        charge: Latest<Charge>;
+    }
+    /// A refund at Stripe.
+    Refund {
+        payment: Latest<String>, id;
+        said: Latest<RemoteRefund>;
     }
 }
 

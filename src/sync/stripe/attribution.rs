@@ -127,7 +127,7 @@ pub(super) async fn attribute(effects: &mut Effects<'_>, graphs: &[BillingGraph]
     update_inbox(effects, &ids, &of_entitlements, &organizations, &texts).await
 }
 
-async fn update_inbox(
+pub(super) async fn update_inbox(
     effects: &mut Effects<'_>,
     ids: &[String],
     of_entitlements: &[bool],

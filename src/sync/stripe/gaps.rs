@@ -6,10 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::client::StripeClient;
 use super::why_not;
 use crate::db::{Db, SystemTx};
 use crate::error::Result;
+use crate::stripe::StripeClient;
 use crate::sync::payload::{id, seconds, whole};
 
 /// The result of the comparison.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::sync::stripe::client::{StripeClient, StripeObject};
+use crate::stripe::{StripeClient, StripeObject};
 
 /// How long a worker waits for an answer, with retries and pauses. It does nothing else meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ impl Permit {
         let Self(shared, permit) = self;
         let asked_at = clock.now();
         let answer = match tokio::time::timeout(ANSWER_TIMEOUT, shared.client.object(object)).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.map_err(Error::from),
             Err(_) => Err(Error::internal("Stripe could not be asked: it took too long")),
         };
         let until = answer.is_err().then(|| Instant::now() + CLOSED);

@@ -6,12 +6,12 @@
 
 mod attribution;
 mod billing;
-pub mod client;
 pub mod gaps;
 pub mod gate;
 mod owners;
 mod plans;
 pub mod reconcile;
+mod refunds;
 mod ties;
 mod translate;
 
@@ -24,7 +24,8 @@ pub use plans::EFFECTS;
 
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, STALE, StripeObject};
+use crate::stripe::StripeObject;
+use crate::sync::apply::{ApplyContext, EventOutcome, InboxEvent, STALE};
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Fields, Kind, Latest, Lock, Merged, RemoteChange, RemoteObject};
 use ties::Sequence;
@@ -61,6 +62,7 @@ pub(crate) async fn apply(
         Statement::Product(change) => of_sold(&mut effects, &given, change).await,
         Statement::Price(change) => of_sold(&mut effects, &given, change).await,
         Statement::Invoice(change) => attribution::invoice(&mut effects, &change).await,
+        Statement::Refunds(refunded) => refunds::apply(&mut effects, &given, &refunded).await,
     }
 }
 

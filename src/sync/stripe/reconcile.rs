@@ -12,13 +12,13 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::client::StripeClient;
 use super::gate::Fetched;
 use super::{merge, translate};
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::Result;
 use crate::id::{Id, OrganizationId};
+use crate::stripe::StripeClient;
 use crate::sync::apply::{EventOutcome, SyncSettings};
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Lock};

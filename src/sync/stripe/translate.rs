@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::billing::SubscriptionStatus;
 use crate::id::{Id, OrganizationId};
+use crate::refunds::{Charge, RemoteRefund};
 use crate::sync::mirror::{self, Each, FieldVersion, Latest, RemoteChange};
 use crate::sync::payload::{at, id, seconds, text, whole};
 use crate::sync::stripe::gate::Fetched;
@@ -28,6 +29,17 @@ pub(crate) enum Statement {
     Entitlements(RemoteChange<mirror::Entitlements>),
     /// That something happened to an invoice.
     Invoice(RemoteChange<mirror::Invoice>),
+    /// Of refunds of one payment, and of the payment.
+    Refunds(Refunded),
+}
+
+/// What an event says of a payment that is given back.
+pub(crate) struct Refunded {
+    /// Stripe's id of the payment intent.
+    pub(crate) payment: String,
+    /// What it says of the payment, if it does.
+    pub(crate) charge: Option<RemoteChange<mirror::Payment>>,
+    pub(crate) refunds: Vec<RemoteChange<mirror::Refund>>,
 }
 
 /// The rank of an object that was fetched: it holds the result of all events of that second.
@@ -147,6 +159,15 @@ pub(crate) fn translate(event: Event<'_>, fetched: Option<&Fetched>) -> Result<S
         }
         Effect::Entitlements => entitlements(object, at).map(Statement::Entitlements),
         Effect::Invoice => invoice(event.kind, named()?, at, object).map(Statement::Invoice),
+        Effect::Refund => {
+            let refund = refund(event, event.object())?;
+            Ok(Statement::Refunds(Refunded {
+                payment: refund.fields.payment.text().unwrap_or_default().to_owned(),
+                charge: None,
+                refunds: vec![refund],
+            }))
+        }
+        Effect::Charge => charge(event).map(Statement::Refunds),
         // The last ones are Clerk's.
         Effect::Recorded
         | Effect::User(_)
@@ -155,6 +176,50 @@ pub(crate) fn translate(event: Event<'_>, fetched: Option<&Fetched>) -> Result<S
         | Effect::Invitation(_)
         | Effect::SessionEnded => Err(no_effect()),
     }
+}
+
+/// What an event says of a refund. Stripe's statuses of a refund follow each other in one direction, so that of one second the
+/// further counts.
+fn refund(event: Event<'_>, object: &Value) -> Result<RemoteChange<mirror::Refund>, &'static str> {
+    let remote = RemoteRefund::read(object)?;
+    let rank = remote.status.rank();
+    let at = FieldVersion { authority: 1, moment: event.moment(), rank, event: event.id.to_owned() };
+    let fields = mirror::Refund {
+        payment: Latest::said(&at, Some(remote.payment.clone())),
+        said: Latest::said(&at, Some(remote.clone())),
+    };
+    Ok(RemoteChange { id: remote.id, at, deleted: false, fields })
+}
+
+/// What an event says of a charge that is given back. Before API version 2022-11-15 it lists the refunds.
+fn charge(event: Event<'_>) -> Result<Refunded, &'static str> {
+    let object = event.object();
+    let payment = id(&object["payment_intent"]).ok_or("names no payment intent")?;
+    let at = FieldVersion { authority: 0, moment: event.moment(), rank: 0, event: event.id.to_owned() };
+    let charge = payment_of(payment.clone(), at, object);
+    let listed = object["refunds"]["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let refunds = listed.iter().take(MOST_REFUNDS).filter_map(|listed| {
+        let mut listed = listed.clone();
+        // Their payment is that of the charge, and old ones do not repeat it.
+        listed["payment_intent"] = payment.as_str().into();
+        refund(event, &listed).ok()
+    });
+    Ok(Refunded { refunds: refunds.collect(), charge: Some(charge), payment })
+}
+
+/// Most refunds of a charge that are read of one event: Stripe lists ten.
+const MOST_REFUNDS: usize = 100;
+
+/// What is said of a payment: by Stripe's answer, or by a charge, which has the metadata that the payment had when it was made.
+pub(crate) fn payment_of(payment: String, at: FieldVersion, object: &Value) -> RemoteChange<mirror::Payment> {
+    let fields = mirror::Payment { charge: Latest::said(&at, Some(Charge::read(object))) };
+    RemoteChange { id: payment, at, deleted: false, fields }
+}
+
+/// The version of a payment as Stripe answered.
+pub(crate) fn fetched_payment(payment: &str, moment: i64, fetched: &Fetched) -> Option<RemoteChange<mirror::Payment>> {
+    let is_it = fetched.object["object"] == "payment_intent" && fetched.object["id"] == payment;
+    is_it.then(|| payment_of(payment.to_owned(), fetched.version(moment), &fetched.object))
 }
 
 fn invoice(

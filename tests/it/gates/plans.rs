@@ -34,8 +34,12 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("escalation_notices", &["seen_at"], "the list ends when its page is full; one member's are few"),
     ("escalations", &["due_at"], "its index is over the expressions of the order, and no queue asks for one moment"),
     ("escalations", &["reason"], "the list ends when its page is full; no queue shows it alone"),
-    ("refunds", &["reason", "amount_minor"], "the list ends when its page is full; no queue shows it alone"),
     ("sla_events", &["target", "kind"], "the list ends when its page is full; a ticket has a handful"),
+    (
+        "refunds",
+        &["reason", "amount_minor", "currency"],
+        "the list ends when its page is full; no queue shows it alone",
+    ),
     ("tickets", &["subject"], "equality with a whole subject; searching is full-text search's"),
     ("tickets", &["resolution_due_at"], "queues ask for `nextDueAt`; its index is over the expressions of the order"),
     ("webhook_events", &["status", "source", "event_type", "object_id", "attempts"], "events are deleted after a time"),
@@ -62,7 +66,8 @@ const KEPT_INDEXES: &[(&str, &str)] = &[
     ("invitations_token_hash_idx", "who follows a link has no tenant yet"),
     ("organization_members_custom_role_id_idx", "foreign key: deleting a role asks who has it"),
     ("refunds_settled_at_idx", "the figures of a period"),
-    ("refunds_budget_id_idx", "foreign key: removing a budget looks for its rows"),
+    ("refunds_due_idx", "the workers pay what is due"),
+    ("refunds_reservation_id_idx", "foreign key: removing a reservation looks for its rows"),
     ("refunds_decided_by_idx", "foreign key: removing a user looks for its rows"),
     ("refunds_decision_rule_id_idx", "foreign key: removing a rule looks for its rows"),
     ("refunds_requested_by_idx", "foreign key: removing a user looks for its rows"),
@@ -105,6 +110,7 @@ async fn fill(app: &TestApp, rows: u32) {
         "set session_replication_role = replica;
          alter table tenantry.budget_reservations drop constraint budget_reservations_ended_check, drop constraint budget_reservations_settled_check;
          alter table tenantry.customer_profiles drop constraint customer_profiles_merged_check;
+         alter table tenantry.refunds drop constraint refunds_due_check, drop constraint refunds_settled_check;
          insert into tenantry.users (id, clerk_id, email, name)
          select ({})::uuid, 'user_plan_' || n, 'plan' || n || '@example.com', 'Name ' || n from generate_series(1, {rows}) n;",
         id("n")
@@ -143,7 +149,7 @@ async fn fill(app: &TestApp, rows: u32) {
                 'series_id', {}, 'reservation_id', {parent}, 'change', n, 'number', 1000 + n, 'rank', 1000 + n, 'email', 'plan' || n || '@example.com', 'name', 'Name ' || n,
                 'domain', 'plan' || n || '.example', 'key', 'plan_' || n, 'message_id', {parent}, 'merged_into_id', {parent}, 'split_from_id', {parent}, 'resource_id', {history}, 'resource_type', 'Ticket', 'position', n,
                 'prefix', 'plan_' || n, 'event_id', 'plan_' || n, 'clerk_invitation_id', 'plan_' || n,
-                'token_hash', sha256(n::text::bytea), 'idempotency_key', 'plan_' || n, 'stripe_refund_id', 're_plan_' || n,
+                'token_hash', sha256(n::text::bytea), 'stripe_refund_id', 're_plan_' || n,
                 'created_at', now() - n * interval '10 milliseconds', 'updated_at', now() - n * interval '10 milliseconds',
                 'expires_at', now() + interval '1 hour', 'received_at', now() - n * interval '10 milliseconds',
                 'period_start', timestamptz '2000-01-01' + n * interval '1 minute',

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 use tenantry::clock::Clock;
 use tenantry::local_postgres;
+use tenantry::stripe::StripeClient;
 use tenantry::sync::samples;
-use tenantry::sync::stripe::client::StripeClient;
 use tenantry::webhooks::worker::Worker;
 use tokio::process::Command;
 
@@ -254,9 +254,7 @@ async fn stripe_client_asks_as_stripe_expects() {
     stripe.with(|account| account.failing = 2);
     assert!(client.subscription(&format!("sub_{TAG}")).await.expect("the third answer").is_some());
     let refused = StripeClient::new("sk_test_wrong_0000", Some(&stripe.url)).expect("a client");
-    let tenantry::error::Error::Internal(cause) = refused.subscription("sub_1").await.expect_err("a refusal") else {
-        panic!("an internal error")
-    };
+    let cause = refused.subscription("sub_1").await.expect_err("a refusal");
     assert!(cause.to_string().contains("401") && !cause.to_string().contains("wrong_0000"), "{cause}");
     assert!(StripeClient::new(KEY, Some("no address")).is_err());
     assert!(StripeClient::new("sk_\n", None).is_err());

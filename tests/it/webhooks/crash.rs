@@ -15,7 +15,7 @@ use super::worker::{effects, poison, with_effect};
 use super::{PENDING, clerk, count, none_left, secret, secret_text, signed};
 use crate::support::{TestDb, cluster};
 
-pub(super) async fn tenantry(database: &TestDb) -> Command {
+pub async fn tenantry(database: &TestDb) -> Command {
     let server = &cluster().await.server;
     let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
     command

@@ -1,3 +1,4 @@
+drop index tenantry.refunds_stripe_payment_intent_id_idx;
 alter table tenantry.refunds
     drop column needs_another_approver,
     drop column decision_note,

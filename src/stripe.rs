@@ -312,7 +312,7 @@ impl StripeClient {
         };
         let mut found = match self.get(RequestBuilder::new(StripeMethod::Get, path)).await {
             Err(failure) if failure.is_missing() => return Ok(None),
-            answer => read(answer?)?,
+            answer => read(&answer?)?,
         };
         if matches!(object, StripeObject::Subscription(_)) && found["items"]["has_more"] == true {
             let query = || ListQuery { subscription: Some(id.to_owned()), ..ListQuery::default() };
@@ -374,7 +374,7 @@ impl StripeClient {
 
     async fn list(&self, path: &str, query: ListQuery, after: Option<String>) -> Result<ObjectPage, StripeFailure> {
         let query = ListQuery { starting_after: after, limit: PAGE, ..query };
-        let mut answer = read(self.get(RequestBuilder::new(StripeMethod::Get, path).query(&query)).await?)?;
+        let mut answer = read(&self.get(RequestBuilder::new(StripeMethod::Get, path).query(&query)).await?)?;
         let Value::Array(objects) = answer["data"].take() else {
             return Err(StripeFailure::unreachable("its answer is no list"));
         };
@@ -411,7 +411,7 @@ impl StripeClient {
         }
         match self.get(RequestBuilder::new(StripeMethod::Get, format!("/refunds/{id}"))).await {
             Err(failure) if failure.is_missing() => Ok(None),
-            answer => read(answer?).map(Some),
+            answer => read(&answer?).map(Some),
         }
     }
 
@@ -423,7 +423,7 @@ impl StripeClient {
     pub async fn create_refund(&self, form: &RefundForm<'_>, key: &str) -> Result<Value, StripeFailure> {
         let key = IdempotencyKey::new(key).map_err(StripeFailure::unreachable)?;
         let request = RequestBuilder::new(StripeMethod::Post, "/refunds").form(form).customize::<Answer>();
-        read(request.request_strategy(RequestStrategy::Idempotent(key)).send(&self.0).await?)
+        read(&request.request_strategy(RequestStrategy::Idempotent(key)).send(&self.0).await?)
     }
 }
 
@@ -449,6 +449,6 @@ impl From<StripeFailure> for Error {
 }
 
 /// Converts the answer to `serde_json`.
-fn read(answer: Answer) -> Result<Value, StripeFailure> {
-    serde_json::from_str(&miniserde::json::to_string(&answer)).map_err(StripeFailure::unreachable)
+fn read(answer: &Answer) -> Result<Value, StripeFailure> {
+    serde_json::from_str(&miniserde::json::to_string(answer)).map_err(StripeFailure::unreachable)
 }

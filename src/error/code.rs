@@ -253,6 +253,12 @@ codes! {
     CurrencyMismatch "CURRENCY_MISMATCH"
         "The amount is in another currency than the budget or reservation."
         "Name an amount in its currency: nothing is converted.";
+    AnotherPersonRequired "ANOTHER_PERSON_REQUIRED"
+        "Two people decide about this amount, and the viewer is the first."
+        "Ask somebody else who may approve.";
+    ExceedsCharge "EXCEEDS_CHARGE"
+        "More would be given back than was paid."
+        "Give back less, or cancel another refund of the payment.";
     // Answers to deliveries of webhooks.
     WebhooksNotConfigured "WEBHOOKS_NOT_CONFIGURED"
         "The signing secret of this endpoint is not set."

@@ -149,7 +149,7 @@ pub struct RefundMutation;
 
 #[Object]
 impl RefundMutation {
-    /// Requests a refund. The rules decide at once: it is APPROVED, PENDING_APPROVAL or DENIED. What is not denied is set aside in
+    /// Requests a refund. The rules decide at once: it is `APPROVED`, `PENDING_APPROVAL` or `DENIED`. What is not denied is set aside in
     /// the budget.
     async fn refund_request(&self, ctx: &Context<'_>, input: RefundRequestInput) -> Result<RefundPayload> {
         change(ctx, input).await

@@ -52,9 +52,8 @@ impl RefundStatus {
     pub const fn next(self) -> &'static [Self] {
         use RefundStatus::{Approved, Cancelled, Denied, Failed, PendingApproval, Processing, Requested, Settled};
         match self {
-            Requested => &[PendingApproval, Approved, Denied, Cancelled],
             // It may be escalated while it waits.
-            PendingApproval => &[PendingApproval, Approved, Denied, Cancelled],
+            Requested | PendingApproval => &[PendingApproval, Approved, Denied, Cancelled],
             Approved => &[Processing, Settled, Failed, Cancelled],
             Processing => &[Settled, Failed],
             Failed => &[Approved, Cancelled],

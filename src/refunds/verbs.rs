@@ -51,8 +51,8 @@ fn check_payment(checks: &mut Checks, payment: Option<&str>, amount_minor: i64, 
     Some(payment.to_owned())
 }
 
-/// Locks the customer and the ticket of a request; nobody merges them meanwhile.
-async fn check_parties(work: &mut Work<'_>, input: &RefundRequestInput) -> VerbResult<()> {
+/// Locks the customer and the ticket of a request, so that nobody merges them meanwhile; says whether they belong together.
+async fn check_parties(work: &mut Work<'_>, input: &RefundRequestInput) -> VerbResult<bool> {
     let customer = sql::lock_customer(work.tx, input.customer_id).await?;
     match customer {
         Some(customer) if !customer.is_archived => {}
@@ -65,12 +65,9 @@ async fn check_parties(work: &mut Work<'_>, input: &RefundRequestInput) -> VerbR
             return Err(VerbError::user("customerId", UserErrorCode::NotFound, message));
         }
     }
-    let Some(ticket) = input.ticket_id else { return Ok(()) };
+    let Some(ticket) = input.ticket_id else { return Ok(true) };
     let of_ticket = sql::customer_of_ticket(work.tx, ticket).await?.ok_or_else(|| no_such_ticket("ticketId"))?;
-    if of_ticket.is_some_and(|customer| customer != input.customer_id) {
-        return Err(VerbError::user("ticketId", UserErrorCode::Invalid, "The ticket is another customer's."));
-    }
-    Ok(())
+    Ok(of_ticket.is_none_or(|customer| customer == input.customer_id))
 }
 
 /// The first period of the budget that pays.
@@ -148,6 +145,7 @@ async fn asked(
     input: &RefundRequestInput,
     amount_minor: i64,
     payment: Option<String>,
+    budget_id: Option<BudgetId>,
 ) -> VerbResult<Locked> {
     let currency = input.amount.currency_code.as_str().to_owned();
     Ok(Locked {
@@ -163,7 +161,7 @@ async fn asked(
         decided_by: None,
         decided_at: Some(work.now),
         decision_note: None,
-        budget_id: budget_of(work, input.budget_id, &currency).await?,
+        budget_id,
         currency,
         reservation_id: None,
         payment,
@@ -199,7 +197,11 @@ impl Mutation for RefundRequestInput {
         let note = self.note.as_deref().map(|note| checks.text("note", note.trim(), MAX_NOTE));
         let payment = check_payment(&mut checks, self.stripe_payment_intent_id.as_deref(), amount_minor, currency);
         checks.finish()?;
-        check_parties(work, &self).await?;
+        let belongs = check_parties(work, &self).await?;
+        let budget_id = budget_of(work, self.budget_id, currency).await?;
+        if !belongs {
+            return Err(VerbError::user("ticketId", UserErrorCode::Invalid, "The ticket is another customer's."));
+        }
         let request = RefundRequest {
             customer_id: self.customer_id,
             ticket_id: self.ticket_id,
@@ -212,7 +214,7 @@ impl Mutation for RefundRequestInput {
         let facts = facts.ok_or_else(|| Error::internal("a customer who was just locked is gone"))?;
         let decision = decide_refund(work.tx, &facts, work.now).await?;
         let mut explanation = decision.explanation;
-        let mut row = asked(work, &self, amount_minor, payment).await?;
+        let mut row = asked(work, &self, amount_minor, payment, budget_id).await?;
         let mut action = decision.action.unwrap_or(DecisionAction::RequireApproval);
         if action == DecisionAction::AutoApprove && row.budget_id.is_none() {
             // Nothing limits what is approved by rules alone.

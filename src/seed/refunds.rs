@@ -84,6 +84,7 @@ pub(super) async fn budget_and_refunds(
     let ids = [w.ids(), w.ids()];
     usage(w, acme, budget, ids).await?;
     refunds(w, acme, budget, ids, people, desk, rules).await?;
+    of_stripe(w, acme, budget, ids.map(|[.., last]| last), people, desk, rules).await?;
     total_budgets(&mut w.tx, acme).await
 }
 
@@ -91,7 +92,7 @@ async fn refunds(
     w: &mut Writer<'_>,
     acme: Uuid,
     budget: Uuid,
-    [[paid, waiting, denied, failed], holds]: [[Uuid; 4]; 2],
+    [[paid, waiting, denied, _], holds]: [[Uuid; 4]; 2],
     people: &People,
     desk: &Desk,
     rules: &Rules,
@@ -179,9 +180,19 @@ async fn refunds(
     .bind(rules.large)
     .bind(w.now)
     .bind(holds[2]);
-    w.insert("refunds", query).await?;
+    w.insert("refunds", query).await
+}
 
-    // One that Stripe has refused, and one that somebody made in Stripe itself, in a currency without a budget.
+/// One that Stripe has refused, and one that somebody made in Stripe itself, in a currency without a budget.
+async fn of_stripe(
+    w: &mut Writer<'_>,
+    acme: Uuid,
+    budget: Uuid,
+    [failed, freed]: [Uuid; 2],
+    people: &People,
+    desk: &Desk,
+    rules: &Rules,
+) -> Result<()> {
     let query = sqlx::query(
         r#"insert into tenantry.refunds (organization_id, id, customer_id, amount_minor, currency, reason, status, requested_by, decision,
                                 decision_rule_id, decision_explanation, decided_at, budget_id, reservation_id, stripe_payment_intent_id,
@@ -202,7 +213,7 @@ async fn refunds(
     .bind(people.dave)
     .bind(rules.small)
     .bind(w.now)
-    .bind(holds[3])
+    .bind(freed)
     .bind(w.id());
     w.insert("refunds", query).await
 }

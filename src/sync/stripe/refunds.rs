@@ -35,12 +35,12 @@ pub(super) async fn apply(effects: &mut Effects<'_>, given: &Given<'_>, said: &R
     mirror::merge_all(effects.tx, &mut payment, &changes).await?;
     let mut known = mirror::naming::<Refund>(effects.tx, std::slice::from_ref(&said.payment)).await?;
     for change in &said.refunds {
-        let at = match known.iter().position(|refund| refund.id == change.id) {
-            Some(at) => at,
-            None => {
-                known.push(mirror::load_one::<Refund>(effects.tx, &change.id).await?);
-                known.len() - 1
-            }
+        let known_at = known.iter().position(|refund| refund.id == change.id);
+        let at = if let Some(at) = known_at {
+            at
+        } else {
+            known.push(mirror::load_one::<Refund>(effects.tx, &change.id).await?);
+            known.len() - 1
         };
         mirror::merge(effects.tx, &mut known[at], change).await?;
     }

@@ -40,14 +40,14 @@ pub async fn deliver_event(app: &TestApp, kind: &str, object: &Value) {
     apply(app, &[event(kind, object, app.clock.now().timestamp())]).await;
 }
 
-fn refund(id: &str, payment: &str, amount: i64, status: &str, metadata: Value) -> Value {
-    json!({ "id": id, "object": "refund", "amount": amount, "currency": "usd", "payment_intent": payment, "charge": "ch_x", "metadata": metadata,
+fn refund(id: &str, payment: &str, amount: i64, status: &str, metadata: impl Into<Value>) -> Value {
+    json!({ "id": id, "object": "refund", "amount": amount, "currency": "usd", "payment_intent": payment, "charge": "ch_x", "metadata": metadata.into(),
             "reason": "duplicate", "status": status, "created": 1_893_400_000, "failure_reason": if status == "failed" { json!("declined") } else { Value::Null } })
 }
 
-fn charge(payment: &str, metadata: Value) -> Value {
+fn charge(payment: &str, metadata: impl Into<Value>) -> Value {
     json!({ "id": format!("ch_{payment}"), "object": "charge", "amount": 9_000, "amount_captured": 9_000, "amount_refunded": 1_500, "captured": true,
-            "currency": "usd", "payment_intent": payment, "metadata": metadata, "refunded": false })
+            "currency": "usd", "payment_intent": payment, "metadata": metadata.into(), "refunded": false })
 }
 
 /// The rows of a payment: amount, status, reservation.
@@ -164,7 +164,7 @@ async fn refunds_of_ours_are_matched() {
     // Subscribers hear of it.
     let mut heard = Vec::new();
     while heard.last() != Some(&json!("SETTLED")) {
-        let next = tokio::time::timeout(std::time::Duration::from_secs(60), told.next())
+        let next = tokio::time::timeout(std::time::Duration::from_mins(1), told.next())
             .await
             .expect("in time")
             .expect("an event");

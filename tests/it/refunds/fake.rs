@@ -96,10 +96,10 @@ impl FakeStripe {
     }
 
     /// A payment that was received for an organization.
-    pub fn pay(&self, id: &str, received: i64, metadata: Value) {
+    pub fn pay(&self, id: &str, received: i64, metadata: impl Into<Value>) {
         self.with(|account| {
             let payment = json!({ "id": id, "object": "payment_intent", "amount": received, "amount_received": received, "currency": "usd",
-                                  "status": "succeeded", "livemode": false, "metadata": metadata });
+                                  "status": "succeeded", "livemode": false, "metadata": metadata.into() });
             account.payments.insert(id.to_owned(), payment);
         });
     }

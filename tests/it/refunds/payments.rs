@@ -186,7 +186,7 @@ async fn refunds_of_payments_of_others_are_not_paid() {
     let startup = organization(app, "tech-startup").await;
     let (own, heidi) = (scene.own["merchant_organization_id"].clone(), customer(app, "Heidi").await);
     let euros = |stripe: &FakeStripe| {
-        stripe.with(|account| account.payments.get_mut("pi_eur").expect("a payment")["currency"] = "eur".into())
+        stripe.with(|account| account.payments.get_mut("pi_eur").expect("a payment")["currency"] = "eur".into());
     };
     for (id, metadata) in [
         ("pi_foreign", json!({ "merchant_organization_id": startup })),

@@ -423,7 +423,7 @@ async fn last_requests(tx: &TenantTx<Reading>, count: i64) -> Result<Vec<Case>> 
     tx.fetch(LAST_REQUESTS, &binds).await?.iter().map(request).collect()
 }
 
-/// Ages and earlier refunds are those of the time of the request; tiers, standings and statuses those of now.
+/// What was asked for here: refunds that were made in Stripe were no requests. Ages and earlier refunds are those of the time of the request; tiers, standings and statuses those of now.
 const LAST_REQUESTS: &str = "
     select r.id, r.created_at, r.decision, r.decision_explanation -> 'facts', r.amount_minor, r.currency, r.reason,
            r.stripe_payment_intent_id is not null, r.requested_by is not null, c.tier, c.standing,
@@ -438,7 +438,7 @@ const LAST_REQUESTS: &str = "
                            where o.organization_id = r.organization_id and o.customer_id = r.customer_id and o.id <> r.id
                              and o.created_at > r.created_at - interval '365 days' and o.created_at < r.created_at
                              and o.status_rank not in (3, 6, 7) and r.decision_explanation -> 'facts' is null) e
-     where r.organization_id = $1 order by r.created_at desc, r.id desc limit $2";
+     where r.organization_id = $1 and not r.made_in_stripe order by r.created_at desc, r.id desc limit $2";
 
 fn request(row: &Row) -> Result<Case> {
     let refund = (RefundId::from_uuid(row.try_get::<_, Uuid>(0)?), row.try_get(1)?, row.try_get(2)?);

@@ -9,8 +9,8 @@ use crate::error::Result;
 pub(super) async fn rows(w: &mut Writer<'_>, organization: Uuid) -> Result<()> {
     let (calendar, policy) = (w.id(), w.id());
     let query = sqlx::query(
-        r#"insert into tenantry.business_calendars (organization_id, id, name, calendar, created_at, updated_at)
-         values ($1, $2, 'Office hours', $3::jsonb, $4 - interval '60 days', $4 - interval '60 days')"#,
+        "insert into tenantry.business_calendars (organization_id, id, name, calendar, created_at, updated_at)
+         values ($1, $2, 'Office hours', $3::jsonb, $4 - interval '60 days', $4 - interval '60 days')",
     )
     .bind(organization)
     .bind(calendar)

@@ -64,30 +64,30 @@ relations! {
     }
 
     /// Time zone (IANA) of the hours.
-    async fn time_zone(&self) -> Result<String> {
+    fn time_zone(&self) -> Result<String> {
         Ok(self.written()?.time_zone)
     }
 
     /// Business hours, in the order of the week.
-    async fn hours(&self) -> Result<Vec<BusinessHours>> {
+    fn hours(&self) -> Result<Vec<BusinessHours>> {
         let mut hours = self.written()?.hours;
         hours.sort_unstable();
         Ok(hours.into_iter().map(BusinessHours::of).collect())
     }
 
     /// Days without business hours.
-    async fn holidays(&self) -> Result<Vec<Holiday>> {
+    fn holidays(&self) -> Result<Vec<Holiday>> {
         let holidays = self.written()?.holidays;
         Ok(holidays.into_iter().map(|(date, name)| Holiday { date: date.to_string(), name }).collect())
     }
 
     /// Whether it is business hours at this time.
-    async fn is_open(&self, #[graphql(desc = "The time.")] at: DateTime<Utc>) -> Result<bool> {
+    fn is_open(&self, #[graphql(desc = "The time.")] at: DateTime<Utc>) -> Result<bool> {
         Ok(self.reckoned()?.is_open(at))
     }
 
     /// When so many minutes of business time have passed since this time: to try a calendar. Null: not within twenty years.
-    async fn due_at(
+    fn due_at(
         &self,
         #[graphql(desc = "The time to reckon from.")] from: DateTime<Utc>,
         #[graphql(desc = "1 to 527,040 (366 days).", validator(minimum = 1, maximum = 527_040))] minutes: i32,

@@ -94,17 +94,17 @@ relations! {
     }
 
     /// Only tickets of these priorities; empty: of any.
-    async fn priorities(&self) -> Result<Vec<TicketPriority>> {
+    fn priorities(&self) -> Result<Vec<TicketPriority>> {
         values(&self.priorities)
     }
 
     /// Only tickets of customers of these tiers; empty: of any, and without a customer.
-    async fn tiers(&self) -> Result<Vec<AccountTier>> {
+    fn tiers(&self) -> Result<Vec<AccountTier>> {
         values(&self.tiers)
     }
 
     /// Only tickets of these categories; empty: of any.
-    async fn categories(&self) -> Result<Vec<TicketCategory>> {
+    fn categories(&self) -> Result<Vec<TicketCategory>> {
         values(&self.categories)
     }
 }

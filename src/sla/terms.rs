@@ -21,7 +21,7 @@ pub struct Matching {
 /// What a policy promised from when on.
 #[derive(Clone, Debug)]
 pub(super) struct Revision {
-    pub revision: i32,
+    pub number: i32,
     pub valid_from: DateTime<Utc>,
     pub terms: Terms,
 }
@@ -56,7 +56,7 @@ impl Row {
             on_warning: self.on_warning,
             on_breach: self.on_breach,
         };
-        Ok((self.policy, Revision { revision: self.revision, valid_from: self.valid_from, terms }))
+        Ok((self.policy, Revision { number: self.revision, valid_from: self.valid_from, terms }))
     }
 }
 
@@ -90,7 +90,7 @@ pub async fn matching(
     .fetch_optional(conn)
     .await?;
     let Some(row) = row else { return Ok(Matching { under: None, terms: Terms::built_in(priority) }) };
-    let (policy, Revision { revision, terms, .. }) = row.read()?;
+    let (policy, Revision { number: revision, terms, .. }) = row.read()?;
     Ok(Matching { under: Some(Under { policy, revision }), terms })
 }
 
@@ -124,12 +124,12 @@ pub(super) fn advanced(
     revisions: &[Revision],
     created_at: DateTime<Utc>,
 ) -> Result<(Clocks, Terms)> {
-    let mut later = revisions.iter().skip_while(|revision| revision.revision < under.revision);
+    let mut later = revisions.iter().skip_while(|revision| revision.number < under.revision);
     let Some(mut now) = later.next() else {
         return Err(Error::internal("a ticket is under a revision that is not there"));
     };
     for next in later {
-        let under = Some(Under { policy: under.policy, revision: next.revision });
+        let under = Some(Under { policy: under.policy, revision: next.number });
         clocks = clocks.under_terms(&now.terms, under, &next.terms, next.valid_from, created_at);
         now = next;
     }

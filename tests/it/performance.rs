@@ -473,7 +473,7 @@ fn step(random: &mut Random, base: DateTime<Utc>) -> String {
         ),
         _ => format!(
             "update tenantry.refunds set {} where {mine} and id = {}",
-            random.one(&["amount_minor = amount_minor + 1", "status = 'FAILED', settled_at = null", "status = 'PROCESSING'", "status = 'SETTLED', settled_at = created_at + interval '2 days'"]),
+            random.one(&["amount_minor = amount_minor + 1", "status = 'FAILED', settled_at = null, next_attempt_at = null", "status = 'PROCESSING', settled_at = null", "status = 'SETTLED', settled_at = created_at + interval '2 days', next_attempt_at = null"]),
             pick("refunds", "true"),
         ),
     }

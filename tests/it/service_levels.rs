@@ -244,7 +244,7 @@ async fn service_levels_warn_and_breach_once_and_escalate() {
     let mut heard = String::new();
     let mut stream = stream.bytes_stream();
     while heard.matches("\"late\"").count() < 3 {
-        let part = tokio::time::timeout(std::time::Duration::from_secs(60), stream.next()).await;
+        let part = tokio::time::timeout(std::time::Duration::from_mins(1), stream.next()).await;
         heard += std::str::from_utf8(&part.expect("in time").expect("more").expect("bytes")).expect("text");
     }
     for (target, kind) in [("FIRST_RESPONSE", "WARNING"), ("FIRST_RESPONSE", "BREACH"), ("RESOLUTION", "BREACH")] {

@@ -146,7 +146,7 @@ pub const JOBS: &[Job] = &[
     },
 ];
 
-/// Does what is due until a stop is asked for. Each job looks for itself, and at most [`AT_ONCE`] run at the same time: one that
+/// Does what is due until a stop is asked for. Each job looks for itself, and at most `AT_ONCE` run at the same time: one that
 /// takes minutes delays no other.
 pub async fn run(jobs: Arc<Jobs>, stopping: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));

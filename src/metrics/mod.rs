@@ -1,6 +1,6 @@
 //! Performance figures, by organization and by representative: what is counted, and how (`docs/METRICS.md`).
 //!
-//! All figures are functions of the rows as they are now ([`sql`]), so that a job that computes what has changed ([`jobs`]) and a
+//! All figures are functions of the rows as they are now (`sql.rs`), so that a job that computes what has changed (`jobs.rs`) and a
 //! backfill give the same.
 
 mod jobs;

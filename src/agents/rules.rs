@@ -27,17 +27,17 @@ const MAX_RULES: i64 = 100;
 const MAX_RANK: i32 = 1_000_000;
 const STEP: i32 = 10;
 
-/// Adds what is wrong with conditions, each with its place, as errors at this path.
+/// Adds what is wrong with conditions, each with its place, as errors at this path inside of the input.
 pub(super) fn refuse(errors: &mut Vec<UserError>, path: &[&str], faults: &[Fault]) {
     for fault in faults {
         let message =
             if fault.at.is_empty() { fault.message.clone() } else { format!("`{}`: {}", fault.at, fault.message) };
         let code = if fault.is_size { UserErrorCode::TooLong } else { UserErrorCode::Invalid };
-        errors.push(UserError { field: path.iter().map(|part| (*part).to_owned()).collect(), message, code });
+        errors.push(UserError::at(path, code, message));
     }
 }
 
-/// Checks and compiles the conditions of a rule in this currency; what is wrong is added at this path.
+/// Checks and compiles the conditions of a rule in this currency; what is wrong is added at this path inside of the input.
 pub(super) fn compile(
     errors: &mut Vec<UserError>,
     path: &[&str],
@@ -45,23 +45,22 @@ pub(super) fn compile(
     currency: Option<&str>,
     thresholds: &Map<String, Value>,
 ) -> Option<Rule> {
-    let field = |name| path.iter().copied().chain([name]).map(str::to_owned).collect();
+    let of = |name: &'static str| [path, &[name]].concat();
     let known = errors.len();
     if let Some(currency) = currency.filter(|currency| !is_currency(currency)) {
         let message = format!("\"{currency}\" is no currency of ISO 4217.");
-        errors.push(UserError { field: field("currency"), message, code: UserErrorCode::Invalid });
+        errors.push(UserError::at(&of("currency"), UserErrorCode::Invalid, message));
     }
     let rule = match Rule::compile(conditions, thresholds) {
         Ok(rule) => rule,
         Err(faults) => {
-            let path: Vec<&str> = path.iter().copied().chain(["conditions"]).collect();
-            refuse(errors, &path, &faults);
+            refuse(errors, &of("conditions"), &faults);
             return None;
         }
     };
     if rule.reads_amount() && currency.is_none() {
         let message = "A rule that reads `amountMinor` or `customer.refundedMinorLast365Days` names the currency that they are in.";
-        errors.push(UserError { field: field("currency"), message: message.to_owned(), code: UserErrorCode::Blank });
+        errors.push(UserError::at(&of("currency"), UserErrorCode::Blank, message));
     }
     (errors.len() == known).then_some(rule)
 }
@@ -113,7 +112,7 @@ impl Mutation for DecisionRuleCreateInput {
         }
         let currency = self.currency.as_ref().map(CurrencyCode::as_str);
         let mut errors = Vec::new();
-        compile(&mut errors, &["input"], &self.conditions, currency, &agent.thresholds);
+        compile(&mut errors, &[], &self.conditions, currency, &agent.thresholds);
         if !errors.is_empty() {
             return Err(VerbError::User(errors));
         }
@@ -172,7 +171,7 @@ impl Mutation for DecisionRuleUpdateInput {
         // Whatever is wrong with a rule that was written by hand, it can be switched off.
         if self.conditions.is_some() || currency != before.currency || (enabled && !before.enabled) {
             let mut errors = Vec::new();
-            compile(&mut errors, &["input"], conditions, currency.as_deref(), &thresholds);
+            compile(&mut errors, &[], conditions, currency.as_deref(), &thresholds);
             if !errors.is_empty() {
                 return Err(VerbError::User(errors));
             }
@@ -220,8 +219,7 @@ impl Mutation for DecisionRulesReorderInput {
                 (true, false) => (UserErrorCode::Conflict, "The rule is named twice."),
                 (false, _) => (UserErrorCode::NotFound, "The agent has no such rule."),
             };
-            let field = ["input", "ruleIds", &place.to_string()].map(str::to_owned).to_vec();
-            errors.push(UserError { field, message: message.to_owned(), code });
+            errors.push(UserError::at(&["ruleIds", &place.to_string()], code, message));
         }
         if errors.is_empty() && self.rule_ids.len() != rules.len() {
             let message = format!(

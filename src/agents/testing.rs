@@ -392,12 +392,11 @@ fn drafted(
     let mut candidates = Vec::with_capacity(drafts.len());
     for (place, draft) in (0_i32..).zip(drafts) {
         let index = place.to_string();
-        let path = ["input", "rules", &index];
+        let path = ["rules", &index];
         let name = draft.name.as_deref().unwrap_or_default().trim();
         if name.chars().count() > rules::MAX_NAME {
-            let field = path.iter().copied().chain(["name"]).map(str::to_owned).collect();
             let message = format!("`name` takes at most {} characters.", rules::MAX_NAME);
-            errors.push(UserError { field, message, code: UserErrorCode::TooLong });
+            errors.push(UserError::at(&["rules", &index, "name"], UserErrorCode::TooLong, message));
         }
         let currency = draft.currency.as_ref().map(CurrencyCode::as_str);
         let rule = rules::compile(&mut errors, &path, &draft.conditions, currency, thresholds);

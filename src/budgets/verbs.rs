@@ -152,11 +152,7 @@ async fn take(
 fn refusals(named: &[Named], take: &Take<'_>) -> Vec<UserError> {
     let mut errors = Vec::new();
     for (place, budget) in named.iter().enumerate() {
-        let of_budget = |code, message: String| UserError {
-            field: vec!["input".to_owned(), "budgetIds".to_owned(), place.to_string()],
-            message,
-            code,
-        };
+        let of_budget = |code, message: String| UserError::at(&["budgetIds", &place.to_string()], code, message);
         let Some(held) = &budget.held else {
             if !budget.exists {
                 let message = "There is no such budget in this organization.".to_owned();

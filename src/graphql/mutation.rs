@@ -332,7 +332,13 @@ impl UserError {
 
     /// An error of `input.field`.
     pub fn new(field: &str, code: UserErrorCode, message: impl Into<String>) -> Self {
-        Self { field: vec!["input".to_owned(), field.to_owned()], message: message.into(), code }
+        Self::at(&[field], code, message)
+    }
+
+    /// An error of a place inside of the input: `["hours", "0", "from"]`.
+    pub fn at(path: &[&str], code: UserErrorCode, message: impl Into<String>) -> Self {
+        let field = ["input"].iter().chain(path).map(|part| (*part).to_owned()).collect();
+        Self { field, message: message.into(), code }
     }
 }
 
@@ -385,7 +391,12 @@ pub struct Checks(Vec<UserError>);
 impl Checks {
     /// Adds an error of `input.field`.
     pub fn refuse(&mut self, field: &str, code: UserErrorCode, message: impl Into<String>) {
-        self.0.push(UserError::new(field, code, message));
+        self.refuse_at(&[field], code, message);
+    }
+
+    /// Adds an error of a place inside of the input: `["hours", "0", "from"]`.
+    pub fn refuse_at(&mut self, path: &[&str], code: UserErrorCode, message: impl Into<String>) {
+        self.0.push(UserError::at(path, code, message));
     }
 
     /// Checks a text that must be there; returns it without outer spaces.

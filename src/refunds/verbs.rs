@@ -129,7 +129,7 @@ async fn escalate(work: &mut Work<'_>, row: &Locked, ticket: TicketId, note: Opt
         due_at: None,
     };
     let (id, audit) = escalations::escalate(work, escalating).await?;
-    work.also("escalation.create", id, audit).await?;
+    work.also(escalations::CREATED, id, audit).await?;
     Ok(id)
 }
 

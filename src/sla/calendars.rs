@@ -9,9 +9,7 @@ use serde_json::json;
 use crate::access::Action;
 use crate::error::{Error, Result};
 use crate::graphql::filter::{DateTimeFilter, StringFilter};
-use crate::graphql::mutation::{
-    Checks, Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work, check_version,
-};
+use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
 use crate::graphql::time_zone;
 use crate::id::{BusinessCalendarId, marker};
 use crate::sla::hours::{Hours, Interval, Weekday, Written, zone};
@@ -201,59 +199,51 @@ fn minutes(text: &str) -> Option<u32> {
     (minutes < 60 && sum <= DAY).then_some(sum)
 }
 
-fn check_hours(errors: &mut Vec<UserError>, given: &[BusinessHoursInput]) -> Vec<Interval> {
-    let at = |index: usize, field: &str, message: String| UserError {
-        field: ["input", "hours", &index.to_string(), field].map(str::to_owned).to_vec(),
-        message,
-        code: UserErrorCode::Invalid,
-    };
+fn check_hours(checks: &mut Checks, given: &[BusinessHoursInput]) -> Vec<Interval> {
     if given.is_empty() || given.len() > MAX_INTERVALS * 7 {
         let message = format!("`hours` takes 1 to {} intervals.", MAX_INTERVALS * 7);
-        errors.push(UserError::new("hours", UserErrorCode::Invalid, message));
+        checks.refuse("hours", UserErrorCode::Invalid, message);
         return Vec::new();
     }
     let mut intervals: Vec<Interval> = Vec::with_capacity(given.len());
     for (index, interval) in given.iter().enumerate() {
-        let read = |field: &str, text: &str| {
-            minutes(text)
-                .ok_or_else(|| at(index, field, format!("`{field}` takes a time such as `09:30`, up to `24:00`.")))
+        let index = index.to_string();
+        let mut refuse = |field: &str, message: &str| {
+            checks.refuse_at(&["hours", &index, field], UserErrorCode::Invalid, message);
         };
-        match (read("from", &interval.from), read("to", &interval.to)) {
-            (Ok(from), Ok(to)) if from < to => {
-                let new = Interval { day: interval.day, from, to };
-                if intervals.iter().any(|other| other.day == new.day && other.from < to && from < other.to) {
-                    errors.push(at(index, "from", "The intervals of a day must not overlap.".to_owned()));
-                }
-                intervals.push(new);
-            }
-            (Ok(_), Ok(_)) => {
-                let message = "An interval ends after it begins; what goes on after midnight is two intervals.";
-                errors.push(at(index, "to", message.to_owned()));
-            }
-            (from, to) => errors.extend([from.err(), to.err()].into_iter().flatten()),
+        let (from, to) = (minutes(&interval.from), minutes(&interval.to));
+        for (field, _) in [("from", from), ("to", to)].into_iter().filter(|(_, read)| read.is_none()) {
+            refuse(field, &format!("`{field}` takes a time such as `09:30`, up to `24:00`."));
         }
+        let Some((from, to)) = from.zip(to) else { continue };
+        if from >= to {
+            refuse("to", "An interval ends after it begins; what goes on after midnight is two intervals.");
+            continue;
+        }
+        if intervals.iter().any(|other| other.day == interval.day && other.from < to && from < other.to) {
+            refuse("from", "The intervals of a day must not overlap.");
+        }
+        intervals.push(Interval { day: interval.day, from, to });
     }
-    for day in intervals.iter().map(|interval| interval.day) {
-        if intervals.iter().filter(|other| other.day == day).count() > MAX_INTERVALS {
-            let message = format!("A day takes at most {MAX_INTERVALS} intervals.");
-            errors.push(UserError::new("hours", UserErrorCode::TooLong, message));
-            break;
-        }
+    let of_day = |day: Weekday| intervals.iter().filter(|interval| interval.day == day).count();
+    if intervals.iter().any(|interval| of_day(interval.day) > MAX_INTERVALS) {
+        let message = format!("A day takes at most {MAX_INTERVALS} intervals.");
+        checks.refuse("hours", UserErrorCode::TooLong, message);
     }
     intervals
 }
 
-fn check_holidays(errors: &mut Vec<UserError>, given: &[HolidayInput]) -> BTreeMap<NaiveDate, String> {
+fn check_holidays(checks: &mut Checks, given: &[HolidayInput]) -> BTreeMap<NaiveDate, String> {
     if given.len() > MAX_HOLIDAYS {
         let message = format!("`holidays` takes at most {MAX_HOLIDAYS} days.");
-        errors.push(UserError::new("holidays", UserErrorCode::TooLong, message));
+        checks.refuse("holidays", UserErrorCode::TooLong, message);
         return BTreeMap::new();
     }
     let mut holidays = BTreeMap::new();
     for (index, holiday) in given.iter().enumerate() {
+        let index = index.to_string();
         let mut refuse = |field: &str, message: &str| {
-            let field = ["input", "holidays", &index.to_string(), field].map(str::to_owned).to_vec();
-            errors.push(UserError { field, message: message.to_owned(), code: UserErrorCode::Invalid });
+            checks.refuse_at(&["holidays", &index, field], UserErrorCode::Invalid, message);
         };
         let name = holiday.name.as_deref().unwrap_or_default().trim();
         if name.chars().count() > MAX_NAME || name.contains('\0') {
@@ -272,14 +262,10 @@ fn check_holidays(errors: &mut Vec<UserError>, given: &[HolidayInput]) -> BTreeM
     holidays
 }
 
-fn check_zone(errors: &mut Vec<UserError>, name: &str) {
+fn check_zone(checks: &mut Checks, name: &str) {
     if zone(name).is_none() {
-        errors.push(UserError::new("timeZone", UserErrorCode::Invalid, time_zone::NO_SUCH));
+        checks.refuse("timeZone", UserErrorCode::Invalid, time_zone::NO_SUCH);
     }
-}
-
-fn check_all(errors: Vec<UserError>) -> VerbResult<()> {
-    if errors.is_empty() { Ok(()) } else { Err(VerbError::User(errors)) }
 }
 
 fn as_json(written: &Written) -> Result<serde_json::Value> {
@@ -295,12 +281,10 @@ impl Mutation for BusinessCalendarCreateInput {
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
         let mut checks = Checks::default();
         let name = checks.required("name", &self.name, MAX_NAME);
+        check_zone(&mut checks, &self.time_zone);
+        let hours = check_hours(&mut checks, &self.hours);
+        let holidays = check_holidays(&mut checks, &self.holidays.unwrap_or_default());
         checks.finish()?;
-        let mut errors = Vec::new();
-        check_zone(&mut errors, &self.time_zone);
-        let hours = check_hours(&mut errors, &self.hours);
-        let holidays = check_holidays(&mut errors, &self.holidays.unwrap_or_default());
-        check_all(errors)?;
         let organization = work.tenant().organization_id;
         assignment::lock_desk(work.tx.conn(), organization).await?;
         let count = sqlx::query_scalar!(
@@ -357,14 +341,12 @@ impl Mutation for BusinessCalendarUpdateInput {
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
         let mut checks = Checks::default();
         let name = self.name.as_deref().map(|name| checks.required("name", name, MAX_NAME));
-        checks.finish()?;
-        let mut errors = Vec::new();
         if let Some(time_zone) = &self.time_zone {
-            check_zone(&mut errors, time_zone);
+            check_zone(&mut checks, time_zone);
         }
-        let hours = self.hours.as_deref().map(|hours| check_hours(&mut errors, hours));
-        let holidays = self.holidays.as_deref().map(|holidays| check_holidays(&mut errors, holidays));
-        check_all(errors)?;
+        let hours = self.hours.as_deref().map(|hours| check_hours(&mut checks, hours));
+        let holidays = self.holidays.as_deref().map(|holidays| check_holidays(&mut checks, holidays));
+        checks.finish()?;
         let (before, version) = lock(work, self.id).await?;
         check_version(self.expected_version, version)?;
         let after = Written {

@@ -92,25 +92,14 @@ relations! {
         /// The business hours that time is counted in; null: around the clock.
         calendar -> BusinessCalendar by calendar_id;
     }
-
-    /// Only tickets of these priorities; empty: of any.
-    fn priorities(&self) -> Result<Vec<TicketPriority>> {
-        values(&self.priorities)
+    computed {
+        /// Only tickets of these priorities; empty: of any.
+        priorities: Vec<TicketPriority> = |row| row.priorities.iter().filter_map(|label| TicketPriority::from_label(label)).collect::<Vec<_>>();
+        /// Only tickets of customers of these tiers; empty: of any, and without a customer.
+        tiers: Vec<AccountTier> = |row| row.tiers.iter().filter_map(|label| AccountTier::from_label(label)).collect::<Vec<_>>();
+        /// Only tickets of these categories; empty: of any.
+        categories: Vec<TicketCategory> = |row| row.categories.iter().filter_map(|label| TicketCategory::from_label(label)).collect::<Vec<_>>();
     }
-
-    /// Only tickets of customers of these tiers; empty: of any, and without a customer.
-    fn tiers(&self) -> Result<Vec<AccountTier>> {
-        values(&self.tiers)
-    }
-
-    /// Only tickets of these categories; empty: of any.
-    fn categories(&self) -> Result<Vec<TicketCategory>> {
-        values(&self.categories)
-    }
-}
-
-fn values<T: serde::de::DeserializeOwned>(labels: &[String]) -> Result<Vec<T>> {
-    labels.iter().map(|label| serde_json::from_value(json!(label)).map_err(Error::internal)).collect()
 }
 
 fn labels<T: SqlEnum + Ord>(mut values: Vec<T>) -> Vec<String> {
@@ -225,6 +214,36 @@ impl Promise {
     }
 }
 
+/// A policy as it is stored.
+struct Stored {
+    id: SlaPolicyId,
+    name: String,
+    calendar_id: Option<BusinessCalendarId>,
+    first_response_minutes: Option<i32>,
+    next_response_minutes: Option<i32>,
+    resolution_minutes: Option<i32>,
+    warning_percent: Option<i32>,
+    on_warning: SlaReaction,
+    on_breach: SlaReaction,
+    revision: i32,
+    version: i32,
+    archived_at: Option<DateTime<Utc>>,
+}
+
+impl Stored {
+    const fn promise(&self) -> Promise {
+        Promise {
+            calendar_id: self.calendar_id,
+            first_response_minutes: self.first_response_minutes,
+            next_response_minutes: self.next_response_minutes,
+            resolution_minutes: self.resolution_minutes,
+            warning_percent: self.warning_percent,
+            on_warning: self.on_warning,
+            on_breach: self.on_breach,
+        }
+    }
+}
+
 /// The field of a target that these hours can never keep, if there is one.
 fn unreachable(promise: &Promise, calendar: &Written, now: DateTime<Utc>) -> Result<Option<&'static str>> {
     let hours = calendar.read().ok_or_else(|| Error::internal("a calendar has an unknown time zone"))?;
@@ -284,26 +303,19 @@ pub(super) async fn take_new_hours(
     calendar: BusinessCalendarId,
     hours: &Written,
 ) -> VerbResult<()> {
-    let policies = sqlx::query!(
+    let policies = sqlx::query_as!(
+        Stored,
         r#"update tenantry.sla_policies set revision = revision + 1 where organization_id = $1 and calendar_id = $2
-           returning id as "id: SlaPolicyId", name, revision, calendar_id as "calendar_id: BusinessCalendarId", first_response_minutes,
-                     next_response_minutes, resolution_minutes, warning_percent, on_warning as "on_warning: SlaReaction",
-                     on_breach as "on_breach: SlaReaction""#,
+           returning id as "id: SlaPolicyId", name, calendar_id as "calendar_id: BusinessCalendarId", first_response_minutes, next_response_minutes,
+                     resolution_minutes, warning_percent, on_warning as "on_warning: SlaReaction", on_breach as "on_breach: SlaReaction",
+                     revision, version, archived_at"#,
         work.tenant().organization_id as _,
         calendar as _
     )
     .fetch_all(work.tx.conn())
     .await?;
     for row in policies {
-        let promise = Promise {
-            calendar_id: row.calendar_id,
-            first_response_minutes: row.first_response_minutes,
-            next_response_minutes: row.next_response_minutes,
-            resolution_minutes: row.resolution_minutes,
-            warning_percent: row.warning_percent,
-            on_warning: row.on_warning,
-            on_breach: row.on_breach,
-        };
+        let promise = row.promise();
         if unreachable(&promise, hours, work.now)?.is_some() {
             let message = format!(
                 "With so few hours, what the policy \"{}\" promises would be due in more than twenty years.",
@@ -392,43 +404,23 @@ impl Mutation for SlaPolicyCreateInput {
     }
 }
 
-/// What deciding about a change needs to know.
-struct Locked {
-    promise: Promise,
-    revision: i32,
-    version: i32,
-    archived_at: Option<DateTime<Utc>>,
-}
-
-async fn lock(work: &mut Work<'_>, id: SlaPolicyId) -> VerbResult<Locked> {
+/// Locks a policy. No ticket is opened meanwhile: the counter of tickets is the lock of their settings.
+async fn lock(work: &mut Work<'_>, id: SlaPolicyId) -> VerbResult<Stored> {
     let organization = work.tenant().organization_id;
     assignment::lock_desk(work.tx.conn(), organization).await?;
-    let row = sqlx::query!(
-        r#"select calendar_id as "calendar_id: BusinessCalendarId", first_response_minutes, next_response_minutes, resolution_minutes,
-                  warning_percent, on_warning as "on_warning: SlaReaction", on_breach as "on_breach: SlaReaction", revision, version, archived_at
+    let row = sqlx::query_as!(
+        Stored,
+        r#"select id as "id: SlaPolicyId", name, calendar_id as "calendar_id: BusinessCalendarId", first_response_minutes, next_response_minutes,
+                  resolution_minutes, warning_percent, on_warning as "on_warning: SlaReaction", on_breach as "on_breach: SlaReaction",
+                  revision, version, archived_at
              from tenantry.sla_policies where organization_id = $1 and id = $2 for update"#,
         organization as _,
         id as _
     )
     .fetch_optional(work.tx.conn())
     .await?;
-    let Some(row) = row else {
-        return Err(VerbError::user("id", UserErrorCode::NotFound, "There is no such policy in this organization."));
-    };
-    Ok(Locked {
-        promise: Promise {
-            calendar_id: row.calendar_id,
-            first_response_minutes: row.first_response_minutes,
-            next_response_minutes: row.next_response_minutes,
-            resolution_minutes: row.resolution_minutes,
-            warning_percent: row.warning_percent,
-            on_warning: row.on_warning,
-            on_breach: row.on_breach,
-        },
-        revision: row.revision,
-        version: row.version,
-        archived_at: row.archived_at,
-    })
+    let missing = || VerbError::user("id", UserErrorCode::NotFound, "There is no such policy in this organization.");
+    row.ok_or_else(missing)
 }
 
 impl Mutation for SlaPolicyUpdateInput {
@@ -444,14 +436,15 @@ impl Mutation for SlaPolicyUpdateInput {
         checks.finish()?;
         let before = lock(work, self.id).await?;
         check_version(self.expected_version, before.version)?;
+        let earlier = before.promise();
         let promise = Promise {
-            calendar_id: after(&self.calendar_id, before.promise.calendar_id),
-            first_response_minutes: after(&self.first_response_minutes, before.promise.first_response_minutes),
-            next_response_minutes: after(&self.next_response_minutes, before.promise.next_response_minutes),
-            resolution_minutes: after(&self.resolution_minutes, before.promise.resolution_minutes),
-            warning_percent: after(&self.warning_percent, before.promise.warning_percent),
-            on_warning: self.on_warning.unwrap_or(before.promise.on_warning),
-            on_breach: self.on_breach.unwrap_or(before.promise.on_breach),
+            calendar_id: after(&self.calendar_id, earlier.calendar_id),
+            first_response_minutes: after(&self.first_response_minutes, earlier.first_response_minutes),
+            next_response_minutes: after(&self.next_response_minutes, earlier.next_response_minutes),
+            resolution_minutes: after(&self.resolution_minutes, earlier.resolution_minutes),
+            warning_percent: after(&self.warning_percent, earlier.warning_percent),
+            on_warning: self.on_warning.unwrap_or(earlier.on_warning),
+            on_breach: self.on_breach.unwrap_or(earlier.on_breach),
         };
         let mut checks = Checks::default();
         promise.check(&mut checks);
@@ -464,7 +457,7 @@ impl Mutation for SlaPolicyUpdateInput {
         if before.archived_at.is_some() && archived_at.is_none() {
             check_count(work).await?;
         }
-        let revision = before.revision + i32::from(promise != before.promise);
+        let revision = before.revision + i32::from(promise != earlier);
         if revision > before.revision {
             let calendar = calendars::written(work, promise.calendar_id).await?;
             check_reachable(&promise, calendar.as_ref(), work.now)?;
@@ -500,7 +493,7 @@ impl Mutation for SlaPolicyUpdateInput {
         .execute(work.tx.conn())
         .await?;
         let audit = json!({
-            "before": { "promise": before.promise.shown(), "archivedAt": before.archived_at, "version": before.version },
+            "before": { "promise": earlier.shown(), "archivedAt": before.archived_at, "version": before.version },
             "after": { "promise": promise.shown(), "archivedAt": archived_at, "version": before.version + 1 },
             "given": { "rank": self.rank, "priorities": priorities, "tiers": tiers, "categories": categories },
         });

@@ -117,13 +117,13 @@ pub(super) async fn revisions(
     rows.into_iter().map(Row::read).collect()
 }
 
-/// The clocks under the newest of these revisions of their policy, each from when it was valid on, and its terms.
+/// The clocks under the newest of these revisions of their policy, each from when it was valid on, and that revision.
 pub(super) fn advanced(
     mut clocks: Clocks,
     under: Under,
     revisions: &[Revision],
     created_at: DateTime<Utc>,
-) -> Result<(Clocks, Terms)> {
+) -> Result<(Clocks, &Revision)> {
     let mut later = revisions.iter().skip_while(|revision| revision.number < under.revision);
     let Some(mut now) = later.next() else {
         return Err(Error::internal("a ticket is under a revision that is not there"));
@@ -133,7 +133,7 @@ pub(super) fn advanced(
         clocks = clocks.under_terms(&now.terms, under, &next.terms, next.valid_from, created_at);
         now = next;
     }
-    Ok((clocks, now.terms.clone()))
+    Ok((clocks, now))
 }
 
 /// Brings the clocks of a ticket to what its policy promises now, and answers the terms of that.
@@ -150,5 +150,6 @@ pub async fn catch_up(
     let Some(under) = clocks.under else { return Ok((clocks, Terms::built_in(priority))) };
     let revisions = revisions(conn, organization, &[under]).await?;
     let revisions: Vec<Revision> = revisions.into_iter().map(|(_, revision)| revision).collect();
-    advanced(clocks, under, &revisions, created_at)
+    let (clocks, now) = advanced(clocks, under, &revisions, created_at)?;
+    Ok((clocks, now.terms.clone()))
 }

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::escalations::{self, EscalationPriority, EscalationReason, Opening};
 use crate::events::{self, Event};
 use crate::id::{OrganizationId, SlaEventId, SlaPolicyId, TicketId};
-use crate::sla::clocks::{Clocks, Happened, NEVER_LOOKED_AT, SlaEventKind, SlaTarget, Terms, Under};
+use crate::sla::clocks::{Clocks, Happened, NEVER_LOOKED_AT, SlaEventKind, SlaReaction, SlaTarget, Terms, Under};
 use crate::sla::terms::{Revision, advanced, revisions};
 use crate::tickets::TicketPriority;
 use crate::trail::{self, AuditEntry};
@@ -72,10 +72,9 @@ struct Seen {
     id: TicketId,
     before: Clocks,
     clocks: Clocks,
-    /// When the job looks again.
-    check_at: Option<DateTime<Utc>>,
     happened: Vec<Happened>,
-    terms: Terms,
+    on_warning: SlaReaction,
+    on_breach: SlaReaction,
     is_new: bool,
     priority: TicketPriority,
 }
@@ -221,18 +220,21 @@ async fn look(tx: &mut SystemTx, organization: OrganizationId, rows: &[Row], now
     .collect();
     let mut seen = Vec::with_capacity(rows.len());
     for row in rows {
+        let built_in = Terms::built_in(row.priority);
         let (mut clocks, terms) = match row.clocks.under {
-            None => (row.clocks, Terms::built_in(row.priority)),
+            None => (row.clocks, &built_in),
             Some(under) => {
                 let revisions = promised.get(&under.policy).map(Vec::as_slice).unwrap_or_default();
-                advanced(row.clocks, under, revisions, row.created_at)?
+                let (clocks, now) = advanced(row.clocks, under, revisions, row.created_at)?;
+                (clocks, &now.terms)
             }
         };
         let (happened, check_at) = clocks
-            .look(&terms, row.created_at, now, |target, kind, since| known.contains(&(row.id, target, kind, since)));
+            .look(terms, row.created_at, now, |target, kind, since| known.contains(&(row.id, target, kind, since)));
         clocks.sla_check_at = check_at;
         let (before, is_new, priority) = (row.clocks, row.is_new, row.priority);
-        seen.push(Seen { id: row.id, before, clocks, check_at, happened, terms, is_new, priority });
+        let (on_warning, on_breach) = (terms.on_warning, terms.on_breach);
+        seen.push(Seen { id: row.id, before, clocks, happened, on_warning, on_breach, is_new, priority });
     }
     Ok(seen)
 }
@@ -254,8 +256,8 @@ async fn write(
     write_events(tx, organization, &all, now).await?;
     for (ticket, happened, id) in all.into_iter().filter(|(ticket, ..)| !ticket.is_new) {
         let (action, reaction) = match happened.kind {
-            SlaEventKind::Warning => ("ticket.sla_warning", ticket.terms.on_warning),
-            SlaEventKind::Breach => ("ticket.sla_breach", ticket.terms.on_breach),
+            SlaEventKind::Warning => ("ticket.sla_warning", ticket.on_warning),
+            SlaEventKind::Breach => ("ticket.sla_breach", ticket.on_breach),
         };
         let metadata = json!({ "target": happened.target, "dueAt": happened.due_at, "eventId": id.to_string() });
         trail::record_of_system(tx, clock, organization, &AuditEntry::of(action, ticket.id, metadata)).await?;
@@ -295,7 +297,7 @@ async fn write_clocks(tx: &mut SystemTx, organization: OrganizationId, seen: &[S
         &times(|ticket| ticket.clocks.first_response_due_at) as _,
         &times(|ticket| ticket.clocks.next_response_due_at) as _,
         &times(|ticket| ticket.clocks.resolution_due_at) as _,
-        &times(|ticket| ticket.check_at) as _,
+        &times(|ticket| ticket.clocks.sla_check_at) as _,
         &times(Seen::missed) as _,
         &has_changed
     )
@@ -310,17 +312,18 @@ async fn write_events(
     all: &[(&Seen, &Happened, SlaEventId)],
     now: DateTime<Utc>,
 ) -> Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
     let ids: Vec<SlaEventId> = all.iter().map(|(_, _, id)| *id).collect();
     let tickets: Vec<TicketId> = all.iter().map(|(ticket, ..)| ticket.id).collect();
-    let targets: Vec<SlaTarget> = all.iter().map(|(_, happened, _)| happened.target).collect();
-    let kinds: Vec<SlaEventKind> = all.iter().map(|(_, happened, _)| happened.kind).collect();
+    let targets: Vec<&str> = all.iter().map(|(_, happened, _)| happened.target.label()).collect();
+    let kinds: Vec<&str> = all.iter().map(|(_, happened, _)| happened.kind.label()).collect();
     let policies: Vec<Option<SlaPolicyId>> =
         all.iter().map(|(ticket, ..)| ticket.clocks.under.map(|under| under.policy)).collect();
     let starts: Vec<DateTime<Utc>> = all.iter().map(|(_, happened, _)| happened.since).collect();
     let deadlines: Vec<DateTime<Utc>> = all.iter().map(|(_, happened, _)| happened.due_at).collect();
     let silent: Vec<bool> = all.iter().map(|(ticket, ..)| ticket.is_new).collect();
-    let targets: Vec<&str> = targets.iter().map(|target| crate::sql_enum::SqlEnum::label(*target)).collect();
-    let kinds: Vec<&str> = kinds.iter().map(|kind| crate::sql_enum::SqlEnum::label(*kind)).collect();
     sqlx::query!(
         "insert into tenantry.sla_events (organization_id, id, ticket_id, target, kind, policy_id, started_at, due_at, is_silent, created_at)
          select $1, e.id, e.ticket_id, e.target::tenantry.sla_target, e.kind::tenantry.sla_event_kind, e.policy_id, e.started_at, e.due_at, e.is_silent, $10

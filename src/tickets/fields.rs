@@ -316,8 +316,7 @@ pub(super) async fn filled(
         .collect();
     let mut errors = Vec::new();
     let mut refuse = |key: &str, code, message: String| {
-        let field = vec!["input".to_owned(), "customFields".to_owned(), key.to_owned()];
-        errors.push(UserError { field, message, code });
+        errors.push(UserError::at(&["customFields", key], code, message));
     };
     let mut values = before.clone();
     for (key, value) in given {
@@ -348,9 +347,8 @@ pub(super) async fn filled(
         }
     }
     if Value::Object(values.clone()).to_string().len() > MAX_BYTES {
-        let field = vec!["input".to_owned(), "customFields".to_owned()];
         let message = format!("All values of a ticket together take at most {MAX_BYTES} bytes.");
-        errors.push(UserError { field, message, code: UserErrorCode::TooLong });
+        errors.push(UserError::new("customFields", UserErrorCode::TooLong, message));
     }
     if errors.is_empty() { Ok(values) } else { Err(VerbError::User(errors)) }
 }

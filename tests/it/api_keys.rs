@@ -224,16 +224,7 @@ async fn keys_that_are_revoked_end_their_streams() {
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let (secret, id) =
         key(&app, &alice, json!({ "name": "a", "scopes": ["ORGANIZATION_READ", "TICKET_CREATE"] })).await;
-    let request = app
-        .client()
-        .post(format!("{}/graphql", app.base_url()))
-        .bearer_auth(&secret)
-        .header("Accept", "text/event-stream");
-    let response = request
-        .json(&json!({ "query": "subscription { ticketChanged { ticket { subject } } }" }))
-        .send()
-        .await
-        .expect("a stream");
+    let response = app.follow(&secret, "subscription { ticketChanged { ticket { subject } } }", json!({})).await;
     app.subscribed(1).await;
     app.data(&secret, OPEN, json!({})).await;
     let mut stream = response.bytes_stream();

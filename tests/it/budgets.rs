@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt as _;
@@ -15,7 +14,7 @@ use tenantry::db::TenantTx;
 use tenantry::id::BudgetReservationId;
 use tenantry::verify::verify;
 
-use crate::support::{Setup, TestApp, codes};
+use crate::support::{Setup, TestApp, codes, hear};
 
 const FIELDS: &str = "id seriesId name startsAt endsAt closedAt archivedAt version isHardLimit alertThresholds rollover timeZone
   limit { amount currencyCode } rolledOver { amount } spent { amount } reserved { amount } overrun { amount } available { amount }";
@@ -269,38 +268,16 @@ async fn budgets_raise_each_alert_once_for_each_crossing() {
     is_whole(&app).await;
 }
 
-/// What a stream of server-sent events says, until it contains all of these.
-async fn hear(response: reqwest::Response, all: &[&str]) -> String {
-    let mut stream = response.bytes_stream();
-    let mut heard = String::new();
-    let listening = async {
-        while !all.iter().all(|text| heard.contains(text)) {
-            let chunk = stream.next().await.expect("more to come").expect("a chunk");
-            heard += &String::from_utf8_lossy(&chunk);
-        }
-    };
-    let in_time = tokio::time::timeout(Duration::from_mins(1), listening).await.is_ok();
-    assert!(in_time, "{all:?} do not come: {heard}");
-    heard
-}
-
 #[tokio::test]
 async fn budgets_tell_subscribers_of_alerts() {
     let app = start().await;
     let token = alice(&app).await;
     let first = budget(&app, &token, "10.00", json!({})).await;
     let second = budget(&app, &token, "10.00", json!({})).await;
-    let subscribe = |variables: Value| {
-        app.client()
-            .post(format!("{}/graphql", app.base_url()))
-            .bearer_auth(&token)
-            .header("Accept", "text/event-stream")
-            .json(&json!({ "query": "subscription($id: ID) { budgetAlert(budgetId: $id) { alert { percent taken { amount } budget { id } } } }",
-                           "variables": variables }))
-            .send()
-    };
-    let all = subscribe(json!({})).await.expect("a stream");
-    let of_second = subscribe(json!({ "id": second })).await.expect("a stream");
+    let query =
+        "subscription($id: ID) { budgetAlert(budgetId: $id) { alert { percent taken { amount } budget { id } } } }";
+    let all = app.follow(&token, query, json!({})).await;
+    let of_second = app.follow(&token, query, json!({ "id": second })).await;
     app.subscribed(2).await;
     spend(&app, &token, &[&first], "5.00", "1").await;
     spend(&app, &token, &[&second], "9.00", "2").await;

@@ -1,11 +1,10 @@
 //! Customers, representatives and escalations: what is done with them, by whom, and what others see of it.
 
 use chrono::{DateTime, Duration, Utc};
-use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, codes, mutation};
+use crate::support::{TestApp, codes, hear, mutation};
 
 const CUSTOMER: &str = "customer { id version email name phone company tier standing preferences archivedAt mergedInto { id } user { id } lifetimeValue { amount currencyCode } }";
 const REPRESENTATIVE: &str = "representative { id version role status skills capacity removedAt isAbsent user { id } }";
@@ -687,20 +686,14 @@ async fn people_are_told_of_changes_of_customers_representatives_and_escalations
     let followed = customer(&app, &alice, "followed").await["id"].clone();
     let other = customer(&app, &alice, "other").await["id"].clone();
     let ticket = done(&app, &alice, "ticketCreate", json!({ "subject": "x" })).await["id"].clone();
-    let subscribe = async |token: &str, query: &str, variables: Value| {
-        let request = app.client().post(format!("{}/graphql", app.base_url())).bearer_auth(token);
-        let request = request.header("accept", "text/event-stream");
-        let response = request.json(&json!({ "query": query, "variables": variables })).send().await;
-        response.expect("a stream").bytes_stream()
-    };
     let query = "subscription($id: ID) { customerChanged(id: $id) { customer { name tier } } }";
-    let customers = subscribe(&dave, query, json!({ "id": followed })).await;
+    let customers = app.follow(&dave, query, json!({ "id": followed })).await;
     let query = "subscription($id: ID) { representativeChanged(id: $id) { representative { status capacity } } }";
-    let representatives = subscribe(&alice, query, json!({ "id": own })).await;
+    let representatives = app.follow(&alice, query, json!({ "id": own })).await;
     let query = "subscription { escalationChanged { escalation { status reason } } }";
-    let escalations = subscribe(&alice, query, json!({})).await;
+    let escalations = app.follow(&alice, query, json!({})).await;
     let query = "subscription { escalationNoticed { notice { escalation { reason } } } }";
-    let notices = subscribe(&dave, query, json!({})).await;
+    let notices = app.follow(&dave, query, json!({})).await;
     app.subscribed(4).await;
     done(&app, &alice, "customerUpdate", json!({ "id": other, "tier": "PREMIUM" })).await;
     done(&app, &alice, "customerUpdate", json!({ "id": followed, "tier": "VIP" })).await;
@@ -713,12 +706,7 @@ async fn people_are_told_of_changes_of_customers_representatives_and_escalations
         (escalations, r#"{"status":"ASSIGNED","reason":"TECHNICAL_COMPLEXITY"}"#),
         (notices, r#"{"notice":{"escalation":{"reason":"TECHNICAL_COMPLEXITY"}}}"#),
     ] {
-        let (mut stream, mut heard) = (Box::pin(stream), String::new());
-        while !heard.contains(wanted) {
-            let part = tokio::time::timeout(std::time::Duration::from_mins(1), stream.next()).await;
-            let part = part.unwrap_or_else(|_| panic!("{wanted} was not heard: {heard}"));
-            heard += std::str::from_utf8(&part.expect("more").expect("bytes")).expect("text");
-        }
+        let heard = hear(stream, &[wanted]).await;
         assert!(!heard.contains("PREMIUM"), "another customer's change: {heard}");
     }
 }

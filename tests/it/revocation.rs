@@ -47,15 +47,7 @@ struct Follower(tokio::task::JoinHandle<String>);
 
 impl Follower {
     async fn start(app: &TestApp, token: &str, query: &str, count: usize) -> Self {
-        let response = app
-            .client()
-            .post(format!("{}/graphql", app.base_url()))
-            .bearer_auth(token)
-            .header("Accept", "text/event-stream")
-            .json(&json!({ "query": query }))
-            .send()
-            .await
-            .expect("a stream");
+        let response = app.follow(token, query, json!({})).await;
         app.subscribed(count).await;
         let mut stream = response.bytes_stream();
         Self(tokio::spawn(async move {

@@ -1,11 +1,10 @@
 //! Service levels: what is promised to whom, how the clocks of a ticket run, and what is told when they run out.
 
 use chrono::{DateTime, Duration, Utc};
-use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, codes};
+use crate::support::{TestApp, codes, hear};
 
 const TICKET: &str = "ticket { id version status firstResponseDueAt nextResponseDueAt resolutionDueAt nextDueAt slaBreachedAt slaPausedAt slaPolicy { name revision } slaEvents { nodes { target kind dueAt isSilent policy { name } } } escalations { nodes { reason priority assignedTo { user { email } } } } }";
 const POLICY: &str = "policy { id version revision rank priorities tiers categories calendar { name } firstResponseMinutes nextResponseMinutes resolutionMinutes warningPercent onWarning onBreach archivedAt }";
@@ -197,15 +196,8 @@ async fn service_levels_warn_and_breach_once_and_escalate() {
     let input = json!({ "name": "p", "rank": 1, "firstResponseMinutes": 60, "resolutionMinutes": 600, "warningPercent": 75,
                         "onWarning": "EVENT", "onBreach": "BOTH" });
     done(&app, "slaPolicyCreate", input).await;
-    let stream = app
-        .client()
-        .post(format!("{}/graphql", app.base_url()))
-        .bearer_auth(token(&app).await)
-        .header("accept", "text/event-stream")
-        .json(&json!({ "query": "subscription { slaEventOccurred { event { target kind ticket { subject } } } }" }))
-        .send()
-        .await
-        .expect("a stream");
+    let query = "subscription { slaEventOccurred { event { target kind ticket { subject } } } }";
+    let stream = app.follow(&token(&app).await, query, json!({})).await;
     app.subscribed(1).await;
     let id = open(&app, json!({ "subject": "late", "priority": "HIGH" })).await["id"].clone();
     app.run_job(JOB).await;
@@ -241,15 +233,9 @@ async fn service_levels_warn_and_breach_once_and_escalate() {
     assert_eq!(number(&app, logged).await, 4);
     assert_eq!(number(&app, "select count(*) from tenantry.tickets where sla_check_at is not null").await, 0);
     // Subscribers heard of each.
-    let mut heard = String::new();
-    let mut stream = stream.bytes_stream();
-    while heard.matches("\"late\"").count() < 3 {
-        let part = tokio::time::timeout(std::time::Duration::from_mins(1), stream.next()).await;
-        heard += std::str::from_utf8(&part.expect("in time").expect("more").expect("bytes")).expect("text");
-    }
-    for (target, kind) in [("FIRST_RESPONSE", "WARNING"), ("FIRST_RESPONSE", "BREACH"), ("RESOLUTION", "BREACH")] {
-        assert!(heard.contains(&format!(r#""target":"{target}","kind":"{kind}""#)), "{heard}");
-    }
+    let happened = [("FIRST_RESPONSE", "WARNING"), ("FIRST_RESPONSE", "BREACH"), ("RESOLUTION", "BREACH")]
+        .map(|(target, kind)| format!(r#""target":"{target}","kind":"{kind}","ticket":{{"subject":"late"}}"#));
+    hear(stream, &happened.each_ref().map(String::as_str)).await;
 }
 
 #[tokio::test]

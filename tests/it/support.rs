@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
@@ -417,6 +418,13 @@ impl TestApp {
         sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut self.database.system().await).await.expect(statements);
     }
 
+    /// Opens a subscription as a stream of server-sent events.
+    pub async fn follow(&self, token: &str, query: &str, variables: Value) -> reqwest::Response {
+        let request = self.client.post(format!("{}/graphql", self.base_url())).bearer_auth(token);
+        let request = request.header("Accept", "text/event-stream");
+        request.json(&json!({ "query": query, "variables": variables })).send().await.expect("a stream")
+    }
+
     /// Waits until this many subscriptions hear what the database tells.
     pub async fn subscribed(&self, count: usize) {
         for _ in 0..1500 {
@@ -573,6 +581,21 @@ impl Drop for TestApp {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// What a stream of server-sent events says, until it contains all of these.
+pub async fn hear(response: reqwest::Response, all: &[&str]) -> String {
+    let mut stream = response.bytes_stream();
+    let mut heard = String::new();
+    let listening = async {
+        while !all.iter().all(|text| heard.contains(text)) {
+            let chunk = stream.next().await.expect("more to come").expect("a chunk");
+            heard += &String::from_utf8_lossy(&chunk);
+        }
+    };
+    let in_time = tokio::time::timeout(std::time::Duration::from_mins(1), listening).await.is_ok();
+    assert!(in_time, "{all:?} do not come: {heard}");
+    heard
 }
 
 /// A mutation of one input, and what its payload is to show beside `userErrors`.

@@ -146,15 +146,7 @@ async fn tenancy_lets_a_subscription_hear_its_own_tenant_only() {
     let app = TestApp::start().await;
     let bob = app.token("bob@example.com", Some("tech-startup")).await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
-    let response = app
-        .client()
-        .post(format!("{}/graphql", app.base_url()))
-        .bearer_auth(&alice)
-        .header("Accept", "text/event-stream")
-        .json(&json!({ "query": "subscription { ticketChanged { ticket { subject } } }" }))
-        .send()
-        .await
-        .expect("a stream");
+    let response = app.follow(&alice, "subscription { ticketChanged { ticket { subject } } }", json!({})).await;
     assert_eq!(response.status(), 200);
     let mut stream = response.bytes_stream();
     app.subscribed(1).await;
@@ -192,15 +184,7 @@ async fn tenancy_closes_the_platform_and_events_of_others() {
     assert_eq!(app.error_code(&bystander, replay, json!({ "id": foreign })).await, "ORGANIZATION_REQUIRED");
     let bob = app.token("bob@example.com", Some("acme-corp")).await;
     let listen = "subscription { webhookDelivery { webhookEvent { id } } }";
-    let response = app
-        .client()
-        .post(format!("{}/graphql", app.base_url()))
-        .bearer_auth(&bob)
-        .header("Accept", "text/event-stream")
-        .json(&json!({ "query": listen }))
-        .send()
-        .await
-        .expect("a stream");
+    let response = app.follow(&bob, listen, json!({})).await;
     assert!(response.text().await.expect("text").contains("FORBIDDEN"), "a viewer hears no webhookDelivery");
     let left: (i64, i64) = sqlx::query_as(
         "select count(*) filter (where status = 'RECEIVED'), (select count(*) from tenantry.platform_audit_logs) from tenantry.webhook_events",

@@ -175,13 +175,8 @@ async fn refunds_of_ours_are_matched() {
 
 /// The statuses that a subscription is told.
 async fn app_changes(app: &TestApp, token: &str) -> std::pin::Pin<Box<dyn futures_util::Stream<Item = Value> + Send>> {
-    let body = json!({ "query": "subscription { refundChanged { refund { status } } }" });
-    let request = app
-        .client()
-        .post(format!("{}/graphql", app.base_url()))
-        .bearer_auth(token)
-        .header("Accept", "text/event-stream");
-    let response = request.json(&body).send().await.expect("an answer");
+    let query = "subscription { refundChanged { refund { status } } }";
+    let response = app.follow(token, query, json!({})).await;
     app.subscribed(1).await;
     let chunks = response.bytes_stream().filter_map(|chunk| async move {
         let text = String::from_utf8_lossy(&chunk.ok()?).into_owned();

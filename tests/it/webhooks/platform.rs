@@ -135,15 +135,8 @@ async fn webhook_causes_are_for_superadmins() {
 async fn webhook_deliveries_are_told_to_their_organization() {
     let app = start().await;
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
-    let response = app
-        .client()
-        .post(format!("{}/graphql", app.base_url()))
-        .bearer_auth(&alice)
-        .header("Accept", "text/event-stream")
-        .json(&json!({ "query": "subscription { webhookDelivery { webhookEvent { eventId status } } }" }))
-        .send()
-        .await
-        .expect("a stream");
+    let response =
+        app.follow(&alice, "subscription { webhookDelivery { webhookEvent { eventId status } } }", json!({})).await;
     let mut stream = response.bytes_stream();
     app.subscribed(1).await;
     // Events whose organization is known: one of another tenant first, then one of hers.

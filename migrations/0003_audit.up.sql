@@ -197,7 +197,7 @@ create table tenantry.audit_unsealed (
     organization_id uuid not null references tenantry.organizations (id),
     audit_log_id    uuid not null,
     created_at      timestamptz not null,
-    primary key (organization_id, audit_log_id)
+    primary key (organization_id, created_at, audit_log_id)
 );
 
 alter table tenantry.audit_unsealed enable row level security;

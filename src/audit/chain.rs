@@ -99,12 +99,16 @@ async fn seal_some(tx: &mut SystemTx, organization: OrganizationId) -> Result<u6
     let (mut position, mut before) = head(tx, organization).await?;
     let rows = sqlx::query_as!(
         LogRow,
+        // The page first, then each of its rows by its key: a join would be planned by what the tables held when the plan was
+        // made, and then reads the whole log of the organization for every page.
         r#"select a.id as "id: AuditLogId", a.organization_id as "organization_id: OrganizationId", a.user_id as "user_id: UserId",
                   a.api_key_id as "api_key_id: ApiKeyId", a.impersonator, a.action, a.resource_type, a.resource_id, a.metadata,
                   host(a.ip_address) as ip_address, a.request_id, a.created_at
-             from tenantry.audit_unsealed q
-             join tenantry.audit_logs a on a.organization_id = q.organization_id and a.created_at = q.created_at and a.id = q.audit_log_id
-            where q.organization_id = $1 order by a.created_at, a.id limit $2"#,
+             from (select q.created_at, q.audit_log_id from tenantry.audit_unsealed q
+                    where q.organization_id = $1 order by q.created_at, q.audit_log_id limit $2) q
+            cross join lateral (select a.* from tenantry.audit_logs a
+                                 where a.organization_id = $1 and a.created_at = q.created_at and a.id = q.audit_log_id limit 1) a
+            order by a.created_at, a.id"#,
         organization as _,
         PAGE
     )
@@ -123,7 +127,8 @@ async fn seal_some(tx: &mut SystemTx, organization: OrganizationId) -> Result<u6
         "with sealed as (
            insert into tenantry.audit_seals (organization_id, position, audit_log_id, audit_created_at, hash)
            select $1, * from unnest($2::bigint[], $3::uuid[], $4::timestamptz[], $5::bytea[]))
-         delete from tenantry.audit_unsealed q where q.organization_id = $1 and q.audit_log_id = any($3::uuid[])",
+         delete from tenantry.audit_unsealed q using unnest($3::uuid[], $4::timestamptz[]) as s (id, at)
+          where q.organization_id = $1 and q.created_at = s.at and q.audit_log_id = s.id",
         organization as _,
         &positions,
         &ids,
@@ -206,7 +211,7 @@ pub async fn check(db: &Db) -> Result<Vec<(String, String)>> {
     let mut findings: Vec<(String, String)> = sqlx::query!(
         r#"select o.slug, count(*) as "count!", min(a.id::text) as "id!" from tenantry.audit_logs a join tenantry.organizations o on o.id = a.organization_id
             where not exists (select from tenantry.audit_seals s where s.organization_id = a.organization_id and s.audit_log_id = a.id)
-              and not exists (select from tenantry.audit_unsealed q where q.organization_id = a.organization_id and q.audit_log_id = a.id)
+              and not exists (select from tenantry.audit_unsealed q where q.organization_id = a.organization_id and q.created_at = a.created_at and q.audit_log_id = a.id)
             group by 1 order by 1"#
     )
     .fetch_all(tx.conn())

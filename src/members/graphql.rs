@@ -473,8 +473,8 @@ async fn secret_payload(
 /// Makes many invitations, with one row in the audit log that names them all.
 async fn invite_many(session: &Session, input: &InvitationsCreateInput) -> VerbResult<Vec<invitations::Entry>> {
     let mut tx = session.write(Action::InvitationWrite).await?;
-    let (clock, identity_source) = (session.clock(), session.services().identity_source);
-    let mut work = Work { tx: &mut tx, clock, now: clock.now(), identity_source, origin: session.origin() };
+    let clock = session.clock();
+    let mut work = Work::new(&mut tx, session);
     let entries = invitations::create_many(&mut work, input).await?;
     let ids: Vec<String> = entries.iter().flatten().map(ToString::to_string).collect();
     if !ids.is_empty() {

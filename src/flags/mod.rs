@@ -6,13 +6,14 @@ use async_graphql::{Context, SimpleObject};
 use chrono::{DateTime, Utc};
 
 pub use evaluate::{
-    Definition, FlagKind, FlagKindFilter, FlagReason, FlagRolloutUnit, FlagRolloutUnitFilter, Override, Subject,
-    evaluate,
+    Definition, Evaluation, FlagKind, FlagKindFilter, FlagOverrideSource, FlagOverrideSourceFilter, FlagReason,
+    FlagRolloutUnit, FlagRolloutUnitFilter, FlagValueType, FlagValueTypeFilter, OFF, ON, Override, Subject,
+    TargetingKeyMissing, Variant, evaluate,
 };
 
 use crate::access::Action;
 use crate::db::{Bind, SystemTx};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graphql::session::Session;
 use crate::organizations::OrganizationPlan;
 
@@ -29,6 +30,10 @@ pub struct FeatureFlag {
     pub kind: FlagKind,
     /// Whether the flag is on.
     pub enabled: bool,
+    /// The name of its variant; of a boolean flag `on` or `off`.
+    pub variant: String,
+    /// The value of the variant.
+    pub value: serde_json::Value,
     /// Reason of the evaluation.
     pub reason: FlagReason,
     /// The organization's override; null when it has none.
@@ -108,6 +113,9 @@ pub async fn feature_flags(ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
             let definition = Definition {
                 key: row.try_get(0)?,
                 kind: row.try_get(3)?,
+                value_type: row.try_get(15)?,
+                variants: variants(row.try_get(16)?)?,
+                off_variant: row.try_get(17)?,
                 default_enabled: row.try_get(4)?,
                 minimum_plan: row.try_get(5)?,
                 rollout_percentage: row.try_get(6)?,
@@ -124,19 +132,29 @@ pub async fn feature_flags(ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
                 }),
                 None => None,
             };
-            let said = r#override.as_ref().map(|o| Override {
-                enabled: o.enabled,
-                exceeds_plan: o.exceeds_plan,
-                expires_at: o.expires_at,
-            });
-            let subject = Subject { organization: &organization, user: &user, plan: row.try_get(14)? };
-            let (enabled, reason) = evaluate(&definition, said, subject, now);
+            let said = match &r#override {
+                Some(o) => Some(Override {
+                    source: row.try_get(18)?,
+                    enabled: o.enabled,
+                    variant: row.try_get(19)?,
+                    exceeds_plan: o.exceeds_plan,
+                    expires_at: o.expires_at,
+                }),
+                None => None,
+            };
+            let subject = Subject { organization: &organization, user: Some(&user), plan: row.try_get(14)? };
+            let evaluation = evaluate(&definition, said.as_ref(), subject, now)
+                .map_err(|TargetingKeyMissing| Error::internal("the viewer is the user"))?;
+            let (enabled, reason) = (evaluation.enabled, evaluation.reason);
+            let (variant, value) = (evaluation.variant.to_owned(), evaluation.value.into_owned());
             Ok(FeatureFlag {
                 key: definition.key,
                 name: row.try_get(1)?,
                 description: row.try_get(2)?,
                 kind: definition.kind,
                 enabled,
+                variant,
+                value,
                 reason,
                 r#override,
             })
@@ -148,7 +166,13 @@ pub async fn feature_flags(ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
 const FLAGS: &str = "
     select d.key, d.name, d.description, d.kind, d.default_enabled, d.minimum_plan, d.rollout_percentage, d.rollout_unit,
            d.starts_at, d.ends_at, o.enabled, o.exceeds_plan, o.expires_at, o.reason,
-           coalesce((select s.plan from tenantry.subscriptions s where s.organization_id = $1), 'FREE')
+           coalesce((select s.plan from tenantry.subscriptions s where s.organization_id = $1), 'FREE'),
+           d.value_type, d.variants, d.off_variant, o.source, o.variant
       from tenantry.feature_flag_definitions d
       left join tenantry.organization_feature_flags o on o.organization_id = $1 and o.flag_key = d.key
      order by d.key";
+
+/// The variants of a definition as the column has them.
+fn variants(column: serde_json::Value) -> Result<Vec<Variant>> {
+    serde_json::from_value(column).map_err(Error::internal)
+}

@@ -207,6 +207,8 @@ async fn enums_are_the_same_in_sql_and_rust() {
         "tenantry.subscription_status" => tenantry::billing::SubscriptionStatus,
         "tenantry.flag_kind" => tenantry::flags::FlagKind,
         "tenantry.flag_rollout_unit" => tenantry::flags::FlagRolloutUnit,
+        "tenantry.flag_value_type" => tenantry::flags::FlagValueType,
+        "tenantry.flag_override_source" => tenantry::flags::FlagOverrideSource,
         "tenantry.webhook_source" => tenantry::webhook_events::WebhookSource,
         "tenantry.webhook_status" => tenantry::webhook_events::WebhookStatus,
     );

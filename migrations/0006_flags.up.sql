@@ -12,7 +12,7 @@ comment on type tenantry.flag_override_source is 'Who said that an organization 
 
 create table tenantry.feature_flag_definitions (
     id                 uuid primary key,
-    key                text not null unique check (key ~ '^[a-z0-9]([._-]?[a-z0-9])*$' and char_length(key) <= 100),
+    key                text not null unique check (key ~ '^[A-Za-z0-9]([._-]?[A-Za-z0-9])*$' and char_length(key) <= 100),
     name               text not null check (char_length(name) between 1 and 200),
     description        text check (char_length(description) <= 5000),
     kind               tenantry.flag_kind not null,
@@ -74,7 +74,8 @@ create table tenantry.organization_feature_flags (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     primary key (organization_id, id),
-    unique (organization_id, flag_key)
+    unique (organization_id, flag_key),
+    check (not exceeds_plan or source <> 'ORGANIZATION')
 );
 
 alter table tenantry.organization_feature_flags enable row level security;

@@ -70,6 +70,7 @@ ids! {
     Escalation EscalationId "esc",
     EscalationNotice EscalationNoticeId "esn",
     EscalationRule EscalationRuleId "esr",
+    FeatureFlagOverride FeatureFlagOverrideId "ffo",
     Invitation InvitationId "inv",
     Organization OrganizationId "org",
     MembershipRequest MembershipRequestId "mre",

@@ -20,6 +20,7 @@ use crate::client_keys::{ClientKey, ClientKeyMutation};
 use crate::customers::{Customer, CustomerEvent, CustomerMutation, CustomerSubscription};
 use crate::error::{Error, Result};
 use crate::escalations::{Escalation, EscalationMutation, EscalationNotice, EscalationRule, EscalationSubscription};
+use crate::flags::{FeatureFlagOverride, FlagMutation};
 use crate::graphql::entity::Entity;
 use crate::graphql::filter::Filter as _;
 use crate::graphql::listing::Listed;
@@ -47,8 +48,8 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    agents, api_keys, budgets, client_keys, customers, escalations, members, organizations, refunds, representatives,
-    sla, support_access, tickets, webhook_events,
+    agents, api_keys, budgets, client_keys, customers, escalations, flags, members, organizations, refunds,
+    representatives, sla, support_access, tickets, webhook_events,
 };
 
 /// The queries of the API.
@@ -70,6 +71,7 @@ pub struct Mutation(
     AgentMutation,
     BudgetMutation,
     RefundMutation,
+    FlagMutation,
     WebhookMutation,
     SupportAccessMutation,
 );
@@ -104,6 +106,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         agents::MUTATIONS,
         budgets::MUTATIONS,
         refunds::MUTATIONS,
+        flags::MUTATIONS,
         webhook_events::MUTATIONS,
         support_access::MUTATIONS,
     ]
@@ -140,7 +143,7 @@ macro_rules! entities {
 }
 
 entities! {
-    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, BusinessCalendar, ClientKey, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule,
+    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, BusinessCalendar, ClientKey, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule, FeatureFlagOverride,
         Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, RepresentativeAbsence, SlaEvent, SlaPolicy, SupportAccess, TeamPerformance, Ticket,
         TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketView, TicketWatcher, WebhookEvent;
     unlisted: Organization, Subscription, User;

@@ -17,7 +17,7 @@ use crate::customers::Customer;
 use crate::db::{Admission, Founded, TenantTx, refuse};
 use crate::error::{Error, Result};
 use crate::escalations::{Escalation, EscalationNotice, EscalationRule};
-use crate::flags::{self, FeatureFlag};
+use crate::flags::{self, FeatureFlag, FeatureFlagOverride};
 use crate::graphql::money::Money;
 use crate::graphql::mutation::{self, Checks, UserError, UserErrorCode, VerbError, VerbResult};
 use crate::graphql::session::Session;
@@ -105,6 +105,8 @@ relations! {
         team_performance -> TeamPerformance;
         /// The API keys, without their secrets. For administrators.
         api_keys -> ApiKey;
+        /// The overrides of feature flags.
+        feature_flag_overrides -> FeatureFlagOverride;
         /// The client keys, without their private halves. For administrators.
         client_keys -> ClientKey;
         /// When operators of the platform looked into the organization. For administrators.
@@ -152,6 +154,15 @@ relations! {
     /// Every feature flag, evaluated for the organization at this moment.
     async fn feature_flags(&self, ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
         flags::feature_flags(ctx).await
+    }
+
+    /// The feature flag with this key, evaluated for the organization at this moment; null when there is none.
+    async fn feature_flag(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The key.")] key: String,
+    ) -> Result<Option<FeatureFlag>> {
+        flags::feature_flag(ctx, &key).await
     }
 
     /// The subscription; null when the organization never had one.

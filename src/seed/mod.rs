@@ -108,7 +108,7 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
     escalations::rows(&mut w, acme, people.alice).await?;
     let rules = refunds::agents(&mut w, acme).await?;
     refunds::budget_and_refunds(&mut w, acme, &people, &desk, &rules).await?;
-    platform::flag_override(&mut w, acme).await?;
+    platform::flag_override(&mut w, acme, "single-sign-on", true).await?;
     platform::webhook_events(&mut w, acme).await?;
     platform::audit_logs(&mut w, acme, &people, &desk).await?;
     platform::figures(&mut w, acme).await?;
@@ -117,6 +117,7 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
     help_desk::rows(&mut w, startup, people.bob).await?;
     service_levels::rows(&mut w, startup).await?;
     escalations::rows(&mut w, startup, people.bob).await?;
+    platform::flag_override(&mut w, startup, "new-inbox", false).await?;
     platform::figures(&mut w, startup).await?;
 
     let Writer { tx, counts, .. } = w;

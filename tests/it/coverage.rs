@@ -283,6 +283,7 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "audit/export.rs",
         "audit/retention.rs",
         "budgets/jobs.rs",
+        "cli/flags.rs",
         "cli/webhooks/list.rs",
         "cli/webhooks/replay.rs",
         "cli/webhooks/show.rs",

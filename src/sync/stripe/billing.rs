@@ -8,7 +8,8 @@ use uuid::Uuid;
 use crate::billing::SubscriptionStatus;
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::id::{Id, OrganizationId, SubscriptionId};
+use crate::flags;
+use crate::id::{Identified as _, OrganizationId, SubscriptionId, marker};
 use crate::organizations::{OrganizationPlan, OrganizationStatus};
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Lock, Register as _, RemoteObject};
@@ -17,7 +18,7 @@ use crate::sync::stripe::attribution;
 use crate::sync::stripe::owners::BillingGraph;
 use crate::sync::stripe::plans::{self, Bought, Catalogue};
 
-/// Marks the overrides of flags that are entitlements at Stripe.
+/// What the overrides of flags that are entitlements at Stripe say as their reason.
 const ENTITLEMENT: &str = "Entitlement at Stripe";
 
 /// What is known of some customers after their organizations' rows were derived.
@@ -256,7 +257,8 @@ fn by_id<F>(objects: Vec<RemoteObject<F>>) -> BTreeMap<String, RemoteObject<F>> 
     objects.into_iter().map(|object| (object.id.clone(), object)).collect()
 }
 
-/// An active entitlement switches on the feature flag with its key, unless there is a manual override.
+/// An active entitlement switches on the feature flag with its key. It takes the place of what administrators set, and of a grant
+/// that expires; a grant of an operator that lasts stays.
 async fn project_entitlements(
     effects: &mut Effects<'_>,
     organization: OrganizationId,
@@ -268,30 +270,39 @@ async fn project_entitlements(
         return Ok(());
     }
     let keys: Vec<String> = keys.into_iter().cloned().collect();
-    let ids: Vec<Uuid> = keys.iter().map(|_| Id::<()>::new(effects.clock).uuid()).collect();
+    let ids: Vec<Uuid> = keys.iter().map(|key| flags::override_id(organization, key).uuid()).collect();
     let removed = sqlx::query!(
-        "delete from tenantry.organization_feature_flags where organization_id = $1 and reason = $2 and not flag_key = any($3)",
+        "delete from tenantry.organization_feature_flags
+          where organization_id = $1 and source = 'STRIPE' and not flag_key = any($2) returning id, flag_key",
         organization as _,
-        ENTITLEMENT,
         &keys
     )
-    .execute(effects.tx.conn())
-    .await?
-    .rows_affected();
+    .fetch_all(effects.tx.conn())
+    .await?;
     let added = sqlx::query!(
-        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, reason)
-         select $1, k.id, d.key, true, true, $2
+        "insert into tenantry.organization_feature_flags as o (organization_id, id, flag_key, source, enabled, exceeds_plan, reason)
+         select $1, k.id, d.key, 'STRIPE', true, true, $2
            from unnest($3::uuid[], $4::text[]) as k(id, key) join tenantry.feature_flag_definitions d on d.key = k.key
-         on conflict (organization_id, flag_key) do nothing",
+         on conflict (organization_id, flag_key) do update
+            set source = 'STRIPE', enabled = true, variant = null, exceeds_plan = true, expires_at = null, reason = excluded.reason,
+                version = o.version + 1
+          where o.source = 'ORGANIZATION' or o.source = 'GRANT' and o.expires_at is not null
+         returning id, flag_key",
         organization as _,
         ENTITLEMENT,
         &ids,
         &keys
     )
-    .execute(effects.tx.conn())
-    .await?
-    .rows_affected();
-    if removed + added > 0 {
+    .fetch_all(effects.tx.conn())
+    .await?;
+    let removed = removed.iter().map(|row| (row.id, &row.flag_key, "entitlement.end"));
+    let added = added.iter().map(|row| (row.id, &row.flag_key, "entitlement.begin"));
+    let changed: Vec<_> = removed.chain(added).collect();
+    for (id, key, action) in &changed {
+        let metadata = json!({ "key": key });
+        effects.record(organization, *action, (marker::FeatureFlagOverride::NAME, *id), metadata).await?;
+    }
+    if !changed.is_empty() {
         let metadata = json!({ "entitlements": keys });
         effects.record(organization, "entitlements.sync", ("Organization", organization.uuid()), metadata).await?;
     }

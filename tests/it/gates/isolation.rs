@@ -17,7 +17,7 @@ const NO_ENTITIES: &[(&str, &str)] = &[
     ("audit_seals", "the hash chain of the audit log, for exports and `verify`"),
     ("audit_unsealed", "what the job has yet to seal"),
     ("idempotency_keys", "the memory of mutations"),
-    ("organization_feature_flags", "shown as `FeatureFlag.override`"),
+    ("feature_flag_usage", "shown as `FeatureFlag.lastEvaluatedAt`"),
     ("sla_revisions", "what a policy promised before, for clocks that ran then"),
     ("metric_marks", "which hours the figures are to be computed of"),
     ("ticket_counters", "the numbers of tickets"),

@@ -182,6 +182,15 @@ async fn sync_asks_for_the_rest_of_a_list() {
             ["new-inbox", "single-sign-on", "advanced-analytics"].iter().zip(0..).map(|(key, n)| entitled(n, key)),
         );
     });
+    // What administrators set gives way to what is paid for, and so does a grant that ends; one that lasts stays.
+    app.sql(&format!(
+        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, source, enabled, expires_at)
+         select o.id, gen_random_uuid(), f.key, f.source::tenantry.flag_override_source, false, f.ends
+           from tenantry.organizations o, (values ('new-inbox', 'ORGANIZATION', null), ('single-sign-on', 'GRANT', null),
+                                                  ('advanced-analytics', 'GRANT', now() + interval '1 day')) as f(key, source, ends)
+          where o.clerk_org_id = 'org_{TAG}'",
+    ))
+    .await;
     let later = format!("created={}", Clock::System.now().timestamp() + 5);
     send(&app, "customer.subscription.updated", &[&later, "data.object.items.has_more=true"]).await;
     send(&app, "entitlements.active_entitlement_summary.updated", &[&later, "data.object.entitlements.has_more=true"])
@@ -189,14 +198,14 @@ async fn sync_asks_for_the_rest_of_a_list() {
     work(&app).await;
     assert_eq!(row(&app).await, as_row("ACTIVE", "ENTERPRISE", 40));
     let flags: Vec<String> = sqlx::query_scalar(
-        "select f.flag_key from tenantry.organization_feature_flags f join tenantry.organizations o on o.id = f.organization_id
+        "select f.flag_key || ' ' || f.source::text || ' ' || f.enabled::text from tenantry.organization_feature_flags f join tenantry.organizations o on o.id = f.organization_id
           where o.clerk_org_id = 'org_' || $1 order by 1",
     )
     .bind(TAG)
     .fetch_all(&mut app.database.system().await)
     .await
     .expect("flags");
-    assert_eq!(flags, ["advanced-analytics", "new-inbox", "single-sign-on"]);
+    assert_eq!(flags, ["advanced-analytics STRIPE true", "new-inbox STRIPE true", "single-sign-on GRANT false"]);
     let found: i64 = sqlx::query_scalar("select count(*) from tenantry.webhook_events where finding like '%a part%'")
         .fetch_one(&mut app.database.system().await)
         .await

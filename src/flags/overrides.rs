@@ -132,13 +132,21 @@ fn state(
     json!({ "source": source, "enabled": enabled, "variant": variant, "exceedsPlan": exceeds_plan, "expiresAt": expires_at })
 }
 
-/// Reads the flag and the override. The caller has locked the organization.
-async fn known(conn: &mut PgConnection, organization: OrganizationId, key: &str) -> VerbResult<Known> {
-    let nothing = || VerbError::user("key", UserErrorCode::NotFound, "There is no such feature flag.");
+/// Keeps the definition as it is until the transaction ends. Before the organization is locked: whoever deletes a flag holds it and
+/// writes into the logs of organizations.
+async fn lock_flag(conn: &mut PgConnection, key: &str) -> VerbResult<()> {
     if key.len() > MAX_KEY || key.contains('\0') {
-        return Err(nothing());
+        return Err(no_flag());
     }
-    lock(conn, key, true).await?;
+    Ok(lock(conn, key, true).await?)
+}
+
+fn no_flag() -> VerbError {
+    VerbError::user("key", UserErrorCode::NotFound, "There is no such feature flag.")
+}
+
+/// Reads the flag and the override. The caller has locked both.
+async fn known(conn: &mut PgConnection, organization: OrganizationId, key: &str) -> VerbResult<Known> {
     let row = sqlx::query!(
         r#"select d.kind as "kind: FlagKind", d.value_type as "value_type: FlagValueType",
                   d.variants as "variants: Json<Vec<Variant>>", d.off_variant, d.default_enabled,
@@ -151,7 +159,7 @@ async fn known(conn: &mut PgConnection, organization: OrganizationId, key: &str)
     )
     .fetch_optional(&mut *conn)
     .await?
-    .ok_or_else(nothing)?;
+    .ok_or_else(no_flag)?;
     let existing = sqlx::query_as!(
         Existing,
         r#"select id as "id: FeatureFlagOverrideId", source as "source: FlagOverrideSource", enabled, variant, exceeds_plan, expires_at, version
@@ -299,6 +307,7 @@ impl Mutation for FeatureFlagOverrideSetInput {
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
         let organization = work.tenant().organization_id;
         let now = work.now;
+        lock_flag(work.tx.conn(), &self.key).await?;
         lock_organization(work.tx).await?;
         let known = known(work.tx.conn(), organization, &self.key).await?;
         check_expected(self.expected_version, known.existing.as_ref())?;
@@ -332,6 +341,7 @@ impl Mutation for FeatureFlagOverrideRemoveInput {
 
     async fn run(self, work: &mut Work<'_>) -> VerbResult<Done<Self::Row>> {
         let organization = work.tenant().organization_id;
+        lock_flag(work.tx.conn(), &self.key).await?;
         lock_organization(work.tx).await?;
         let known = known(work.tx.conn(), organization, &self.key).await?;
         check_expected(self.expected_version, known.existing.as_ref())?;
@@ -373,6 +383,7 @@ pub(super) async fn grant(session: &Session, input: FeatureFlagGrantSetInput) ->
     let mut tx = platform::admit(session).await?;
     let (organization, now) = (input.organization_id, session.clock().now());
     let conn = tx.system().conn();
+    lock_flag(conn, &input.key).await?;
     lock_living(conn, organization).await?;
     let known = known(conn, organization, &input.key).await?;
     check_expected(input.expected_version, known.existing.as_ref())?;
@@ -411,6 +422,7 @@ pub(super) async fn end_grant(session: &Session, input: &FeatureFlagGrantRemoveI
     let mut tx = platform::admit(session).await?;
     let organization = input.organization_id;
     let conn = tx.system().conn();
+    lock_flag(conn, &input.key).await?;
     lock_living(conn, organization).await?;
     let known = known(conn, organization, &input.key).await?;
     let Some(existing) = known.existing.filter(|existing| existing.source == FlagOverrideSource::Grant) else {

@@ -387,7 +387,10 @@ mod tests {
 
     #[test]
     fn variants_that_overrides_name_stay() {
-        let off = |variants: &[(&str, Value, f64)]| Draft { default_enabled: false, ..typed(FlagValueType::String, variants) };
+        let off = |variants: &[(&str, Value, f64)]| Draft {
+            default_enabled: false,
+            ..typed(FlagValueType::String, variants)
+        };
         let named = Expected { variants: vec![("red".into(), 3)], unnamed: 0 };
         assert_eq!(faults_of(off(&[("off", json!(""), 0.0)]), &named), ["variants Conflict"]);
         assert_eq!(faults_of(off(&[("off", json!(""), 0.0), ("red", json!(""), 0.0)]), &named), [""; 0]);

@@ -425,7 +425,7 @@ pub(super) async fn delete(session: &Session, input: &FeatureFlagDeleteInput) ->
     if !input.force.unwrap_or(false) {
         if living > 0 {
             let message = format!(
-                "{living} overrides of organizations are in force and would go with it: end them first, or say `force`."
+                "Overrides of organizations in force: {living}. They would go with it: end them first, or say `force`."
             );
             return Err(VerbError::user("key", UserErrorCode::Conflict, message));
         }

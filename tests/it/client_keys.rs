@@ -59,6 +59,8 @@ async fn client_keys_sign_for_users_and_are_shown_once() {
     assert_eq!(found, 0);
 
     let revoke = async |token: &str, more: Value| {
+        // What happens in one moment has no order.
+        app.clock.advance(chrono::Duration::seconds(1));
         let mut input = json!({ "id": id });
         input.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         app.mutate(token, "clientKeyRevoke", "clientKey { revokedAt version }", input).await

@@ -289,6 +289,8 @@ matrix! {
     OrganizationLeave, "ORGANIZATION_LEAVE", personal: Owner Admin Member Viewer;
     /// Hand the organization over to another member.
     OwnershipTransfer, "OWNERSHIP_TRANSFER", personal: Owner;
+    /// Have feature flags decided, over OFREP.
+    FlagRead, "FLAG_READ": Owner Admin Member Viewer;
     /// Invite people, send invitations again, revoke them. Owners only where an owner is invited.
     InvitationWrite, "INVITATION_WRITE", personal: Owner Admin;
     /// Read invitations.
@@ -339,7 +341,7 @@ impl Actions {
     #[must_use]
     pub fn of_custom_role(labels: &str) -> Self {
         let given: Self = of_labels(labels).filter(|action| !action.is_owners_alone()).collect();
-        given.with(Action::OrganizationRead).with(Action::OrganizationLeave)
+        given.with(Action::OrganizationRead).with(Action::OrganizationLeave).with(Action::FlagRead)
     }
 
     /// What a program may whose key has these scopes, separated by commas.

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
 use crate::events::Events;
+use crate::flags::Flags;
 use crate::graphql::Services;
 use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
@@ -26,6 +27,8 @@ use crate::webhooks::Webhooks;
 pub struct App {
     /// What sessions are made of.
     pub services: Arc<Services>,
+    /// What decides about feature flags. A process with an API keeps it ([`Flags::keep`]).
+    pub flags: Arc<Flags>,
     /// The inbox of webhooks, and what is counted of them.
     pub webhooks: Arc<Webhooks>,
     /// What the workers do by the clock.
@@ -96,6 +99,7 @@ impl App {
         let payer = Arc::new(Payer::new(db.clone(), clock.clone(), stripe));
         let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
         let events = Events::default();
+        let flags = Arc::new(Flags::new(clock.clone(), config.ofrep_rate_limit));
         let noting = std::sync::Mutex::default();
         let services = Arc::new(Services {
             noting,
@@ -109,6 +113,7 @@ impl App {
             app_url,
         });
         let edge = Arc::new(Edge {
+            flags: Arc::clone(&flags),
             services: Arc::clone(&services),
             schemas,
             documents,
@@ -117,6 +122,6 @@ impl App {
             settings,
             shutdown,
         });
-        Self { services, webhooks, jobs, payer, mail, edge }
+        Self { services, flags, webhooks, jobs, payer, mail, edge }
     }
 }

@@ -146,6 +146,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("STRIPE_API_BASE", "Stripe's", "address of Stripe's API, for tests against another one"),
     variable("STRIPE_PRICE_PLANS", "–", "which plan a price buys: `price_1=STARTER,price_2=PRO,price_3=NONE`"),
     variable("PERSONAL_WORKSPACES", "off", "`on` or `off`: every new user gets a workspace of their own"),
+    variable(
+        "OFREP_RATE_LIMIT",
+        "10000",
+        "requests per second that one API key may have flags decided with, on each instance; people have a hundredth; 0: no limit (docs/OFREP.md)",
+    ),
     variable("CORS_ORIGINS", "–", "origins whose pages may call the API, comma separated"),
     variable(
         "TRUSTED_PROXIES",
@@ -244,6 +249,8 @@ pub struct Config {
     pub invitation_template: InvitationTemplate,
     /// How long the audit log is kept.
     pub audit_retention: Retention,
+    /// Requests per second of an API key for flags; 0: no bound.
+    pub ofrep_rate_limit: u32,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
     /// The operator's own proxies.
@@ -327,6 +334,7 @@ impl Config {
             smtp: reader.smtp(production),
             invitation_template: reader.invitation_template(),
             audit_retention: reader.audit_retention(),
+            ofrep_rate_limit: reader.parsed("OFREP_RATE_LIMIT", "a number, 0 or more").unwrap_or(10_000),
             cors_origins: reader.list("CORS_ORIGINS"),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),

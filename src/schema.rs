@@ -19,6 +19,7 @@ use crate::budgets::{Budget, BudgetAlert, BudgetMutation, BudgetReservation, Bud
 use crate::customers::{Customer, CustomerEvent, CustomerMutation, CustomerSubscription};
 use crate::error::{Error, Result};
 use crate::escalations::{Escalation, EscalationMutation, EscalationNotice, EscalationRule, EscalationSubscription};
+use crate::flags::FlagSubscription;
 use crate::graphql::entity::Entity;
 use crate::graphql::filter::Filter as _;
 use crate::graphql::listing::Listed;
@@ -84,6 +85,7 @@ pub struct SubscriptionRoot(
     BudgetSubscription,
     RefundSubscription,
     WebhookSubscription,
+    FlagSubscription,
 );
 
 /// Every mutation of the API.

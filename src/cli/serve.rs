@@ -122,7 +122,8 @@ impl Serve {
         });
         let mut background = Vec::new();
         if self.role != Role::Worker {
-            background.push(tokio::spawn(app.services.events.clone().listen(direct, stopping.clone())));
+            background.push(tokio::spawn(app.services.events.clone().listen(direct.clone(), stopping.clone())));
+            background.push(tokio::spawn(Arc::clone(&app.flags).keep(db.clone(), direct, stopping.clone())));
         }
         if self.role != Role::Api {
             background.extend(start_workers(&app, &database, self.workers, &stopping));

@@ -1,6 +1,13 @@
 //! Feature flags: global definitions, overrides by organization, and how one becomes a decision.
 
+pub mod admission;
 mod evaluate;
+mod memory;
+pub mod snapshot;
+mod subscription;
+mod usage;
+
+use std::sync::Arc;
 
 use async_graphql::{Context, SimpleObject};
 use chrono::{DateTime, Utc};
@@ -10,6 +17,10 @@ pub use evaluate::{
     FlagRolloutUnit, FlagRolloutUnitFilter, FlagValueType, FlagValueTypeFilter, OFF, ON, Override, Subject,
     TargetingKeyMissing, Variant, evaluate,
 };
+
+pub use memory::{Flags, STALE, forget_changes};
+pub use snapshot::{Etag, Snapshot};
+pub use subscription::FlagSubscription;
 
 use crate::access::Action;
 use crate::db::{Bind, SystemTx};
@@ -102,6 +113,16 @@ pub async fn definitions(tx: &mut SystemTx) -> Result<Vec<FeatureFlagDefinition>
 /// Every flag for the organization of the request, by key; one statement.
 pub async fn feature_flags(ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
     let session = Session::of(ctx)?;
+    let shown = flags_of(session).await?;
+    // Without, nothing is counted: what is decided comes from the database.
+    if let Ok(flags) = ctx.data::<Arc<Flags>>() {
+        flags.usage.all(session.tenant().await?.organization_id, session.clock().now());
+    }
+    Ok(shown)
+}
+
+/// Every flag for the organization of the session, by key; one statement.
+async fn flags_of(session: &Session) -> Result<Vec<FeatureFlag>> {
     let tenant = session.require(Action::OrganizationRead).await?;
     let now = session.clock().now();
     let tx = session.read().await?;

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
 use crate::escalations;
+use crate::flags;
 use crate::job_runs::{self, Outcome, Run};
 use crate::metrics;
 use crate::organizations;
@@ -137,6 +138,12 @@ pub const JOBS: &[Job] = &[
         does: "Computes the performance figures of what has changed.",
         every: TimeDelta::minutes(1),
         run: |on| Box::pin(metrics::compute_due(&on.db, &on.clock)),
+    },
+    Job {
+        name: "flag-changes",
+        does: "Forgets changes of feature flags that every instance has heard of, after an hour.",
+        every: TimeDelta::minutes(10),
+        run: |on| Box::pin(flags::forget_changes(&on.db)),
     },
     Job {
         name: "audit-retention",

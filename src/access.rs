@@ -295,9 +295,9 @@ matrix! {
     InvitationWrite, "INVITATION_WRITE", personal: Owner Admin;
     /// Read invitations.
     InvitationRead, "INVITATION_READ": Owner Admin;
-    /// Read API keys, never their secrets.
+    /// Read API keys and client keys, never their secrets.
     ApiKeyRead, "API_KEY_READ": Owner Admin;
-    /// Create, rotate and revoke API keys, which can do no more than their maker.
+    /// Create, rotate and revoke API keys, which can do no more than their maker, and client keys.
     ApiKeyWrite, "API_KEY_WRITE", personal: Owner Admin;
     /// Create, change and delete custom roles, which can do no more than their maker.
     RoleWrite, "ROLE_WRITE", personal: Owner Admin;
@@ -307,6 +307,8 @@ matrix! {
     WebhookRead, "WEBHOOK_READ": Owner Admin;
     /// Replay webhook events of the organization.
     WebhookReplay, "WEBHOOK_REPLAY", guarded: Owner Admin;
+    /// Override feature flags for the organization, within its plan.
+    FeatureFlagWrite, "FEATURE_FLAG_WRITE", guarded: Owner Admin;
 }
 
 impl Action {

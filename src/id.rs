@@ -62,6 +62,7 @@ ids! {
     BudgetReservation BudgetReservationId "bre",
     BudgetUsageRecord BudgetUsageRecordId "bur",
     BusinessCalendar BusinessCalendarId "bca",
+    ClientKey ClientKeyId "cky",
     CustomRole CustomRoleId "cro",
     Customer CustomerId "cus",
     CustomerEvent CustomerEventId "cev",

@@ -14,6 +14,7 @@ pub mod auth;
 pub mod billing;
 pub mod budgets;
 pub mod cli;
+pub mod client_keys;
 pub mod clock;
 pub mod config;
 pub mod customers;

@@ -16,6 +16,7 @@ use crate::api_keys::{ApiKey, ApiKeyMutation};
 use crate::audit::AuditLog;
 use crate::billing::Subscription;
 use crate::budgets::{Budget, BudgetAlert, BudgetMutation, BudgetReservation, BudgetSubscription, BudgetUsageRecord};
+use crate::client_keys::{ClientKey, ClientKeyMutation};
 use crate::customers::{Customer, CustomerEvent, CustomerMutation, CustomerSubscription};
 use crate::error::{Error, Result};
 use crate::escalations::{Escalation, EscalationMutation, EscalationNotice, EscalationRule, EscalationSubscription};
@@ -47,8 +48,8 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    agents, api_keys, budgets, customers, escalations, members, organizations, refunds, representatives, sla,
-    support_access, tickets, webhook_events,
+    agents, api_keys, budgets, client_keys, customers, escalations, members, organizations, refunds, representatives,
+    sla, support_access, tickets, webhook_events,
 };
 
 /// The queries of the API.
@@ -61,6 +62,7 @@ pub struct Mutation(
     OrganizationMutation,
     MembersMutation,
     ApiKeyMutation,
+    ClientKeyMutation,
     TicketMutation,
     CustomerMutation,
     RepresentativeMutation,
@@ -95,6 +97,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         organizations::MUTATIONS,
         &members::mutations(),
         api_keys::MUTATIONS,
+        client_keys::MUTATIONS,
         tickets::MUTATIONS,
         customers::MUTATIONS,
         representatives::MUTATIONS,
@@ -139,7 +142,7 @@ macro_rules! entities {
 }
 
 entities! {
-    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, BusinessCalendar, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule,
+    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, BusinessCalendar, ClientKey, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule,
         Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, RepresentativeAbsence, SlaEvent, SlaPolicy, SupportAccess, TeamPerformance, Ticket,
         TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketView, TicketWatcher, WebhookEvent;
     unlisted: Organization, Subscription, User;

@@ -35,6 +35,7 @@ const LEFT_OUT: &str = "'audit_unsealed', 'idempotency_keys', 'metric_marks', 'w
 /// What a copy beside its original does not have: what opens or pays for one of the two, and the history of the other.
 const NOT_CLONED: &[&str] = &[
     "api_keys",
+    "client_keys",
     "invitations",
     "subscriptions",
     "audit_logs",

@@ -239,8 +239,11 @@ codes! {
         "The organization would be left without an owner."
         "Make another member OWNER first.";
     ManagedElsewhere "MANAGED_ELSEWHERE"
-        "The identity provider decides about it."
+        "Somebody else decides about it: the identity provider, Stripe or the operator of the platform."
         "Change it there; it changes here by itself.";
+    BeyondPlan "BEYOND_PLAN"
+        "The plan of the organization does not include it."
+        "Change to a plan that does, or ask the operator of the platform.";
     AuthorRequired "AUTHOR_REQUIRED"
         "Only the author may change or delete it."
         "Write another message, or ask the author.";

@@ -211,7 +211,8 @@ fn decide(
     }
     if let Some(percentage) = definition.rollout_percentage {
         let bucket = murmur3(format!("{}:{}", definition.key, unit(definition, subject)?).as_bytes()) % 100_000;
-        return Ok((f64::from(bucket) < percentage * 1_000.0, FlagReason::Rollout));
+        // Rounded: 0.07 * 1000 is a little more than 70, and would take in bucket 70.
+        return Ok((f64::from(bucket) < (percentage * 1_000.0).round(), FlagReason::Rollout));
     }
     Ok((definition.default_enabled, FlagReason::Default))
 }

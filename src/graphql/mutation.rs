@@ -297,8 +297,10 @@ pub enum UserErrorCode {
     BeyondOwnRole,
     /// All seats of the subscription are taken.
     NoSeat,
-    /// The identity provider decides about it.
+    /// Somebody else decides about it: the identity provider, Stripe or the operator of the platform.
     ManagedElsewhere,
+    /// The plan does not include it.
+    BeyondPlan,
     /// Only the author may.
     AuthorRequired,
     /// No representative is online, has the capacity and can take it.

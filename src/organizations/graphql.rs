@@ -12,6 +12,7 @@ use crate::api_keys::ApiKey;
 use crate::audit::AuditLog;
 use crate::billing::{self, Subscription};
 use crate::budgets::{Budget, BudgetReservation};
+use crate::client_keys::ClientKey;
 use crate::customers::Customer;
 use crate::db::{Admission, Founded, TenantTx, refuse};
 use crate::error::{Error, Result};
@@ -104,6 +105,8 @@ relations! {
         team_performance -> TeamPerformance;
         /// The API keys, without their secrets. For administrators.
         api_keys -> ApiKey;
+        /// The client keys, without their private halves. For administrators.
+        client_keys -> ClientKey;
         /// When operators of the platform looked into the organization. For administrators.
         support_accesses -> SupportAccess;
         /// The audit log. For administrators.

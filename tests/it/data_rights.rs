@@ -300,7 +300,7 @@ async fn erasures_know_every_text_about_a_person() {
             and (c.relname in ('users', 'customer_profiles', 'tickets', 'ticket_messages', 'ticket_message_revisions', 'representative_absences') or exists (
                  select from pg_constraint f where f.conrelid = c.oid and f.contype = 'f'
                     and f.confrelid in ('tenantry.users'::regclass, 'tenantry.customer_profiles'::regclass, 'tenantry.tickets'::regclass)))
-            and c.relname not like 'audit_logs%' and c.relname not in ('platform_audit_logs', 'api_keys') order by 1",
+            and c.relname not like 'audit_logs%' and c.relname not in ('platform_audit_logs', 'api_keys', 'client_keys') order by 1",
     )
     .fetch_all(&mut database.system().await)
     .await

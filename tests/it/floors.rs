@@ -27,6 +27,7 @@ const FLOORS: &[&[&str]] = &[
         "audit",
         "billing",
         "budgets",
+        "client_keys",
         "customers",
         "escalations",
         "flags",

@@ -182,6 +182,7 @@ async fn tenants_are_copied_beside_themselves() {
     assert_eq!(other.remove("audit_logs").map(|rows| rows.len()), Some(1), "a history of its own");
     for table in [
         "api_keys",
+        "client_keys",
         "invitations",
         "subscriptions",
         "audit_seals",

@@ -702,6 +702,20 @@ const REQUESTS: &[Request] = &[
         ids: &[("/input/id", "ApiKeyRevokeInput.id")],
     },
     Request {
+        root: "clientKeyCreate",
+        allowed: Allowed::Roles(Action::ApiKeyWrite),
+        document: "mutation($input: ClientKeyCreateInput!) { clientKeyCreate(input: $input) { clientKey { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "name": "gate", "environment": "production" } }"#,
+        ids: &[],
+    },
+    Request {
+        root: "clientKeyRevoke",
+        allowed: Allowed::Roles(Action::ApiKeyWrite),
+        document: "mutation($input: ClientKeyRevokeInput!) { clientKeyRevoke(input: $input) { clientKey { name } userErrors { code field } } }",
+        variables: r#"{ "input": { "id": "$ClientKey" } }"#,
+        ids: &[("/input/id", "ClientKeyRevokeInput.id")],
+    },
+    Request {
         root: "customRoleCreate",
         allowed: Allowed::Roles(Action::RoleWrite),
         document: "mutation($input: CustomRoleCreateInput!) { customRoleCreate(input: $input) { customRole { name } userErrors { code field } } }",

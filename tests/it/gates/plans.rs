@@ -22,6 +22,7 @@ const MOST_ROWS: f64 = 2.0 * 20.0 * 101.0;
 const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("agent_configurations", &[], "made by hand: dozens"),
     ("api_keys", &[], "made by hand: dozens"),
+    ("client_keys", &[], "made by hand: dozens"),
     ("budgets", &[], "made by hand: dozens for each period"),
     ("custom_roles", &[], "made by hand: a hundred at most"),
     ("invitations", &[], "made by hand, and they expire"),
@@ -49,6 +50,7 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
 const KEPT_INDEXES: &[(&str, &str)] = &[
     ("api_keys_created_by_idx", "keys of a member who leaves"),
     ("api_keys_key_hash_idx", "who brings a key has no tenant yet"),
+    ("client_keys_created_by_idx", "keys of a member who leaves"),
     ("budget_reservations_due_idx", "the workers free what has expired"),
     ("budgets_due_idx", "the workers open periods for all"),
     ("budget_usage_records_resource_id_idx", "what a refund reserved and spent"),

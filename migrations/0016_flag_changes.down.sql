@@ -1,3 +1,5 @@
+drop trigger note_flag_update on tenantry.client_keys;
+drop trigger note_flag_change on tenantry.client_keys;
 drop trigger note_flag_insert on tenantry.ended_sessions;
 drop trigger note_flag_delete on tenantry.users;
 drop trigger note_flag_update on tenantry.users;

@@ -127,3 +127,8 @@ create trigger note_flag_delete after delete on tenantry.users
     for each row execute function tenantry.note_flag_change('ACCESS', '', 'id');
 create trigger note_flag_insert after insert on tenantry.ended_sessions
     for each row execute function tenantry.note_flag_change('ACCESS', '', '', 'session_id');
+create trigger note_flag_change after insert or delete on tenantry.client_keys
+    for each row execute function tenantry.note_flag_change('ORGANIZATION', 'organization_id');
+create trigger note_flag_update after update of public_key, expires_at, revoked_at on tenantry.client_keys for each row
+    when ((new.public_key, new.expires_at, new.revoked_at) is distinct from (old.public_key, old.expires_at, old.revoked_at))
+    execute function tenantry.note_flag_change('ORGANIZATION', 'organization_id');

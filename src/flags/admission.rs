@@ -18,13 +18,15 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::memory::{Flags, STALE};
-use crate::access::{Action, Actor, Bearer, Credential, KeyBearer, OrganizationRef, Tenant};
+use super::snapshot::Snapshot;
+use crate::access::{Action, Actor, Bearer, Credential, KeyBearer, OrganizationRef};
 use crate::auth::api_key::{self, ApiKeySecret};
 use crate::auth::parse_authorization;
+use crate::client_keys::token;
 use crate::db::{Bind, TenantTx, refuse};
 use crate::error::{Error, Result};
 use crate::graphql::session::{Credentials, Services, Session};
-use crate::id::{OrganizationId, UserId};
+use crate::id::{ClientKeyId, OrganizationId, UserId};
 
 /// How long what the database said holds.
 pub const FRESH: TimeDelta = TimeDelta::seconds(60);
@@ -127,6 +129,13 @@ pub enum Who {
         /// Its SHA-256.
         hash: [u8; 32],
     },
+    /// A client, as the organization's backend has signed it.
+    Client {
+        /// The key that has signed it.
+        key: ClientKeyId,
+        /// Whom it evaluates for.
+        subject: String,
+    },
 }
 
 impl Who {
@@ -134,13 +143,14 @@ impl Who {
         match self {
             Self::Person { user, .. } => Some(user.uuid()),
             Self::Program { key, .. } => Some(*key),
+            Self::Client { .. } => None,
         }
     }
 
     fn session(&self) -> Option<&str> {
         match self {
             Self::Person { session, .. } => session.as_deref(),
-            Self::Program { .. } => None,
+            Self::Program { .. } | Self::Client { .. } => None,
         }
     }
 
@@ -150,6 +160,7 @@ impl Who {
         match self {
             Self::Person { user, .. } => Some(user.uuid().to_string()),
             Self::Program { .. } => None,
+            Self::Client { subject, .. } => Some(unit_of(subject)),
         }
     }
 }
@@ -284,7 +295,7 @@ impl Admissions {
         if self.rate > 0 {
             let per_second = match admitted.proof.who {
                 Who::Program { .. } => self.rate,
-                Who::Person { .. } => (self.rate / PROGRAM).max(1),
+                Who::Person { .. } | Who::Client { .. } => (self.rate / PROGRAM).max(1),
             };
             let rate = Rate { per_second, at_once: per_second.saturating_mul(BURST_SECONDS) };
             admitted.allowance.check(rate, services.clock.now(), true).map_err(too_many)?;
@@ -302,7 +313,7 @@ impl Admissions {
         let before = self.known.get(&fingerprint);
         let now = services.clock.now();
         if let Some(known) = &before {
-            if known.holds(now, flags.is_away()) {
+            if known.holds(now, flags.is_away()) && is_key_in_force(flags, &known.proof, now) {
                 return Ok(Arc::clone(known));
             }
             self.known.remove_if(&fingerprint, |there| Arc::ptr_eq(there, known));
@@ -315,13 +326,28 @@ impl Admissions {
             Err(place) => place,
         };
         self.refused_lately(&fingerprint, services.clock.now())?;
+        let allowance = before.map(|before| Arc::clone(&before.allowance)).unwrap_or_default();
+        // What is decided in memory is bounded by what a request costs.
+        if let Some(token) = client_token_of(visitor.credentials) {
+            return match verify(&*flags.loaded_snapshot().await?, token, now, allowance) {
+                Ok(admitted) => {
+                    let admitted = Arc::new(admitted);
+                    drop(place.insert(Arc::clone(&admitted)));
+                    Ok(admitted)
+                }
+                Err(why) => {
+                    let refusal = Refusal::ClientToken(format!("The token was refused: {why}."));
+                    self.refused.insert(fingerprint, (refusal.clone(), now + REFUSED));
+                    Err(refusal)
+                }
+            };
+        }
         let failures = address.map(|address| self.failures_of(address));
         let rate = Rate { per_second: FAILURES_PER_SECOND, at_once: FAILURES };
         if let Some(failures) = &failures {
             failures.check(rate, now, false).map_err(too_many)?;
         }
         let forgotten = self.forgotten.load(Ordering::Acquire);
-        let allowance = before.map(|before| Arc::clone(&before.allowance)).unwrap_or_default();
         match ask(services, visitor.credentials, allowance).await {
             Ok(admitted) => {
                 let admitted = Arc::new(admitted);
@@ -388,6 +414,34 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The token of a request, if it is a client token.
+fn client_token_of(credentials: Credentials<'_>) -> Option<&str> {
+    parse_authorization(credentials.authorization?).ok().filter(|token| token::looks_like(token))
+}
+
+fn verify(
+    snapshot: &Snapshot,
+    token: &str,
+    now: DateTime<Utc>,
+    allowance: Arc<Allowance>,
+) -> std::result::Result<Admitted, token::Refusal> {
+    let token = token::verify(token, |id| snapshot.client_key(id, now).map(|key| key.public), now)?;
+    let key = snapshot.client_key(token.key, now).ok_or(token::Refusal::UnknownKey)?;
+    let expires_at = key.expires_at.map_or(token.expires_at, |end| end.min(token.expires_at));
+    let who = Who::Client { key: token.key, subject: token.subject };
+    Ok(Admitted { proof: Proof { organization: key.organization, who }, expires_at, confirmed_at: now, allowance })
+}
+
+/// Whether the key behind a client token is in force; everybody else's credential is the database's to judge.
+fn is_key_in_force(flags: &Flags, proof: &Proof, now: DateTime<Utc>) -> bool {
+    match &proof.who {
+        Who::Client { key, .. } => flags
+            .snapshot()
+            .is_ok_and(|known| known.client_key(*key, now).is_some_and(|key| key.organization == proof.organization)),
+        Who::Person { .. } | Who::Program { .. } => true,
+    }
+}
+
 /// Asks the database, as every request does.
 async fn ask(
     services: &Arc<Services>,
@@ -421,13 +475,15 @@ async fn ask(
     Ok(Admitted { proof: Proof { organization, who }, expires_at, confirmed_at, allowance })
 }
 
-/// Asks the database whether who was admitted still is.
+/// Asks the database, or the memory of client keys, whether who was admitted still is.
 ///
 /// # Errors
 /// As a request with the credential would get it.
-pub async fn confirm(services: &Services, proof: &Proof, ip: Option<IpAddr>) -> Result<Tenant> {
+pub async fn confirm(flags: &Flags, services: &Services, proof: &Proof, ip: Option<IpAddr>) -> Result<()> {
     let (db, now) = (&services.db, services.clock.now());
     let credential = match &proof.who {
+        Who::Client { .. } if is_key_in_force(flags, proof, now) => return Ok(()),
+        Who::Client { .. } => return Err(Error::InvalidToken(token::Refusal::UnknownKey.to_string())),
         Who::Person { subject, session, .. } => Credential::Token(Bearer { subject, session: session.as_deref() }),
         Who::Program { hash, .. } => Credential::Key(KeyBearer { hash, ip, now }),
     };
@@ -437,8 +493,7 @@ pub async fn confirm(services: &Services, proof: &Proof, ip: Option<IpAddr>) -> 
         Err(Error::OrganizationNotFound) => refuse(db, credential).await?,
         Err(error) => return Err(error),
     };
-    tenant.check(Action::FlagRead)?;
-    Ok(tenant)
+    tenant.check(Action::FlagRead)
 }
 
 #[cfg(test)]

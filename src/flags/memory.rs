@@ -20,13 +20,14 @@ use uuid::Uuid;
 
 use super::admission::{Admissions, Lost};
 use super::evaluate::{Definition, FlagOverrideSource, FlagRolloutUnit, FlagValueType, Override};
-use super::snapshot::{Definitions, Etag, OrganizationFlags, Snapshot};
+use super::snapshot::{Definitions, Etag, KnownKey, OrganizationFlags, Snapshot};
 use super::usage::Usage;
 use super::{FlagKind, variants};
+use crate::client_keys::token::PublicKey;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx, connect_alone};
 use crate::error::{Error, Result};
-use crate::id::OrganizationId;
+use crate::id::{ClientKeyId, OrganizationId};
 use crate::organizations::OrganizationPlan;
 
 /// The channel of NOTIFY.
@@ -333,6 +334,8 @@ impl Flags {
             next = Some(ids.into_iter().map(OrganizationId::from_uuid).fold(changed, |snapshot, id| {
                 snapshot.with_organization(id, known.remove(&id))
             }));
+            let keys = client_keys(&mut tx, Some(&found.organizations.iter().copied().collect::<Vec<_>>())).await?;
+            next = next.map(|next| next.with_client_keys(&found.organizations, keys));
         }
         tx.commit().await?;
         match next {
@@ -439,7 +442,26 @@ pub async fn forget_changes(db: &Db) -> Result<u64> {
 
 async fn everything(tx: &mut SystemTx) -> Result<Snapshot> {
     let definitions = definitions(tx).await?;
-    Ok(Snapshot::new(definitions, organizations(tx, None).await?))
+    let organizations = organizations(tx, None).await?;
+    Ok(Snapshot::new(definitions, organizations, client_keys(tx, None).await?))
+}
+
+/// The client keys of these organizations, or of all, that were not revoked.
+async fn client_keys(tx: &mut SystemTx, only: Option<&[Uuid]>) -> Result<HashMap<ClientKeyId, KnownKey>> {
+    let rows = sqlx::query!(
+        "select k.id, k.organization_id, k.public_key, k.expires_at
+           from tenantry.client_keys k join tenantry.organizations o on o.id = k.organization_id and o.deleted_at is null
+          where k.revoked_at is null and ($1::uuid[] is null or k.organization_id = any ($1))",
+        only
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let known = rows.into_iter().map(|row| {
+        let public = PublicKey::try_from(row.public_key.as_slice()).map_err(Error::internal)?;
+        let organization = OrganizationId::from_uuid(row.organization_id);
+        Ok((ClientKeyId::from_uuid(row.id), KnownKey { organization, public, expires_at: row.expires_at }))
+    });
+    known.collect()
 }
 
 async fn stream_secret(tx: &mut SystemTx) -> Result<[u8; 32]> {

@@ -3,14 +3,16 @@
 //! A snapshot never changes. A new one shares with the one before whatever stayed as it was, so that a change of one
 //! organization copies the pointers of one shard.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::evaluate::{Definition, Evaluation, Override, Subject, TargetingKeyMissing, evaluate};
-use crate::id::OrganizationId;
+use crate::client_keys::token::PublicKey;
+use crate::id::{ClientKeyId, OrganizationId};
 use crate::organizations::OrganizationPlan;
 
 /// Organizations are spread over so many maps by the last byte of their id, which is random.
@@ -103,9 +105,21 @@ impl OrganizationFlags {
 
 type Shard = HashMap<OrganizationId, Arc<OrganizationFlags>>;
 
+/// The public half of a key that signs client tokens, in force.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownKey {
+    /// Whose.
+    pub organization: OrganizationId,
+    /// The key.
+    pub public: PublicKey,
+    /// From here on it is none.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
 /// What decides, at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
+    client_keys: Arc<HashMap<ClientKeyId, KnownKey>>,
     definitions: Arc<Definitions>,
     /// Organizations on the least plan and without overrides are in none of them.
     shards: Vec<Arc<Shard>>,
@@ -117,12 +131,14 @@ impl Snapshot {
     pub fn new(
         definitions: Definitions,
         organizations: impl IntoIterator<Item = (OrganizationId, OrganizationFlags)>,
+        client_keys: HashMap<ClientKeyId, KnownKey>,
     ) -> Self {
         let mut shards = vec![Shard::new(); SHARDS];
         for (id, flags) in organizations {
             shards[shard_of(id)].insert(id, Arc::new(flags));
         }
-        Self { definitions: Arc::new(definitions), shards: shards.into_iter().map(Arc::new).collect() }
+        let shards = shards.into_iter().map(Arc::new).collect();
+        Self { client_keys: Arc::new(client_keys), definitions: Arc::new(definitions), shards }
     }
 
     /// The same with other definitions.
@@ -140,6 +156,24 @@ impl Snapshot {
             None => drop(shard.remove(&id)),
         }
         self
+    }
+
+    /// The same with the keys that some organizations have now.
+    #[must_use]
+    pub fn with_client_keys(mut self, of: &BTreeSet<Uuid>, keys: HashMap<ClientKeyId, KnownKey>) -> Self {
+        let had = self.client_keys.values().any(|key| of.contains(&key.organization.uuid()));
+        if had || !keys.is_empty() {
+            let known = Arc::make_mut(&mut self.client_keys);
+            known.retain(|_, key| !of.contains(&key.organization.uuid()));
+            known.extend(keys);
+        }
+        self
+    }
+
+    /// A key that signs client tokens, if it is in force.
+    #[must_use]
+    pub fn client_key(&self, id: ClientKeyId, now: DateTime<Utc>) -> Option<KnownKey> {
+        self.client_keys.get(&id).filter(|key| key.expires_at.is_none_or(|end| now < end)).copied()
     }
 
     /// The definitions.
@@ -169,7 +203,8 @@ impl Snapshot {
         };
         let values = |definition: &Definition| definition.variants.iter().map(|v| v.value.to_string().len() + 64).sum::<usize>();
         let definitions = self.definitions.all.iter().map(|one| size_of::<Definition>() + one.key.len() + values(one));
-        self.shards.iter().map(|shard| of_shard(shard)).sum::<usize>() + definitions.sum::<usize>()
+        let keys = self.client_keys.capacity() * (size_of::<(ClientKeyId, KnownKey)>() + 1);
+        keys + self.shards.iter().map(|shard| of_shard(shard)).sum::<usize>() + definitions.sum::<usize>()
     }
 
     /// The configuration of an organization at a moment: its plan and overrides, the definitions, and which of them have begun or
@@ -248,8 +283,6 @@ pub fn mix(one: u64, other: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
-    use uuid::Uuid;
-
     use super::*;
     use crate::flags::{FlagKind, FlagOverrideSource, FlagReason, FlagRolloutUnit, FlagValueType};
 
@@ -280,7 +313,7 @@ mod tests {
     #[test]
     fn a_change_of_one_organization_is_no_change_of_the_others() {
         let [one, other] = [1, 2].map(|number| OrganizationId::from_uuid(Uuid::from_u128(number)));
-        let empty = Snapshot::new(Definitions::new(vec![definition("b"), definition("a")]), []);
+        let empty = Snapshot::new(Definitions::new(vec![definition("b"), definition("a")]), [], HashMap::new());
         let own = OrganizationFlags::new(OrganizationPlan::Pro, vec![("b".into(), on(None)), ("a".into(), on(None))]);
         let changed = empty.clone().with_organization(one, Some(own));
         assert_eq!(changed.etag(other, now()), empty.etag(other, now()));
@@ -302,7 +335,7 @@ mod tests {
         let (opens, ends) = (now() + TimeDelta::hours(1), now() + TimeDelta::hours(2));
         let flag = Definition { starts_at: Some(opens), ..definition("a") };
         let own = OrganizationFlags::new(OrganizationPlan::Free, vec![("a".into(), on(Some(ends)))]);
-        let snapshot = Snapshot::new(Definitions::new(vec![flag]), [(id, own)]);
+        let snapshot = Snapshot::new(Definitions::new(vec![flag]), [(id, own)], HashMap::new());
         let tags = [now(), opens, ends].map(|at| snapshot.etag(id, at));
         assert!(tags[0] != tags[1] && tags[1] != tags[2] && tags[0] != tags[2], "{tags:?}");
         assert_eq!(snapshot.etag(id, opens - TimeDelta::seconds(1)), tags[0]);
@@ -314,7 +347,7 @@ mod tests {
         let id = OrganizationId::from_uuid(Uuid::from_u128(1));
         let made = |keys: [&str; 2]| {
             let own = OrganizationFlags::new(OrganizationPlan::Pro, keys.map(|key| (key.into(), on(None))).to_vec());
-            Snapshot::new(Definitions::new(keys.map(definition).to_vec()), [(id, own)]).etag(id, now())
+            Snapshot::new(Definitions::new(keys.map(definition).to_vec()), [(id, own)], HashMap::new()).etag(id, now())
         };
         assert_eq!(made(["a", "b"]), made(["b", "a"]));
         assert_ne!(made(["a", "b"]), made(["a", "c"]));

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::snapshot::Definitions;
 use crate::db::{Db, SystemTx};
 use crate::error::{Error, Result};
-use crate::id::OrganizationId;
+use crate::id::{ClientKeyId, OrganizationId};
 
 /// Rows of one statement.
 const BATCH: usize = 5000;
@@ -19,6 +19,8 @@ const BATCH: usize = 5000;
 #[derive(Debug, Default)]
 pub struct Usage {
     counted: Mutex<HashMap<OrganizationId, Counted>>,
+    /// Client keys, and when they were used last.
+    keys: Mutex<HashMap<(OrganizationId, ClientKeyId), DateTime<Utc>>>,
     /// Requests since the start.
     requests: AtomicU64,
 }
@@ -59,6 +61,11 @@ impl Usage {
         }
     }
 
+    /// A client key was used.
+    pub fn key(&self, organization: OrganizationId, key: ClientKeyId, now: DateTime<Utc>) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert((organization, key), now);
+    }
+
     /// Requests of this process for one flag or for all, since its start.
     #[must_use]
     pub fn requests(&self) -> u64 {
@@ -84,6 +91,10 @@ impl Usage {
                 }
                 return Err(error);
             }
+        }
+        let keys = std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner));
+        if !keys.is_empty() {
+            write_keys(db, keys).await?;
         }
         Ok(rows.len())
     }
@@ -137,6 +148,27 @@ async fn write(db: &Db, rows: &[Row]) -> Result<()> {
         &keys,
         &times,
         &last
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.commit().await
+}
+
+/// A use that is not written is written with the next.
+async fn write_keys(db: &Db, keys: HashMap<(OrganizationId, ClientKeyId), DateTime<Utc>>) -> Result<()> {
+    let mut used: Vec<_> = keys.into_iter().map(|((of, key), at)| (of.uuid(), key.uuid(), at)).collect();
+    used.sort_unstable();
+    let organizations: Vec<Uuid> = used.iter().map(|one| one.0).collect();
+    let ids: Vec<Uuid> = used.iter().map(|one| one.1).collect();
+    let at: Vec<DateTime<Utc>> = used.iter().map(|one| one.2).collect();
+    let mut tx = SystemTx::begin(db).await?;
+    sqlx::query!(
+        "update tenantry.client_keys k set last_used_at = u.at
+           from unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) as u (organization, id, at)
+          where k.organization_id = u.organization and k.id = u.id and (k.last_used_at is null or k.last_used_at < u.at)",
+        &organizations,
+        &ids,
+        &at
     )
     .execute(tx.conn())
     .await?;

@@ -288,6 +288,9 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "cli/webhooks/show.rs",
         "data_rights.rs",
         "escalations/jobs.rs",
+        // What decides about the flags of all organizations, in memory, and how often they are asked for.
+        "flags/memory.rs",
+        "flags/usage.rs",
         "job_runs.rs",
         "jobs/mod.rs",
         "members/invitation_mail.rs",

@@ -27,6 +27,8 @@ mod local_postgres;
 mod mail;
 mod members;
 mod migrations;
+mod ofrep;
+mod packages;
 mod people;
 mod performance;
 mod pooler;

@@ -304,7 +304,7 @@ impl TestApp {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(app.services.events.clone().listen(database.options(local_postgres::APP_ROLE), stopping.clone()));
-        let (flags, listening) = (app.flags.clone(), database.options(local_postgres::APP_ROLE));
+        let (flags, listening) = (std::sync::Arc::clone(&app.flags), database.options(local_postgres::APP_ROLE));
         tokio::spawn(flags.keep(app.services.db.clone(), listening, stopping.clone()));
         tokio::spawn(tenantry::http::serve(listener, tenantry::http::router(&app.edge), stopping));
         Self { app, database, clock: setup.clock, address, client: reqwest::Client::new(), stop }

@@ -26,12 +26,13 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
 
 use crate::error::Error;
-use crate::flags::admission::{Admitted, Refusal, Visitor, unit_of};
+use crate::flags::admission::{Admitted, Refusal, Visitor, Who, unit_of};
 use crate::flags::snapshot::mix;
 use crate::graphql::Credentials;
 use crate::http::Edge;
@@ -149,6 +150,15 @@ impl Ofrep {
     }
 }
 
+impl Ofrep {
+    /// Notes that the key of a client token was used.
+    fn note(&self, admitted: &Admitted, now: DateTime<Utc>) {
+        if let Who::Client { key, .. } = admitted.proof.who {
+            self.edge.flags.usage.key(admitted.proof.organization, key, now);
+        }
+    }
+}
+
 /// Whom flags are decided for: the credential's person, or whom the context names.
 fn unit(admitted: &Admitted, asked: &Asked) -> Option<String> {
     admitted.proof.who.unit().or_else(|| asked.targeting_key.as_deref().map(unit_of))
@@ -183,6 +193,7 @@ async fn decide_one(ofrep: &Ofrep, key: &str, request: Request) -> Result<Respon
         Failure::new(StatusCode::BAD_REQUEST, answer::TARGETING_KEY_MISSING, answer::KEY_IS_MISSING)
     })?;
     flags.usage.one(organization, key, now);
+    ofrep.note(&admitted, now);
     let mut text = Vec::with_capacity(256);
     answer::write(&mut text, key, &evaluation).map_err(Error::internal)?;
     let mut response = whole(StatusCode::OK, text);
@@ -212,6 +223,7 @@ async fn decide_all(ofrep: &Ofrep, request: Request) -> Result<Response, Failure
     let subject = [unit.as_deref().unwrap_or("\0"), &ticket].into_iter().flat_map(str::bytes).fold(0, |tag, byte| mix(tag, byte.into()));
     let etag = format!("\"{config}-{subject:016x}\"");
     flags.usage.all(organization, now);
+    ofrep.note(&admitted, now);
     let mut response = if is_known(&parts.headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {

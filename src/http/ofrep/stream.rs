@@ -22,7 +22,7 @@ use tokio::time::{Instant, Interval, interval_at};
 use super::ticket::Ticket;
 use super::{Failure, Ofrep, caller_of};
 use crate::flags::Etag;
-use crate::flags::admission::{Lost, Proof, confirm};
+use crate::flags::admission::{Lost, Proof, Who, confirm};
 use crate::id::OrganizationId;
 
 /// Proxies close connections on which nothing happens.
@@ -84,7 +84,7 @@ async fn opened(ofrep: Ofrep, request: Request) -> Result<Response, Failure> {
     let ticket = if let Some(sent) = sent {
         let refused = || Failure::new(StatusCode::UNAUTHORIZED, "GENERAL", "The address of the stream has expired: ask for the flags again.");
         let ticket = Ticket::open(sent, &flags.stream_secret()?, now).ok_or_else(refused)?;
-        confirm(&ofrep.edge.services, &ticket.proof, caller.ip).await?;
+        confirm(flags, &ofrep.edge.services, &ticket.proof, caller.ip).await?;
         ticket
     } else {
         Ticket::of(&*ofrep.admit(&caller).await?, now)
@@ -156,8 +156,9 @@ impl Followed {
                 () = flags.until_turn(self.proof.organization) => false,
                 _ = self.idle.tick() => return Some((Ok(Bytes::from_static(b":\n\n")), self)),
             };
-            if concerned
-                && let Err(error) = confirm(&self.ofrep.edge.services, &self.proof, self.ip).await
+            // A client key is looked for in memory.
+            if (concerned || matches!(self.proof.who, Who::Client { .. }))
+                && let Err(error) = confirm(&flags, &self.ofrep.edge.services, &self.proof, self.ip).await
                 && error.status().is_client_error()
             {
                 return None;

@@ -45,13 +45,14 @@ struct Written {
 enum WrittenWho {
     P(Uuid, String, Option<String>),
     K(Uuid, String),
+    C(Uuid, String),
 }
 
 impl Ticket {
     /// That of a credential.
     pub(super) fn of(admitted: &Admitted, now: DateTime<Utc>) -> Self {
         let expires_at = match admitted.proof.who {
-            Who::Person { .. } => admitted.expires_at,
+            Who::Person { .. } | Who::Client { .. } => admitted.expires_at,
             // The end of the next hour, so that it is the same for an hour and good for another.
             Who::Program { .. } => {
                 let hour = now.duration_trunc(PROGRAM).unwrap_or(now);
@@ -66,6 +67,7 @@ impl Ticket {
         let w = match &self.proof.who {
             Who::Person { user, subject, session } => WrittenWho::P(user.uuid(), subject.clone(), session.clone()),
             Who::Program { key, hash } => WrittenWho::K(*key, hex(hash)),
+            Who::Client { key, subject } => WrittenWho::C(key.uuid(), subject.clone()),
         };
         let written = Written { o: self.proof.organization.uuid(), x: self.expires_at.timestamp(), w };
         // It is made of texts and numbers, which JSON can write.
@@ -84,6 +86,7 @@ impl Ticket {
         let who = match w {
             WrittenWho::P(user, subject, session) => Who::Person { user: Id::from_uuid(user), subject, session },
             WrittenWho::K(key, hash) => Who::Program { key, hash: unhex(&hash)? },
+            WrittenWho::C(key, subject) => Who::Client { key: Id::from_uuid(key), subject },
         };
         let expires_at = DateTime::from_timestamp(x, 0).filter(|expires_at| now < *expires_at)?;
         Some(Self { proof: Proof { organization: Id::from_uuid(o), who }, expires_at })
@@ -110,6 +113,7 @@ mod tests {
         for who in [
             Who::Person { user: Id::from_uuid(id(2)), subject: "user_1".into(), session: Some("sess_1".into()) },
             Who::Program { key: id(3), hash: [9; 32] },
+            Who::Client { key: Id::from_uuid(id(4)), subject: "\u{fc}".repeat(255) },
         ] {
             let proof = Proof { organization: Id::from_uuid(id(1)), who };
             let ticket = Ticket { proof, expires_at: now + TimeDelta::seconds(60) };

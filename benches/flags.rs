@@ -76,23 +76,40 @@ fn main() -> Anything<()> {
     let start = || Server::start(&postgres, &data_dir, &["--role", "api"], &[("OFREP_RATE_LIMIT", "0")]);
     let instances = [start()?, start()?];
     let mut table = Vec::new();
-    println!("| | req/s | of the bare handler | p50, p99 ms | CPU µs | bare req/s, p99 ms |\n|---|---|---|---|---|---|");
+    println!(
+        "| | req/s | of the bare handler | p50, p99 ms | CPU µs | bare req/s, p99 ms |\n|---|---|---|---|---|---|"
+    );
     for (name, path, context) in [
-        ("one flag", "/ofrep/v1/evaluate/flags/bench-00", json!({ "targetingKey": "customer-7", "email": "someone@example.com" })),
+        (
+            "one flag",
+            "/ofrep/v1/evaluate/flags/bench-00",
+            json!({ "targetingKey": "customer-7", "email": "someone@example.com" }),
+        ),
         ("one flag, a rollout of users", "/ofrep/v1/evaluate/flags/bench-01", json!({ "targetingKey": "customer-7" })),
         ("all 50", "/ofrep/v1/evaluate/flags", json!({ "targetingKey": "customer-7", "email": "someone@example.com" })),
     ] {
         table.push(beside_bare(&instances[0], &data_dir, &options, name, path, &key, &context)?);
     }
     let seen = runtime.block_on(changes(&mut admin, &instances, &key, options.changes))?;
-    println!("\nA change, from its commit until two instances show it: p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms, of {}", seen.0, seen.1, seen.2, options.changes);
+    println!(
+        "\nA change, from its commit until two instances show it: p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms, of {}",
+        seen.0, seen.1, seen.2, options.changes
+    );
     let memory = runtime.block_on(memory(&mut admin, &instances[0], &options))?;
     println!(
         "{} organizations with {} flags and {} overrides each: {} bytes of snapshot by its own count ({} an organization), {} bytes of the process more than before",
-        options.organizations, MANY_FLAGS, options.overrides, memory.0, memory.0 / u64::try_from(options.organizations)?, memory.1
+        options.organizations,
+        MANY_FLAGS,
+        options.overrides,
+        memory.0,
+        memory.0 / u64::try_from(options.organizations)?,
+        memory.1
     );
     let json = json!({ "evaluations": table, "changeVisibleMs": { "p50": seen.0, "p99": seen.1, "most": seen.2 }, "snapshotBytes": memory.0, "processBytes": memory.1 });
-    std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-flags.json"), serde_json::to_string_pretty(&json)?)?;
+    std::fs::write(
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-flags.json"),
+        serde_json::to_string_pretty(&json)?,
+    )?;
     Ok(())
 }
 
@@ -112,7 +129,7 @@ async fn prepare(postgres: &LocalPostgres) -> Anything<(PgConnection, String)> {
     let key = ApiKeySecret::default();
     sqlx::query(
         "insert into tenantry.api_keys (organization_id, id, name, prefix, key_hash, scopes)
-         select id, gen_random_uuid(), 'bench', $1, $2, '{FLAG_READ}' from tenantry.organizations where slug = 'acme-corp'",
+         select id, gen_random_uuid(), 'bench', $1, $2, '{FEATURE_FLAG_READ}' from tenantry.organizations where slug = 'acme-corp'",
     )
     .bind(key.shown())
     .bind(&key.hash()[..])
@@ -176,7 +193,9 @@ fn beside_bare(
         answer.len(),
         100.0 * rate / bare_rate
     );
-    Ok(json!({ "what": name, "perSecond": rate, "barePerSecond": bare_rate, "p50": p50, "p99": p99, "bareP99": bare_p99, "cpuMicros": cpu }))
+    Ok(
+        json!({ "what": name, "perSecond": rate, "barePerSecond": bare_rate, "p50": p50, "p99": p99, "bareP99": bare_p99, "cpuMicros": cpu }),
+    )
 }
 
 /// A process that reads each request's body and answers it with the bytes of a file.
@@ -343,7 +362,9 @@ async fn memory(admin: &mut PgConnection, instance: &Server, options: &Options) 
         let figure = |name: &str| -> Option<u64> {
             metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
-        if figure("tenantry_flags_organizations ").is_some_and(|known| known >= u64::try_from(organizations).unwrap_or(u64::MAX)) {
+        if figure("tenantry_flags_organizations ")
+            .is_some_and(|known| known >= u64::try_from(organizations).unwrap_or(u64::MAX))
+        {
             let bytes = figure("tenantry_flags_snapshot_bytes ").ok_or("no such metric")?;
             return Ok((bytes, resident(instance.child.id())?.saturating_sub(before)));
         }

@@ -289,8 +289,6 @@ matrix! {
     OrganizationLeave, "ORGANIZATION_LEAVE", personal: Owner Admin Member Viewer;
     /// Hand the organization over to another member.
     OwnershipTransfer, "OWNERSHIP_TRANSFER", personal: Owner;
-    /// Have feature flags decided, over OFREP.
-    FlagRead, "FLAG_READ": Owner Admin Member Viewer;
     /// Invite people, send invitations again, revoke them. Owners only where an owner is invited.
     InvitationWrite, "INVITATION_WRITE", personal: Owner Admin;
     /// Read invitations.
@@ -307,6 +305,8 @@ matrix! {
     WebhookRead, "WEBHOOK_READ": Owner Admin;
     /// Replay webhook events of the organization.
     WebhookReplay, "WEBHOOK_REPLAY", guarded: Owner Admin;
+    /// Have feature flags decided, over OFREP.
+    FeatureFlagRead, "FEATURE_FLAG_READ": Owner Admin Member Viewer;
     /// Override feature flags for the organization, within its plan.
     FeatureFlagWrite, "FEATURE_FLAG_WRITE", guarded: Owner Admin;
 }
@@ -343,7 +343,7 @@ impl Actions {
     #[must_use]
     pub fn of_custom_role(labels: &str) -> Self {
         let given: Self = of_labels(labels).filter(|action| !action.is_owners_alone()).collect();
-        given.with(Action::OrganizationRead).with(Action::OrganizationLeave).with(Action::FlagRead)
+        given.with(Action::OrganizationRead).with(Action::OrganizationLeave).with(Action::FeatureFlagRead)
     }
 
     /// What a program may whose key has these scopes, separated by commas.

@@ -274,6 +274,8 @@ impl Admissions {
 
     /// Forgets whoever may have lost access.
     pub fn forget(&self, lost: &[Lost]) {
+        // What was refused may have come about.
+        self.refused.clear();
         if lost.is_empty() {
             return;
         }
@@ -291,6 +293,8 @@ impl Admissions {
         services: &Arc<Services>,
         visitor: Visitor<'_>,
     ) -> std::result::Result<Arc<Admitted>, Refusal> {
+        // What is asked while everything is loaded is asked again.
+        flags.loaded_snapshot().await?;
         let admitted = self.find(flags, services, visitor).await?;
         if self.rate > 0 {
             let per_second = match admitted.proof.who {
@@ -310,6 +314,7 @@ impl Admissions {
         visitor: Visitor<'_>,
     ) -> std::result::Result<Arc<Admitted>, Refusal> {
         let fingerprint = fingerprint(visitor.credentials).ok_or(Error::Unauthenticated)?;
+        let forgotten = self.forgotten.load(Ordering::Acquire);
         let before = self.known.get(&fingerprint);
         let now = services.clock.now();
         if let Some(known) = &before {
@@ -326,7 +331,7 @@ impl Admissions {
             Err(place) => place,
         };
         self.refused_lately(&fingerprint, services.clock.now())?;
-        let allowance = before.map(|before| Arc::clone(&before.allowance)).unwrap_or_default();
+        let allowance = before.as_ref().map(|before| Arc::clone(&before.allowance)).unwrap_or_default();
         // What is decided in memory is bounded by what a request costs.
         if let Some(token) = client_token_of(visitor.credentials) {
             return match verify(&*flags.loaded_snapshot().await?, token, now, allowance) {
@@ -337,18 +342,21 @@ impl Admissions {
                 }
                 Err(why) => {
                     let refusal = Refusal::ClientToken(format!("The token was refused: {why}."));
-                    self.refused.insert(fingerprint, (refusal.clone(), now + REFUSED));
-                    Err(refusal)
+                    Err(self.remember(fingerprint, refusal, now))
                 }
             };
         }
+        // A signature or a checksum that is wrong asks nothing of the database.
+        let session = match Session::open(services, visitor.credentials).await.map_err(Refusal::from) {
+            Ok(session) => session,
+            Err(refusal) => return Err(self.remember(fingerprint, refusal, now)),
+        };
         let failures = address.map(|address| self.failures_of(address));
         let rate = Rate { per_second: FAILURES_PER_SECOND, at_once: FAILURES };
         if let Some(failures) = &failures {
             failures.check(rate, now, false).map_err(too_many)?;
         }
-        let forgotten = self.forgotten.load(Ordering::Acquire);
-        match ask(services, visitor.credentials, allowance).await {
+        match ask(&session, visitor.credentials, allowance).await {
             Ok(admitted) => {
                 let admitted = Arc::new(admitted);
                 if self.forgotten.load(Ordering::Acquire) == forgotten {
@@ -362,15 +370,28 @@ impl Admissions {
                 Ok(admitted)
             }
             Err(refusal) => {
-                if refusal.is_final() {
-                    self.refused.insert(fingerprint, (refusal.clone(), services.clock.now() + REFUSED));
-                    if let Some(failures) = &failures {
-                        failures.check(rate, now, true).ok();
-                    }
+                let is_unchanged = self.forgotten.load(Ordering::Acquire) == forgotten;
+                if let Some(before) =
+                    before.filter(|before| is_unchanged && !refusal.is_final() && before.holds(now, true))
+                {
+                    // The database has just gone away: what it said last holds a while longer.
+                    drop(place.insert(Arc::clone(&before)));
+                    return Ok(before);
                 }
-                Err(refusal)
+                if let Some(failures) = failures.filter(|_| refusal.is_final()) {
+                    failures.check(rate, now, true).ok();
+                }
+                Err(self.remember(fingerprint, refusal, now))
             }
         }
+    }
+
+    /// Keeps a refusal for whoever comes with the same credential, if it is the credential's fault.
+    fn remember(&self, fingerprint: Fingerprint, refusal: Refusal, now: DateTime<Utc>) -> Refusal {
+        if refusal.is_final() {
+            self.refused.insert(fingerprint, (refusal.clone(), now + REFUSED));
+        }
+        refusal
     }
 
     fn refused_lately(&self, fingerprint: &Fingerprint, now: DateTime<Utc>) -> std::result::Result<(), Refusal> {
@@ -444,16 +465,15 @@ fn is_key_in_force(flags: &Flags, proof: &Proof, now: DateTime<Utc>) -> bool {
 
 /// Asks the database, as every request does.
 async fn ask(
-    services: &Arc<Services>,
+    session: &Session,
     credentials: Credentials<'_>,
     allowance: Arc<Allowance>,
 ) -> std::result::Result<Admitted, Refusal> {
-    let confirmed_at = services.clock.now();
-    let session = Session::open(services, credentials).await?;
+    let confirmed_at = session.clock().now();
     if session.is_anonymous() {
         return Err(Error::Unauthenticated.into());
     }
-    let tenant = session.require(Action::FlagRead).await?;
+    let tenant = session.require(Action::FeatureFlagRead).await?;
     let organization = tenant.organization_id;
     let (who, expires_at) = match tenant.actor {
         Actor::User(user) => {
@@ -467,7 +487,8 @@ async fn ask(
             let ends = "select expires_at from tenantry.api_keys where organization_id = $1 and id = $2";
             let binds = [Bind::Uuid(organization.uuid()), Bind::Uuid(key.uuid())];
             let rows = session.read().await?.fetch(ends, &binds).await?;
-            let ends: Option<DateTime<Utc>> = rows.first().map(|row| row.try_get(0)).transpose().map_err(Error::from)?.flatten();
+            let ends: Option<DateTime<Utc>> =
+                rows.first().map(|row| row.try_get(0)).transpose().map_err(Error::from)?.flatten();
             (Who::Program { key: key.uuid(), hash }, ends.unwrap_or(DateTime::<Utc>::MAX_UTC))
         }
     };
@@ -493,7 +514,7 @@ pub async fn confirm(flags: &Flags, services: &Services, proof: &Proof, ip: Opti
         Err(Error::OrganizationNotFound) => refuse(db, credential).await?,
         Err(error) => return Err(error),
     };
-    tenant.check(Action::FlagRead)
+    tenant.check(Action::FeatureFlagRead)
 }
 
 #[cfg(test)]
@@ -523,7 +544,11 @@ mod tests {
     fn whoever_may_have_lost_access_is_told_apart() {
         let person = Proof {
             organization: Id::from_uuid(Uuid::from_u128(1)),
-            who: Who::Person { user: Id::from_uuid(Uuid::from_u128(2)), subject: "u".into(), session: Some("s".into()) },
+            who: Who::Person {
+                user: Id::from_uuid(Uuid::from_u128(2)),
+                subject: "u".into(),
+                session: Some("s".into()),
+            },
         };
         let lost = |organization: Option<u128>, actor: Option<u128>, session: Option<&str>| {
             let organization = organization.map(|id| Id::from_uuid(Uuid::from_u128(id)));
@@ -542,8 +567,15 @@ mod tests {
             fingerprint(Credentials { authorization: Some(authorization), organization, request_id: "", ip })
         };
         assert_eq!(of("Bearer a", None, "10.0.0.1"), of("Bearer a", None, "10.0.0.2"), "people move");
-        assert_ne!(of("Bearer tnt_a", None, "10.0.0.1"), of("Bearer tnt_a", None, "10.0.0.2"), "keys are bound to networks");
+        assert_ne!(
+            of("Bearer tnt_a", None, "10.0.0.1"),
+            of("Bearer tnt_a", None, "10.0.0.2"),
+            "keys are bound to networks"
+        );
         assert_ne!(of("Bearer a", Some("b"), ""), of("Bearer ab", None, ""));
-        assert_eq!(network_of("2001:db8::1".parse().expect("an address")), network_of("2001:db8::2".parse().expect("an address")));
+        assert_eq!(
+            network_of("2001:db8::1".parse().expect("an address")),
+            network_of("2001:db8::2".parse().expect("an address"))
+        );
     }
 }

@@ -176,14 +176,17 @@ impl Flags {
         self.changes.subscribe()
     }
 
+    /// How many follow the changes in this process.
+    #[must_use]
+    pub fn followers(&self) -> usize {
+        self.changes.receiver_count()
+    }
+
     /// The configuration of an organization each time that it has become another, by a change or by the clock.
     ///
     /// # Errors
     /// As [`Flags::snapshot`].
-    pub fn changes(
-        self: &Arc<Self>,
-        organization: OrganizationId,
-    ) -> Result<impl Stream<Item = Etag> + Send + use<>> {
+    pub fn changes(self: &Arc<Self>, organization: OrganizationId) -> Result<impl Stream<Item = Etag> + Send + use<>> {
         let followed = self.follow();
         let last = self.snapshot()?.etag(organization, self.clock.now());
         let state = (Arc::clone(self), followed, last);
@@ -314,7 +317,8 @@ impl Flags {
     async fn look_at_changes(&self, db: &Db, before: Option<&Position>) -> Result<Position> {
         let mut tx = SystemTx::begin(db).await?;
         let (position, found) = changes(&mut tx, before).await?;
-        let Some(current) = self.current.read().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| !found.everything)
+        let Some(current) =
+            self.current.read().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| !found.everything)
         else {
             let snapshot = everything(&mut tx).await?;
             let secret = stream_secret(&mut tx).await?;
@@ -331,9 +335,11 @@ impl Flags {
             let ids: Vec<Uuid> = found.organizations.iter().copied().collect();
             let mut known = organizations(&mut tx, Some(&ids)).await?;
             let changed = next.unwrap_or_else(|| Snapshot::clone(&current));
-            next = Some(ids.into_iter().map(OrganizationId::from_uuid).fold(changed, |snapshot, id| {
-                snapshot.with_organization(id, known.remove(&id))
-            }));
+            next = Some(
+                ids.into_iter()
+                    .map(OrganizationId::from_uuid)
+                    .fold(changed, |snapshot, id| snapshot.with_organization(id, known.remove(&id))),
+            );
             let keys = client_keys(&mut tx, Some(&found.organizations.iter().copied().collect::<Vec<_>>())).await?;
             next = next.map(|next| next.with_client_keys(&found.organizations, keys));
         }
@@ -497,10 +503,7 @@ async fn definitions(tx: &mut SystemTx) -> Result<Definitions> {
 }
 
 /// What is known of these organizations, or of all, as far as it is not what all have.
-async fn organizations(
-    tx: &mut SystemTx,
-    only: Option<&[Uuid]>,
-) -> Result<HashMap<OrganizationId, OrganizationFlags>> {
+async fn organizations(tx: &mut SystemTx, only: Option<&[Uuid]>) -> Result<HashMap<OrganizationId, OrganizationFlags>> {
     let mut known: HashMap<OrganizationId, (OrganizationPlan, Vec<(Arc<str>, Override)>)> = HashMap::new();
     let mut plans = sqlx::query!(
         r#"select s.organization_id, s.plan as "plan: OrganizationPlan"

@@ -99,7 +99,10 @@ impl OrganizationFlags {
     /// Bytes that it takes, about.
     fn size(&self) -> usize {
         let variants = self.overrides.iter().filter_map(|(_, said)| said.variant.as_ref());
-        size_of::<Self>() + size_of_val(&*self.overrides) + size_of_val(&*self.turns) + variants.map(String::len).sum::<usize>()
+        size_of::<Self>()
+            + size_of_val(&*self.overrides)
+            + size_of_val(&*self.turns)
+            + variants.map(String::len).sum::<usize>()
     }
 }
 
@@ -198,10 +201,10 @@ impl Snapshot {
     #[must_use]
     pub fn size(&self) -> usize {
         let entry = size_of::<(OrganizationId, Arc<OrganizationFlags>)>() + 2 * size_of::<usize>() + 1;
-        let of_shard = |shard: &Shard| {
-            shard.capacity() * entry + shard.values().map(|flags| flags.size()).sum::<usize>()
-        };
-        let values = |definition: &Definition| definition.variants.iter().map(|v| v.value.to_string().len() + 64).sum::<usize>();
+        let of_shard =
+            |shard: &Shard| shard.capacity() * entry + shard.values().map(|flags| flags.size()).sum::<usize>();
+        let values =
+            |definition: &Definition| definition.variants.iter().map(|v| v.value.to_string().len() + 64).sum::<usize>();
         let definitions = self.definitions.all.iter().map(|one| size_of::<Definition>() + one.key.len() + values(one));
         let keys = self.client_keys.capacity() * (size_of::<(ClientKeyId, KnownKey)>() + 1);
         keys + self.shards.iter().map(|shard| of_shard(shard)).sum::<usize>() + definitions.sum::<usize>()
@@ -211,7 +214,8 @@ impl Snapshot {
     /// ended by the clock.
     #[must_use]
     pub fn etag(&self, id: OrganizationId, now: DateTime<Utc>) -> Etag {
-        let passed = |turns: &[DateTime<Utc>]| u64::try_from(turns.partition_point(|turn| *turn <= now)).unwrap_or_default();
+        let passed =
+            |turns: &[DateTime<Utc>]| u64::try_from(turns.partition_point(|turn| *turn <= now)).unwrap_or_default();
         let (own, own_turns) = self.organization(id).map_or((0, 0), |own| (own.tag, passed(&own.turns)));
         let parts = [self.definitions.tag, passed(&self.definitions.turns), own, own_turns];
         Etag(parts.into_iter().fold(0, mix))
@@ -282,9 +286,9 @@ pub fn mix(one: u64, other: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
     use super::*;
     use crate::flags::{FlagKind, FlagOverrideSource, FlagReason, FlagRolloutUnit, FlagValueType};
+    use chrono::TimeDelta;
 
     fn definition(key: &str) -> Definition {
         Definition {
@@ -307,7 +311,13 @@ mod tests {
     }
 
     fn on(expires_at: Option<DateTime<Utc>>) -> Override {
-        Override { source: FlagOverrideSource::Organization, enabled: true, variant: None, exceeds_plan: false, expires_at }
+        Override {
+            source: FlagOverrideSource::Organization,
+            enabled: true,
+            variant: None,
+            exceeds_plan: false,
+            expires_at,
+        }
     }
 
     #[test]
@@ -320,7 +330,11 @@ mod tests {
         assert_ne!(changed.etag(one, now()), empty.etag(one, now()));
         let decided = |snapshot: &Snapshot, id| {
             let decider = snapshot.decider(id, None, now());
-            decider.definitions().iter().map(|one| decider.decide(one).expect("no user is needed").reason).collect::<Vec<_>>()
+            decider
+                .definitions()
+                .iter()
+                .map(|one| decider.decide(one).expect("no user is needed").reason)
+                .collect::<Vec<_>>()
         };
         assert_eq!(decided(&changed, one), [FlagReason::Override; 2]);
         assert_eq!(decided(&changed, other), [FlagReason::Default; 2]);

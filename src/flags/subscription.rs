@@ -40,7 +40,9 @@ impl FlagSubscription {
         session.close().await;
         flags.loaded_snapshot().await?;
         let access = session.services().events.subscribe(tenant.organization_id).await?;
-        let access = access.filter_map(move |event| futures_util::future::ready(event.concerns_access_of(tenant.actor).then_some(None)));
+        let access = access.filter_map(move |event| {
+            futures_util::future::ready(event.concerns_access_of(tenant.actor).then_some(None))
+        });
         let changes = flags.changes(tenant.organization_id)?.map(Some);
         let told = stream::select(access, changes).filter_map(move |etag| {
             let session = Arc::clone(&session);
@@ -48,9 +50,9 @@ impl FlagSubscription {
                 // What the last event loaded is not what this one is to show.
                 session.close().await;
                 let shown = match etag {
-                    Some(etag) => flags_of(&session).await.map(|feature_flags| {
-                        Some(FeatureFlagsChange { etag: etag.to_string(), feature_flags })
-                    }),
+                    Some(etag) => flags_of(&session)
+                        .await
+                        .map(|feature_flags| Some(FeatureFlagsChange { etag: etag.to_string(), feature_flags })),
                     None => session.require(Action::OrganizationRead).await.map(|_| None),
                 };
                 session.close().await;

@@ -85,30 +85,47 @@ fn still() -> Setup {
 #[tokio::test]
 async fn ofrep_answers_as_the_protocol_says() {
     let app = TestApp::start().await;
-    let program = key(&app, &["FLAG_READ"]).await;
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
     let one = ask(&app, &program, "holiday-banner", &json!({})).await;
     assert_eq!(
         (one.status.as_u16(), one.body),
-        (200, json!({ "key": "holiday-banner", "value": true, "variant": "on", "reason": "STATIC", "metadata": { "reasonDetail": "DEFAULT" } }))
+        (
+            200,
+            json!({ "key": "holiday-banner", "value": true, "variant": "on", "reason": "STATIC", "metadata": { "reasonDetail": "DEFAULT" } })
+        )
     );
     let all = ask(&app, &program, "", &context("somebody")).await;
     assert_eq!(all.flag("single-sign-on")["metadata"]["reasonDetail"], "OVERRIDE");
     assert_eq!(all.flag("suggested-answers")["reason"], "SPLIT");
-    assert_eq!(all.flag("new-inbox")["variant"], all.flag("new-inbox")["value"].as_bool().map_or("", |on| if on { "on" } else { "off" }));
+    assert_eq!(
+        all.flag("new-inbox")["variant"],
+        all.flag("new-inbox")["value"].as_bool().map_or("", |on| if on { "on" } else { "off" })
+    );
     assert_eq!(all.body["eventStreams"][0]["type"], "sse");
     assert!(all.header("etag").starts_with('"') && all.header("content-type").starts_with("application/json"));
     // Whom nobody names, no rollout counts; every other flag is decided.
     let nobody = ask(&app, &program, "", &json!({ "context": {} })).await;
-    assert_eq!((nobody.status.as_u16(), &nobody.flag("suggested-answers")["errorCode"]), (200, &json!("TARGETING_KEY_MISSING")));
+    assert_eq!(
+        (nobody.status.as_u16(), &nobody.flag("suggested-answers")["errorCode"]),
+        (200, &json!("TARGETING_KEY_MISSING"))
+    );
     assert_eq!(nobody.flag("holiday-banner")["value"], true);
     assert_eq!(ask(&app, &program, "suggested-answers", &json!({})).await.code(), (400, "TARGETING_KEY_MISSING"));
     assert_eq!(ask(&app, &program, "no-such", &context("u")).await.code(), (404, "FLAG_NOT_FOUND"));
-    for hostile in ["a%2fb/c", "%ff", "%00", "..%2f..%2fgraphql", "' or 1=1 --", &"x".repeat(5000), "constructor", "__proto__"] {
+    for hostile in
+        ["a%2fb/c", "%ff", "%00", "..%2f..%2fgraphql", "' or 1=1 --", &"x".repeat(5000), "constructor", "__proto__"]
+    {
         let refused = ask(&app, &program, hostile, &context("u")).await;
         assert_eq!(refused.code(), (404, "FLAG_NOT_FOUND"), "{hostile}");
         assert!(refused.body["key"].is_string() && refused.body["errorDetails"].is_string());
     }
-    for (body, code) in [("{", "PARSE_ERROR"), ("", "PARSE_ERROR"), ("[]", "PARSE_ERROR"), ("{\"context\":[]}", "INVALID_CONTEXT"), ("{\"context\":{\"targetingKey\":7}}", "INVALID_CONTEXT")] {
+    for (body, code) in [
+        ("{", "PARSE_ERROR"),
+        ("", "PARSE_ERROR"),
+        ("[]", "PARSE_ERROR"),
+        ("{\"context\":[]}", "INVALID_CONTEXT"),
+        ("{\"context\":{\"targetingKey\":7}}", "INVALID_CONTEXT"),
+    ] {
         for path in [ALL.to_owned(), format!("{ALL}/new-inbox")] {
             let request = app.client().post(format!("{}{path}", app.base_url())).bearer_auth(&program);
             let refused = answered(request.header("Content-Type", "application/json").body(body)).await;
@@ -126,7 +143,7 @@ async fn ofrep_answers_as_the_protocol_says() {
 #[tokio::test]
 async fn ofrep_knows_the_caller_before_anything_else() {
     let app = TestApp::start().await;
-    let (program, other) = (key(&app, &["FLAG_READ"]).await, key(&app, &["ORGANIZATION_READ"]).await);
+    let (program, other) = (key(&app, &["FEATURE_FLAG_READ"]).await, key(&app, &["ORGANIZATION_READ"]).await);
     let url = |path: &str| format!("{}{path}", app.base_url());
     for path in [ALL.to_owned(), format!("{ALL}/new-inbox"), format!("{ALL}/no-such")] {
         for (credential, status) in [(None, 401), (Some("nonsense"), 401), (Some(&*other), 403)] {
@@ -142,7 +159,8 @@ async fn ofrep_knows_the_caller_before_anything_else() {
     assert_eq!(stream.send().await.expect("a response").status(), 401);
     let stream = app.client().get(url("/ofrep/v1/stream?ticket=eyJvIjoxfQ.AAAAAAAAAAAAAAAAAAAAAA"));
     assert_eq!(stream.send().await.expect("a response").status(), 401);
-    let with_key = app.client().post(url(&format!("{ALL}/holiday-banner"))).header("X-API-Key", &program).json(&json!({}));
+    let with_key =
+        app.client().post(url(&format!("{ALL}/holiday-banner"))).header("X-API-Key", &program).json(&json!({}));
     assert_eq!(answered(with_key).await.status, 200);
     // A context that names another organization names nothing.
     let named = json!({ "context": { "targetingKey": "u", "organizationId": "tech-startup", "organization": "tech-startup", "plan": "ENTERPRISE" } });
@@ -150,19 +168,30 @@ async fn ofrep_knows_the_caller_before_anything_else() {
     assert_eq!(with.body["flags"], without.body["flags"]);
     // Token and header must agree, as everywhere.
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
-    let request = app.client().post(url(ALL)).bearer_auth(&alice).header("X-Organization-Id", "tech-startup").json(&json!({}));
+    let request =
+        app.client().post(url(ALL)).bearer_auth(&alice).header("X-Organization-Id", "tech-startup").json(&json!({}));
     assert_eq!(answered(request).await.status, 400);
     // The same person is decided on alike: in GraphQL, with their token whomever the context names, and by a program that names them.
-    let shown = app.data(&alice, "{ viewer { user { id } } organization { featureFlags { key enabled variant reason } } }", json!({})).await;
+    let shown = app
+        .data(
+            &alice,
+            "{ viewer { user { id } } organization { featureFlags { key enabled variant reason } } }",
+            json!({}),
+        )
+        .await;
     let id = shown["viewer"]["user"]["id"].as_str().expect("an id");
     let own = ask(&app, &alice, "", &context("somebody else")).await;
     let named = ask(&app, &program, "", &context(id)).await;
     assert_eq!(own.body["flags"], named.body["flags"]);
     for flag in shown["organization"]["featureFlags"].as_array().expect("flags") {
         let there = own.flag(flag["key"].as_str().expect("a key"));
-        assert_eq!((&there["value"], &there["variant"], &there["metadata"]["reasonDetail"]), (&flag["enabled"], &flag["variant"], &flag["reason"]));
+        assert_eq!(
+            (&there["value"], &there["variant"], &there["metadata"]["reasonDetail"]),
+            (&flag["enabled"], &flag["variant"], &flag["reason"])
+        );
     }
-    let preflight = app.client().request(reqwest::Method::OPTIONS, url(ALL)).header("Origin", "https://app.example.com");
+    let preflight =
+        app.client().request(reqwest::Method::OPTIONS, url(ALL)).header("Origin", "https://app.example.com");
     let preflight = preflight.header("Access-Control-Request-Method", "POST").send().await.expect("a response");
     assert_eq!(preflight.status(), 204);
 }
@@ -170,7 +199,7 @@ async fn ofrep_knows_the_caller_before_anything_else() {
 #[tokio::test]
 async fn etags_of_flags_cover_everything_that_is_decided_on() {
     let app = TestApp::start_with(still()).await;
-    let program = key(&app, &["FLAG_READ"]).await;
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
     let first = ask(&app, &program, "", &context("u")).await;
     let etag = first.header("etag").to_owned();
     for known in [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), etag.trim_matches('"').to_owned()] {
@@ -180,10 +209,19 @@ async fn etags_of_flags_cover_everything_that_is_decided_on() {
     assert_eq!(ask_again(&app, &program, &etag, &context("v")).await.status, 200);
     let mut last = etag;
     for (what, statement) in [
-        ("the plan", "update tenantry.subscriptions set plan = 'ENTERPRISE' where organization_id = (select id from tenantry.organizations where slug = 'acme-corp')"),
-        ("a definition", "update tenantry.feature_flag_definitions set default_enabled = false where key = 'holiday-banner'"),
+        (
+            "the plan",
+            "update tenantry.subscriptions set plan = 'ENTERPRISE' where organization_id = (select id from tenantry.organizations where slug = 'acme-corp')",
+        ),
+        (
+            "a definition",
+            "update tenantry.feature_flag_definitions set default_enabled = false where key = 'holiday-banner'",
+        ),
         ("an override", "update tenantry.organization_feature_flags set enabled = false"),
-        ("a new definition", "insert into tenantry.feature_flag_definitions (id, key, name, kind, default_enabled, starts_at) values (gen_random_uuid(), 'later', 'Later', 'RELEASE', true, now() + interval '1 hour')"),
+        (
+            "a new definition",
+            "insert into tenantry.feature_flag_definitions (id, key, name, kind, default_enabled, starts_at) values (gen_random_uuid(), 'later', 'Later', 'RELEASE', true, now() + interval '1 hour')",
+        ),
     ] {
         app.sql(statement).await;
         until(what, || async { ask_again(&app, &program, &last, &context("u")).await.status == 200 }).await;
@@ -200,7 +238,7 @@ async fn etags_of_flags_cover_everything_that_is_decided_on() {
 #[tokio::test]
 async fn typed_flags_have_values_of_their_type() {
     let app = TestApp::start().await;
-    let program = key(&app, &["FLAG_READ"]).await;
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
     sdks::typed_flags(&app).await;
     until("the flags are there", || async { ask(&app, &program, "theme", &context("u")).await.status == 200 }).await;
     let all = ask(&app, &program, "", &context("u")).await;
@@ -217,7 +255,7 @@ async fn typed_flags_have_values_of_their_type() {
 #[tokio::test]
 async fn credentials_are_asked_about_once_and_forgotten_when_they_end() {
     let app = TestApp::start_with(still()).await;
-    let program = key(&app, &["FLAG_READ"]).await;
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
     let bob = app.token("bob@example.com", Some("acme-corp")).await;
     for token in [&program, &bob] {
         assert_eq!(ask(&app, token, "", &context("u")).await.status, 200);
@@ -232,7 +270,10 @@ async fn credentials_are_asked_about_once_and_forgotten_when_they_end() {
             }
         })
         .await;
-    let asked: Vec<_> = statements.iter().filter(|one| !one.contains("flag_") && !one.contains("BEGIN") && !one.contains("COMMIT")).collect();
+    let asked: Vec<_> = statements
+        .iter()
+        .filter(|one| !one.contains("flag_") && !one.contains("BEGIN") && !one.contains("COMMIT"))
+        .collect();
     // The connections were ended before: what was forgotten with that is asked once more.
     assert!(asked.iter().filter(|one| one.contains("enter_")).count() <= 2, "{asked:?}");
 
@@ -268,7 +309,7 @@ async fn credentials_are_asked_about_once_and_forgotten_when_they_end() {
 #[tokio::test]
 async fn guesses_neither_fill_the_memory_nor_ask_the_database_without_end() {
     let app = TestApp::start_with(still()).await;
-    let program = key(&app, &["FLAG_READ"]).await;
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
     assert_eq!(ask(&app, &program, "new-inbox", &json!({})).await.status, 200);
     let known = app.app.flags.admissions.len();
     let mut statuses = std::collections::BTreeMap::<u16, usize>::new();
@@ -297,7 +338,10 @@ async fn credentials_have_a_rate() {
     }
     assert_eq!(statuses, [200, 200, 200, 200, 429], "two a second, and four at once");
     let full = ask(&app, &alice, "new-inbox", &json!({})).await;
-    assert_eq!((full.code(), full.header("retry-after"), &full.body["key"]), ((429, "GENERAL"), "1", &json!("new-inbox")));
+    assert_eq!(
+        (full.code(), full.header("retry-after"), &full.body["key"]),
+        ((429, "GENERAL"), "1", &json!("new-inbox"))
+    );
     app.clock.advance(chrono::Duration::seconds(1));
     assert_eq!(ask(&app, &alice, "", &json!({})).await.status, 200);
 }
@@ -307,14 +351,19 @@ fn client_token(kid: &str, pem: &str, claims: &Value) -> String {
     let der = STANDARD.decode(pem.lines().filter(|line| !line.starts_with("--")).collect::<String>()).expect("PEM");
     let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": kid });
     let message = [&header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &jsonwebtoken::EncodingKey::from_ed_der(&der), jsonwebtoken::Algorithm::EdDSA);
+    let signature = jsonwebtoken::crypto::sign(
+        message.as_bytes(),
+        &jsonwebtoken::EncodingKey::from_ed_der(&der),
+        jsonwebtoken::Algorithm::EdDSA,
+    );
     format!("{message}.{}", signature.expect("a signature"))
 }
 
 #[tokio::test]
 async fn client_tokens_decide_for_whom_they_were_signed_and_nothing_else() {
     let app = TestApp::start_with(still()).await;
-    let (program, alice) = (key(&app, &["FLAG_READ"]).await, app.token("alice@example.com", Some("acme-corp")).await);
+    let (program, alice) =
+        (key(&app, &["FEATURE_FLAG_READ"]).await, app.token("alice@example.com", Some("acme-corp")).await);
     let input = json!({ "name": "Web", "environment": "production" });
     let made = app.done(&alice, "clientKeyCreate", "clientKey { id version } privateKeyPem", input).await;
     let (kid, pem) = (made["clientKey"]["id"].as_str().expect("an id"), made["privateKeyPem"].as_str().expect("a key"));
@@ -323,7 +372,10 @@ async fn client_tokens_decide_for_whom_they_were_signed_and_nothing_else() {
     };
     let customer = token("customer-7", 600);
     until("the key is known", || async { ask(&app, &customer, "", &context("u")).await.status == 200 }).await;
-    let (own, named) = (ask(&app, &customer, "", &context("somebody else")).await, ask(&app, &program, "", &context("customer-7")).await);
+    let (own, named) = (
+        ask(&app, &customer, "", &context("somebody else")).await,
+        ask(&app, &program, "", &context("customer-7")).await,
+    );
     assert_eq!(own.body["flags"], named.body["flags"]);
     let other = ask(&app, &token("customer-8", 600), "", &json!({})).await;
     assert_eq!(other.flag("suggested-answers")["reason"], "SPLIT", "the token names the user: no context does");
@@ -333,11 +385,22 @@ async fn client_tokens_decide_for_whom_they_were_signed_and_nothing_else() {
     assert_eq!(ask(&app, &token("u", -60), "", &json!({})).await.status, 401);
     assert_eq!(ask(&app, &format!("{}A", &customer[..customer.len() - 1]), "", &json!({})).await.status, 401);
     let stream = ask(&app, &customer, "", &json!({})).await.body["eventStreams"][0]["endpoint"]["requestUri"].clone();
-    let stream = app.client().get(format!("{}{}", app.base_url(), stream.as_str().expect("an address"))).send().await.expect("a stream");
+    let stream = app
+        .client()
+        .get(format!("{}{}", app.base_url(), stream.as_str().expect("an address")))
+        .send()
+        .await
+        .expect("a stream");
     assert_eq!(stream.status(), 200);
     app.app.flags.flush(&app.app.services.db).await;
-    let used = app.data(&alice, "{ organization { clientKeys(first: 9) { nodes { id lastUsedAt } } } }", json!({})).await;
-    let used = used["organization"]["clientKeys"]["nodes"].as_array().expect("keys").iter().find(|one| one["id"] == kid).expect("the key");
+    let used =
+        app.data(&alice, "{ organization { clientKeys(first: 9) { nodes { id lastUsedAt } } } }", json!({})).await;
+    let used = used["organization"]["clientKeys"]["nodes"]
+        .as_array()
+        .expect("keys")
+        .iter()
+        .find(|one| one["id"] == kid)
+        .expect("the key");
     assert!(used["lastUsedAt"].is_string(), "{used}");
     app.done(&alice, "clientKeyRevoke", "clientKey { id }", json!({ "id": kid })).await;
     until("a revoked key is refused", || async { ask(&app, &customer, "", &json!({})).await.status == 401 }).await;
@@ -348,7 +411,7 @@ async fn client_tokens_decide_for_whom_they_were_signed_and_nothing_else() {
 #[tokio::test]
 async fn streams_tell_of_changes_and_end_with_the_credential() {
     let app = TestApp::start().await;
-    let program = key(&app, &["FLAG_READ"]).await;
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
     let all = ask(&app, &program, "", &context("u")).await;
     let path = all.body["eventStreams"][0]["endpoint"]["requestUri"].as_str().expect("an address").to_owned();
     // Any client may open it as browsers do, without a header.
@@ -359,7 +422,12 @@ async fn streams_tell_of_changes_and_end_with_the_credential() {
     };
     let config = all.body["metadata"]["flagConfigEtag"].as_str().expect("a version").to_owned();
     let first = hear(open(None).await, &["refetchEvaluation"]).await;
-    assert!(first.contains(&format!("id: {config}\nevent: message\ndata: {{\"type\":\"refetchEvaluation\",\"etag\":\"{config}\"")), "{first}");
+    assert!(
+        first.contains(&format!(
+            "id: {config}\nevent: message\ndata: {{\"type\":\"refetchEvaluation\",\"etag\":\"{config}\""
+        )),
+        "{first}"
+    );
     // Who has heard of it is told of the next one only.
     let mut known = open(Some(config.clone())).await;
     assert!(known.chunk().await.expect("a chunk").expect("a beginning").starts_with(b"retry: "));
@@ -374,7 +442,8 @@ async fn streams_tell_of_changes_and_end_with_the_credential() {
     // One whose key ends, ends.
     let last = open(Some(etag.to_owned())).await;
     app.sql("update tenantry.api_keys set revoked_at = now() where name = 'flags'").await;
-    let ended = tokio::time::timeout(Duration::from_mins(1), last.bytes()).await.expect("it ends").expect("it ends well");
+    let ended =
+        tokio::time::timeout(Duration::from_mins(1), last.bytes()).await.expect("it ends").expect("it ends well");
     assert!(!String::from_utf8_lossy(&ended).contains("refetchEvaluation"));
     assert_eq!(open(None).await.status(), 401);
 }
@@ -385,31 +454,45 @@ async fn subscribers_of_feature_flags_hear_of_plans_definitions_and_overrides() 
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let query = "subscription { featureFlagsChanged { etag featureFlags { key enabled reason } } }";
     for (statement, flag) in [
-        ("update tenantry.subscriptions set plan = 'FREE'", r#"{"key":"advanced-analytics","enabled":false,"reason":"PLAN"}"#),
-        ("update tenantry.feature_flag_definitions set default_enabled = false where key = 'automatic-refunds'", r#"{"key":"automatic-refunds","enabled":false,"reason":"KILL_SWITCH"}"#),
-        ("delete from tenantry.organization_feature_flags", r#"{"key":"single-sign-on","enabled":false,"reason":"PLAN"}"#),
+        (
+            "update tenantry.subscriptions set plan = 'FREE'",
+            r#"{"key":"advanced-analytics","enabled":false,"reason":"PLAN"}"#,
+        ),
+        (
+            "update tenantry.feature_flag_definitions set default_enabled = false where key = 'automatic-refunds'",
+            r#"{"key":"automatic-refunds","enabled":false,"reason":"KILL_SWITCH"}"#,
+        ),
+        (
+            "delete from tenantry.organization_feature_flags",
+            r#"{"key":"single-sign-on","enabled":false,"reason":"PLAN"}"#,
+        ),
     ] {
         let stream = app.follow(&alice, query, json!({})).await;
         app.subscribed(1).await;
-        // It may not follow the memory yet when it follows the events.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        until("it follows the memory, too", || async { app.app.flags.followers() > 0 }).await;
         app.sql(statement).await;
         let heard = hear(stream, &[flag]).await;
         assert!(heard.contains("\"etag\":\""), "{heard}");
+        until("nobody follows", || async {
+            app.app.flags.followers() == 0 && app.app.services.events.subscribers() == 0
+        })
+        .await;
     }
     let stream = app.follow(&alice, query, json!({})).await;
     app.subscribed(1).await;
     app.sql("update tenantry.organization_members set deleted_at = now() where user_id = (select id from tenantry.users where email = 'alice@example.com')").await;
     let bob = app.token("bob@example.com", Some("acme-corp")).await;
     assert_eq!(ask(&app, &bob, "", &json!({})).await.status, 200);
-    app.sql("update tenantry.feature_flag_definitions set default_enabled = true where key = 'automatic-refunds'").await;
+    app.sql("update tenantry.feature_flag_definitions set default_enabled = true where key = 'automatic-refunds'")
+        .await;
     hear(stream, &["ORGANIZATION_NOT_FOUND"]).await;
 }
 
 #[tokio::test]
 async fn uses_of_flags_are_counted_in_memory_and_written_in_batches() {
     let app = TestApp::start().await;
-    let (program, alice) = (key(&app, &["FLAG_READ"]).await, app.token("alice@example.com", Some("acme-corp")).await);
+    let (program, alice) =
+        (key(&app, &["FEATURE_FLAG_READ"]).await, app.token("alice@example.com", Some("acme-corp")).await);
     for _ in 0..3 {
         ask(&app, &program, "new-inbox", &json!({})).await;
     }
@@ -420,7 +503,10 @@ async fn uses_of_flags_are_counted_in_memory_and_written_in_batches() {
     let counted = |key: &'static str| {
         let app = &app;
         async move {
-            let query = sqlx::query_scalar::<_, i64>("select coalesce(sum(evaluations)::bigint, 0) from tenantry.feature_flag_usage where flag_key = $1").bind(key);
+            let query = sqlx::query_scalar::<_, i64>(
+                "select coalesce(sum(evaluations)::bigint, 0) from tenantry.feature_flag_usage where flag_key = $1",
+            )
+            .bind(key);
             query.fetch_one(&mut app.database.system().await).await.expect("a count")
         }
     };
@@ -428,6 +514,17 @@ async fn uses_of_flags_are_counted_in_memory_and_written_in_batches() {
     ask(&app, &program, "new-inbox", &json!({})).await;
     app.app.flags.flush(&app.app.services.db).await;
     assert_eq!((counted("new-inbox").await, counted("single-sign-on").await), (6, 2));
-    let metrics = app.client().get(format!("{}/metrics", app.base_url())).send().await.expect("metrics").text().await.expect("text");
-    assert!(metrics.contains("tenantry_flags_requests_total 6\n") && metrics.contains("tenantry_flags_stale 0\n"), "{metrics}");
+    let metrics = app
+        .client()
+        .get(format!("{}/metrics", app.base_url()))
+        .send()
+        .await
+        .expect("metrics")
+        .text()
+        .await
+        .expect("text");
+    assert!(
+        metrics.contains("tenantry_flags_requests_total 6\n") && metrics.contains("tenantry_flags_stale 0\n"),
+        "{metrics}"
+    );
 }

@@ -75,7 +75,8 @@ pub(super) fn write_all(
         match decider.decide(definition) {
             Ok(evaluation) => write(text, &definition.key, &evaluation)?,
             Err(_) => {
-                let failed = Failed { key: &definition.key, error_code: TARGETING_KEY_MISSING, error_details: KEY_IS_MISSING };
+                let failed =
+                    Failed { key: &definition.key, error_code: TARGETING_KEY_MISSING, error_details: KEY_IS_MISSING };
                 serde_json::to_writer(&mut *text, &failed)?;
             }
         }

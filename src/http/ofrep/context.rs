@@ -22,18 +22,23 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Failure> {
     let refused = |code, details: &str| Failure::new(StatusCode::BAD_REQUEST, code, details);
     let read: Body = serde_json::from_slice(body).map_err(|error| {
         // The place only: a message may repeat what was sent.
-        let place = format!("The body is no JSON object with `context` (line {}, column {}).", error.line(), error.column());
+        let place =
+            format!("The body is no JSON object with `context` (line {}, column {}).", error.line(), error.column());
         refused("PARSE_ERROR", &place)
     })?;
     match read.0 {
         Member::Absent => Ok(Asked::default()),
         Member::Wrong => Err(refused("INVALID_CONTEXT", "`context` is not an object.")),
-        Member::Right(Context(Member::Wrong)) => Err(refused("INVALID_CONTEXT", "`context.targetingKey` is not a text.")),
+        Member::Right(Context(Member::Wrong)) => {
+            Err(refused("INVALID_CONTEXT", "`context.targetingKey` is not a text."))
+        }
         Member::Right(Context(Member::Absent)) => Ok(Asked::default()),
         Member::Right(Context(Member::Right(Key(key)))) if key.len() > MAX_KEY => {
             Err(refused("INVALID_CONTEXT", &format!("`context.targetingKey` is longer than {MAX_KEY} bytes.")))
         }
-        Member::Right(Context(Member::Right(Key(key)))) => Ok(Asked { targeting_key: Some(key).filter(|key| !key.is_empty()) }),
+        Member::Right(Context(Member::Right(Key(key)))) => {
+            Ok(Asked { targeting_key: Some(key).filter(|key| !key.is_empty()) })
+        }
     }
 }
 
@@ -167,9 +172,18 @@ mod tests {
     #[test]
     fn a_context_names_whom_to_decide_for() {
         let named = |key: &str| Ok(Some(key.to_owned()));
-        assert_eq!(code(r#"{"context":{"targetingKey":"u-1","email":"a@b.example","deep":[{"a":[1.5,null,true]}]}}"#), named("u-1"));
+        assert_eq!(
+            code(r#"{"context":{"targetingKey":"u-1","email":"a@b.example","deep":[{"a":[1.5,null,true]}]}}"#),
+            named("u-1")
+        );
         assert_eq!(code(r#"{"other":1,"context":{"a":{"targetingKey":"no"},"targetingKey":"\u00fc"}}"#), named("ü"));
-        for empty in ["{}", r#"{"context":null}"#, r#"{"context":{}}"#, r#"{"context":{"targetingKey":null}}"#, r#"{"context":{"targetingKey":""}}"#] {
+        for empty in [
+            "{}",
+            r#"{"context":null}"#,
+            r#"{"context":{}}"#,
+            r#"{"context":{"targetingKey":null}}"#,
+            r#"{"context":{"targetingKey":""}}"#,
+        ] {
             assert_eq!(code(empty), Ok(None), "{empty}");
         }
     }
@@ -180,16 +194,29 @@ mod tests {
             assert_eq!(code(&format!(r#"{{"context":{wrong}}}"#)), Err("INVALID_CONTEXT"), "{wrong}");
         }
         for wrong in ["1", "[\"a\"]", "{\"a\":{}}", "false", "-1.5e3"] {
-            assert_eq!(code(&format!(r#"{{"context":{{"targetingKey":{wrong}}}}}"#)), Err("INVALID_CONTEXT"), "{wrong}");
+            assert_eq!(
+                code(&format!(r#"{{"context":{{"targetingKey":{wrong}}}}}"#)),
+                Err("INVALID_CONTEXT"),
+                "{wrong}"
+            );
         }
         let long = format!(r#"{{"context":{{"targetingKey":"{}"}}}}"#, "x".repeat(MAX_KEY + 1));
         assert_eq!(code(&long), Err("INVALID_CONTEXT"));
         let deep = format!(r#"{{"context":{{"a":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert!(code(&deep).is_ok_and(|key| key.is_none()) || code(&deep) == Err("PARSE_ERROR"));
-        let twice = [r#"{"context":{},"context":{"targetingKey":"b"}}"#, r#"{"context":{"targetingKey":"a","targetingKey":"b"}}"#];
-        for broken in ["", "{", "null", "[]", "\"x\"", "{\"context\":{}} x", "{\"context\":{\"a\":\"\\ud800\"}"].into_iter().chain(twice) {
+        let twice = [
+            r#"{"context":{},"context":{"targetingKey":"b"}}"#,
+            r#"{"context":{"targetingKey":"a","targetingKey":"b"}}"#,
+        ];
+        for broken in ["", "{", "null", "[]", "\"x\"", "{\"context\":{}} x", "{\"context\":{\"a\":\"\\ud800\"}"]
+            .into_iter()
+            .chain(twice)
+        {
             assert_eq!(code(broken), Err("PARSE_ERROR"), "{broken}");
         }
-        assert_eq!(read(b"{\"context\":{\"targetingKey\":\"\xff\"}}").map_err(|failure| failure.code), Err("PARSE_ERROR"));
+        assert_eq!(
+            read(b"{\"context\":{\"targetingKey\":\"\xff\"}}").map_err(|failure| failure.code),
+            Err("PARSE_ERROR")
+        );
     }
 }

@@ -18,7 +18,8 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -189,9 +190,9 @@ async fn decide_one(ofrep: &Ofrep, key: &str, request: Request) -> Result<Respon
     };
     let unit = unit(&admitted, &asked);
     let decider = snapshot.decider(organization, unit.as_deref(), now);
-    let evaluation = decider.decide(definition).map_err(|_| {
-        Failure::new(StatusCode::BAD_REQUEST, answer::TARGETING_KEY_MISSING, answer::KEY_IS_MISSING)
-    })?;
+    let evaluation = decider
+        .decide(definition)
+        .map_err(|_| Failure::new(StatusCode::BAD_REQUEST, answer::TARGETING_KEY_MISSING, answer::KEY_IS_MISSING))?;
     flags.usage.one(organization, key, now);
     ofrep.note(&admitted, now);
     let mut text = Vec::with_capacity(256);
@@ -220,7 +221,10 @@ async fn decide_all(ofrep: &Ofrep, request: Request) -> Result<Response, Failure
     let ticket = Ticket::of(&admitted, now).seal(&flags.stream_secret()?);
     let config = snapshot.etag(organization, now);
     // What else decides what is answered. The address of the stream is part of it, so that nobody keeps one that has expired.
-    let subject = [unit.as_deref().unwrap_or("\0"), &ticket].into_iter().flat_map(str::bytes).fold(0, |tag, byte| mix(tag, byte.into()));
+    let subject = [unit.as_deref().unwrap_or("\0"), &ticket]
+        .into_iter()
+        .flat_map(str::bytes)
+        .fold(0, |tag, byte| mix(tag, byte.into()));
     let etag = format!("\"{config}-{subject:016x}\"");
     flags.usage.all(organization, now);
     ofrep.note(&admitted, now);
@@ -250,7 +254,9 @@ fn told_of(parts: &Parts) -> Option<String> {
 /// Whether the client has this answer. Clients that take the quotes away are understood.
 fn is_known(headers: &HeaderMap, etag: &str) -> bool {
     let mut known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    known.any(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/").trim_matches('"') == etag.trim_matches('"')))
+    known.any(|known| {
+        known.split(',').any(|one| one.trim().trim_start_matches("W/").trim_matches('"') == etag.trim_matches('"'))
+    })
 }
 
 async fn collect(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {

@@ -82,7 +82,13 @@ async fn opened(ofrep: Ofrep, request: Request) -> Result<Response, Failure> {
     let now = flags.clock().now();
     let sent = parts.uri.query().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("ticket=")));
     let ticket = if let Some(sent) = sent {
-        let refused = || Failure::new(StatusCode::UNAUTHORIZED, "GENERAL", "The address of the stream has expired: ask for the flags again.");
+        let refused = || {
+            Failure::new(
+                StatusCode::UNAUTHORIZED,
+                "GENERAL",
+                "The address of the stream has expired: ask for the flags again.",
+            )
+        };
         let ticket = Ticket::open(sent, &flags.stream_secret()?, now).ok_or_else(refused)?;
         confirm(flags, &ofrep.edge.services, &ticket.proof, caller.ip).await?;
         ticket
@@ -91,7 +97,11 @@ async fn opened(ofrep: Ofrep, request: Request) -> Result<Response, Failure> {
     };
     let organization = ticket.proof.organization;
     let Some(place) = ofrep.streams.take(organization) else {
-        let failure = Failure::new(StatusCode::TOO_MANY_REQUESTS, "GENERAL", "Too many streams are open: ask for the flags from time to time.");
+        let failure = Failure::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "GENERAL",
+            "Too many streams are open: ask for the flags from time to time.",
+        );
         return Err(Failure { retry_after: Some(NO_PLACE), ..failure });
     };
     let heard = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);

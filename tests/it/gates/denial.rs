@@ -736,6 +736,13 @@ const REQUESTS: &[Request] = &[
         variables: "{}",
         ids: &[],
     },
+    Request {
+        root: "featureFlagsChanged",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "subscription { featureFlagsChanged { etag } }",
+        variables: "{}",
+        ids: &[],
+    },
     // The last ones: after them rows are gone, and the viewer is another, or nobody.
     Request {
         root: "customRoleDelete",

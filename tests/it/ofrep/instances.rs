@@ -4,12 +4,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use tenantry::local_postgres;
 use tokio::process::{Child, Command};
 
 use super::{ask, context, key, until};
-use crate::support::{TestApp, TestDb};
+use crate::support::{TestApp, TestDb, cluster};
 
 const PLAN: &str = "update tenantry.subscriptions set plan = 'ENTERPRISE'";
 
@@ -28,18 +28,45 @@ async fn changes_of_flags_are_written_down_when_they_matter_to_somebody() {
     for (statement, expected) in [
         ("update tenantry.api_keys set last_used_at = now()".to_owned(), 0),
         ("update tenantry.client_keys set last_used_at = now()".to_owned(), 0),
-        (format!("update tenantry.subscriptions set seat_count = seat_count + 1, plan = plan where organization_id = {acme}"), 0),
-        ("update tenantry.feature_flag_definitions set description = 'other', version = version + 1, owner = 'x'".to_owned(), 0),
+        (
+            format!(
+                "update tenantry.subscriptions set seat_count = seat_count + 1, plan = plan where organization_id = {acme}"
+            ),
+            0,
+        ),
+        (
+            "update tenantry.feature_flag_definitions set description = 'other', version = version + 1, owner = 'x'"
+                .to_owned(),
+            0,
+        ),
         (format!("update tenantry.organization_feature_flags set reason = 'other' where organization_id = {acme}"), 0),
         (format!("update tenantry.users set name = 'Other', deleted_at = deleted_at where id = {alice}"), 0),
         (format!("update tenantry.organizations set name = 'Other' where id = {acme}"), 0),
-        (format!("update tenantry.organization_members set role = 'ADMIN' where user_id = {alice} and organization_id = {acme}"), 0),
+        (
+            format!(
+                "update tenantry.organization_members set role = 'ADMIN' where user_id = {alice} and organization_id = {acme}"
+            ),
+            0,
+        ),
         (format!("update tenantry.subscriptions set plan = 'STARTER' where organization_id = {acme}"), 1),
         ("update tenantry.feature_flag_definitions set rollout_percentage = 26 where key = 'new-inbox'".to_owned(), 1),
-        (format!("update tenantry.organization_feature_flags set expires_at = now() where organization_id = {acme}"), 1),
-        (format!("update tenantry.organization_members set deleted_at = now() where user_id = {alice} and organization_id = {acme}"), 1),
+        (
+            format!("update tenantry.organization_feature_flags set expires_at = now() where organization_id = {acme}"),
+            1,
+        ),
+        (
+            format!(
+                "update tenantry.organization_members set deleted_at = now() where user_id = {alice} and organization_id = {acme}"
+            ),
+            1,
+        ),
         (format!("update tenantry.users set blocked_until = 'infinity' where id = {alice}"), 1),
-        (format!("update tenantry.organizations set suspended_at = now(), suspension_reason = 'x' where id = {acme}"), 1),
+        (
+            format!(
+                "update tenantry.organizations set suspended_at = now(), suspension_reason = 'x' where id = {acme}"
+            ),
+            1,
+        ),
         ("insert into tenantry.ended_sessions (session_id) values ('sess_x')".to_owned(), 1),
     ] {
         let before = changes(&database).await;
@@ -55,8 +82,10 @@ async fn changes_of_flags_are_written_down_when_they_matter_to_somebody() {
 #[tokio::test]
 async fn notifications_that_are_missed_heal_and_a_database_that_is_away_is_outlived() {
     let app = TestApp::start().await;
-    let program = key(&app, &["FLAG_READ"]).await;
-    let reason = || async { ask(&app, &program, "single-sign-on", &context("u")).await.body["metadata"]["reasonDetail"].clone() };
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
+    let reason = || async {
+        ask(&app, &program, "single-sign-on", &context("u")).await.body["metadata"]["reasonDetail"].clone()
+    };
     assert_eq!(reason().await, "OVERRIDE");
     // Nobody is told: the look by the clock finds it.
     let owner = "alter table tenantry.flag_changes disable trigger tell_flag_change";
@@ -67,7 +96,10 @@ async fn notifications_that_are_missed_heal_and_a_database_that_is_away_is_outli
     let mut slow = app.database.system().await;
     sqlx::raw_sql(AssertSqlSafe(format!("begin; {PLAN}"))).execute(&mut slow).await.expect("a change");
     app.sql("update tenantry.feature_flag_definitions set default_enabled = false where key = 'holiday-banner'").await;
-    until("the quick one is seen", || async { ask(&app, &program, "holiday-banner", &json!({})).await.body["value"] == false }).await;
+    until("the quick one is seen", || async {
+        ask(&app, &program, "holiday-banner", &json!({})).await.body["value"] == false
+    })
+    .await;
     assert_eq!(reason().await, "PLAN");
     sqlx::raw_sql("commit").execute(&mut slow).await.expect("commit");
     until("the slow one is seen", || async { reason().await == "DEFAULT" }).await;
@@ -80,18 +112,26 @@ async fn notifications_that_are_missed_heal_and_a_database_that_is_away_is_outli
         }
     };
     let mut superuser = app.database.superuser().await;
+    let mut elsewhere =
+        cluster().await.server.connect_options("postgres", "postgres").connect().await.expect("the superuser");
     let away = |allowed: bool| format!("alter database {} allow_connections {allowed}", app.database.name);
     // Nobody connects, whoever is connected is not: as if it were down.
-    let end = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()", app.database.name);
-    sqlx::raw_sql(AssertSqlSafe(away(false))).execute(&mut superuser).await.expect("a superuser may");
+    let end = format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()",
+        app.database.name
+    );
+    sqlx::raw_sql(AssertSqlSafe(away(false))).execute(&mut elsewhere).await.expect("a superuser may");
     sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut superuser).await.expect("a superuser may");
     until("it says that it is behind", || async { metric("tenantry_flags_stale").await == "1" }).await;
     for _ in 0..20 {
         assert_eq!(reason().await, "DEFAULT", "the memory decides");
     }
     // What changes meanwhile is found afterwards. (This connection was open before.)
-    sqlx::raw_sql("set role tenantry_superadmin; update tenantry.subscriptions set plan = 'FREE'; reset role").execute(&mut superuser).await.expect("a change");
-    sqlx::raw_sql(AssertSqlSafe(away(true))).execute(&mut superuser).await.expect("a superuser may");
+    sqlx::raw_sql("set role tenantry_superadmin; update tenantry.subscriptions set plan = 'FREE'; reset role")
+        .execute(&mut superuser)
+        .await
+        .expect("a change");
+    sqlx::raw_sql(AssertSqlSafe(away(true))).execute(&mut elsewhere).await.expect("a superuser may");
     until("it is as the database is", || async { reason().await == "PLAN" }).await;
     until("and says so", || async { metric("tenantry_flags_stale").await == "0" }).await;
 }
@@ -99,11 +139,14 @@ async fn notifications_that_are_missed_heal_and_a_database_that_is_away_is_outli
 #[tokio::test]
 async fn changes_that_are_forgotten_are_no_changes_that_are_missed() {
     let app = TestApp::start().await;
-    let program = key(&app, &["FLAG_READ"]).await;
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
     let value = || async { ask(&app, &program, "holiday-banner", &json!({})).await.body["value"].clone() };
     assert_eq!(value().await, true);
     // Nothing is told, and the row is gone before anybody looks: the mark of the purge says that something was there.
-    sqlx::raw_sql("alter table tenantry.flag_changes disable trigger tell_flag_change").execute(&mut app.database.owner().await).await.expect("the owner may");
+    sqlx::raw_sql("alter table tenantry.flag_changes disable trigger tell_flag_change")
+        .execute(&mut app.database.owner().await)
+        .await
+        .expect("the owner may");
     app.sql(
         "begin; update tenantry.feature_flag_definitions set default_enabled = false where key = 'holiday-banner';
          with gone as (delete from tenantry.flag_changes returning transaction)
@@ -122,11 +165,8 @@ struct Instance {
 }
 
 async fn instance(database: &TestDb, port: u16) -> Instance {
-    let url = |role: &str| {
-        let options = database.options(role);
-        let socket = options.get_socket().expect("a socket").display().to_string();
-        format!("postgres://{role}@localhost:{}/{}?host={socket}", options.get_port(), database.name)
-    };
+    let postgres = &cluster().await.server;
+    let url = |role: &str| postgres.url(role, &database.name);
     let keys = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("keys");
     let child = Command::new(env!("CARGO_BIN_EXE_tenantry"))
         .args(["serve", "--role", "api"])
@@ -152,14 +192,18 @@ fn free_port() -> u16 {
 #[tokio::test]
 async fn two_instances_agree_about_flags() {
     let app = TestApp::start().await;
-    let program = key(&app, &["FLAG_READ"]).await;
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
     let instances = [instance(&app.database, free_port()).await, instance(&app.database, free_port()).await];
     let client = reqwest::Client::new();
     let all = |instance: &Instance| {
         let request = client.post(format!("{}/ofrep/v1/evaluate/flags", instance.url)).bearer_auth(&program);
         async move {
             let response = request.json(&context("u")).send().await.ok()?;
-            Some((response.status().as_u16(), response.headers().get("etag").cloned(), response.json::<Value>().await.ok()?))
+            Some((
+                response.status().as_u16(),
+                response.headers().get("etag").cloned(),
+                response.json::<Value>().await.ok()?,
+            ))
         }
     };
     for instance in &instances {
@@ -170,7 +214,13 @@ async fn two_instances_agree_about_flags() {
         async move {
             for instance in instances {
                 until(what, || async {
-                    all(instance).await.is_some_and(|(_, _, body)| body["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag["key"] == "single-sign-on" && flag["metadata"]["reasonDetail"] == expected)))
+                    all(instance).await.is_some_and(|(_, _, body)| {
+                        body["flags"].as_array().is_some_and(|flags| {
+                            flags.iter().any(|flag| {
+                                flag["key"] == "single-sign-on" && flag["metadata"]["reasonDetail"] == expected
+                            })
+                        })
+                    })
                 })
                 .await;
             }
@@ -184,7 +234,10 @@ async fn two_instances_agree_about_flags() {
     app.sql(PLAN).await;
     agree("the plan has it", json!("DEFAULT")).await;
     // A stream of one instance is opened with an address of the other.
-    let path = all(&instances[0]).await.expect("an answer").2["eventStreams"][0]["endpoint"]["requestUri"].as_str().expect("an address").to_owned();
+    let path = all(&instances[0]).await.expect("an answer").2["eventStreams"][0]["endpoint"]["requestUri"]
+        .as_str()
+        .expect("an address")
+        .to_owned();
     let stream = client.get(format!("{}{path}", instances[1].url)).send().await.expect("a stream");
     assert_eq!(stream.status(), 200);
     app.sql("update tenantry.api_keys set revoked_at = now() where name = 'flags'").await;

@@ -25,8 +25,20 @@ pub(super) async fn typed_flags(app: &TestApp) {
         )
     };
     let variants = [
-        flag("theme", "STRING", json!([{ "name": "light", "value": "light", "weight": 0 }, { "name": "dark", "value": "dark", "weight": 1 }]), "'light'", true),
-        flag("limits", "OBJECT", json!([{ "name": "standard", "value": { "rows": 50, "export": true }, "weight": 1 }]), "null", true),
+        flag(
+            "theme",
+            "STRING",
+            json!([{ "name": "light", "value": "light", "weight": 0 }, { "name": "dark", "value": "dark", "weight": 1 }]),
+            "'light'",
+            true,
+        ),
+        flag(
+            "limits",
+            "OBJECT",
+            json!([{ "name": "standard", "value": { "rows": 50, "export": true }, "weight": 1 }]),
+            "null",
+            true,
+        ),
         flag("page-size", "NUMBER", json!([{ "name": "standard", "value": 25, "weight": 1 }]), "null", true),
         flag("ratio", "NUMBER", json!([{ "name": "half", "value": 0.5, "weight": 1 }]), "null", true),
         flag("no-value", "STRING", json!([{ "name": "a", "value": "a", "weight": 1 }]), "null", false),
@@ -40,7 +52,7 @@ fn script(name: &str) -> PathBuf {
 
 async fn start() -> (TestApp, String) {
     let app = TestApp::start().await;
-    let program = key(&app, &["FLAG_READ"]).await;
+    let program = key(&app, &["FEATURE_FLAG_READ"]).await;
     typed_flags(&app).await;
     until("the flags are there", || async { ask(&app, &program, "ratio", &json!({})).await.status == 200 }).await;
     (app, program)
@@ -86,13 +98,20 @@ async fn openfeature_for_the_web_works_unmodified_and_follows_changes() {
     let (app, program) = start().await;
     let mut command = Command::new("node");
     command.arg(script("web.cjs")).arg(modules).arg(app.base_url()).arg(program);
-    let mut node = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("node");
+    let mut node = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("node");
     let mut lines = BufReader::new(node.stdout.take().expect("its output")).lines();
     let mut said = Vec::new();
     let talk = async {
         while let Some(line) = lines.next_line().await.expect("a line") {
             if line == "READY" {
-                app.sql("update tenantry.feature_flag_definitions set default_enabled = false where key = 'theme'").await;
+                app.sql("update tenantry.feature_flag_definitions set default_enabled = false where key = 'theme'")
+                    .await;
             }
             said.push(line);
         }

@@ -334,7 +334,7 @@ impl Admissions {
         let allowance = before.as_ref().map(|before| Arc::clone(&before.allowance)).unwrap_or_default();
         // What is decided in memory is bounded by what a request costs.
         if let Some(token) = client_token_of(visitor.credentials) {
-            return match verify(&*flags.loaded_snapshot().await?, token, now, allowance) {
+            return match verify(&flags.loaded_snapshot().await?, token, now, allowance) {
                 Ok(admitted) => {
                     let admitted = Arc::new(admitted);
                     drop(place.insert(Arc::clone(&admitted)));

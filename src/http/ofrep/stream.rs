@@ -93,7 +93,7 @@ async fn opened(ofrep: Ofrep, request: Request) -> Result<Response, Failure> {
         confirm(flags, &ofrep.edge.services, &ticket.proof, caller.ip).await?;
         ticket
     } else {
-        Ticket::of(&*ofrep.admit(&caller).await?, now)
+        Ticket::of(&ofrep.admit(&caller).await?, now)
     };
     let organization = ticket.proof.organization;
     let Some(place) = ofrep.streams.take(organization) else {
@@ -111,6 +111,7 @@ async fn opened(ofrep: Ofrep, request: Request) -> Result<Response, Failure> {
     let followed = Followed {
         first: Some(heard.is_none_or(|heard| heard != etag.to_string())),
         last: etag,
+        is_doubtful: false,
         proof: ticket.proof,
         ip: caller.ip,
         changes: followed,
@@ -136,6 +137,8 @@ struct Followed {
     changes: broadcast::Receiver<Arc<Vec<Lost>>>,
     /// The configuration that was told of last.
     last: Etag,
+    /// Whether who follows may have lost access, and the database could not be asked.
+    is_doubtful: bool,
     /// Whether it is to be told at once; `None` once the stream has begun.
     first: Option<bool>,
     end: Pin<Box<tokio::time::Sleep>>,
@@ -154,6 +157,7 @@ impl Followed {
         let mut shutdown = self.ofrep.edge.shutdown.clone();
         let flags = Arc::clone(&self.ofrep.edge.flags);
         loop {
+            let mut is_quiet = false;
             let concerned = tokio::select! {
                 biased;
                 () = &mut self.end => return None,
@@ -164,14 +168,20 @@ impl Followed {
                     Err(broadcast::error::RecvError::Closed) => return None,
                 },
                 () = flags.until_turn(self.proof.organization) => false,
-                _ = self.idle.tick() => return Some((Ok(Bytes::from_static(b":\n\n")), self)),
+                _ = self.idle.tick() => {
+                    is_quiet = true;
+                    false
+                }
             };
-            // A client key is looked for in memory.
-            if (concerned || matches!(self.proof.who, Who::Client { .. }))
-                && let Err(error) = confirm(&flags, &self.ofrep.edge.services, &self.proof, self.ip).await
-                && error.status().is_client_error()
-            {
-                return None;
+            // A client key is looked for in memory. While the database is away, whoever could not be looked up is tried again.
+            if concerned || self.is_doubtful || matches!(self.proof.who, Who::Client { .. }) {
+                match confirm(&flags, &self.ofrep.edge.services, &self.proof, self.ip).await {
+                    Err(error) if error.status().is_client_error() => return None,
+                    confirmed => self.is_doubtful = confirmed.is_err(),
+                }
+            }
+            if is_quiet {
+                return Some((Ok(Bytes::from_static(b":\n\n")), self));
             }
             let Ok(snapshot) = flags.snapshot() else { continue };
             let etag = snapshot.etag(self.proof.organization, flags.clock().now());

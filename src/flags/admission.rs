@@ -213,14 +213,14 @@ impl Allowance {
             return next(self.0.load(Ordering::Relaxed)).map(drop);
         }
         let mut refused = 0;
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |due| match next(due) {
+        let claimed = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |due| match next(due) {
             Ok(due) => Some(due),
             Err(wait) => {
                 refused = wait;
                 None
             }
         });
-        taken.map(drop).map_err(|_| refused)
+        claimed.map(drop).map_err(|_| refused)
     }
 }
 
@@ -334,7 +334,8 @@ impl Admissions {
         let allowance = before.as_ref().map(|before| Arc::clone(&before.allowance)).unwrap_or_default();
         // What is decided in memory is bounded by what a request costs.
         if let Some(token) = client_token_of(visitor.credentials) {
-            return match verify(&flags.loaded_snapshot().await?, token, now, allowance) {
+            let snapshot = flags.loaded_snapshot().await?;
+            return match verify(&snapshot, token, now, allowance) {
                 Ok(admitted) => {
                     let admitted = Arc::new(admitted);
                     drop(place.insert(Arc::clone(&admitted)));

@@ -93,7 +93,8 @@ async fn opened(ofrep: Ofrep, request: Request) -> Result<Response, Failure> {
         confirm(flags, &ofrep.edge.services, &ticket.proof, caller.ip).await?;
         ticket
     } else {
-        Ticket::of(&ofrep.admit(&caller).await?, now)
+        let admitted = ofrep.admit(&caller).await?;
+        Ticket::of(&admitted, now)
     };
     let organization = ticket.proof.organization;
     let Some(place) = ofrep.streams.take(organization) else {

@@ -74,6 +74,9 @@ pub struct Flags {
     pub usage: Usage,
 }
 
+/// Overrides, each with the key of its flag.
+type Overrides = Vec<(Arc<str>, Override)>;
+
 /// How far the task has come.
 struct Position {
     /// Whatever older transactions have done is known.
@@ -504,7 +507,7 @@ async fn definitions(tx: &mut SystemTx) -> Result<Definitions> {
 
 /// What is known of these organizations, or of all, as far as it is not what all have.
 async fn organizations(tx: &mut SystemTx, only: Option<&[Uuid]>) -> Result<HashMap<OrganizationId, OrganizationFlags>> {
-    let mut known: HashMap<OrganizationId, (OrganizationPlan, Vec<(Arc<str>, Override)>)> = HashMap::new();
+    let mut known: HashMap<OrganizationId, (OrganizationPlan, Overrides)> = HashMap::new();
     let mut plans = sqlx::query!(
         r#"select s.organization_id, s.plan as "plan: OrganizationPlan"
              from tenantry.subscriptions s join tenantry.organizations o on o.id = s.organization_id and o.deleted_at is null

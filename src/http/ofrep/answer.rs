@@ -72,13 +72,11 @@ pub(super) fn write_all(
         if place > 0 {
             text.push(b',');
         }
-        match decider.decide(definition) {
-            Ok(evaluation) => write(text, &definition.key, &evaluation)?,
-            Err(_) => {
-                let failed =
-                    Failed { key: &definition.key, error_code: TARGETING_KEY_MISSING, error_details: KEY_IS_MISSING };
-                serde_json::to_writer(&mut *text, &failed)?;
-            }
+        if let Ok(evaluation) = decider.decide(definition) {
+            write(text, &definition.key, &evaluation)?;
+        } else {
+            let (key, error_code, error_details) = (&definition.key, TARGETING_KEY_MISSING, KEY_IS_MISSING);
+            serde_json::to_writer(&mut *text, &Failed { key, error_code, error_details })?;
         }
     }
     // Without an origin: the client has reached us at one, which may be a proxy's.

@@ -27,12 +27,11 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Failure> {
         refused("PARSE_ERROR", &place)
     })?;
     match read.0 {
-        Member::Absent => Ok(Asked::default()),
+        Member::Absent | Member::Right(Context(Member::Absent)) => Ok(Asked::default()),
         Member::Wrong => Err(refused("INVALID_CONTEXT", "`context` is not an object.")),
         Member::Right(Context(Member::Wrong)) => {
             Err(refused("INVALID_CONTEXT", "`context.targetingKey` is not a text."))
         }
-        Member::Right(Context(Member::Absent)) => Ok(Asked::default()),
         Member::Right(Context(Member::Right(Key(key)))) if key.len() > MAX_KEY => {
             Err(refused("INVALID_CONTEXT", &format!("`context.targetingKey` is longer than {MAX_KEY} bytes.")))
         }

@@ -95,6 +95,9 @@ impl App {
         });
         let payer = Arc::new(Payer::new(db.clone(), clock.clone(), stripe));
         let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
+        for warning in config.plans.warnings() {
+            tracing::warn!("PLANS_FILE: {warning}");
+        }
         let events = Events::default();
         let noting = std::sync::Mutex::default();
         let services = Arc::new(Services {
@@ -107,6 +110,7 @@ impl App {
             identity_source,
             meet,
             app_url,
+            plans: config.plans,
         });
         let edge = Arc::new(Edge {
             services: Arc::clone(&services),

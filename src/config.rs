@@ -4,8 +4,10 @@
 //! a working default for everything; production refuses to start on a missing or unsafe value and names all of them at
 //! once.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -15,7 +17,7 @@ use crate::db::{PoolLimits, Pooler};
 use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
 use crate::network::Network;
-use crate::organizations::OrganizationPlan;
+use crate::plans::{OrganizationPlan, Plans};
 use crate::stripe::StripeKey;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::WebhooksConfig;
@@ -106,6 +108,11 @@ pub const VARIABLES: &[Variable] = &[
         "AUDIT_RETENTION_DAYS",
         "for ever",
         "how long the audit log is kept, by plan: `FREE=90,PRO=1095`; 31 at least, and a plan that is not named keeps it (docs/AUDIT.md)",
+    ),
+    variable(
+        "PLANS_FILE",
+        "no limits",
+        "TOML file that says what each plan gives: seats, budgets, API calls, prices (docs/PLANS.md)",
     ),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
     variable(
@@ -244,6 +251,8 @@ pub struct Config {
     pub invitation_template: InvitationTemplate,
     /// How long the audit log is kept.
     pub audit_retention: Retention,
+    /// What each plan gives; `webhooks.sync` has the same.
+    pub plans: Arc<Plans>,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
     /// The operator's own proxies.
@@ -284,6 +293,7 @@ impl Config {
         };
         let production = environment == Environment::Production;
         let identity_source = reader.identity_source();
+        let plans = reader.plans();
         let config = Self {
             environment,
             host: reader.text("HOST").unwrap_or_else(|| if production { "::" } else { "127.0.0.1" }.to_owned()),
@@ -320,13 +330,14 @@ impl Config {
             },
             oauth_clients: reader.list("AUTH_OAUTH_CLIENTS"),
             data_dir: reader.text("TENANTRY_DATA_DIR").map(PathBuf::from),
-            webhooks: reader.webhooks(production),
+            webhooks: reader.webhooks(production, &plans),
             identity_source,
             new_users: reader.new_users(identity_source),
             app_url: reader.app_url(),
             smtp: reader.smtp(production),
             invitation_template: reader.invitation_template(),
             audit_retention: reader.audit_retention(),
+            plans,
             cors_origins: reader.list("CORS_ORIGINS"),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
@@ -520,8 +531,51 @@ impl Reader<'_> {
         })
     }
 
-    fn webhooks(&mut self, production: bool) -> WebhooksConfig {
+    fn plans(&mut self) -> Arc<Plans> {
+        let Some(file) = self.text("PLANS_FILE") else { return Arc::default() };
+        let plans = Plans::load(Path::new(&file)).unwrap_or_else(|problems| {
+            self.problems.extend(problems.into_iter().map(|problem| format!("PLANS_FILE: {problem}")));
+            Plans::default()
+        });
+        Arc::new(plans)
+    }
+
+    /// What `STRIPE_PRICE_PLANS` and the file of the plans say of prices.
+    fn price_plans(&mut self, plans: &Plans) -> BTreeMap<String, Option<OrganizationPlan>> {
+        let mut price_plans = BTreeMap::new();
+        for item in self.list("STRIPE_PRICE_PLANS") {
+            let plan = item.split_once('=').and_then(|(price, plan)| {
+                let plan = match plan.trim() {
+                    none if none.eq_ignore_ascii_case("none") => None,
+                    label => Some(OrganizationPlan::from_label(label)?),
+                };
+                Some((price.trim().to_owned(), plan))
+            });
+            match plan {
+                Some((price, plan)) if !price.is_empty() => drop(price_plans.insert(price, plan)),
+                _ => self.problem(format!(
+                    "STRIPE_PRICE_PLANS has \"{item}\"; it takes price=PLAN, and plans are FREE, STARTER, PRO, ENTERPRISE, or NONE for what buys no plan"
+                )),
+            }
+        }
+        for (plan, price) in plans.prices() {
+            match price_plans.insert(price.id.clone(), Some(plan)) {
+                Some(other) if other != Some(plan) => self.problem(format!(
+                    "STRIPE_PRICE_PLANS and PLANS_FILE contradict each other: {} buys {} and {}",
+                    price.id,
+                    other.map_or("NONE", OrganizationPlan::label),
+                    plan.label()
+                )),
+                _ => {}
+            }
+        }
+        price_plans
+    }
+
+    fn webhooks(&mut self, production: bool, plans: &Arc<Plans>) -> WebhooksConfig {
         let mut webhooks = WebhooksConfig::default();
+        webhooks.sync.price_plans = self.price_plans(plans);
+        webhooks.sync.plans = Arc::clone(plans);
         webhooks.sync.stripe_key = self.text("STRIPE_SECRET_KEY").map(StripeKey);
         webhooks.sync.stripe_api_base = self.text("STRIPE_API_BASE");
         for source in WebhookSource::ALL {
@@ -560,21 +614,6 @@ impl Reader<'_> {
                 Some((foreign, role)) if !foreign.is_empty() => drop(sync.clerk_roles.insert(foreign, role)),
                 _ => self.problem(format!(
                     "CLERK_ROLES has \"{item}\"; it takes org:name=ROLE, and roles are OWNER, ADMIN, MEMBER, VIEWER"
-                )),
-            }
-        }
-        for item in self.list("STRIPE_PRICE_PLANS") {
-            let plan = item.split_once('=').and_then(|(price, plan)| {
-                let plan = match plan.trim() {
-                    none if none.eq_ignore_ascii_case("none") => None,
-                    label => Some(OrganizationPlan::from_label(label)?),
-                };
-                Some((price.trim().to_owned(), plan))
-            });
-            match plan {
-                Some((price, plan)) if !price.is_empty() => drop(sync.price_plans.insert(price, plan)),
-                _ => self.problem(format!(
-                    "STRIPE_PRICE_PLANS has \"{item}\"; it takes price=PLAN, and plans are FREE, STARTER, PRO, ENTERPRISE, or NONE for what buys no plan"
                 )),
             }
         }
@@ -664,6 +703,23 @@ mod tests {
     }
 
     #[test]
+    fn prices_of_both_places_count_unless_they_contradict_each_other() {
+        let file = std::env::temp_dir().join(format!("plans-{}.toml", std::process::id()));
+        let text =
+            "[FREE]\n[STARTER]\n[PRO]\n[[PRO.prices]]\nid = \"price_1\"\ninterval = \"MONTH\"\n[ENTERPRISE]\nseats = 9";
+        std::fs::write(&file, text).expect("a file");
+        let path = file.to_string_lossy().into_owned();
+        let with = |prices| read(&[("PLANS_FILE", path.as_str()), ("STRIPE_PRICE_PLANS", prices)]);
+        let config = with("price_1=PRO,price_2=STARTER").expect("no contradiction");
+        let buys: Vec<_> = config.webhooks.sync.price_plans.values().copied().flatten().collect();
+        assert_eq!(buys, [OrganizationPlan::Pro, OrganizationPlan::Starter]);
+        assert_eq!(config.plans.of(OrganizationPlan::Enterprise).seats, Some(9));
+        let problem = with("price_1=NONE").expect_err("a contradiction").to_string();
+        assert!(problem.contains("contradict each other: price_1 buys NONE and PRO"), "{problem}");
+        std::fs::remove_file(&file).expect("there");
+    }
+
+    #[test]
     fn bad_values_are_named_and_passwords_are_not_repeated() {
         let error = read(&[
             ("PORT", "99999"),
@@ -682,6 +738,7 @@ mod tests {
             ("MAIL_FROM", "nobody"),
             ("AUDIT_RETENTION_DAYS", "FREE=30"),
             ("MAIL_TEMPLATES", "/no/such/folder"),
+            ("PLANS_FILE", "/no/such/file"),
         ])
         .expect_err("bad")
         .to_string();
@@ -700,6 +757,7 @@ mod tests {
             "MAIL_FROM",
             "AUDIT_RETENTION_DAYS",
             "MAIL_TEMPLATES",
+            "PLANS_FILE",
         ] {
             assert!(error.contains(name), "{error}");
         }

@@ -36,6 +36,7 @@ pub mod members;
 pub mod metrics;
 mod network;
 pub mod organizations;
+pub mod plans;
 pub mod platform;
 pub mod refunds;
 pub mod representatives;

@@ -29,6 +29,7 @@ use crate::graphql::loader::{ById, Counts, Fetch, Loader, PageKey, Pages, by_id_
 use crate::graphql::node::{AnyNode, NodeLoad};
 use crate::graphql::plan::{ListPage, ListPlan, Scope};
 use crate::id::{Id, OrganizationId};
+use crate::plans::Plans;
 use crate::trail::Origin;
 
 /// What all sessions of a process share.
@@ -51,6 +52,8 @@ pub struct Services {
     pub meet: Option<Meet>,
     /// The address of the client application, without the slash at its end.
     pub app_url: String,
+    /// What each plan gives.
+    pub plans: Arc<Plans>,
 }
 
 /// Makes the user of a session's token if there is none, or brings them up to date; the kit knows no users.

@@ -49,6 +49,7 @@ const FLOORS: &[&[&str]] = &[
     &["db"],
     &["local_postgres"],
     &["access"],
+    &["plans"],
     &["sql_enum"],
     &["json"],
     &["mail"],

@@ -241,8 +241,10 @@ pub(crate) fn bought(
         let plan = configured.unwrap_or_else(|| {
             plan_of(price, own.map(|own| &own.plan)).or_else(|| plan_of(product, of_product.map(|own| &own.plan)))
         });
-        let seat =
-            seat_of(price, own.map(|own| &own.seat)).or_else(|| seat_of(product, of_product.map(|own| &own.seat)));
+        let in_file = settings.plans.price(price).filter(|(_, price)| price.seat).map(|_| true);
+        let seat = in_file
+            .or_else(|| seat_of(price, own.map(|own| &own.seat)))
+            .or_else(|| seat_of(product, of_product.map(|own| &own.seat)));
         if plan.is_none() && seat.is_none() && configured.is_none() && !item.metered {
             unmapped.push(price.to_owned());
         }

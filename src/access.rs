@@ -66,16 +66,21 @@ pub struct Tenant {
     pub is_superadmin: bool,
     /// Whether an operator has suspended the organization: nothing is changed in it.
     pub is_suspended: bool,
+    /// Whether there is no seat for the viewer: they read, and change nothing.
+    pub waits_for_seat: bool,
 }
 
 impl Tenant {
     /// Refuses an action that is not allowed.
     ///
     /// # Errors
-    /// [`Error::Forbidden`].
+    /// [`Error::Forbidden`]; [`Error::SeatRequired`] for a member without a seat.
     pub fn check(&self, action: Action) -> Result<()> {
         if self.allowed.has(action) {
             return Ok(());
+        }
+        if self.waits_for_seat {
+            return Err(Error::SeatRequired(action.label()));
         }
         let role = match self.actor {
             Actor::User(_) => self.role.label(),

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::events::Events;
 use crate::graphql::Services;
+use crate::graphql::calls::Calls;
 use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::{Documents, Limits};
@@ -111,6 +112,7 @@ impl App {
             meet,
             app_url,
             plans: config.plans,
+            calls: Calls::default(),
         });
         let edge = Arc::new(Edge {
             services: Arc::clone(&services),

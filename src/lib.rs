@@ -19,6 +19,7 @@ pub mod config;
 pub mod customers;
 pub mod data_rights;
 pub mod db;
+pub mod entitlements;
 pub mod error;
 pub mod escalations;
 pub mod events;

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use serde_json::json;
 
 use crate::db::SystemTx;
+use crate::entitlements::{self, Plan};
 use crate::error::{Error, Result};
 use crate::flags::{self, FeatureFlagDefinition};
 use crate::graphql::filter::{DateTimeFilter, StringFilter};
@@ -197,6 +198,15 @@ relations! {
         let definitions = flags::definitions(&mut tx).await?;
         tx.commit().await?;
         Ok(definitions)
+    }
+
+    /// What each plan gives: the file of the plans, with the flags whose minimum plan it is.
+    async fn plans(&self, ctx: &Context<'_>) -> Result<Vec<Plan>> {
+        let session = Session::of(ctx)?;
+        let mut tx = open(session, "plans.list", json!({})).await?;
+        let plans = entitlements::show(&mut tx, &session.services().plans).await?;
+        tx.commit().await?;
+        Ok(plans)
     }
 
     /// What the workers do by the clock.

@@ -17,6 +17,7 @@ use crate::audit::AuditLog;
 use crate::billing::Subscription;
 use crate::budgets::{Budget, BudgetAlert, BudgetMutation, BudgetReservation, BudgetSubscription, BudgetUsageRecord};
 use crate::customers::{Customer, CustomerEvent, CustomerMutation, CustomerSubscription};
+use crate::entitlements::EntitlementMutation;
 use crate::error::{Error, Result};
 use crate::escalations::{Escalation, EscalationMutation, EscalationNotice, EscalationRule, EscalationSubscription};
 use crate::graphql::entity::Entity;
@@ -46,8 +47,8 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    agents, api_keys, budgets, customers, escalations, members, organizations, refunds, representatives, sla,
-    support_access, tickets, webhook_events,
+    agents, api_keys, budgets, customers, entitlements, escalations, members, organizations, refunds, representatives,
+    sla, support_access, tickets, webhook_events,
 };
 
 /// The queries of the API.
@@ -67,6 +68,7 @@ pub struct Mutation(
     SlaMutation,
     AgentMutation,
     BudgetMutation,
+    EntitlementMutation,
     RefundMutation,
     WebhookMutation,
     SupportAccessMutation,
@@ -100,6 +102,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         sla::MUTATIONS,
         agents::MUTATIONS,
         budgets::MUTATIONS,
+        entitlements::MUTATIONS,
         refunds::MUTATIONS,
         webhook_events::MUTATIONS,
         support_access::MUTATIONS,

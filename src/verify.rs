@@ -108,6 +108,11 @@ const DATA_CHECKS: &[Check] = &[
           order by 1 limit 100",
     ),
     (
+        "seats",
+        "select o.slug, format('%s members have a seat and should wait, or wait and could have one: `tenantry jobs run entitlements`', w.members)
+           from tenantry.wrong_seats() w join tenantry.organizations o on o.id = w.organization_id order by 1 limit 100",
+    ),
+    (
         "ticket-counter",
         "select t.organization_id::text, format('the highest ticket number is %s, the counter stands at %s', max(t.number), coalesce(max(c.last_number), 0))
            from tenantry.tickets t left join tenantry.ticket_counters c using (organization_id)

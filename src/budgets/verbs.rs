@@ -166,6 +166,10 @@ fn refusals(named: &[Named], take: &Take<'_>) -> Vec<UserError> {
             errors.push(of_budget(UserErrorCode::Invalid, message));
         } else if held.is_archived {
             errors.push(of_budget(UserErrorCode::InvalidTransition, "The budget is archived.".to_owned()));
+        } else if held.is_over_plan {
+            let message =
+                "The plan has no room for this budget: archive an older one, or take a greater plan.".to_owned();
+            errors.push(of_budget(UserErrorCode::PlanLimitReached, message));
         } else if let Some(begins_at) = held.begins_at {
             let message = format!("The budget begins at {}.", begins_at.to_rfc3339());
             errors.push(of_budget(UserErrorCode::InvalidTransition, message));
@@ -424,6 +428,17 @@ async fn current(work: &mut Work<'_>, id: BudgetId) -> VerbResult<LockedBudget> 
     Err(Error::internal("a budget does not come to rest").into())
 }
 
+/// Refuses where the plan has no room for one more budget, or for this one.
+async fn check_plan(work: &mut Work<'_>, field: &str, series: Option<BudgetId>) -> VerbResult<()> {
+    let Some(full) = sql::full(work.tx, series).await? else { return Ok(()) };
+    let more = match full.unlocked_by {
+        Some(plan) => format!("archive an older one, or take {}", plan.label()),
+        None => "archive an older one".to_owned(),
+    };
+    let message = format!("The plan {} has room for {} budgets: {more}.", full.plan.label(), full.most);
+    Err(VerbError::user(field, UserErrorCode::PlanLimitReached, message))
+}
+
 fn check_thresholds(checks: &mut Checks, mut thresholds: Vec<i32>) -> Vec<i32> {
     if thresholds.len() > MAX_THRESHOLDS {
         let message = format!("A budget takes at most {MAX_THRESHOLDS} thresholds; these are {}.", thresholds.len());
@@ -472,6 +487,7 @@ impl Mutation for BudgetCreateInput {
             checks.refuse("endsAt", UserErrorCode::Invalid, "`endsAt` takes a time of at most ten years ahead.");
         }
         checks.finish()?;
+        check_plan(work, "type", None).await?;
         check_time_zone(work, &time_zone).await?;
         let (calendar_start, calendar_end) = sql::period_at(work.tx, self.period, &time_zone, from).await?;
         let starts_at = self.starts_at.unwrap_or(calendar_start);
@@ -529,6 +545,7 @@ impl Mutation for BudgetUpdateInput {
         }
         let before = current(work, self.id).await?;
         check_version(self.expected_version, before.version)?;
+        check_plan(work, "id", Some(before.series_id)).await?;
         if let Some(limit) = &self.limit
             && limit.currency_code.as_str() != before.currency
         {

@@ -83,6 +83,9 @@ codes! {
     OrganizationSuspended "ORGANIZATION_SUSPENDED"
         "An operator has suspended the organization: it can be read and not changed."
         "Ask whoever runs the service.";
+    SeatRequired "SEAT_REQUIRED"
+        "All seats of the organization are taken and the viewer has none: they can read and not change."
+        "Have an owner or administrator free a seat or buy more; it is given by itself.";
     OrganizationMismatch "ORGANIZATION_MISMATCH"
         "The token is for another organization than `X-Organization-Id` names."
         "Get a token for that organization.";
@@ -229,9 +232,12 @@ codes! {
     OwnerRequired "OWNER_REQUIRED"
         "Only an owner of the organization may."
         "Ask an owner.";
-    NoSeat "NO_SEAT"
-        "All seats of the subscription are taken."
-        "Buy more, or remove a member.";
+    SeatsExhausted "SEATS_EXHAUSTED"
+        "All seats of the organization are taken."
+        "Buy more, make a member VIEWER, or remove one; VIEWERs need no seat.";
+    PlanLimitReached "PLAN_LIMIT_REACHED"
+        "The plan gives no more of it; the message says which plan would."
+        "Take a greater plan, or use less.";
     BeyondOwnRole "BEYOND_OWN_ROLE"
         "The change would give, take or touch what the viewer may not do themselves."
         "Ask somebody whose role has all of it.";

@@ -295,8 +295,10 @@ pub enum UserErrorCode {
     LastOwner,
     /// It would give what the viewer does not have.
     BeyondOwnRole,
-    /// All seats of the subscription are taken.
-    NoSeat,
+    /// All seats of the organization are taken.
+    SeatsExhausted,
+    /// The plan gives no more of it.
+    PlanLimitReached,
     /// The identity provider decides about it.
     ManagedElsewhere,
     /// Only the author may.

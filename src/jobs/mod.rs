@@ -14,6 +14,7 @@ use crate::audit::{Retention, chain};
 use crate::budgets;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
+use crate::entitlements;
 use crate::error::{Error, Result};
 use crate::escalations;
 use crate::job_runs::{self, Outcome, Run};
@@ -89,6 +90,12 @@ pub const JOBS: &[Job] = &[
         does: "Removes the rows of deleted organizations whose holdback has ended.",
         every: TimeDelta::minutes(1),
         run: |on| Box::pin(organizations::purge_due(&on.db, &on.clock)),
+    },
+    Job {
+        name: "entitlements",
+        does: "Gives and takes the seats that ended grants and new terms of plans concern.",
+        every: TimeDelta::minutes(1),
+        run: |on| Box::pin(entitlements::settle_due(&on.db, &on.clock)),
     },
     Job {
         name: "support-access",

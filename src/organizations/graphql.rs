@@ -14,6 +14,7 @@ use crate::billing::{self, Subscription};
 use crate::budgets::{Budget, BudgetReservation};
 use crate::customers::Customer;
 use crate::db::{Admission, Founded, TenantTx, refuse};
+use crate::entitlements::{self, Entitlement, Seats};
 use crate::error::{Error, Result};
 use crate::escalations::{Escalation, EscalationNotice, EscalationRule};
 use crate::flags::{self, FeatureFlag};
@@ -149,6 +150,25 @@ relations! {
     /// Every feature flag, evaluated for the organization at this moment.
     async fn feature_flags(&self, ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
         flags::feature_flags(ctx).await
+    }
+
+    /// What the organization may use, or could, and how much of it is used.
+    async fn entitlements(&self, ctx: &Context<'_>) -> Result<Vec<Entitlement>> {
+        entitlements::entitlements(ctx).await
+    }
+
+    /// One of `entitlements`; null when there is none with this key.
+    async fn entitlement(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "`seats`, `budgets`, `api_calls`, or the key of a feature flag.")] key: String,
+    ) -> Result<Option<Entitlement>> {
+        entitlements::entitlement(ctx, &key).await
+    }
+
+    /// The seats of the members.
+    async fn seats(&self, ctx: &Context<'_>) -> Result<Option<Seats>> {
+        entitlements::seats(Session::of(ctx)?).await
     }
 
     /// The subscription; null when the organization never had one.

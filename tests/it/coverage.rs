@@ -180,6 +180,7 @@ async fn enums_are_the_same_in_sql_and_rust() {
     let mut system = database.system().await;
     check!(system,
         "tenantry.organization_plan" => tenantry::organizations::OrganizationPlan,
+        "tenantry.seat_policy" => tenantry::plans::SeatPolicy,
         "tenantry.organization_status" => tenantry::organizations::OrganizationStatus,
         "tenantry.member_role" => tenantry::access::MemberRole,
         "tenantry.user_role" => tenantry::members::UserRole,
@@ -287,6 +288,8 @@ fn system_transactions_are_opened_by_these_modules_only() {
         "cli/webhooks/replay.rs",
         "cli/webhooks/show.rs",
         "data_rights.rs",
+        // Terms of plans at start, seats by the clock, counts of calls.
+        "entitlements/jobs.rs",
         "escalations/jobs.rs",
         "job_runs.rs",
         "jobs/mod.rs",

@@ -158,7 +158,7 @@ async fn seats_are_counted_at_the_door() {
         (0..8).map(|n| person(&app, &format!("p{n}"), &format!("p{n}@acme.test"), true)).collect();
     let joined = join_all(people.iter().map(|token| payload(&app, token, JOIN, json!({ "organizationId": id })))).await;
     assert_eq!(joined.iter().filter(|joined| joined["membership"].is_object()).count(), 2, "{joined:?}");
-    assert_eq!(joined.iter().filter(|joined| code(joined) == "NO_SEAT").count(), 6, "{joined:?}");
+    assert_eq!(joined.iter().filter(|joined| code(joined) == "SEATS_EXHAUSTED").count(), 6, "{joined:?}");
     assert!(!alice.is_empty());
 }
 

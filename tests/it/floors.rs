@@ -28,6 +28,7 @@ const FLOORS: &[&[&str]] = &[
         "billing",
         "budgets",
         "customers",
+        "entitlements",
         "escalations",
         "flags",
         "members",

@@ -34,6 +34,7 @@ mod process;
 mod refunds;
 mod revocation;
 mod search_path;
+mod seats;
 mod service_levels;
 mod support;
 mod support_access;

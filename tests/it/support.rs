@@ -287,6 +287,8 @@ impl TestApp {
             impersonation: config.impersonation,
         };
         let verifier = Verifier::new(settings, setup.clock.clone()).expect("a verifier");
+        // As `tenantry serve` does.
+        tenantry::entitlements::publish(&database.db(), &config.plans).await.expect("the terms of plans");
         let (stop, stopping) = watch::channel(false);
         let dev_issuer = config.is_development().then_some(issuer);
         let app = App::new(AppParts {

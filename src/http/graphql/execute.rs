@@ -112,6 +112,9 @@ pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -
     let execution = unconstrained(AssertUnwindSafe(edge.schemas.fast.execute(request)).catch_unwind());
     let outcome = tokio::time::timeout(EXECUTION_TIMEOUT, execution).await;
     session.close().await;
+    if let Some(organization) = session.entered() {
+        edge.services.calls.add(organization, edge.services.clock.now());
+    }
     match outcome {
         Ok(Ok(mut response)) => {
             errors::finish(&mut response.errors, &record.request_id);

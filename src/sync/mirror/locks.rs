@@ -62,5 +62,17 @@ pub(crate) async fn lock_with(
     )
     .execute(tx.conn())
     .await?;
+    // Members change under the lock of their organization's row, here as in the API: seats are counted under it. Whoever locks
+    // a member's row before it would wait in a circle.
+    let tenants: Vec<uuid::Uuid> =
+        all.keys().filter_map(|lock| if let Lock::Tenant(id) = lock { Some(*id) } else { None }).collect();
+    if !tenants.is_empty() {
+        sqlx::query!(
+            "select id from tenantry.organizations where id = any($1) order by id for no key update",
+            &tenants
+        )
+        .fetch_all(tx.conn())
+        .await?;
+    }
     Ok(())
 }

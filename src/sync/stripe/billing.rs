@@ -17,7 +17,7 @@ use crate::sync::stripe::attribution;
 use crate::sync::stripe::owners::BillingGraph;
 use crate::sync::stripe::plans::{self, Bought, Catalogue};
 
-/// Marks the overrides of flags that are entitlements at Stripe.
+/// Says of an override of a flag, for people, that it is an entitlement at Stripe.
 const ENTITLEMENT: &str = "Entitlement at Stripe";
 
 /// What is known of some customers after their organizations' rows were derived.
@@ -185,15 +185,15 @@ async fn write(
         subscription.fields.status.version().map_or(0, |at| at.moment.saturating_mul(100) + i64::from(at.rank.min(99)));
     Ok(sqlx::query_scalar!(
         r#"insert into tenantry.subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
-                                      current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version, cancel_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                                      current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version, cancel_at, sells_seats)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
            on conflict (organization_id) do update
               set stripe_customer_id = excluded.stripe_customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
                   status = excluded.status, plan = excluded.plan, seat_count = excluded.seat_count,
                   current_period_start = excluded.current_period_start, current_period_end = excluded.current_period_end,
                   cancel_at_period_end = excluded.cancel_at_period_end, trial_end = excluded.trial_end,
                   collection_paused = excluded.collection_paused, source_version = excluded.source_version,
-                  cancel_at = excluded.cancel_at
+                  cancel_at = excluded.cancel_at, sells_seats = excluded.sells_seats
         returning id as "id: SubscriptionId""#,
         organization as _,
         SubscriptionId::new(effects.clock) as _,
@@ -208,7 +208,8 @@ async fn write(
         moment_of_seconds(subscription.fields.trial_end.get()),
         subscription.fields.collection_paused.get().unwrap_or(false),
         version,
-        cancel_at
+        cancel_at,
+        bought.sells_seats
     )
     .fetch_one(effects.tx.conn())
     .await?)
@@ -270,17 +271,16 @@ async fn project_entitlements(
     let keys: Vec<String> = keys.into_iter().cloned().collect();
     let ids: Vec<Uuid> = keys.iter().map(|_| Id::<()>::new(effects.clock).uuid()).collect();
     let removed = sqlx::query!(
-        "delete from tenantry.organization_feature_flags where organization_id = $1 and reason = $2 and not flag_key = any($3)",
+        "delete from tenantry.organization_feature_flags where organization_id = $1 and source = 'STRIPE' and not flag_key = any($2)",
         organization as _,
-        ENTITLEMENT,
         &keys
     )
     .execute(effects.tx.conn())
     .await?
     .rows_affected();
     let added = sqlx::query!(
-        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, reason)
-         select $1, k.id, d.key, true, true, $2
+        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, source, enabled, exceeds_plan, reason)
+         select $1, k.id, d.key, 'STRIPE', true, true, $2
            from unnest($3::uuid[], $4::text[]) as k(id, key) join tenantry.feature_flag_definitions d on d.key = k.key
          on conflict (organization_id, flag_key) do nothing",
         organization as _,

@@ -180,6 +180,8 @@ pub(crate) struct Bought {
     /// The greatest plan that one of its prices is known to buy, or that its metadata name. `None`: no price is known.
     pub(crate) plan: Option<OrganizationPlan>,
     pub(crate) seats: i32,
+    /// Whether a price is marked as one of seats.
+    pub(crate) sells_seats: bool,
     /// The period of what buys the plan, in seconds since 1970.
     pub(crate) starts: Option<i64>,
     pub(crate) ends: Option<i64>,
@@ -260,7 +262,8 @@ pub(crate) fn bought(
         .unwrap_or((fields.period_start.get(), fields.period_end.get()));
     unmapped.sort();
     unmapped.dedup();
-    Bought { plan, seats: seats(&licensed, plan.is_some(), of_items), starts, ends, unmapped }
+    let sells_seats = licensed.iter().any(|known| known.seat);
+    Bought { plan, seats: seats(&licensed, plan.is_some(), of_items), sells_seats, starts, ends, unmapped }
 }
 
 /// The period that these items share, if they have one.

@@ -766,6 +766,13 @@ const REQUESTS: &[Request] = &[
         ids: &[("/input/organizationId", "OrganizationSuspendInput.organizationId")],
     },
     Request {
+        root: "entitlementGrantSet",
+        allowed: Allowed::Platform,
+        document: "mutation($input: EntitlementGrantSetInput!) { entitlementGrantSet(input: $input) { grant { amount } userErrors { code field } } }",
+        variables: r#"{ "input": { "organizationId": "$Organization", "limit": "SEATS", "amount": 1, "reason": "gate" } }"#,
+        ids: &[("/input/organizationId", "EntitlementGrantSetInput.organizationId")],
+    },
+    Request {
         root: "organizationReactivate",
         allowed: Allowed::Platform,
         document: "mutation($input: OrganizationReactivateInput!) { organizationReactivate(input: $input) { suspendedAt userErrors { code field } } }",

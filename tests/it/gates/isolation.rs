@@ -13,9 +13,11 @@ use crate::support::{TestApp, TestDb};
 
 /// Tables with `organization_id` that are no entity of the API, and why.
 const NO_ENTITIES: &[(&str, &str)] = &[
+    ("api_usage", "shown as the entitlement `api_calls`"),
     ("audit_horizons", "how far back the audit log reaches, for `verify`"),
     ("audit_seals", "the hash chain of the audit log, for exports and `verify`"),
     ("audit_unsealed", "what the job has yet to seal"),
+    ("entitlement_grants", "shown in `Organization.entitlements`"),
     ("idempotency_keys", "the memory of mutations"),
     ("organization_feature_flags", "shown as `FeatureFlag.override`"),
     ("sla_revisions", "what a policy promised before, for clocks that ran then"),

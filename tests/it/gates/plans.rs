@@ -64,6 +64,7 @@ const KEPT_INDEXES: &[(&str, &str)] = &[
     ("invitations_mail_token_hash_idx", "who follows a link has no tenant yet"),
     ("invitations_mail_due_at_idx", "the workers mail for all"),
     ("invitations_token_hash_idx", "who follows a link has no tenant yet"),
+    ("organization_members_waiting_idx", "nobody waits for a seat, almost everywhere"),
     ("organization_members_custom_role_id_idx", "foreign key: deleting a role asks who has it"),
     ("refunds_settled_at_idx", "the figures of a period"),
     ("refunds_due_idx", "the workers pay what is due"),

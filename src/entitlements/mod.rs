@@ -144,7 +144,7 @@ type LimitOf = fn(&PlanTerms) -> Option<i64>;
 
 impl Counted {
     fn entitlement(&self, plans: &Plans, key: &str, (limit, used): (Option<i64>, i64), of: LimitOf) -> Entitlement {
-        let greater = plans.iter().filter(|(plan, _)| *plan > self.plan);
+        let mut greater = plans.iter().filter(|(plan, _)| *plan > self.plan);
         let unlocks = |terms: &PlanTerms| limit.is_some_and(|limit| of(terms).is_none_or(|more| more > limit));
         let granted = self.grants.get(key);
         Entitlement {
@@ -159,7 +159,7 @@ impl Counted {
                 None => self.source_of_plan(),
             },
             expires_at: granted.copied().flatten(),
-            unlocked_by: greater.into_iter().find(|(_, terms)| unlocks(terms)).map(|(plan, _)| plan),
+            unlocked_by: greater.find(|(_, terms)| unlocks(terms)).map(|(plan, _)| plan),
         }
     }
 

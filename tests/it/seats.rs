@@ -495,7 +495,7 @@ async fn entitlements_say_what_there_is_and_what_would_give_more() {
     let shown = app
         .data(
             &alice,
-            "{ organization { budgets(first: 50, where: { name: { eq: \"B\" } }) { nodes { isOverPlan } } } }",
+            "{ organization { budgets(first: 50, where: { archivedAt: { isNull: true } }) { nodes { isOverPlan } } } }",
             json!({}),
         )
         .await;

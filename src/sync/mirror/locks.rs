@@ -53,17 +53,8 @@ pub(crate) async fn lock_with(
     if all.is_empty() {
         return Ok(());
     }
-    let (keys, together): (Vec<i64>, Vec<bool>) = all.iter().map(|(lock, shared)| (lock.key(), *shared)).unzip();
-    sqlx::query!(
-        "select case when shared then pg_advisory_xact_lock_shared(key) else pg_advisory_xact_lock(key) end
-           from unnest($1::bigint[], $2::boolean[]) as l(key, shared)",
-        &keys,
-        &together
-    )
-    .execute(tx.conn())
-    .await?;
-    // Members change under the lock of their organization's row, here as in the API: seats are counted under it. Whoever locks
-    // a member's row before it would wait in a circle.
+    // Members change under the lock of their organization's row, here as in the API: seats are counted under it. It comes before the
+    // lock of what is derived, because an event of the organization has changed the row by then.
     let tenants: Vec<uuid::Uuid> =
         all.keys().filter_map(|lock| if let Lock::Tenant(id) = lock { Some(*id) } else { None }).collect();
     if !tenants.is_empty() {
@@ -74,5 +65,14 @@ pub(crate) async fn lock_with(
         .fetch_all(tx.conn())
         .await?;
     }
+    let (keys, together): (Vec<i64>, Vec<bool>) = all.iter().map(|(lock, shared)| (lock.key(), *shared)).unzip();
+    sqlx::query!(
+        "select case when shared then pg_advisory_xact_lock_shared(key) else pg_advisory_xact_lock(key) end
+           from unnest($1::bigint[], $2::boolean[]) as l(key, shared)",
+        &keys,
+        &together
+    )
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }

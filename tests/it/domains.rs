@@ -151,7 +151,7 @@ async fn whoever_asks_is_decided_about_once() {
 #[tokio::test]
 async fn seats_are_counted_at_the_door() {
     let (app, alice, id, _) = app_with("JOIN").await;
-    let seats = "update tenantry.subscriptions set seat_count = (select count(*) + 2 from tenantry.organization_members m where m.organization_id = subscriptions.organization_id and m.deleted_at is null)
+    let seats = "update tenantry.subscriptions set seat_count = (select count(*) + 2 from tenantry.organization_members m where m.organization_id = subscriptions.organization_id and m.deleted_at is null and m.role <> 'VIEWER')
                   where organization_id = (select id from tenantry.organizations where slug = 'acme-corp')";
     run(&app, seats).await;
     let people: Vec<String> =

@@ -34,6 +34,15 @@ pub(super) struct Take<'a> {
     pub now: DateTime<Utc>,
 }
 
+/// Why nothing may be taken from a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// It is archived.
+    Archived,
+    /// The plan has no room for it.
+    OverPlan,
+}
+
 /// What a statement found behind a budget, under its lock.
 pub(super) struct Held {
     /// Taken, if all budgets had room.
@@ -46,9 +55,8 @@ pub(super) struct Held {
     pub fits: bool,
     /// Whether the period has to be followed by another one.
     pub has_ended: bool,
-    pub is_archived: bool,
-    /// Whether the plan has no room for the budget.
-    pub is_over_plan: bool,
+    /// Why nothing may be taken from it at all.
+    pub closed: Option<Closed>,
     /// When the first period begins, if that is to come.
     pub begins_at: Option<DateTime<Utc>>,
 }
@@ -142,8 +150,11 @@ pub(super) async fn take(conn: &mut PgConnection, organization: OrganizationId, 
                 available_minor: ceiling - taken,
                 fits: row.fits.unwrap_or_default(),
                 has_ended: row.has_ended.unwrap_or_default(),
-                is_archived: row.is_archived.unwrap_or_default(),
-                is_over_plan: row.is_over_plan.unwrap_or_default(),
+                closed: match (row.is_archived, row.is_over_plan) {
+                    (Some(true), _) => Some(Closed::Archived),
+                    (_, Some(true)) => Some(Closed::OverPlan),
+                    _ => None,
+                },
                 begins_at: row.begins_at,
             }),
             _ => None,
@@ -284,8 +295,7 @@ pub(super) async fn end(
         available_minor: row.ceiling - row.taken,
         fits: row.fits,
         has_ended: false,
-        is_archived: false,
-        is_over_plan: false,
+        closed: None,
         begins_at: None,
     });
     Ok(held.collect())

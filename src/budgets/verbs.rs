@@ -11,7 +11,7 @@ use crate::budgets::graphql::{
     BudgetUpdateInput,
 };
 use crate::budgets::model::{BudgetReservationStatus, BudgetType, Changed, MAX_PERCENT, MAX_THRESHOLDS};
-use crate::budgets::sql::{self, AlertRow, BudgetRow, BudgetUpdate, Ending, LockedBudget, Named, Take};
+use crate::budgets::sql::{self, AlertRow, BudgetRow, BudgetUpdate, Closed, Ending, LockedBudget, Named, Take};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::graphql::money::{Money, MoneyInput};
@@ -130,7 +130,8 @@ async fn take(
             return Ok(first);
         }
         let refusals = refusals(&named, &take);
-        let ended: Vec<BudgetId> = held().filter(|held| held.has_ended && !held.is_archived).map(|b| b.id).collect();
+        let ended: Vec<BudgetId> =
+            held().filter(|held| held.has_ended && held.closed != Some(Closed::Archived)).map(|b| b.id).collect();
         let is_late = named.iter().any(|named| named.exists && named.held.is_none());
         let is_short = refusals.iter().all(|refusal| refusal.code == UserErrorCode::BudgetExceeded);
         if !is_short || refusals.is_empty() && ended.is_empty() && !is_late {
@@ -164,9 +165,9 @@ fn refusals(named: &[Named], take: &Take<'_>) -> Vec<UserError> {
         if before.iter().filter_map(|other| other.held.as_ref()).any(|other| other.series_id == held.series_id) {
             let message = "The same budget is named twice: two of the ids are periods of one.".to_owned();
             errors.push(of_budget(UserErrorCode::Invalid, message));
-        } else if held.is_archived {
+        } else if held.closed == Some(Closed::Archived) {
             errors.push(of_budget(UserErrorCode::InvalidTransition, "The budget is archived.".to_owned()));
-        } else if held.is_over_plan {
+        } else if held.closed == Some(Closed::OverPlan) {
             let message =
                 "The plan has no room for this budget: archive an older one, or take a greater plan.".to_owned();
             errors.push(of_budget(UserErrorCode::PlanLimitReached, message));

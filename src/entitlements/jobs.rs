@@ -37,9 +37,9 @@ pub async fn write_calls(services: &Services) -> Result<u64> {
 }
 
 async fn write(db: &Db, counted: &Counted) -> Result<u64> {
-    let organizations: Vec<Uuid> = counted.iter().map(|((organization, _), _)| organization.uuid()).collect();
-    let months: Vec<NaiveDate> = counted.iter().map(|((_, month), _)| *month).collect();
-    let calls: Vec<i64> = counted.iter().map(|(_, calls)| i64::try_from(*calls).unwrap_or(i64::MAX)).collect();
+    let organizations: Vec<Uuid> = counted.keys().map(|(organization, _)| organization.uuid()).collect();
+    let months: Vec<NaiveDate> = counted.keys().map(|(_, month)| *month).collect();
+    let calls: Vec<i64> = counted.values().map(|calls| i64::try_from(*calls).unwrap_or(i64::MAX)).collect();
     let mut tx = SystemTx::begin(db).await?;
     // In one order everywhere, so that two instances do not wait for each other.
     let written = sqlx::query!(

@@ -204,8 +204,10 @@ declare
     concerned uuid;
 begin
     for concerned in
-        select distinct c.organization_id from changed c join former f on f.organization_id = c.organization_id and f.id = c.id
-         where (c.user_id, c.role, c.custom_role_id, c.deleted_at, c.created_at) is distinct from (f.user_id, f.role, f.custom_role_id, f.deleted_at, f.created_at)
+        -- No join: nothing is known of the size of these two, and a nested loop over many is for ever.
+        select distinct d.organization_id
+          from (select c.organization_id, c.id, c.user_id, c.role, c.custom_role_id, c.deleted_at, c.created_at from changed c
+                except select f.organization_id, f.id, f.user_id, f.role, f.custom_role_id, f.deleted_at, f.created_at from former f) d
          order by 1
     loop
         perform tenantry.settle_seats(concerned);

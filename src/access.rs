@@ -15,9 +15,9 @@ use crate::sql_enum;
 sql_enum! {
     /// The role of a member in an organization.
     pub enum MemberRole("tenantry.member_role") {
-        /// Every action, including billing and deletion. Every organization has at least one owner.
+        /// Every action, including deletion. Every organization has at least one owner.
         Owner = "OWNER",
-        /// Every action except billing and deletion.
+        /// Every action except deletion and handing the organization over.
         Admin = "ADMIN",
         /// Daily work: tickets, customers, refunds.
         Member = "MEMBER",
@@ -275,6 +275,8 @@ matrix! {
     RefundConfigure, "REFUND_CONFIGURE", personal: Owner Admin;
     /// Read the subscription.
     BillingRead, "BILLING_READ": Owner Admin Member Viewer;
+    /// Subscribe, change the plan, cancel, open Stripe's portal; read invoices.
+    BillingManage, "BILLING_MANAGE", personal: Owner Admin;
     /// Read agent configurations and decision rules.
     AgentRead, "AGENT_READ": Owner Admin Member;
     /// Create and change agent configurations and decision rules, which decide about money.

@@ -61,6 +61,11 @@ impl App {
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
         let AppParts { config, db, clock, verifier, dev_issuer, personas, shutdown } = parts;
+        let stripe = config.webhooks.sync.stripe_client().unwrap_or_else(|error| {
+            tracing::error!(%error, cause = ?error, "there is no client of Stripe: refunds and billing wait");
+            None
+        });
+        let billing = config.upkeep(stripe.clone());
         let schemas = Schemas::build(config.introspection);
         let documents = Documents::new(&schemas.sdl, Limits::default());
         let settings = EdgeSettings {
@@ -81,7 +86,6 @@ impl App {
             (NewUsers::ByToken, false) => Some(members::meet),
             (NewUsers::ByToken, true) => Some(members::meet_with_workspace),
         };
-        let jobs = Arc::new(Jobs { db: db.clone(), clock: clock.clone(), retention: config.audit_retention });
         let mail = Arc::new(InvitationMail::new(
             db.clone(),
             clock.clone(),
@@ -89,11 +93,10 @@ impl App {
             config.invitation_template,
             app_url.clone(),
         ));
-        let stripe = config.webhooks.sync.stripe_client().unwrap_or_else(|error| {
-            tracing::error!(%error, cause = ?error, "there is no client of Stripe: refunds wait");
-            None
-        });
-        let payer = Arc::new(Payer::new(db.clone(), clock.clone(), stripe));
+        let jobs = Arc::new(Jobs { db: db.clone(), clock: clock.clone(), retention: config.audit_retention, billing });
+        let stripe_livemode = config.webhooks.sync.stripe_livemode;
+        let payer = Arc::new(Payer::new(db.clone(), clock.clone(), stripe.clone()));
+        let return_origins = return_origins(&app_url, &settings.cors_origins);
         let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
         for warning in config.plans.warnings() {
             tracing::warn!("PLANS_FILE: {warning}");
@@ -110,6 +113,9 @@ impl App {
             identity_source,
             meet,
             app_url,
+            return_origins,
+            stripe,
+            stripe_livemode,
             plans: config.plans,
         });
         let edge = Arc::new(Edge {
@@ -123,4 +129,17 @@ impl App {
         });
         Self { services, webhooks, jobs, payer, mail, edge }
     }
+}
+
+/// The origins that people are led back to: that of the client application, and those whose pages may call the API.
+fn return_origins(app_url: &str, cors_origins: &[String]) -> Vec<String> {
+    let origin = |url: &str| {
+        let start = url.find("://").map_or(0, |at| at + 3);
+        let end = url[start..].find('/').map_or(url.len(), |at| start + at);
+        url[..end].to_owned()
+    };
+    let mut origins = vec![origin(app_url)];
+    origins.extend(cors_origins.iter().filter(|origin| *origin != "*").map(|url| origin(url)));
+    origins.dedup();
+    origins
 }

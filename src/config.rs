@@ -13,12 +13,13 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
 use crate::audit::Retention;
+use crate::billing::Upkeep;
 use crate::db::{PoolLimits, Pooler};
 use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
 use crate::network::Network;
 use crate::plans::{OrganizationPlan, Plans};
-use crate::stripe::StripeKey;
+use crate::stripe::{StripeClient, StripeKey};
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::WebhooksConfig;
 use crate::webhooks::signature::Secret;
@@ -148,10 +149,15 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "STRIPE_SECRET_KEY",
         "–",
-        "key of Stripe's API; without, nothing is asked of Stripe, and no refund is paid through it",
+        "key of Stripe's API; without, nothing is asked of Stripe, no refund is paid and no plan sold through it",
     ),
     variable("STRIPE_API_BASE", "Stripe's", "address of Stripe's API, for tests against another one"),
     variable("STRIPE_PRICE_PLANS", "–", "which plan a price buys: `price_1=STARTER,price_2=PRO,price_3=NONE`"),
+    variable(
+        "PAST_DUE_GRACE_DAYS",
+        "as long as Stripe tries",
+        "for how many days a payment may be overdue before the plan is FREE: 0 to 365 (docs/BILLING.md)",
+    ),
     variable("PERSONAL_WORKSPACES", "off", "`on` or `off`: every new user gets a workspace of their own"),
     variable("CORS_ORIGINS", "–", "origins whose pages may call the API, comma separated"),
     variable(
@@ -251,6 +257,8 @@ pub struct Config {
     pub invitation_template: InvitationTemplate,
     /// How long the audit log is kept.
     pub audit_retention: Retention,
+    /// For how many days a payment may be overdue before the plan is FREE.
+    pub grace_days: Option<u16>,
     /// What each plan gives; `webhooks.sync` has the same.
     pub plans: Arc<Plans>,
     /// Origins that may call the API.
@@ -271,6 +279,17 @@ pub struct Config {
 pub struct ConfigError(pub Vec<String>);
 
 impl Config {
+    /// What the jobs of billing work with.
+    #[must_use]
+    pub fn upkeep(&self, stripe: Option<Arc<StripeClient>>) -> Upkeep {
+        Upkeep {
+            stripe,
+            plans: Arc::clone(&self.plans),
+            livemode: self.webhooks.sync.stripe_livemode,
+            grace_days: self.grace_days,
+        }
+    }
+
     /// Reads the process's environment.
     ///
     /// # Errors
@@ -337,6 +356,7 @@ impl Config {
             smtp: reader.smtp(production),
             invitation_template: reader.invitation_template(),
             audit_retention: reader.audit_retention(),
+            grace_days: reader.grace_days(),
             plans,
             cors_origins: reader.list("CORS_ORIGINS"),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
@@ -516,6 +536,14 @@ impl Reader<'_> {
             }
         }
         retention
+    }
+
+    fn grace_days(&mut self) -> Option<u16> {
+        let days: u16 = self.parsed("PAST_DUE_GRACE_DAYS", "a number from 0 to 365")?;
+        if days > 365 {
+            self.problem("PAST_DUE_GRACE_DAYS takes 0 to 365");
+        }
+        Some(days)
     }
 
     fn smtp(&mut self, production: bool) -> Option<Smtp> {
@@ -738,6 +766,7 @@ mod tests {
             ("MAIL_FROM", "nobody"),
             ("AUDIT_RETENTION_DAYS", "FREE=30"),
             ("MAIL_TEMPLATES", "/no/such/folder"),
+            ("PAST_DUE_GRACE_DAYS", "500"),
             ("PLANS_FILE", "/no/such/file"),
         ])
         .expect_err("bad")
@@ -757,6 +786,7 @@ mod tests {
             "MAIL_FROM",
             "AUDIT_RETENTION_DAYS",
             "MAIL_TEMPLATES",
+            "PAST_DUE_GRACE_DAYS",
             "PLANS_FILE",
         ] {
             assert!(error.contains(name), "{error}");

@@ -14,7 +14,7 @@ use crate::access::Action;
 use crate::agents::{AgentConfiguration, AgentMutation, AgentQuery, DecisionRule};
 use crate::api_keys::{ApiKey, ApiKeyMutation};
 use crate::audit::AuditLog;
-use crate::billing::Subscription;
+use crate::billing::{BillingAction, BillingMutation, BillingSubscription, Invoice, Subscription};
 use crate::budgets::{Budget, BudgetAlert, BudgetMutation, BudgetReservation, BudgetSubscription, BudgetUsageRecord};
 use crate::customers::{Customer, CustomerEvent, CustomerMutation, CustomerSubscription};
 use crate::error::{Error, Result};
@@ -46,7 +46,7 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    agents, api_keys, budgets, customers, escalations, members, organizations, refunds, representatives, sla,
+    agents, api_keys, billing, budgets, customers, escalations, members, organizations, refunds, representatives, sla,
     support_access, tickets, webhook_events,
 };
 
@@ -68,6 +68,7 @@ pub struct Mutation(
     AgentMutation,
     BudgetMutation,
     RefundMutation,
+    BillingMutation,
     WebhookMutation,
     SupportAccessMutation,
 );
@@ -83,6 +84,7 @@ pub struct SubscriptionRoot(
     SlaSubscription,
     BudgetSubscription,
     RefundSubscription,
+    BillingSubscription,
     WebhookSubscription,
 );
 
@@ -101,6 +103,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         agents::MUTATIONS,
         budgets::MUTATIONS,
         refunds::MUTATIONS,
+        billing::MUTATIONS,
         webhook_events::MUTATIONS,
         support_access::MUTATIONS,
     ]
@@ -137,8 +140,8 @@ macro_rules! entities {
 }
 
 entities! {
-    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, BusinessCalendar, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule,
-        Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, RepresentativeAbsence, SlaEvent, SlaPolicy, SupportAccess, TeamPerformance, Ticket,
+    listed: AgentConfiguration, ApiKey, AuditLog, BillingAction, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, BusinessCalendar, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule,
+        Invitation, Invoice, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, RepresentativeAbsence, SlaEvent, SlaPolicy, SupportAccess, TeamPerformance, Ticket,
         TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketView, TicketWatcher, WebhookEvent;
     unlisted: Organization, Subscription, User;
     platform: PlatformOrganization, PlatformUser;

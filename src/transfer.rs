@@ -31,12 +31,14 @@ const FORMAT: &str = "tenantry-tenant/1";
 const CHUNK: usize = 64 * 1024;
 /// Tables of an organization that are no data of its own: what is yet to be sealed, the memory of mutations, deliveries (the
 /// other database has its own), what triggers derive from tickets, and the state of adoptions.
-const LEFT_OUT: &str = "'audit_unsealed', 'idempotency_keys', 'metric_marks', 'webhook_events', 'ticket_documents', 'ticket_field_values', 'ticket_tags'";
+const LEFT_OUT: &str = "'audit_unsealed', 'idempotency_keys', 'meter_outbox', 'metric_marks', 'seat_marks', 'webhook_events', 'ticket_documents', 'ticket_field_values', 'ticket_tags'";
 /// What a copy beside its original does not have: what opens or pays for one of the two, and the history of the other.
 const NOT_CLONED: &[&str] = &[
     "api_keys",
     "invitations",
     "subscriptions",
+    "billing_actions",
+    "invoices",
     "audit_logs",
     "audit_seals",
     "audit_horizons",

@@ -134,6 +134,12 @@ const DATA_CHECKS: &[Check] = &[
              or r.status in ('DENIED', 'FAILED', 'CANCELLED') and v.status in ('OPEN', 'SETTLED') limit 100",
     ),
     (
+        "billing-usage",
+        "select o.slug, format('%s usage records were not told to Stripe%s: %s', count(*), case when m.is_dead then ' and will not be' else '' end, m.problem)
+           from tenantry.meter_outbox m join tenantry.organizations o on o.id = m.organization_id where m.is_dead or m.tries >= 5
+          group by o.slug, m.is_dead, m.problem order by 1 limit 100",
+    ),
+    (
         "budget-limit",
         "select b.id::text, 'spent and reserved exceed a hard limit'
            from tenantry.budgets b

@@ -259,6 +259,36 @@ codes! {
     ExceedsCharge "EXCEEDS_CHARGE"
         "More would be given back than was paid."
         "Give back less, or cancel another refund of the payment.";
+    BillingNotConfigured "BILLING_NOT_CONFIGURED"
+        "The operator has not set up billing."
+        "Ask the operator to set `STRIPE_SECRET_KEY`.";
+    SubscriptionExists "SUBSCRIPTION_EXISTS"
+        "The organization pays for a subscription already, or is about to."
+        "Change it with `billingPlanChange`, or in the portal.";
+    NoSubscription "NO_SUBSCRIPTION"
+        "The organization has no living subscription."
+        "Subscribe with `billingCheckoutCreate`.";
+    UnknownPrice "UNKNOWN_PRICE"
+        "No plan has such a price."
+        "Name a plan, an interval and a currency that go together.";
+    WrongMode "WRONG_MODE"
+        "Stripe does not have the customer, the subscription or the price in the mode that the service works in, test or live."
+        "Ask the operator to compare `STRIPE_SECRET_KEY` with `PLANS_FILE`.";
+    UrlNotAllowed "URL_NOT_ALLOWED"
+        "The address is on no origin of the client application."
+        "Name one on `APP_URL` or `CORS_ORIGINS`.";
+    PreviewOutdated "PREVIEW_OUTDATED"
+        "What was looked at is not so any more: the amount, the subscription or the time."
+        "Look at a new `billingPlanPreview`, and decide anew.";
+    PaymentRequired "PAYMENT_REQUIRED"
+        "An invoice must be paid first, or the payment was declined."
+        "Pay it, or use another payment method: `billingPortalCreate`.";
+    StripeRefused "STRIPE_REFUSED"
+        "Stripe has refused it; the message has its code."
+        "Correct what the code names, or ask the operator.";
+    StripeUnavailable "STRIPE_UNAVAILABLE"
+        "Stripe has not answered."
+        "Ask again with the same `idempotencyKey`.";
     // Answers to deliveries of webhooks.
     WebhooksNotConfigured "WEBHOOKS_NOT_CONFIGURED"
         "The signing secret of this endpoint is not set."

@@ -311,6 +311,26 @@ pub enum UserErrorCode {
     AnotherPersonRequired,
     /// More would be given back than was paid.
     ExceedsCharge,
+    /// Billing is not set up by the operator.
+    BillingNotConfigured,
+    /// The organization pays already.
+    SubscriptionExists,
+    /// The organization has no living subscription.
+    NoSubscription,
+    /// No plan has such a price.
+    UnknownPrice,
+    /// Stripe does not have it in the mode that is worked in, test or live.
+    WrongMode,
+    /// The address is on no origin of the client application.
+    UrlNotAllowed,
+    /// What was looked at is not so any more.
+    PreviewOutdated,
+    /// Something must be paid first, or the payment was declined.
+    PaymentRequired,
+    /// Stripe has refused it.
+    StripeRefused,
+    /// Stripe has not answered.
+    StripeUnavailable,
 }
 
 /// Why an input was refused.

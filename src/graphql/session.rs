@@ -30,6 +30,7 @@ use crate::graphql::node::{AnyNode, NodeLoad};
 use crate::graphql::plan::{ListPage, ListPlan, Scope};
 use crate::id::{Id, OrganizationId};
 use crate::plans::Plans;
+use crate::stripe::StripeClient;
 use crate::trail::Origin;
 
 /// What all sessions of a process share.
@@ -52,6 +53,12 @@ pub struct Services {
     pub meet: Option<Meet>,
     /// The address of the client application, without the slash at its end.
     pub app_url: String,
+    /// Origins that people may be led back to.
+    pub return_origins: Vec<String>,
+    /// The client of Stripe's API, if there is a key.
+    pub stripe: Option<Arc<StripeClient>>,
+    /// Which mode of Stripe is followed, live (`true`) or test; `None`: both.
+    pub stripe_livemode: Option<bool>,
     /// What each plan gives.
     pub plans: Arc<Plans>,
 }

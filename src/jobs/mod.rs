@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::audit::{Retention, chain};
+use crate::billing::{self, Upkeep};
 use crate::budgets;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
@@ -41,6 +42,7 @@ pub struct Jobs {
     pub clock: Clock,
     /// How long the audit log is kept.
     pub retention: Retention,
+    pub billing: Upkeep,
 }
 
 /// Months of the audit log that have a partition before they begin.
@@ -131,6 +133,36 @@ pub const JOBS: &[Job] = &[
         does: "Frees what expired reservations hold.",
         every: TimeDelta::seconds(15),
         run: |on| Box::pin(budgets::expire_reservations(&on.db, &on.clock)),
+    },
+    Job {
+        name: "billing-actions",
+        does: "Goes on with billing actions that were left over.",
+        every: TimeDelta::seconds(30),
+        run: |on| Box::pin(billing::finish_actions(&on.db, &on.clock, &on.billing)),
+    },
+    Job {
+        name: "billing-grace",
+        does: "Ends the grace of plans whose payment is overdue.",
+        every: TimeDelta::minutes(1),
+        run: |on| Box::pin(billing::end_grace(&on.db, &on.clock, &on.billing)),
+    },
+    Job {
+        name: "billing-usage",
+        does: "Tells Stripe's meters of usage.",
+        every: TimeDelta::seconds(15),
+        run: |on| Box::pin(billing::send_usage(&on.db, &on.clock, &on.billing)),
+    },
+    Job {
+        name: "seat-quantities",
+        does: "Brings the number of members to Stripe as the quantity of seats.",
+        every: TimeDelta::seconds(10),
+        run: |on| Box::pin(billing::sync_seats(&on.db, &on.clock, &on.billing)),
+    },
+    Job {
+        name: "seat-reconciliation",
+        does: "Has all quantities of seats compared with Stripe's.",
+        every: TimeDelta::hours(24),
+        run: |on| Box::pin(billing::mark_all_seats(&on.db, &on.clock, &on.billing)),
     },
     Job {
         name: "metrics",

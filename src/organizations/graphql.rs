@@ -10,7 +10,7 @@ use crate::access::IdentitySource;
 use crate::agents::AgentConfiguration;
 use crate::api_keys::ApiKey;
 use crate::audit::AuditLog;
-use crate::billing::{self, Subscription};
+use crate::billing::{self, BillingAction, Invoice, Subscription};
 use crate::budgets::{Budget, BudgetReservation};
 use crate::customers::Customer;
 use crate::db::{Admission, Founded, TenantTx, refuse};
@@ -102,6 +102,10 @@ relations! {
         performance_metrics -> PerformanceMetric;
         /// The performance metrics by representative and period. For members and above.
         team_performance -> TeamPerformance;
+        /// The invoices for the subscription. For administrators.
+        invoices -> Invoice;
+        /// What was asked of Stripe. For administrators.
+        billing_actions -> BillingAction;
         /// The API keys, without their secrets. For administrators.
         api_keys -> ApiKey;
         /// When operators of the platform looked into the organization. For administrators.

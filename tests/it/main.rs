@@ -5,6 +5,7 @@ mod adopt;
 mod api_keys;
 mod audit_chain;
 mod audits;
+mod billing;
 mod browser;
 mod budgets;
 mod coverage;

@@ -54,6 +54,7 @@ pub async fn cluster() -> &'static Cluster {
 
 /// The template is made anew when the sample data changes.
 const SEED_SOURCES: &[&[u8]] = &[
+    include_bytes!("../../src/seed/billing.rs"),
     include_bytes!("../../src/seed/escalations.rs"),
     include_bytes!("../../src/seed/help_desk.rs"),
     include_bytes!("../../src/seed/mod.rs"),

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::billing::SubscriptionStatus;
 use crate::db::SystemTx;
 use crate::error::Result;
+use crate::events::{self, Event};
 use crate::id::{Id, OrganizationId, SubscriptionId};
 use crate::organizations::{OrganizationPlan, OrganizationStatus};
 use crate::sync::effects::Effects;
@@ -100,7 +102,8 @@ fn state(status: SubscriptionStatus, plan: OrganizationPlan, seats: i32) -> Valu
 async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<Projected> {
     let known = sqlx::query!(
         r#"select o.clerk_org_id, s.id as "id?: SubscriptionId", s.stripe_customer_id as "customer?", s.stripe_subscription_id as "subscription?",
-                  s.status as "status?: SubscriptionStatus", s.plan as "plan?: OrganizationPlan", s.seat_count as "seats?"
+                  s.status as "status?: SubscriptionStatus", s.plan as "plan?: OrganizationPlan", s.seat_count as "seats?",
+                  s.grace_ended_for as "grace_ended_for?", to_jsonb(s) - array['updated_at', 'source_version'] as "row?"
              from tenantry.organizations o left join tenantry.subscriptions s on s.organization_id = o.id
             where o.id = $1"#,
         organization as _
@@ -155,25 +158,44 @@ async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Res
         tracing::warn!(%organization, subscription = %subscription.id,
             "no price of the subscription is known to buy a plan: set STRIPE_PRICE_PLANS, a lookup_key or the product's metadata");
     }
-    let plan = bought.plan.filter(|_| entitled).unwrap_or(OrganizationPlan::Free);
-    let id = write(effects, organization, subscription, status, plan, &bought).await?;
+    let past_due_since = past_due_since(subscription, status, &bought);
+    let is_over = past_due_since.is_some() && known.grace_ended_for == past_due_since;
+    let plan = bought.plan.filter(|_| entitled && !is_over).unwrap_or(OrganizationPlan::Free);
+    let (id, row) = write(effects, organization, subscription, (status, plan), &bought, past_due_since).await?;
     set_status(effects, organization, organization_status).await?;
     let after = state(status, plan, bought.seats);
     if before.as_ref().map(|row| &row.state) != Some(&after) {
         let metadata = json!({ "before": before.map(|row| row.state), "after": after });
         effects.record(organization, "subscription.sync", ("Subscription", id.uuid()), metadata).await?;
+    } else if known.row.as_ref() != Some(&row) {
+        // Dates are no news for the audit log.
+        events::tell(effects.tx, &[(organization, Event::of(id))]).await?;
     }
     Ok(Projected { graph, findings })
 }
 
+/// Since when a payment is overdue: by the time of the events; with a test clock, whose time they do not have, since the period began.
+fn past_due_since(
+    subscription: &RemoteObject<mirror::Subscription>,
+    status: SubscriptionStatus,
+    bought: &Bought,
+) -> Option<DateTime<Utc>> {
+    let since = match subscription.fields.test_clock.text() {
+        Some(_) => bought.starts,
+        None => subscription.fields.past_due.since(),
+    };
+    moment_of_seconds(since).filter(|_| status == SubscriptionStatus::PastDue)
+}
+
+/// Writes the row; gives its id, and what is in it.
 async fn write(
     effects: &mut Effects<'_>,
     organization: OrganizationId,
     subscription: &RemoteObject<mirror::Subscription>,
-    status: SubscriptionStatus,
-    plan: OrganizationPlan,
+    (status, plan): (SubscriptionStatus, OrganizationPlan),
     bought: &Bought,
-) -> Result<SubscriptionId> {
+    past_due_since: Option<DateTime<Utc>>,
+) -> Result<(SubscriptionId, Value)> {
     let ends = moment_of_seconds(bought.ends);
     let with_period = subscription.fields.cancel_at_period_end.get() == Some(true);
     let cancel_at = subscription.fields.cancel_at.get().flatten();
@@ -183,18 +205,19 @@ async fn write(
     let starts = moment_of_seconds(bought.starts).filter(|starts| ends.is_none_or(|ends| *starts <= ends));
     let version =
         subscription.fields.status.version().map_or(0, |at| at.moment.saturating_mul(100) + i64::from(at.rank.min(99)));
-    Ok(sqlx::query_scalar!(
-        r#"insert into tenantry.subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
-                                      current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version, cancel_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    let written = sqlx::query!(
+        r#"insert into tenantry.subscriptions as s (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
+                                      current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version, cancel_at,
+                                      past_due_since, test_clock)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
            on conflict (organization_id) do update
               set stripe_customer_id = excluded.stripe_customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
                   status = excluded.status, plan = excluded.plan, seat_count = excluded.seat_count,
                   current_period_start = excluded.current_period_start, current_period_end = excluded.current_period_end,
                   cancel_at_period_end = excluded.cancel_at_period_end, trial_end = excluded.trial_end,
                   collection_paused = excluded.collection_paused, source_version = excluded.source_version,
-                  cancel_at = excluded.cancel_at
-        returning id as "id: SubscriptionId""#,
+                  cancel_at = excluded.cancel_at, past_due_since = excluded.past_due_since, test_clock = excluded.test_clock
+        returning id as "id: SubscriptionId", to_jsonb(s) - array['updated_at', 'source_version'] as "row!""#,
         organization as _,
         SubscriptionId::new(effects.clock) as _,
         subscription.fields.customer.text(),
@@ -208,10 +231,13 @@ async fn write(
         moment_of_seconds(subscription.fields.trial_end.get()),
         subscription.fields.collection_paused.get().unwrap_or(false),
         version,
-        cancel_at
+        cancel_at,
+        past_due_since,
+        subscription.fields.test_clock.text()
     )
     .fetch_one(effects.tx.conn())
-    .await?)
+    .await?;
+    Ok((written.id, written.row))
 }
 
 async fn is_synced(tx: &mut SystemTx, row: &Row) -> Result<bool> {

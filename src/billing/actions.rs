@@ -17,7 +17,7 @@ use crate::billing::graphql::{
 use crate::billing::prepare::{self, Draft, Request};
 use crate::billing::remote::{RemoteSubscription, told};
 use crate::billing::{BillingActionKind, BillingActionStatus};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::events::{self, Event};
 use crate::graphql::mutation::{self, Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work};
 use crate::graphql::session::Session;
@@ -186,14 +186,8 @@ fn refusal(status: BillingActionStatus, action: &crate::billing::BillingAction) 
     if !matches!(status, BillingActionStatus::Pending | BillingActionStatus::Failed) {
         return None;
     }
-    let code = match action.failure_code.as_deref() {
-        Some("PAYMENT_REQUIRED") => UserErrorCode::PaymentRequired,
-        Some("WRONG_MODE") => UserErrorCode::WrongMode,
-        Some("SUBSCRIPTION_EXISTS") => UserErrorCode::SubscriptionExists,
-        Some("IDEMPOTENCY_CONCURRENT_REQUEST") => UserErrorCode::IdempotencyConcurrentRequest,
-        Some("STRIPE_REFUSED") => UserErrorCode::StripeRefused,
-        _ => UserErrorCode::StripeUnavailable,
-    };
+    let of_label = |label: &str| KEPT.iter().find(|(_, code)| code.as_str() == label).map(|(code, _)| *code);
+    let code = action.failure_code.as_deref().and_then(of_label).unwrap_or(UserErrorCode::StripeUnavailable);
     let message = action.failure_message.clone().unwrap_or_else(|| UNANSWERED.to_owned());
     Some(UserError::of_input(code, message))
 }
@@ -407,14 +401,17 @@ pub(super) async fn record(
     Ok(Some(AuditEntry::of(FINISHED, action.id, metadata)))
 }
 
+/// The codes that are kept with an action.
+const KEPT: &[(UserErrorCode, Code)] = &[
+    (UserErrorCode::PaymentRequired, Code::PaymentRequired),
+    (UserErrorCode::WrongMode, Code::WrongMode),
+    (UserErrorCode::SubscriptionExists, Code::SubscriptionExists),
+    (UserErrorCode::IdempotencyConcurrentRequest, Code::IdempotencyConcurrentRequest),
+    (UserErrorCode::StripeRefused, Code::StripeRefused),
+    (UserErrorCode::StripeUnavailable, Code::StripeUnavailable),
+];
+
 /// The code as it is kept.
 fn label(code: UserErrorCode) -> &'static str {
-    match code {
-        UserErrorCode::PaymentRequired => "PAYMENT_REQUIRED",
-        UserErrorCode::WrongMode => "WRONG_MODE",
-        UserErrorCode::SubscriptionExists => "SUBSCRIPTION_EXISTS",
-        UserErrorCode::IdempotencyConcurrentRequest => "IDEMPOTENCY_CONCURRENT_REQUEST",
-        UserErrorCode::StripeRefused => "STRIPE_REFUSED",
-        _ => "STRIPE_UNAVAILABLE",
-    }
+    KEPT.iter().find(|(known, _)| *known == code).map_or(Code::StripeUnavailable, |(_, code)| *code).as_str()
 }

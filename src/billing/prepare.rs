@@ -14,7 +14,7 @@ use crate::billing::graphql::{
     BillingResumeInput, BillingWhen, Wanted,
 };
 use crate::billing::quote::{Quote, Target};
-use crate::billing::remote::{RemoteSubscription, patiently};
+use crate::billing::remote::{Held, RemoteSubscription, patiently};
 use crate::billing::{BillingActionKind, SubscriptionStatus, lives};
 use crate::error::Result;
 use crate::graphql::mutation::{Checks, UserErrorCode, VerbError, VerbResult};
@@ -338,20 +338,17 @@ pub(super) async fn living(session: &Session) -> VerbResult<(Facts, RemoteSubscr
 
 /// Refuses what Stripe does not change, or what would not be what it looks like.
 pub(super) fn refuse_unchangeable(known: &RemoteSubscription) -> VerbResult<()> {
-    let refuse = |code, message: &str| Err(VerbError::of_input(code, message));
-    if known.has_schedule {
-        return refuse(
-            UserErrorCode::InvalidTransition,
-            "A schedule in Stripe decides about the subscription: change it there.",
-        );
-    }
-    if known.has_pending_update {
-        return refuse(
+    let (code, message) = match known.held {
+        None => return Ok(()),
+        Some(Held::BySchedule) => {
+            (UserErrorCode::InvalidTransition, "A schedule in Stripe decides about the subscription: change it there.")
+        }
+        Some(Held::ByPayment) => (
             UserErrorCode::PaymentRequired,
             "An earlier change waits for its payment: pay its invoice, or wait until it expires.",
-        );
-    }
-    Ok(())
+        ),
+    };
+    Err(VerbError::of_input(code, message))
 }
 
 pub(super) async fn plan_change(session: &Session, input: &BillingPlanChangeInput) -> VerbResult<Draft> {

@@ -86,6 +86,15 @@ pub(super) struct RemoteItem {
     pub ends: Option<i64>,
 }
 
+/// Why a subscription cannot be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// A schedule in Stripe decides about it.
+    BySchedule,
+    /// A change of it waits for its payment.
+    ByPayment,
+}
+
 /// A subscription as Stripe has it.
 #[derive(Clone, Debug)]
 pub(super) struct RemoteSubscription {
@@ -97,10 +106,7 @@ pub(super) struct RemoteSubscription {
     pub items: Vec<RemoteItem>,
     pub ends_with_period: bool,
     pub cancel_at: Option<i64>,
-    /// A schedule in Stripe decides about it.
-    pub has_schedule: bool,
-    /// A change of it waits for its payment.
-    pub has_pending_update: bool,
+    pub held: Option<Held>,
     /// Stripe collects by itself; otherwise it sends invoices.
     pub is_collected: bool,
     pub test_clock: Option<String>,
@@ -130,8 +136,11 @@ impl RemoteSubscription {
             items: items.collect::<Option<_>>()?,
             ends_with_period: object["cancel_at_period_end"] == true,
             cancel_at: object["cancel_at"].as_i64(),
-            has_schedule: !object["schedule"].is_null(),
-            has_pending_update: !object["pending_update"].is_null(),
+            held: match (object["schedule"].is_null(), object["pending_update"].is_null()) {
+                (false, _) => Some(Held::BySchedule),
+                (true, false) => Some(Held::ByPayment),
+                (true, true) => None,
+            },
             is_collected: object["collection_method"] != "send_invoice",
             test_clock: text(&object["test_clock"]),
         })

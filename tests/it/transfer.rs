@@ -184,6 +184,8 @@ async fn tenants_are_copied_beside_themselves() {
         "api_keys",
         "invitations",
         "subscriptions",
+        "billing_actions",
+        "invoices",
         "audit_seals",
         "audit_horizons",
         "support_accesses",

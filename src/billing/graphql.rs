@@ -110,7 +110,7 @@ pub struct BillingPlanChangeInput {
 /// The end of the subscription.
 #[derive(Debug, InputObject)]
 pub struct BillingCancelInput {
-    /// When; PERIOD_END by default.
+    /// When; `PERIOD_END` by default.
     pub when: Option<BillingWhen>,
     /// Idempotency key, 1 to 255 characters: a repeated request with the same key and input changes nothing.
     pub idempotency_key: String,

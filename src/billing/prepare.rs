@@ -214,6 +214,7 @@ pub(super) fn seats_of(
     Ok(wanted.map(i64::from).or(now).unwrap_or(1))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "numbers, texts and switches are written alike")]
 fn pair(name: impl Into<String>, value: impl ToString) -> (String, String) {
     (name.into(), value.to_string())
 }

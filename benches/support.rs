@@ -113,6 +113,7 @@ fn free_port() -> io::Result<u16> {
 }
 
 /// Transactions per second of these scripts by pgbench, which is as little as a client can cost.
+#[allow(dead_code, reason = "as above")]
 pub fn pgbench(
     postgres: &LocalPostgres,
     role: &str,

@@ -10,6 +10,7 @@ drop function tenantry.restorable_organizations(text, text, timestamptz);
 drop function tenantry.switch_organization();
 drop function tenantry.join_organization(text, text, uuid, uuid, uuid, boolean, timestamptz);
 drop function tenantry.decide_membership_request(uuid, uuid, tenantry.member_role, timestamptz);
+drop function tenantry.has_seat_here();
 drop function tenantry.has_seat(uuid);
 drop function tenantry.joinable_organizations(text, text, boolean);
 drop function tenantry.verified_domain_of_viewer();

@@ -164,6 +164,7 @@ create table tenantry.organization_members (
     promoted_from   tenantry.member_role,
     custom_role_id  uuid,
     clerk_membership_id text check (char_length(clerk_membership_id) between 1 and 255),
+    waits_for_seat  boolean not null default false,
     source_version  bigint not null default 0,
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
@@ -186,7 +187,8 @@ grant all on tenantry.organization_members to tenantry_superadmin;
 create index organization_members_created_at_idx on tenantry.organization_members (organization_id, created_at, id);
 create index organization_members_user_id_idx on tenantry.organization_members (user_id);
 create index organization_members_custom_role_id_idx on tenantry.organization_members (organization_id, custom_role_id) where custom_role_id is not null;
-create trigger touch_updated_at before update on tenantry.organization_members for each row execute function tenantry.touch_updated_at();
+-- A seat that comes and goes by itself is no change of the member.
+create trigger touch_updated_at before update on tenantry.organization_members for each row when (old.waits_for_seat = new.waits_for_seat) execute function tenantry.touch_updated_at();
 
 -- Whoever says what a member is says all of it: the sync knows nothing of custom roles.
 create function tenantry.end_custom_role() returns trigger
@@ -205,6 +207,7 @@ create trigger end_custom_role before update of role, deleted_at on tenantry.org
     when (old.custom_role_id is not null and (old.role <> new.role or old.deleted_at is distinct from new.deleted_at))
     execute function tenantry.end_custom_role();
 
+comment on column tenantry.organization_members.waits_for_seat is 'All seats are taken, so the member reads and changes nothing. Written by tenantry.settle_seats alone.';
 comment on column tenantry.organization_members.custom_role_id is 'Set: what the member may do is what this role says, and role is VIEWER.';
 comment on table tenantry.organization_members is 'Who belongs to which organization, and as what. One row per pair, also after leaving.';
 comment on column tenantry.organization_members.promoted_from is 'Set: the sync made this member OWNER because the organization had none; this is the role the source gives. Taken back when the source names an owner.';
@@ -415,7 +418,7 @@ comment on table tenantry.ended_sessions is 'Sessions that the identity provider
 -- sets in here for other settings lasts to the end of the transaction all the same.
 
 create function tenantry.enter_tenant(p_sub text, p_session text, p_org_id uuid, p_org_clerk_id text, p_org_slug text)
-    returns table (user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean, actions text, is_suspended boolean)
+    returns table (user_id uuid, organization_id uuid, role tenantry.member_role, is_superadmin boolean, actions text, is_suspended boolean, waits_for_seat boolean)
     language plpgsql volatile security definer rows 1
     set search_path = pg_catalog, tenantry, pg_temp
     as $$
@@ -428,34 +431,39 @@ begin
     end if;
     -- One statement per kind of key, so that each keeps its own plan.
     if p_org_id is not null then
-        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id, o.suspended_at is not null
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom, enter_tenant.is_suspended
+        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id, o.suspended_at is not null, m.waits_for_seat
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom, enter_tenant.is_suspended, enter_tenant.waits_for_seat
           from tenantry.users u
           join tenantry.organizations o on o.id = p_org_id and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
          where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
            and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     elsif p_org_clerk_id is not null then
-        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id, o.suspended_at is not null
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom, enter_tenant.is_suspended
+        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id, o.suspended_at is not null, m.waits_for_seat
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom, enter_tenant.is_suspended, enter_tenant.waits_for_seat
           from tenantry.users u
           join tenantry.organizations o on o.clerk_org_id = p_org_clerk_id and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
          where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
            and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     else
-        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id, o.suspended_at is not null
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom, enter_tenant.is_suspended
+        select u.id, m.organization_id, m.role, u.is_superadmin, m.custom_role_id, o.suspended_at is not null, m.waits_for_seat
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, custom, enter_tenant.is_suspended, enter_tenant.waits_for_seat
           from tenantry.users u
           join tenantry.organizations o on o.slug = p_org_slug and o.deleted_at is null
           join tenantry.organization_members m on m.organization_id = o.id and m.user_id = u.id and m.deleted_at is null
          where u.clerk_id = p_sub and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= now())
            and (p_session is null or not exists (select from tenantry.ended_sessions e where e.session_id = p_session));
     end if;
+    -- Without a seat, members read.
+    if enter_tenant.waits_for_seat then
+        enter_tenant.role := 'VIEWER';
+        custom := null;
+    end if;
     -- Nobody's member: an operator may have been let in for a time.
     if enter_tenant.user_id is null then
-        select u.id, a.organization_id, 'VIEWER', u.is_superadmin, pg_catalog.array_to_string(a.actions, ','), o.suspended_at is not null
-          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, enter_tenant.actions, enter_tenant.is_suspended
+        select u.id, a.organization_id, 'VIEWER', u.is_superadmin, pg_catalog.array_to_string(a.actions, ','), o.suspended_at is not null, false
+          into enter_tenant.user_id, enter_tenant.organization_id, enter_tenant.role, enter_tenant.is_superadmin, enter_tenant.actions, enter_tenant.is_suspended, enter_tenant.waits_for_seat
           from tenantry.users u
           join tenantry.support_accesses a on a.user_id = u.id and a.ended_at is null and a.expires_at > now()
           join tenantry.organizations o on o.id = a.organization_id and o.deleted_at is null
@@ -583,6 +591,8 @@ begin
     elsif exists (select from tenantry.organization_members m
                    where m.organization_id = found_invitation.organization_id and m.user_id = viewer.id and m.deleted_at is null) then
         outcome := 'MEMBER'; return next; return;
+    elsif (found_invitation.role <> 'VIEWER' or found_invitation.custom_role_id is not null) and not tenantry.has_seat(found_invitation.organization_id) then
+        outcome := 'FULL'; return next; return;
     end if;
     insert into tenantry.organization_members as m (organization_id, id, user_id, role, custom_role_id, created_at)
     values (found_invitation.organization_id, p_member_id, viewer.id, found_invitation.role, found_invitation.custom_role_id, p_now)
@@ -602,7 +612,7 @@ begin
 end
 $$;
 comment on function tenantry.accept_invitation(text, text, bytea, uuid, timestamptz) is
-    'Makes the bearer of a token a member of the organization that invited their address, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, NOT_FOUND, ACCEPTED, REVOKED, TOO_LATE, MEMBER.';
+    'Makes the bearer of a token a member of the organization that invited their address, and opens it for this transaction. JOINED, or why not: NO_ACCOUNT, NOT_FOUND, ACCEPTED, REVOKED, TOO_LATE, MEMBER, FULL.';
 
 -- A slug that is taken gets a number: acme, acme-2, acme-3; after twenty of them a number by chance, so that the ten-thousandth
 -- of a name does not try all the others.
@@ -772,18 +782,25 @@ create function tenantry.joinable_organizations(p_sub text, p_session text, p_cl
     $$;
 comment on function tenantry.joinable_organizations(text, text, boolean) is 'The organizations that the bearer of a token may join, or ask to, by the domain of their address.';
 
--- Whether one more member has a seat, in a transaction that holds the organization. In plpgsql, because the subscriptions come
+-- Whether one more member has a seat, in a transaction that holds the organization. In plpgsql, because what it counts with comes
 -- in a later migration.
 create function tenantry.has_seat(p_organization_id uuid) returns boolean
-    language plpgsql stable security definer
+    language plpgsql volatile security definer
     set search_path = pg_catalog, tenantry, pg_temp
     as $$
 begin
-    return (select coalesce((select s.seat_count from tenantry.subscriptions s where s.organization_id = p_organization_id and s.seat_count > 1)
-                        > (select count(*) from tenantry.organization_members m where m.organization_id = p_organization_id and m.deleted_at is null), true));
+    return coalesce(tenantry.seat_limit(p_organization_id)
+                        > (select count(*) from tenantry.organization_members m
+                            where m.organization_id = p_organization_id and m.deleted_at is null and (m.role <> 'VIEWER' or m.custom_role_id is not null)), true);
 end
 $$;
-comment on function tenantry.has_seat(uuid) is 'Whether the subscription pays for one more member. One that counts a single seat is a flat one and says nothing of seats.';
+comment on function tenantry.has_seat(uuid) is 'Whether there is a seat for one more member who does more than read.';
+
+create function tenantry.has_seat_here() returns boolean
+    language sql volatile security definer
+    set search_path = pg_catalog, tenantry, pg_temp
+    as $$ select tenantry.has_seat(tenantry.current_org()) $$;
+comment on function tenantry.has_seat_here() is 'has_seat of the organization of this transaction.';
 
 -- Another door: who joins by the domain of their address has no tenant yet.
 create function tenantry.join_organization(p_sub text, p_session text, p_organization_id uuid, p_member_id uuid, p_request_id uuid,
@@ -829,7 +846,7 @@ begin
             values (found.id, gen_random_uuid(), viewer.id, 'membership_request.create', 'MembershipRequest', p_request_id, p_now);
         end if;
         outcome := 'REQUESTED'; return next; return;
-    elsif not tenantry.has_seat(found.id) then
+    elsif found.role <> 'VIEWER' and not tenantry.has_seat(found.id) then
         outcome := 'FULL'; return next; return;
     end if;
     insert into tenantry.organization_members as m (organization_id, id, user_id, role, created_at)
@@ -868,7 +885,7 @@ begin
             return 'MEMBER';
         elsif not exists (select from tenantry.users u where u.id = asked.user_id and u.deleted_at is null) then
             return 'NOT_FOUND';
-        elsif not tenantry.has_seat(tenantry.current_org()) then
+        elsif p_role <> 'VIEWER' and not tenantry.has_seat(tenantry.current_org()) then
             return 'FULL';
         end if;
         insert into tenantry.organization_members as m (organization_id, id, user_id, role, created_at)
@@ -922,7 +939,7 @@ revoke execute on function tenantry.enter_tenant(text, text, uuid, text, text), 
     tenantry.enter_by_key(bytea, inet, timestamptz, uuid, text, text), tenantry.key_standing(bytea, inet, timestamptz),
     tenantry.accept_invitation(text, text, bytea, uuid, timestamptz), tenantry.create_organization(text, text, uuid, uuid, text, text, timestamptz),
     tenantry.switch_organization(), tenantry.forget_current_organization(), tenantry.verified_domain(uuid), tenantry.verified_domain_of_viewer(),
-    tenantry.joinable_organizations(text, text, boolean), tenantry.has_seat(uuid), tenantry.decide_membership_request(uuid, uuid, tenantry.member_role, timestamptz),
+    tenantry.joinable_organizations(text, text, boolean), tenantry.has_seat(uuid), tenantry.has_seat_here(), tenantry.decide_membership_request(uuid, uuid, tenantry.member_role, timestamptz),
     tenantry.join_organization(text, text, uuid, uuid, uuid, boolean, timestamptz),
     tenantry.free_slug(text), tenantry.insert_organization(uuid, text, text, boolean, timestamptz) from public;
 -- The doors call these with their owner's rights.
@@ -934,7 +951,7 @@ grant execute on function tenantry.enter_tenant(text, text, uuid, text, text), t
     tenantry.verified_domain_of_viewer(), tenantry.joinable_organizations(text, text, boolean),
     tenantry.decide_membership_request(uuid, uuid, tenantry.member_role, timestamptz),
     tenantry.join_organization(text, text, uuid, uuid, uuid, boolean, timestamptz),
-    tenantry.switch_organization() to tenantry_app, tenantry_superadmin;
+    tenantry.has_seat_here(), tenantry.switch_organization() to tenantry_app, tenantry_superadmin;
 
 -- A new owner needs CREATE on the schema at the moment it becomes one, and only then.
 grant create on schema tenantry to tenantry_superadmin;
@@ -950,6 +967,7 @@ alter function tenantry.verified_domain(uuid) owner to tenantry_superadmin;
 alter function tenantry.verified_domain_of_viewer() owner to tenantry_superadmin;
 alter function tenantry.joinable_organizations(text, text, boolean) owner to tenantry_superadmin;
 alter function tenantry.has_seat(uuid) owner to tenantry_superadmin;
+alter function tenantry.has_seat_here() owner to tenantry_superadmin;
 alter function tenantry.decide_membership_request(uuid, uuid, tenantry.member_role, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.join_organization(text, text, uuid, uuid, uuid, boolean, timestamptz) owner to tenantry_superadmin;
 alter function tenantry.switch_organization() owner to tenantry_superadmin;

@@ -45,6 +45,7 @@ create table tenantry.subscriptions (
     status                 tenantry.subscription_status not null default 'ACTIVE',
     plan                   tenantry.organization_plan not null default 'FREE',
     seat_count             integer not null default 1 check (seat_count >= 0),
+    sells_seats            boolean not null default false,
     current_period_start   timestamptz,
     current_period_end     timestamptz,
     cancel_at_period_end   boolean not null default false,
@@ -75,6 +76,7 @@ create trigger touch_updated_at before update on tenantry.subscriptions for each
 comment on table tenantry.subscriptions is 'The one subscription of an organization, as Stripe tells it. Read only for the tenant.';
 comment on column tenantry.subscriptions.plan is 'From the price map, lookup_key or product metadata.';
 comment on column tenantry.subscriptions.seat_count is 'Sum of the quantities of the seat prices.';
+comment on column tenantry.subscriptions.sells_seats is 'Whether a price says that its quantity is of seats. Without one, a count of 1 is that of a flat price and says nothing of seats.';
 comment on column tenantry.subscriptions.current_period_start is 'Of the item that buys the plan, at Stripe since 2025-03-31; before of the subscription.';
 comment on column tenantry.subscriptions.cancel_at is 'When it ends, if that was decided: with the period or at another time.';
 comment on column tenantry.subscriptions.collection_paused is 'Stripe pause_collection: the subscription runs, invoices are not collected.';

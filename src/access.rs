@@ -15,9 +15,9 @@ use crate::sql_enum;
 sql_enum! {
     /// The role of a member in an organization.
     pub enum MemberRole("tenantry.member_role") {
-        /// Every action, including billing and deletion. Every organization has at least one owner.
+        /// Every action, including deletion. Every organization has at least one owner.
         Owner = "OWNER",
-        /// Every action except billing and deletion.
+        /// Every action except deletion and handing the organization over.
         Admin = "ADMIN",
         /// Daily work: tickets, customers, refunds.
         Member = "MEMBER",
@@ -66,16 +66,21 @@ pub struct Tenant {
     pub is_superadmin: bool,
     /// Whether an operator has suspended the organization: nothing is changed in it.
     pub is_suspended: bool,
+    /// Whether there is no seat for the viewer: they read, and change nothing.
+    pub waits_for_seat: bool,
 }
 
 impl Tenant {
     /// Refuses an action that is not allowed.
     ///
     /// # Errors
-    /// [`Error::Forbidden`].
+    /// [`Error::Forbidden`]; [`Error::SeatRequired`] for a member without a seat.
     pub fn check(&self, action: Action) -> Result<()> {
         if self.allowed.has(action) {
             return Ok(());
+        }
+        if self.waits_for_seat {
+            return Err(Error::SeatRequired(action.label()));
         }
         let role = match self.actor {
             Actor::User(_) => self.role.label(),
@@ -275,6 +280,8 @@ matrix! {
     RefundConfigure, "REFUND_CONFIGURE", personal: Owner Admin;
     /// Read the subscription.
     BillingRead, "BILLING_READ": Owner Admin Member Viewer;
+    /// Subscribe, change the plan, cancel, open Stripe's portal; read invoices.
+    BillingManage, "BILLING_MANAGE", personal: Owner Admin;
     /// Read agent configurations and decision rules.
     AgentRead, "AGENT_READ": Owner Admin Member;
     /// Create and change agent configurations and decision rules, which decide about money.
@@ -293,9 +300,9 @@ matrix! {
     InvitationWrite, "INVITATION_WRITE", personal: Owner Admin;
     /// Read invitations.
     InvitationRead, "INVITATION_READ": Owner Admin;
-    /// Read API keys, never their secrets.
+    /// Read API keys and client keys, never their secrets.
     ApiKeyRead, "API_KEY_READ": Owner Admin;
-    /// Create, rotate and revoke API keys, which can do no more than their maker.
+    /// Create, rotate and revoke API keys, which can do no more than their maker, and client keys.
     ApiKeyWrite, "API_KEY_WRITE", personal: Owner Admin;
     /// Create, change and delete custom roles, which can do no more than their maker.
     RoleWrite, "ROLE_WRITE", personal: Owner Admin;
@@ -305,6 +312,10 @@ matrix! {
     WebhookRead, "WEBHOOK_READ": Owner Admin;
     /// Replay webhook events of the organization.
     WebhookReplay, "WEBHOOK_REPLAY", guarded: Owner Admin;
+    /// Have feature flags decided, over OFREP.
+    FeatureFlagRead, "FEATURE_FLAG_READ": Owner Admin Member Viewer;
+    /// Override feature flags for the organization, within its plan.
+    FeatureFlagWrite, "FEATURE_FLAG_WRITE", guarded: Owner Admin;
 }
 
 impl Action {
@@ -339,7 +350,7 @@ impl Actions {
     #[must_use]
     pub fn of_custom_role(labels: &str) -> Self {
         let given: Self = of_labels(labels).filter(|action| !action.is_owners_alone()).collect();
-        given.with(Action::OrganizationRead).with(Action::OrganizationLeave)
+        given.with(Action::OrganizationRead).with(Action::OrganizationLeave).with(Action::FeatureFlagRead)
     }
 
     /// What a program may whose key has these scopes, separated by commas.

@@ -10,7 +10,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
 use crate::events::Events;
+use crate::flags::Flags;
 use crate::graphql::Services;
+use crate::graphql::calls::Calls;
 use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::{Documents, Limits};
@@ -26,6 +28,8 @@ use crate::webhooks::Webhooks;
 pub struct App {
     /// What sessions are made of.
     pub services: Arc<Services>,
+    /// What decides about feature flags. A process with an API keeps it ([`Flags::keep`]).
+    pub flags: Arc<Flags>,
     /// The inbox of webhooks, and what is counted of them.
     pub webhooks: Arc<Webhooks>,
     /// What the workers do by the clock.
@@ -61,6 +65,11 @@ impl App {
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
         let AppParts { config, db, clock, verifier, dev_issuer, personas, shutdown } = parts;
+        let stripe = config.webhooks.sync.stripe_client().unwrap_or_else(|error| {
+            tracing::error!(%error, cause = ?error, "there is no client of Stripe: refunds and billing wait");
+            None
+        });
+        let billing = config.upkeep(stripe.clone());
         let schemas = Schemas::build(config.introspection);
         let documents = Documents::new(&schemas.sdl, Limits::default());
         let settings = EdgeSettings {
@@ -81,7 +90,6 @@ impl App {
             (NewUsers::ByToken, false) => Some(members::meet),
             (NewUsers::ByToken, true) => Some(members::meet_with_workspace),
         };
-        let jobs = Arc::new(Jobs { db: db.clone(), clock: clock.clone(), retention: config.audit_retention });
         let mail = Arc::new(InvitationMail::new(
             db.clone(),
             clock.clone(),
@@ -89,13 +97,16 @@ impl App {
             config.invitation_template,
             app_url.clone(),
         ));
-        let stripe = config.webhooks.sync.stripe_client().unwrap_or_else(|error| {
-            tracing::error!(%error, cause = ?error, "there is no client of Stripe: refunds wait");
-            None
-        });
-        let payer = Arc::new(Payer::new(db.clone(), clock.clone(), stripe));
+        let jobs = Arc::new(Jobs { db: db.clone(), clock: clock.clone(), retention: config.audit_retention, billing });
+        let stripe_livemode = config.webhooks.sync.stripe_livemode;
+        let payer = Arc::new(Payer::new(db.clone(), clock.clone(), stripe.clone()));
+        let return_origins = return_origins(&app_url, &settings.cors_origins);
         let webhooks = Arc::new(Webhooks::new(db.clone(), clock.clone(), config.webhooks));
+        for warning in config.plans.warnings() {
+            tracing::warn!("PLANS_FILE: {warning}");
+        }
         let events = Events::default();
+        let flags = Arc::new(Flags::new(clock.clone(), config.ofrep_rate_limit));
         let noting = std::sync::Mutex::default();
         let services = Arc::new(Services {
             noting,
@@ -107,8 +118,14 @@ impl App {
             identity_source,
             meet,
             app_url,
+            return_origins,
+            stripe,
+            stripe_livemode,
+            plans: config.plans,
+            calls: Calls::default(),
         });
         let edge = Arc::new(Edge {
+            flags: Arc::clone(&flags),
             services: Arc::clone(&services),
             schemas,
             documents,
@@ -117,6 +134,19 @@ impl App {
             settings,
             shutdown,
         });
-        Self { services, webhooks, jobs, payer, mail, edge }
+        Self { services, flags, webhooks, jobs, payer, mail, edge }
     }
+}
+
+/// The origins that people are led back to: that of the client application, and those whose pages may call the API.
+fn return_origins(app_url: &str, cors_origins: &[String]) -> Vec<String> {
+    let origin = |url: &str| {
+        let start = url.find("://").map_or(0, |at| at + 3);
+        let end = url[start..].find('/').map_or(url.len(), |at| start + at);
+        url[..end].to_owned()
+    };
+    let mut origins = vec![origin(app_url)];
+    origins.extend(cors_origins.iter().filter(|origin| *origin != "*").map(|url| origin(url)));
+    origins.dedup();
+    origins
 }

@@ -4,19 +4,22 @@
 //! a working default for everything; production refuses to start on a missing or unsafe value and names all of them at
 //! once.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use sqlx::postgres::PgConnectOptions;
 
 use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
 use crate::audit::Retention;
+use crate::billing::Upkeep;
 use crate::db::{PoolLimits, Pooler};
 use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
 use crate::network::Network;
-use crate::organizations::OrganizationPlan;
-use crate::stripe::StripeKey;
+use crate::plans::{OrganizationPlan, Plans};
+use crate::stripe::{StripeClient, StripeKey};
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::WebhooksConfig;
 use crate::webhooks::signature::Secret;
@@ -107,6 +110,11 @@ pub const VARIABLES: &[Variable] = &[
         "for ever",
         "how long the audit log is kept, by plan: `FREE=90,PRO=1095`; 31 at least, and a plan that is not named keeps it (docs/AUDIT.md)",
     ),
+    variable(
+        "PLANS_FILE",
+        "no limits",
+        "TOML file that says what each plan gives: seats, budgets, API calls, prices (docs/PLANS.md)",
+    ),
     variable("TENANTRY_DATA_DIR", ".tenantry", "folder of the local PostgreSQL and the development keys"),
     variable(
         "CLERK_WEBHOOK_SECRETS",
@@ -141,11 +149,21 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "STRIPE_SECRET_KEY",
         "–",
-        "key of Stripe's API; without, nothing is asked of Stripe, and no refund is paid through it",
+        "key of Stripe's API; without, nothing is asked of Stripe, no refund is paid and no plan sold through it",
     ),
     variable("STRIPE_API_BASE", "Stripe's", "address of Stripe's API, for tests against another one"),
     variable("STRIPE_PRICE_PLANS", "–", "which plan a price buys: `price_1=STARTER,price_2=PRO,price_3=NONE`"),
+    variable(
+        "PAST_DUE_GRACE_DAYS",
+        "as long as Stripe tries",
+        "for how many days a payment may be overdue before the plan is FREE: 0 to 365 (docs/BILLING.md)",
+    ),
     variable("PERSONAL_WORKSPACES", "off", "`on` or `off`: every new user gets a workspace of their own"),
+    variable(
+        "OFREP_RATE_LIMIT",
+        "10000",
+        "requests per second that one API key may have flags decided with, on each instance; people have a hundredth; 0: no limit (docs/OFREP.md)",
+    ),
     variable("CORS_ORIGINS", "–", "origins whose pages may call the API, comma separated"),
     variable(
         "TRUSTED_PROXIES",
@@ -244,6 +262,12 @@ pub struct Config {
     pub invitation_template: InvitationTemplate,
     /// How long the audit log is kept.
     pub audit_retention: Retention,
+    /// Requests per second of an API key for flags; 0: no bound.
+    pub ofrep_rate_limit: u32,
+    /// For how many days a payment may be overdue before the plan is FREE.
+    pub grace_days: Option<u16>,
+    /// What each plan gives; `webhooks.sync` has the same.
+    pub plans: Arc<Plans>,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
     /// The operator's own proxies.
@@ -262,6 +286,17 @@ pub struct Config {
 pub struct ConfigError(pub Vec<String>);
 
 impl Config {
+    /// What the jobs of billing work with.
+    #[must_use]
+    pub fn upkeep(&self, stripe: Option<Arc<StripeClient>>) -> Upkeep {
+        Upkeep {
+            stripe,
+            plans: Arc::clone(&self.plans),
+            livemode: self.webhooks.sync.stripe_livemode,
+            grace_days: self.grace_days,
+        }
+    }
+
     /// Reads the process's environment.
     ///
     /// # Errors
@@ -284,6 +319,7 @@ impl Config {
         };
         let production = environment == Environment::Production;
         let identity_source = reader.identity_source();
+        let plans = reader.plans();
         let config = Self {
             environment,
             host: reader.text("HOST").unwrap_or_else(|| if production { "::" } else { "127.0.0.1" }.to_owned()),
@@ -320,13 +356,16 @@ impl Config {
             },
             oauth_clients: reader.list("AUTH_OAUTH_CLIENTS"),
             data_dir: reader.text("TENANTRY_DATA_DIR").map(PathBuf::from),
-            webhooks: reader.webhooks(production),
+            webhooks: reader.webhooks(production, &plans),
             identity_source,
             new_users: reader.new_users(identity_source),
             app_url: reader.app_url(),
             smtp: reader.smtp(production),
             invitation_template: reader.invitation_template(),
             audit_retention: reader.audit_retention(),
+            ofrep_rate_limit: reader.parsed("OFREP_RATE_LIMIT", "a number, 0 or more").unwrap_or(10_000),
+            grace_days: reader.grace_days(),
+            plans,
             cors_origins: reader.list("CORS_ORIGINS"),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
@@ -507,6 +546,14 @@ impl Reader<'_> {
         retention
     }
 
+    fn grace_days(&mut self) -> Option<u16> {
+        let days: u16 = self.parsed("PAST_DUE_GRACE_DAYS", "a number from 0 to 365")?;
+        if days > 365 {
+            self.problem("PAST_DUE_GRACE_DAYS takes 0 to 365");
+        }
+        Some(days)
+    }
+
     fn smtp(&mut self, production: bool) -> Option<Smtp> {
         let url = self.text("SMTP_URL")?;
         Smtp::parse(&url, self.text("MAIL_FROM").as_deref(), production).map_err(|problem| self.problem(problem)).ok()
@@ -520,8 +567,51 @@ impl Reader<'_> {
         })
     }
 
-    fn webhooks(&mut self, production: bool) -> WebhooksConfig {
+    fn plans(&mut self) -> Arc<Plans> {
+        let Some(file) = self.text("PLANS_FILE") else { return Arc::default() };
+        let plans = Plans::load(Path::new(&file)).unwrap_or_else(|problems| {
+            self.problems.extend(problems.into_iter().map(|problem| format!("PLANS_FILE: {problem}")));
+            Plans::default()
+        });
+        Arc::new(plans)
+    }
+
+    /// What `STRIPE_PRICE_PLANS` and the file of the plans say of prices.
+    fn price_plans(&mut self, plans: &Plans) -> BTreeMap<String, Option<OrganizationPlan>> {
+        let mut price_plans = BTreeMap::new();
+        for item in self.list("STRIPE_PRICE_PLANS") {
+            let plan = item.split_once('=').and_then(|(price, plan)| {
+                let plan = match plan.trim() {
+                    none if none.eq_ignore_ascii_case("none") => None,
+                    label => Some(OrganizationPlan::from_label(label)?),
+                };
+                Some((price.trim().to_owned(), plan))
+            });
+            match plan {
+                Some((price, plan)) if !price.is_empty() => drop(price_plans.insert(price, plan)),
+                _ => self.problem(format!(
+                    "STRIPE_PRICE_PLANS has \"{item}\"; it takes price=PLAN, and plans are FREE, STARTER, PRO, ENTERPRISE, or NONE for what buys no plan"
+                )),
+            }
+        }
+        for (plan, price) in plans.prices() {
+            match price_plans.insert(price.id.clone(), Some(plan)) {
+                Some(other) if other != Some(plan) => self.problem(format!(
+                    "STRIPE_PRICE_PLANS and PLANS_FILE contradict each other: {} buys {} and {}",
+                    price.id,
+                    other.map_or("NONE", OrganizationPlan::label),
+                    plan.label()
+                )),
+                _ => {}
+            }
+        }
+        price_plans
+    }
+
+    fn webhooks(&mut self, production: bool, plans: &Arc<Plans>) -> WebhooksConfig {
         let mut webhooks = WebhooksConfig::default();
+        webhooks.sync.price_plans = self.price_plans(plans);
+        webhooks.sync.plans = Arc::clone(plans);
         webhooks.sync.stripe_key = self.text("STRIPE_SECRET_KEY").map(StripeKey);
         webhooks.sync.stripe_api_base = self.text("STRIPE_API_BASE");
         for source in WebhookSource::ALL {
@@ -560,21 +650,6 @@ impl Reader<'_> {
                 Some((foreign, role)) if !foreign.is_empty() => drop(sync.clerk_roles.insert(foreign, role)),
                 _ => self.problem(format!(
                     "CLERK_ROLES has \"{item}\"; it takes org:name=ROLE, and roles are OWNER, ADMIN, MEMBER, VIEWER"
-                )),
-            }
-        }
-        for item in self.list("STRIPE_PRICE_PLANS") {
-            let plan = item.split_once('=').and_then(|(price, plan)| {
-                let plan = match plan.trim() {
-                    none if none.eq_ignore_ascii_case("none") => None,
-                    label => Some(OrganizationPlan::from_label(label)?),
-                };
-                Some((price.trim().to_owned(), plan))
-            });
-            match plan {
-                Some((price, plan)) if !price.is_empty() => drop(sync.price_plans.insert(price, plan)),
-                _ => self.problem(format!(
-                    "STRIPE_PRICE_PLANS has \"{item}\"; it takes price=PLAN, and plans are FREE, STARTER, PRO, ENTERPRISE, or NONE for what buys no plan"
                 )),
             }
         }
@@ -664,6 +739,23 @@ mod tests {
     }
 
     #[test]
+    fn prices_of_both_places_count_unless_they_contradict_each_other() {
+        let file = std::env::temp_dir().join(format!("plans-{}.toml", std::process::id()));
+        let text =
+            "[FREE]\n[STARTER]\n[PRO]\n[[PRO.prices]]\nid = \"price_1\"\ninterval = \"MONTH\"\n[ENTERPRISE]\nseats = 9";
+        std::fs::write(&file, text).expect("a file");
+        let path = file.to_string_lossy().into_owned();
+        let with = |prices| read(&[("PLANS_FILE", path.as_str()), ("STRIPE_PRICE_PLANS", prices)]);
+        let config = with("price_1=PRO,price_2=STARTER").expect("no contradiction");
+        let buys: Vec<_> = config.webhooks.sync.price_plans.values().copied().flatten().collect();
+        assert_eq!(buys, [OrganizationPlan::Pro, OrganizationPlan::Starter]);
+        assert_eq!(config.plans.of(OrganizationPlan::Enterprise).seats, Some(9));
+        let problem = with("price_1=NONE").expect_err("a contradiction").to_string();
+        assert!(problem.contains("contradict each other: price_1 buys NONE and PRO"), "{problem}");
+        std::fs::remove_file(&file).expect("there");
+    }
+
+    #[test]
     fn bad_values_are_named_and_passwords_are_not_repeated() {
         let error = read(&[
             ("PORT", "99999"),
@@ -682,6 +774,8 @@ mod tests {
             ("MAIL_FROM", "nobody"),
             ("AUDIT_RETENTION_DAYS", "FREE=30"),
             ("MAIL_TEMPLATES", "/no/such/folder"),
+            ("PAST_DUE_GRACE_DAYS", "500"),
+            ("PLANS_FILE", "/no/such/file"),
         ])
         .expect_err("bad")
         .to_string();
@@ -700,6 +794,8 @@ mod tests {
             "MAIL_FROM",
             "AUDIT_RETENTION_DAYS",
             "MAIL_TEMPLATES",
+            "PAST_DUE_GRACE_DAYS",
+            "PLANS_FILE",
         ] {
             assert!(error.contains(name), "{error}");
         }

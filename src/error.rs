@@ -56,6 +56,11 @@ pub enum Error {
     /// An operator has suspended the organization.
     #[error("This organization is suspended: nothing can be changed in it. Ask whoever runs this service.")]
     OrganizationSuspended,
+    /// All seats are taken, and the viewer has none.
+    #[error(
+        "You have no seat in this organization, so you can read and not do {0}: an owner or administrator frees a seat or buys more, and yours comes by itself."
+    )]
+    SeatRequired(&'static str),
     /// The header names another organization than the token was issued for.
     #[error("The token was issued for another organization than `X-Organization-Id` names: get a token for that one.")]
     OrganizationMismatch,
@@ -135,6 +140,7 @@ impl Error {
             Self::OrganizationRequired => Code::OrganizationRequired,
             Self::OrganizationNotFound => Code::OrganizationNotFound,
             Self::OrganizationSuspended => Code::OrganizationSuspended,
+            Self::SeatRequired(_) => Code::SeatRequired,
             Self::OrganizationMismatch => Code::OrganizationMismatch,
             Self::Forbidden { .. } => Code::Forbidden,
             Self::ImpersonationRestricted { .. } => Code::ImpersonationRestricted,
@@ -158,6 +164,7 @@ impl Error {
                 | Self::AccountBlocked
                 | Self::SessionEnded
                 | Self::InvalidApiKey(_)
+                | Self::SeatRequired(_)
                 | Self::Forbidden { .. }
                 | Self::ImpersonationRestricted { .. }
         )
@@ -179,6 +186,7 @@ impl Error {
             | Self::Limit { .. } => StatusCode::BAD_REQUEST,
             Self::OrganizationNotFound
             | Self::OrganizationSuspended
+            | Self::SeatRequired(_)
             | Self::AccountBlocked
             | Self::UserRequired
             | Self::Forbidden { .. }

@@ -9,8 +9,9 @@ use futures_util::future::BoxFuture;
 use serde_json::json;
 
 use crate::db::SystemTx;
+use crate::entitlements::{self, Plan};
 use crate::error::{Error, Result};
-use crate::flags::{self, FeatureFlagDefinition};
+use crate::flags::{self, FeatureFlagChange, FeatureFlagDefinition, FeatureFlagUsage, QUIET_DAYS};
 use crate::graphql::filter::{DateTimeFilter, StringFilter};
 use crate::graphql::rows::Related;
 use crate::graphql::session::Session;
@@ -25,19 +26,73 @@ use crate::{entity, listing, relations};
 /// # Errors
 /// [`Error::Forbidden`] for everybody else, [`Error::ImpersonationRestricted`] for who acts in a superadmin's place.
 pub async fn open(session: &Session, action: &str, metadata: serde_json::Value) -> Result<SystemTx> {
-    let subject = session.identity()?.subject.clone();
+    let mut tx = begin(session).await?;
+    record(&mut tx, session, action, metadata).await?;
+    Ok(tx)
+}
+
+/// A transaction across tenants of a superadmin whose audit row is not written yet, because only what it finds tells what the row is
+/// to say. It cannot be committed before.
+#[derive(Debug)]
+pub struct Admitted(SystemTx);
+
+/// Begins a transaction across tenants for a superadmin.
+///
+/// # Errors
+/// As [`open`].
+pub async fn admit(session: &Session) -> Result<Admitted> {
+    let mut tx = begin(session).await?;
+    let is_superadmin = sqlx::query_scalar!(
+        r#"select exists (select from tenantry.users u
+            where u.clerk_id = $1 and u.is_superadmin and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= $2)
+              and not exists (select from tenantry.ended_sessions e where e.session_id = $3)) as "is_superadmin!""#,
+        session.identity()?.subject,
+        session.clock().now(),
+        session.identity()?.session_id
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    if is_superadmin { Ok(Admitted(tx)) } else { Err(forbidden()) }
+}
+
+impl Admitted {
+    /// The transaction.
+    pub const fn system(&mut self) -> &mut SystemTx {
+        &mut self.0
+    }
+
+    /// Writes the audit row; the caller commits.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub async fn record(mut self, session: &Session, action: &str, metadata: serde_json::Value) -> Result<SystemTx> {
+        record(&mut self.0, session, action, metadata).await?;
+        Ok(self.0)
+    }
+}
+
+fn forbidden() -> Error {
+    Error::Forbidden { role: "USER".to_owned(), action: "PLATFORM".to_owned() }
+}
+
+async fn begin(session: &Session) -> Result<SystemTx> {
+    session.identity()?;
     if session.is_restricted() {
         return Err(Error::ImpersonationRestricted { action: "PLATFORM" });
     }
+    SystemTx::begin(&session.services().db).await
+}
+
+/// Writes the audit row of a superadmin, and refuses everybody else.
+async fn record(tx: &mut SystemTx, session: &Session, action: &str, metadata: serde_json::Value) -> Result<()> {
     let origin = session.origin();
-    let mut tx = SystemTx::begin(&session.services().db).await?;
     let admitted = sqlx::query!(
         "insert into tenantry.platform_audit_logs (id, user_id, action, metadata, ip_address, request_id, created_at, impersonator)
          select $1, u.id, $3, $4, $5::text::inet, $6, $7, $8 from tenantry.users u
           where u.clerk_id = $2 and u.is_superadmin and u.deleted_at is null and (u.blocked_until is null or u.blocked_until <= $7)
             and not exists (select from tenantry.ended_sessions e where e.session_id = $9)",
         Id::<()>::new(session.clock()) as _,
-        subject,
+        session.identity()?.subject,
         action,
         metadata,
         origin.ip.map(|ip| ip.to_string()),
@@ -48,11 +103,7 @@ pub async fn open(session: &Session, action: &str, metadata: serde_json::Value) 
     )
     .execute(tx.conn())
     .await?;
-    if admitted.rows_affected() == 1 {
-        Ok(tx)
-    } else {
-        Err(Error::Forbidden { role: "USER".to_owned(), action: "PLATFORM".to_owned() })
-    }
+    if admitted.rows_affected() == 1 { Ok(()) } else { Err(forbidden()) }
 }
 
 /// Who acts as an operator, and from where, for the log of an organization.
@@ -193,10 +244,61 @@ relations! {
 
     /// The definitions of all feature flags, by key.
     async fn feature_flag_definitions(&self, ctx: &Context<'_>) -> Result<Vec<FeatureFlagDefinition>> {
-        let mut tx = open(Session::of(ctx)?, "feature_flag_definitions.list", json!({})).await?;
-        let definitions = flags::definitions(&mut tx).await?;
+        let session = Session::of(ctx)?;
+        let mut tx = open(session, "feature_flag_definitions.list", json!({})).await?;
+        let definitions = flags::definitions(&mut tx, session.clock().now(), QUIET_DAYS).await?;
         tx.commit().await?;
         Ok(definitions)
+    }
+
+    /// The definition of the feature flag with this key; null when there is none.
+    async fn feature_flag_definition(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The key.")] key: String,
+    ) -> Result<Option<FeatureFlagDefinition>> {
+        let session = Session::of(ctx)?;
+        let mut tx = open(session, "feature_flag_definitions.read", json!({})).await?;
+        let definition = flags::definition(&mut tx, &key, session.clock().now(), QUIET_DAYS).await?;
+        tx.commit().await?;
+        Ok(definition)
+    }
+
+    /// Which organizations asked for a feature flag, the last one first.
+    async fn feature_flag_usage(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The key.")] key: String,
+        #[graphql(desc = "The number of organizations: 0 to 100, 50 by default.")] first: Option<i64>,
+        #[graphql(desc = "Only those that asked last before this time.")] before: Option<DateTime<Utc>>,
+    ) -> Result<Vec<FeatureFlagUsage>> {
+        let mut tx = open(Session::of(ctx)?, "feature_flag_usage.list", json!({})).await?;
+        let usage = flags::usage(&mut tx, &key, first, before).await?;
+        tx.commit().await?;
+        Ok(usage)
+    }
+
+    /// What operators changed about a feature flag and granted of it, newest first; of one that was deleted as well.
+    async fn feature_flag_history(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The key.")] key: String,
+        #[graphql(desc = "The number of changes: 0 to 100, 50 by default.")] first: Option<i64>,
+        #[graphql(desc = "Only changes before this time.")] before: Option<DateTime<Utc>>,
+    ) -> Result<Vec<FeatureFlagChange>> {
+        let mut tx = open(Session::of(ctx)?, "feature_flag_history.list", json!({})).await?;
+        let changes = flags::changes(&mut tx, &key, first, before).await?;
+        tx.commit().await?;
+        Ok(changes)
+    }
+
+    /// What each plan gives: the file of the plans, with the flags whose minimum plan it is.
+    async fn plans(&self, ctx: &Context<'_>) -> Result<Vec<Plan>> {
+        let session = Session::of(ctx)?;
+        let mut tx = open(session, "plans.list", json!({})).await?;
+        let plans = entitlements::show(&mut tx, &session.services().plans, session.clock().now()).await?;
+        tx.commit().await?;
+        Ok(plans)
     }
 
     /// What the workers do by the clock.

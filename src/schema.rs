@@ -14,11 +14,14 @@ use crate::access::Action;
 use crate::agents::{AgentConfiguration, AgentMutation, AgentQuery, DecisionRule};
 use crate::api_keys::{ApiKey, ApiKeyMutation};
 use crate::audit::AuditLog;
-use crate::billing::Subscription;
+use crate::billing::{BillingAction, BillingMutation, BillingSubscription, Invoice, Subscription};
 use crate::budgets::{Budget, BudgetAlert, BudgetMutation, BudgetReservation, BudgetSubscription, BudgetUsageRecord};
+use crate::client_keys::{ClientKey, ClientKeyMutation};
 use crate::customers::{Customer, CustomerEvent, CustomerMutation, CustomerSubscription};
+use crate::entitlements::EntitlementMutation;
 use crate::error::{Error, Result};
 use crate::escalations::{Escalation, EscalationMutation, EscalationNotice, EscalationRule, EscalationSubscription};
+use crate::flags::{FeatureFlagOverride, FlagMutation, FlagSubscription};
 use crate::graphql::entity::Entity;
 use crate::graphql::filter::Filter as _;
 use crate::graphql::listing::Listed;
@@ -46,8 +49,8 @@ use crate::tickets::{
 };
 use crate::webhook_events::{WebhookEvent, WebhookMutation, WebhookSubscription};
 use crate::{
-    agents, api_keys, budgets, customers, escalations, members, organizations, refunds, representatives, sla,
-    support_access, tickets, webhook_events,
+    agents, api_keys, billing, budgets, client_keys, customers, entitlements, escalations, flags, members,
+    organizations, refunds, representatives, sla, support_access, tickets, webhook_events,
 };
 
 /// The queries of the API.
@@ -60,6 +63,7 @@ pub struct Mutation(
     OrganizationMutation,
     MembersMutation,
     ApiKeyMutation,
+    ClientKeyMutation,
     TicketMutation,
     CustomerMutation,
     RepresentativeMutation,
@@ -67,7 +71,10 @@ pub struct Mutation(
     SlaMutation,
     AgentMutation,
     BudgetMutation,
+    EntitlementMutation,
     RefundMutation,
+    BillingMutation,
+    FlagMutation,
     WebhookMutation,
     SupportAccessMutation,
 );
@@ -83,7 +90,9 @@ pub struct SubscriptionRoot(
     SlaSubscription,
     BudgetSubscription,
     RefundSubscription,
+    BillingSubscription,
     WebhookSubscription,
+    FlagSubscription,
 );
 
 /// Every mutation of the API.
@@ -93,6 +102,7 @@ pub fn mutations() -> Vec<MutationInfo> {
         organizations::MUTATIONS,
         &members::mutations(),
         api_keys::MUTATIONS,
+        client_keys::MUTATIONS,
         tickets::MUTATIONS,
         customers::MUTATIONS,
         representatives::MUTATIONS,
@@ -100,7 +110,10 @@ pub fn mutations() -> Vec<MutationInfo> {
         sla::MUTATIONS,
         agents::MUTATIONS,
         budgets::MUTATIONS,
+        entitlements::MUTATIONS,
         refunds::MUTATIONS,
+        billing::MUTATIONS,
+        flags::MUTATIONS,
         webhook_events::MUTATIONS,
         support_access::MUTATIONS,
     ]
@@ -137,8 +150,8 @@ macro_rules! entities {
 }
 
 entities! {
-    listed: AgentConfiguration, ApiKey, AuditLog, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, BusinessCalendar, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule,
-        Invitation, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, RepresentativeAbsence, SlaEvent, SlaPolicy, SupportAccess, TeamPerformance, Ticket,
+    listed: AgentConfiguration, ApiKey, AuditLog, BillingAction, Budget, BudgetAlert, BudgetReservation, BudgetUsageRecord, BusinessCalendar, ClientKey, CustomRole, Customer, CustomerEvent, DecisionRule, Escalation, EscalationNotice, EscalationRule, FeatureFlagOverride,
+        Invitation, Invoice, MembershipRequest, OrganizationDomain, OrganizationMember, PerformanceMetric, Refund, Representative, RepresentativeAbsence, SlaEvent, SlaPolicy, SupportAccess, TeamPerformance, Ticket,
         TicketEvent, TicketField, TicketMessage, TicketMessageRevision, TicketView, TicketWatcher, WebhookEvent;
     unlisted: Organization, Subscription, User;
     platform: PlatformOrganization, PlatformUser;

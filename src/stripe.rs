@@ -4,6 +4,8 @@
 //! used: the types fit one version of the API, while objects of any version are read tolerantly here, and the client
 //! brings all of them (11 MB of the program) to read an error.
 
+mod billing;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -22,6 +24,8 @@ use serde_json::{Value, json};
 use stripe_client_core::{
     CustomizedStripeRequest, IdempotencyKey, Outcome, RequestBuilder, RequestStrategy, StripeMethod,
 };
+
+pub use billing::Form;
 
 use crate::error::{Error, Result, with_causes};
 
@@ -129,6 +133,25 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// Whether it is Stripe's last word. What is ours to mend (the key), what may be done already, and what Stripe wants to be tried
+    /// again is not (Stripe API reference, "Errors", "Idempotent requests").
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        let is_ours = matches!(self.status, 401 | 403);
+        let is_passing = matches!(self.status, 409 | 424 | 429) || self.status >= 500;
+        let is_unknown =
+            self.kind == "idempotency_error" || matches!(self.code.as_str(), "lock_timeout" | "rate_limit");
+        !(is_ours || is_passing || is_unknown || self.should_retry == Some(true) || self.status < 400)
+    }
+
+    /// Whether Stripe says that it has no such object, or has it in the other mode.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.status == 404 || self.code == "resource_missing"
+    }
+}
+
 impl StripeFailure {
     fn unreachable(error: impl fmt::Display) -> Self {
         Self::Unreachable(error.to_string())
@@ -149,6 +172,7 @@ impl stripe_client_core::StripeClientErr for StripeFailure {
 /// What is sent in one attempt.
 struct Sent {
     uri: Uri,
+    method: Method,
     /// The form of a request that changes something, with its idempotency key.
     form: Option<(String, Option<String>)>,
 }
@@ -158,12 +182,13 @@ impl Http {
     async fn attempt(&self, sent: &Sent) -> Result<Bytes, StripeFailure> {
         let mut request = Request::builder()
             .uri(&sent.uri)
+            .method(&sent.method)
             .header(AUTHORIZATION, &self.authorization)
             .header(USER_AGENT, concat!("tenantry/", env!("CARGO_PKG_VERSION")))
             .header("Stripe-Version", stripe_client_core::VERSION.as_str());
         let mut body = Bytes::new();
         if let Some((form, key)) = &sent.form {
-            request = request.method(Method::POST).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
             if let Some(key) = key {
                 request = request.header("Idempotency-Key", key);
             }
@@ -192,7 +217,12 @@ impl stripe_client_core::StripeClient for Http {
             format!("{}/v1{}{query}", self.base, request.path).parse().map_err(StripeFailure::unreachable)?;
         let key = strategy.get_key().map(IdempotencyKey::into_inner);
         let form = matches!(request.method, StripeMethod::Post).then(|| (request.body.unwrap_or_default(), key));
-        let sent = Sent { uri, form };
+        let method = match request.method {
+            StripeMethod::Get => Method::GET,
+            StripeMethod::Post => Method::POST,
+            StripeMethod::Delete => Method::DELETE,
+        };
+        let sent = Sent { uri, method, form };
         let (mut status, mut should_retry) = (None, None);
         let mut failure = StripeFailure::unreachable("nothing was tried");
         for tries in 0.. {

@@ -29,14 +29,18 @@ use crate::trail::{self, AuditEntry};
 const FORMAT: &str = "tenantry-tenant/1";
 /// Bytes that are sent to the database at once.
 const CHUNK: usize = 64 * 1024;
-/// Tables of an organization that are no data of its own: what is yet to be sealed, the memory of mutations, deliveries (the
+/// Tables of an organization that are no data of its own: what is yet to be sealed, what programs asked for, the memory of mutations, deliveries (the
 /// other database has its own), what triggers derive from tickets, and the state of adoptions.
-const LEFT_OUT: &str = "'audit_unsealed', 'idempotency_keys', 'metric_marks', 'webhook_events', 'ticket_documents', 'ticket_field_values', 'ticket_tags'";
+const LEFT_OUT: &str = "'api_usage', 'audit_unsealed', 'feature_flag_usage', 'idempotency_keys', 'meter_outbox', 'metric_marks', 'seat_marks', 'webhook_events', 'ticket_documents', 'ticket_field_values', 'ticket_tags'";
 /// What a copy beside its original does not have: what opens or pays for one of the two, and the history of the other.
 const NOT_CLONED: &[&str] = &[
     "api_keys",
+    "client_keys",
     "invitations",
     "subscriptions",
+    "billing_actions",
+    "invoices",
+    "entitlement_grants",
     "audit_logs",
     "audit_seals",
     "audit_horizons",
@@ -219,7 +223,8 @@ async fn tables(tx: &mut SystemTx) -> Result<Vec<Table>> {
             columns: if name == "users" {
                 USER_COLUMNS.iter().map(|column| (*column).to_owned()).collect()
             } else {
-                columns
+                // Who has a seat follows from what the platform sells.
+                columns.into_iter().filter(|column| column != "waits_for_seat").collect()
             },
             order: row.try_get(2)?,
             users: if is_global { BTreeSet::new() } else { users.into_iter().collect() },
@@ -387,6 +392,8 @@ pub async fn import(db: &Db, clock: &Clock, input: impl BufRead + Send, options:
         tables: BTreeMap::new(),
         rows: 0,
     };
+    // Members come before what says how many seats there are.
+    sqlx::query("set local app.seats_are_settled_later = 'on'").execute(tx.conn()).await?;
     let (mut sections, mut rows) = (0, 0);
     loop {
         if !reader.next()? {
@@ -421,6 +428,8 @@ pub async fn import(db: &Db, clock: &Clock, input: impl BufRead + Send, options:
     let metadata = json!({ "rows": done.rows, "from": OrganizationId::from_uuid(header.organization).to_string() });
     let entry = AuditEntry::of(action, done.organization, metadata);
     trail::record_of_system(&mut tx, clock, done.organization, &entry).await?;
+    sqlx::query("set local app.seats_are_settled_later = 'off'").execute(tx.conn()).await?;
+    sqlx::query("select tenantry.settle_seats($1)").bind(to).execute(tx.conn()).await?;
     tx.commit().await?;
     Ok(done)
 }

@@ -108,6 +108,11 @@ const DATA_CHECKS: &[Check] = &[
           order by 1 limit 100",
     ),
     (
+        "seats",
+        "select o.slug, format('%s members have a seat and should wait, or wait and could have one: `tenantry jobs run entitlements`', w.members)
+           from tenantry.wrong_seats() w join tenantry.organizations o on o.id = w.organization_id order by 1 limit 100",
+    ),
+    (
         "ticket-counter",
         "select t.organization_id::text, format('the highest ticket number is %s, the counter stands at %s', max(t.number), coalesce(max(c.last_number), 0))
            from tenantry.tickets t left join tenantry.ticket_counters c using (organization_id)
@@ -132,6 +137,12 @@ const DATA_CHECKS: &[Check] = &[
            from tenantry.refunds r join tenantry.budget_reservations v on v.organization_id = r.organization_id and v.id = r.reservation_id
           where r.status = 'SETTLED' and v.status <> 'SETTLED'
              or r.status in ('DENIED', 'FAILED', 'CANCELLED') and v.status in ('OPEN', 'SETTLED') limit 100",
+    ),
+    (
+        "billing-usage",
+        "select o.slug, format('%s usage records were not told to Stripe%s: %s', count(*), case when m.is_dead then ' and will not be' else '' end, m.problem)
+           from tenantry.meter_outbox m join tenantry.organizations o on o.id = m.organization_id where m.is_dead or m.tries >= 5
+          group by o.slug, m.is_dead, m.problem order by 1 limit 100",
     ),
     (
         "budget-limit",

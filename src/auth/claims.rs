@@ -18,7 +18,7 @@ use super::identity::{Identity, Profile, TokenOrganization};
 use crate::access::Impersonation;
 
 /// How far our clock and the issuer's may be apart (RFC 7519, section 4.1.4: "some small leeway").
-pub(super) const LEEWAY: TimeDelta = TimeDelta::seconds(5);
+pub(crate) const LEEWAY: TimeDelta = TimeDelta::seconds(5);
 
 /// The longest subject, organization id or slug; the identity provider's are about 30 characters.
 const MAX_NAME_CHARS: usize = 255;
@@ -132,12 +132,12 @@ fn said(value: Option<&Value>, max_chars: usize) -> Option<String> {
 }
 
 /// Keeps `null` apart from an absent member.
-pub(super) fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
+pub(crate) fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(value).map(Some)
 }
 
 /// Reads a JSON object. (For serde a struct may also be an array of its fields, which no part of a token is.)
-pub(super) fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Option<T> {
+pub(crate) fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Option<T> {
     let first = json.iter().find(|byte| !byte.is_ascii_whitespace());
     if first == Some(&b'{') { serde_json::from_slice(json).ok() } else { None }
 }
@@ -331,7 +331,7 @@ fn organization(claims: &Claims) -> Result<Option<TokenOrganization>, ClaimsErro
 }
 
 /// Refuses what no identity provider's id looks like and what `PostgreSQL` cannot store (NUL).
-pub(super) fn check_name(name: &str, claim: &str) -> Result<(), ClaimsError> {
+pub(crate) fn check_name(name: &str, claim: &str) -> Result<(), ClaimsError> {
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
         return Err(format!("its {claim} claim is not between 1 and {MAX_NAME_CHARS} characters long"));
     }
@@ -341,7 +341,7 @@ pub(super) fn check_name(name: &str, claim: &str) -> Result<(), ClaimsError> {
     Ok(())
 }
 
-fn text<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, ClaimsError> {
+pub(crate) fn text<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, ClaimsError> {
     match value {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -350,7 +350,7 @@ fn text<'a>(value: Option<&'a Value>, claim: &str) -> Result<Option<&'a str>, Cl
 }
 
 /// `aud` is one string or an array of strings (RFC 7519, section 4.1.3).
-fn audience(value: Option<&Value>) -> Result<Vec<&str>, ClaimsError> {
+pub(crate) fn audience(value: Option<&Value>) -> Result<Vec<&str>, ClaimsError> {
     let refusal = || ClaimsError::from("its aud claim is neither a string nor an array of strings");
     match value {
         None => Ok(Vec::new()),
@@ -361,7 +361,7 @@ fn audience(value: Option<&Value>) -> Result<Vec<&str>, ClaimsError> {
 }
 
 /// A `NumericDate`: seconds since the epoch, possibly with a fraction (RFC 7519, section 2).
-fn time(value: Option<&Value>, claim: &str) -> Result<Option<DateTime<Utc>>, ClaimsError> {
+pub(crate) fn time(value: Option<&Value>, claim: &str) -> Result<Option<DateTime<Utc>>, ClaimsError> {
     let Some(value) = value else { return Ok(None) };
     let Value::Number(number) = value else { return Err(format!("its {claim} claim is not a number")) };
     let seconds = match (number.as_u64(), number.as_f64()) {

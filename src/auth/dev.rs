@@ -34,7 +34,7 @@ pub const MAX_TTL: TimeDelta = TimeDelta::hours(24);
 const KEY_FILE: &str = "dev-signing-key.der";
 
 /// A PKCS#8 version 1 document of an Ed25519 key (RFC 8410, section 7) is these bytes and the 32 of the secret.
-const PKCS8_PREFIX: [u8; 16] =
+pub(crate) const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// Why there is no development token.

@@ -13,7 +13,7 @@
 //! issues tokens where there is no identity provider.
 
 pub mod api_key;
-mod claims;
+pub(crate) mod claims;
 pub mod dev;
 pub mod identity;
 pub mod jwks;

@@ -91,6 +91,9 @@ entity! {
         pub closed_at: Option<DateTime<Utc>>,
         /// Time of archiving; null: in use.
         pub archived_at: Option<DateTime<Utc>>,
+        /// Whether the plan has no room for the budget, because there are as many older ones as it gives: it can be read and
+        /// archived, and nothing else until there is room.
+        pub is_over_plan: bool = "archived_at is null and tenantry.is_over_plan(t.organization_id,t.series_id)",
         /// Time of creation.
         pub created_at: DateTime<Utc>,
         /// Time of the last change.

@@ -13,6 +13,7 @@ use crate::budgets::{BudgetPeriod, BudgetReservationStatus, BudgetType, BudgetUs
 use crate::db::{SystemTx, TenantTx};
 use crate::error::Result;
 use crate::id::{BudgetAlertId, BudgetId, BudgetReservationId, BudgetUsageRecordId, OrganizationId};
+use crate::plans::OrganizationPlan;
 
 /// Most that spent and reserved of a soft limit may come to, in minor units: below what a sum overflows at.
 const MOST_TAKEN: i64 = 1_000_000_000_000_000_000;
@@ -33,6 +34,15 @@ pub(super) struct Take<'a> {
     pub now: DateTime<Utc>,
 }
 
+/// Why nothing may be taken from a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// It is archived.
+    Archived,
+    /// The plan has no room for it.
+    OverPlan,
+}
+
 /// What a statement found behind a budget, under its lock.
 pub(super) struct Held {
     /// Taken, if all budgets had room.
@@ -45,7 +55,8 @@ pub(super) struct Held {
     pub fits: bool,
     /// Whether the period has to be followed by another one.
     pub has_ended: bool,
-    pub is_archived: bool,
+    /// Why nothing may be taken from it at all.
+    pub closed: Option<Closed>,
     /// When the first period begins, if that is to come.
     pub begins_at: Option<DateTime<Utc>>,
 }
@@ -74,10 +85,11 @@ pub(super) async fn take(conn: &mut PgConnection, organization: OrganizationId, 
                select b.id, b.series_id, b.currency, b.alert_thresholds, b.limit_minor + b.rolled_over_minor as ceiling,
                       b.spent_minor + b.reserved_minor as taken, b.ends_at <= $7 as has_ended, b.archived_at is not null as is_archived,
                       case when b.id = b.series_id and b.starts_at > $7 then b.starts_at end as begins_at,
-                      b.currency = $4 and b.archived_at is null and b.ends_at > $7 and (b.id <> b.series_id or b.starts_at <= $7)
+                      p.is_over_plan,
+                      b.currency = $4 and b.archived_at is null and not p.is_over_plan and b.ends_at > $7 and (b.id <> b.series_id or b.starts_at <= $7)
                           and b.spent_minor + b.reserved_minor + $3::bigint
                               <= case when b.is_hard_limit and not $15 then b.limit_minor + b.rolled_over_minor else $14 end as fits
-                 from tenantry.budgets b
+                 from tenantry.budgets b cross join lateral (select not $15 and tenantry.is_over_plan($1, b.series_id) as is_over_plan) p
                 where b.organization_id = $1 and b.closed_at is null and b.series_id in (select n.series_id from named n)
                 order by b.id for no key update of b
            ), taken as (
@@ -98,7 +110,7 @@ pub(super) async fn take(conn: &mut PgConnection, organization: OrganizationId, 
            )
            select n.series_id is not null as "exists!", h.id as "id?: BudgetId", h.series_id as "series_id?: BudgetId", h.currency as "currency?",
                   h.alert_thresholds as "alert_thresholds?", h.ceiling as "ceiling?", h.taken as "taken?", h.has_ended as "has_ended?",
-                  h.is_archived as "is_archived?", h.begins_at as "begins_at?", h.fits as "fits?", t.changes as "changes?"
+                  h.is_archived as "is_archived?", h.is_over_plan as "is_over_plan?", h.begins_at as "begins_at?", h.fits as "fits?", t.changes as "changes?"
              from named n left join held h on h.series_id = n.series_id left join taken t on t.id = h.id order by n.place"#,
         organization as _,
         take.budgets as _,
@@ -138,7 +150,11 @@ pub(super) async fn take(conn: &mut PgConnection, organization: OrganizationId, 
                 available_minor: ceiling - taken,
                 fits: row.fits.unwrap_or_default(),
                 has_ended: row.has_ended.unwrap_or_default(),
-                is_archived: row.is_archived.unwrap_or_default(),
+                closed: match (row.is_archived, row.is_over_plan) {
+                    (Some(true), _) => Some(Closed::Archived),
+                    (_, Some(true)) => Some(Closed::OverPlan),
+                    _ => None,
+                },
                 begins_at: row.begins_at,
             }),
             _ => None,
@@ -279,7 +295,7 @@ pub(super) async fn end(
         available_minor: row.ceiling - row.taken,
         fits: row.fits,
         has_ended: false,
-        is_archived: false,
+        closed: None,
         begins_at: None,
     });
     Ok(held.collect())
@@ -593,6 +609,39 @@ pub(super) async fn lock_current(tx: &mut TenantTx, id: BudgetId) -> Result<Opti
               for no key update of b"#,
         organization as _,
         id as _
+    )
+    .fetch_optional(tx.conn())
+    .await?)
+}
+
+/// What a plan that has no room for another budget gives.
+pub(super) struct Full {
+    pub plan: OrganizationPlan,
+    pub most: i64,
+    /// The cheapest plan that gives more.
+    pub unlocked_by: Option<OrganizationPlan>,
+}
+
+/// Keeps others from creating budgets until the transaction ends; says if the plan has no room for one more, or (`series`) for
+/// this one.
+pub(super) async fn full(tx: &mut TenantTx, series: Option<BudgetId>) -> Result<Option<Full>> {
+    let organization = tx.tenant().organization_id;
+    if series.is_none() {
+        sqlx::query!("select id from tenantry.organizations where id = $1 for no key update", organization as _)
+            .fetch_all(tx.conn())
+            .await?;
+    }
+    Ok(sqlx::query_as!(
+        Full,
+        r#"select t.plan as "plan: OrganizationPlan", l.most as "most!",
+                  (select min(g.plan) from tenantry.plan_terms g where g.plan > t.plan and (g.budgets is null or g.budgets > l.most)) as "unlocked_by: OrganizationPlan"
+             from tenantry.plan_terms t, (select tenantry.budget_limit($1) as most) l
+            where t.plan = coalesce((select s.plan from tenantry.subscriptions s where s.organization_id = $1), 'FREE')
+              and case when $2::uuid is null
+                       then l.most <= (select count(*) from tenantry.budgets b where b.organization_id = $1 and b.closed_at is null and b.archived_at is null)
+                       else tenantry.is_over_plan($1, $2) end"#,
+        organization as _,
+        series as _
     )
     .fetch_optional(tx.conn())
     .await?)

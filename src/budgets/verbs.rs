@@ -11,7 +11,7 @@ use crate::budgets::graphql::{
     BudgetUpdateInput,
 };
 use crate::budgets::model::{BudgetReservationStatus, BudgetType, Changed, MAX_PERCENT, MAX_THRESHOLDS};
-use crate::budgets::sql::{self, AlertRow, BudgetRow, BudgetUpdate, Ending, LockedBudget, Named, Take};
+use crate::budgets::sql::{self, AlertRow, BudgetRow, BudgetUpdate, Closed, Ending, LockedBudget, Named, Take};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::graphql::money::{Money, MoneyInput};
@@ -125,7 +125,8 @@ async fn take(
             return Ok(());
         }
         let refusals = refusals(&named, &take);
-        let ended: Vec<BudgetId> = held().filter(|held| held.has_ended && !held.is_archived).map(|b| b.id).collect();
+        let ended: Vec<BudgetId> =
+            held().filter(|held| held.has_ended && held.closed != Some(Closed::Archived)).map(|b| b.id).collect();
         let is_late = named.iter().any(|named| named.exists && named.held.is_none());
         let is_short = refusals.iter().all(|refusal| refusal.code == UserErrorCode::BudgetExceeded);
         if !is_short || refusals.is_empty() && ended.is_empty() && !is_late {
@@ -159,8 +160,12 @@ fn refusals(named: &[Named], take: &Take<'_>) -> Vec<UserError> {
         if before.iter().filter_map(|other| other.held.as_ref()).any(|other| other.series_id == held.series_id) {
             let message = "The same budget is named twice: two of the ids are periods of one.".to_owned();
             errors.push(of_budget(UserErrorCode::Invalid, message));
-        } else if held.is_archived {
+        } else if held.closed == Some(Closed::Archived) {
             errors.push(of_budget(UserErrorCode::InvalidTransition, "The budget is archived.".to_owned()));
+        } else if held.closed == Some(Closed::OverPlan) {
+            let message =
+                "The plan has no room for this budget: archive an older one, or take a greater plan.".to_owned();
+            errors.push(of_budget(UserErrorCode::PlanLimitReached, message));
         } else if let Some(begins_at) = held.begins_at {
             let message = format!("The budget begins at {}.", begins_at.to_rfc3339());
             errors.push(of_budget(UserErrorCode::InvalidTransition, message));
@@ -419,6 +424,17 @@ async fn current(work: &mut Work<'_>, id: BudgetId) -> VerbResult<LockedBudget> 
     Err(Error::internal("a budget does not come to rest").into())
 }
 
+/// Refuses where the plan has no room for one more budget, or for this one.
+async fn check_plan(work: &mut Work<'_>, field: &str, series: Option<BudgetId>) -> VerbResult<()> {
+    let Some(full) = sql::full(work.tx, series).await? else { return Ok(()) };
+    let more = match full.unlocked_by {
+        Some(plan) => format!("archive an older one, or take {}", plan.label()),
+        None => "archive an older one".to_owned(),
+    };
+    let message = format!("The plan {} has room for {} budgets: {more}.", full.plan.label(), full.most);
+    Err(VerbError::user(field, UserErrorCode::PlanLimitReached, message))
+}
+
 fn check_thresholds(checks: &mut Checks, mut thresholds: Vec<i32>) -> Vec<i32> {
     if thresholds.len() > MAX_THRESHOLDS {
         let message = format!("A budget takes at most {MAX_THRESHOLDS} thresholds; these are {}.", thresholds.len());
@@ -467,6 +483,7 @@ impl Mutation for BudgetCreateInput {
             checks.refuse("endsAt", UserErrorCode::Invalid, "`endsAt` takes a time of at most ten years ahead.");
         }
         checks.finish()?;
+        check_plan(work, "type", None).await?;
         check_time_zone(work, &time_zone).await?;
         let (calendar_start, calendar_end) = sql::period_at(work.tx, self.period, &time_zone, from).await?;
         let starts_at = self.starts_at.unwrap_or(calendar_start);
@@ -524,6 +541,7 @@ impl Mutation for BudgetUpdateInput {
         }
         let before = current(work, self.id).await?;
         check_version(self.expected_version, before.version)?;
+        check_plan(work, "id", Some(before.series_id)).await?;
         if let Some(limit) = &self.limit
             && limit.currency_code.as_str() != before.currency
         {

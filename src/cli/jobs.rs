@@ -187,7 +187,12 @@ impl RunJob {
         }
         let database = Database::open(config).await?;
         let db = database.pools(config)?;
-        let jobs = Jobs { db: db.clone(), clock: Clock::System, retention: config.audit_retention.clone() };
+        let jobs = Jobs {
+            db: db.clone(),
+            clock: Clock::System,
+            retention: config.audit_retention.clone(),
+            billing: config.upkeep(config.webhooks.sync.stripe_client()?),
+        };
         let mut all = Vec::new();
         for job in chosen {
             let run = run_now(&jobs, job).await?;

@@ -7,6 +7,7 @@ mod adopt;
 mod audit;
 mod confirm;
 mod database;
+mod flags;
 mod jobs;
 mod metrics;
 mod migrate;
@@ -63,6 +64,8 @@ enum Command {
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
     #[command(subcommand)]
+    Flags(flags::Flags),
+    #[command(subcommand)]
     Metrics(metrics::Metrics),
     #[command(subcommand)]
     Tenant(tenant::Tenant),
@@ -95,6 +98,7 @@ impl Command {
             Self::Verify(command) => command.run(&config, output).await,
             Self::Audit(command) => command.run(&config, output).await,
             Self::Jobs(command) => command.run(&config, output).await,
+            Self::Flags(command) => command.run(&config, output).await,
             Self::Metrics(command) => command.run(&config, output).await,
             Self::Tenant(command) => command.run(&config, output).await,
             Self::Person(command) => command.run(&config, output).await,

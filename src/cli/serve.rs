@@ -18,6 +18,7 @@ use crate::auth::{AuthSettings, KeySource, Verifier};
 use crate::clock::Clock;
 use crate::config::{Config, KeysConfig, VARIABLES};
 use crate::db::{Db, Pooler, check_roles, keeps_statements, migrations};
+use crate::entitlements;
 use crate::jobs;
 use crate::seed;
 use crate::webhook_events::WebhookSource;
@@ -84,6 +85,10 @@ impl Serve {
             tracing::info!("seeded the empty database with sample data");
         }
 
+        if let Err(error) = entitlements::publish(&db, &config.plans).await {
+            tracing::warn!(%error, "the database does not know yet what plans give: migrate it, then start again");
+        }
+
         let dev_issuer = if config.is_development() {
             Some(DevIssuer::open(&data_dir(&config)).map_err(CommandError::usage)?)
         } else {
@@ -122,7 +127,10 @@ impl Serve {
         });
         let mut background = Vec::new();
         if self.role != Role::Worker {
-            background.push(tokio::spawn(app.services.events.clone().listen(direct, stopping.clone())));
+            background.push(tokio::spawn(app.services.events.clone().listen(direct.clone(), stopping.clone())));
+            background.push(tokio::spawn(Arc::clone(&app.flags).keep(db.clone(), direct, stopping.clone())));
+            let services = Arc::clone(&app.services);
+            background.push(tokio::spawn(entitlements::keep_writing_calls(services, stopping.clone())));
         }
         if self.role != Role::Api {
             background.extend(start_workers(&app, &database, self.workers, &stopping));
@@ -146,6 +154,9 @@ impl Serve {
         // A worker ends what it has begun; what it cannot end is rolled back and done by another.
         let ended = futures_util::future::join_all(background);
         tokio::time::timeout(Duration::from_secs(15), ended).await.ok();
+        if let Err(error) = entitlements::write_calls(&app.services).await {
+            tracing::warn!(%error, "the last calls of the API were not counted");
+        }
         db.close().await;
         drop(database);
         tracing::info!("stopped");

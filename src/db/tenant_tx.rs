@@ -165,7 +165,7 @@ impl TenantTx {
             Credential::Token(_) => {
                 let member =
                     tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
-                Tenant { is_suspended: row.try_get(5)?, ..member }
+                Tenant { is_suspended: row.try_get(5)?, waits_for_seat: row.try_get(6)?, ..member }
             }
             Credential::Key(_) => {
                 let program = program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
@@ -381,7 +381,7 @@ impl Drop for Writing {
 }
 
 /// The opening of a transaction that reads, for a person. A plain text, so that it is prepared once for each connection.
-const ENTER: &str = "select user_id, organization_id, role::text, is_superadmin, actions, is_suspended from tenantry.enter_tenant($1, $2, $3, $4, $5)";
+const ENTER: &str = "select user_id, organization_id, role::text, is_superadmin, actions, is_suspended, waits_for_seat from tenantry.enter_tenant($1, $2, $3, $4, $5)";
 const ENTER_TYPES: &[Type] = &[Type::TEXT, Type::TEXT, Type::UUID, Type::TEXT, Type::TEXT];
 /// The same for a program.
 const ENTER_BY_KEY: &str = "select api_key_id, organization_id, actions, is_fresh, is_suspended from tenantry.enter_by_key($1, $2, $3, $4, $5, $6)";
@@ -450,7 +450,7 @@ impl TenantTx<Reading> {
                 let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
                 let member =
                     tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
-                tx.tenant = Tenant { is_suspended: row.try_get(5)?, ..member };
+                tx.tenant = Tenant { is_suspended: row.try_get(5)?, waits_for_seat: row.try_get(6)?, ..member };
                 Ok(Begun { tx, rows, is_stale: false })
             }
             Credential::Key(KeyBearer { hash, ip, now }) => {
@@ -642,6 +642,7 @@ const NOBODY: Tenant = Tenant {
     allowed: Actions::NONE,
     is_superadmin: false,
     is_suspended: false,
+    waits_for_seat: false,
 };
 
 /// A member; `actions` are those of their custom role, if they have one.
@@ -655,6 +656,7 @@ fn tenant(user: Uuid, organization: Uuid, role: &str, is_superadmin: bool, actio
         allowed: actions.map_or_else(|| Actions::of_role(role), Actions::of_custom_role),
         is_superadmin,
         is_suspended: false,
+        waits_for_seat: false,
     })
 }
 
@@ -667,6 +669,7 @@ fn program(key: Uuid, organization: Uuid, scopes: &str) -> Tenant {
         allowed: Actions::of_key(scopes),
         is_superadmin: false,
         is_suspended: false,
+        waits_for_seat: false,
     }
 }
 
@@ -684,7 +687,7 @@ fn begin_statement(begin: &str, credential: Credential<'_>, organization: &Organ
         Credential::Token(Bearer { subject, session }) => {
             let (subject, session) = (quote(subject)?, session.map_or_else(|| Ok(null()), quote)?);
             format!(
-                "{begin}; select user_id, organization_id, role::text, is_superadmin, actions, is_suspended from tenantry.enter_tenant({subject}, {session}, {id}, {clerk}, {slug})"
+                "{begin}; select user_id, organization_id, role::text, is_superadmin, actions, is_suspended, waits_for_seat from tenantry.enter_tenant({subject}, {session}, {id}, {clerk}, {slug})"
             )
         }
         Credential::Key(KeyBearer { hash, ip, now }) => {

@@ -83,6 +83,9 @@ codes! {
     OrganizationSuspended "ORGANIZATION_SUSPENDED"
         "An operator has suspended the organization: it can be read and not changed."
         "Ask whoever runs the service.";
+    SeatRequired "SEAT_REQUIRED"
+        "All seats of the organization are taken and the viewer has none: they can read and not change."
+        "Have an owner or administrator free a seat or buy more; it is given by itself.";
     OrganizationMismatch "ORGANIZATION_MISMATCH"
         "The token is for another organization than `X-Organization-Id` names."
         "Get a token for that organization.";
@@ -229,9 +232,12 @@ codes! {
     OwnerRequired "OWNER_REQUIRED"
         "Only an owner of the organization may."
         "Ask an owner.";
-    NoSeat "NO_SEAT"
-        "All seats of the subscription are taken."
-        "Buy more, or remove a member.";
+    SeatsExhausted "SEATS_EXHAUSTED"
+        "All seats of the organization are taken."
+        "Buy more, make a member VIEWER, or remove one; VIEWERs need no seat.";
+    PlanLimitReached "PLAN_LIMIT_REACHED"
+        "The plan gives no more of it; the message says which plan would."
+        "Take a greater plan, or use less.";
     BeyondOwnRole "BEYOND_OWN_ROLE"
         "The change would give, take or touch what the viewer may not do themselves."
         "Ask somebody whose role has all of it.";
@@ -239,8 +245,11 @@ codes! {
         "The organization would be left without an owner."
         "Make another member OWNER first.";
     ManagedElsewhere "MANAGED_ELSEWHERE"
-        "The identity provider decides about it."
+        "Somebody else decides about it: the identity provider, Stripe or the operator of the platform."
         "Change it there; it changes here by itself.";
+    BeyondPlan "BEYOND_PLAN"
+        "The plan of the organization does not include it."
+        "Change to a plan that does, or ask the operator of the platform.";
     AuthorRequired "AUTHOR_REQUIRED"
         "Only the author may change or delete it."
         "Write another message, or ask the author.";
@@ -259,6 +268,36 @@ codes! {
     ExceedsCharge "EXCEEDS_CHARGE"
         "More would be given back than was paid."
         "Give back less, or cancel another refund of the payment.";
+    BillingNotConfigured "BILLING_NOT_CONFIGURED"
+        "The operator has not set up billing."
+        "Ask the operator to set `STRIPE_SECRET_KEY`.";
+    SubscriptionExists "SUBSCRIPTION_EXISTS"
+        "The organization pays for a subscription already, or is about to."
+        "Change it with `billingPlanChange`, or in the portal.";
+    NoSubscription "NO_SUBSCRIPTION"
+        "The organization has no living subscription."
+        "Subscribe with `billingCheckoutCreate`.";
+    UnknownPrice "UNKNOWN_PRICE"
+        "No plan has such a price."
+        "Name a plan, an interval and a currency that go together.";
+    WrongMode "WRONG_MODE"
+        "Stripe does not have the customer, the subscription or the price in the mode that the service works in, test or live."
+        "Ask the operator to compare `STRIPE_SECRET_KEY` with `PLANS_FILE`.";
+    UrlNotAllowed "URL_NOT_ALLOWED"
+        "The address is on no origin of the client application."
+        "Name one on `APP_URL` or `CORS_ORIGINS`.";
+    PreviewOutdated "PREVIEW_OUTDATED"
+        "What was looked at is not so any more: the amount, the subscription or the time."
+        "Look at a new `billingPlanPreview`, and decide anew.";
+    PaymentRequired "PAYMENT_REQUIRED"
+        "An invoice must be paid first, or the payment was declined."
+        "Pay it, or use another payment method: `billingPortalCreate`.";
+    StripeRefused "STRIPE_REFUSED"
+        "Stripe has refused it; the message has its code."
+        "Correct what the code names, or ask the operator.";
+    StripeUnavailable "STRIPE_UNAVAILABLE"
+        "Stripe has not answered."
+        "Ask again with the same `idempotencyKey`.";
     // Answers to deliveries of webhooks.
     WebhooksNotConfigured "WEBHOOKS_NOT_CONFIGURED"
         "The signing secret of this endpoint is not set."

@@ -3,8 +3,9 @@
 //! [`entity`] declares rows, [`filter`], [`order`] and [`listing`] what lists of them take, [`connection`] the fields that
 //! show lists ([`plan`] and [`cursor`] do the work), [`relations`] those that show one row, `loader` reads rows and pages in
 //! batches, [`rows`] writes what a list shows of them, [`mutation`] runs verbs (`idempotency` keeps them from running
-//! twice), [`follow`] tells subscribers. [`time_zone`] checks names. [`session`] is what one operation carries.
+//! twice), [`follow`] tells subscribers. [`time_zone`] checks names, [`calls`] counts requests. [`session`] is what one operation carries.
 
+pub mod calls;
 pub mod cells;
 pub mod connection;
 pub mod cursor;

@@ -331,10 +331,14 @@ pub enum UserErrorCode {
     LastOwner,
     /// It would give what the viewer does not have.
     BeyondOwnRole,
-    /// All seats of the subscription are taken.
-    NoSeat,
-    /// The identity provider decides about it.
+    /// All seats of the organization are taken.
+    SeatsExhausted,
+    /// The plan gives no more of it.
+    PlanLimitReached,
+    /// Somebody else decides about it: the identity provider, Stripe or the operator of the platform.
     ManagedElsewhere,
+    /// The plan does not include it.
+    BeyondPlan,
     /// Only the author may.
     AuthorRequired,
     /// No representative is online, has the capacity and can take it.
@@ -347,6 +351,26 @@ pub enum UserErrorCode {
     AnotherPersonRequired,
     /// More would be given back than was paid.
     ExceedsCharge,
+    /// Billing is not set up by the operator.
+    BillingNotConfigured,
+    /// The organization pays already.
+    SubscriptionExists,
+    /// The organization has no living subscription.
+    NoSubscription,
+    /// No plan has such a price.
+    UnknownPrice,
+    /// Stripe does not have it in the mode that is worked in, test or live.
+    WrongMode,
+    /// The address is on no origin of the client application.
+    UrlNotAllowed,
+    /// What was looked at is not so any more.
+    PreviewOutdated,
+    /// Something must be paid first, or the payment was declined.
+    PaymentRequired,
+    /// Stripe has refused it.
+    StripeRefused,
+    /// Stripe has not answered.
+    StripeUnavailable,
 }
 
 /// Why an input was refused.

@@ -8,7 +8,7 @@
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use async_graphql::context::ContextBase;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::db::{Begun, Bind, Db, Reading, Row, TenantTx, Traffic, refuse};
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::graphql::calls::Calls;
 use crate::graphql::cells::Columns;
 use crate::graphql::entity::{Entity as _, Loadable};
 use crate::graphql::listing::Listed;
@@ -29,6 +30,8 @@ use crate::graphql::loader::{ById, Counts, Fetch, Loader, PageKey, Pages, by_id_
 use crate::graphql::node::{AnyNode, NodeLoad};
 use crate::graphql::plan::{ListPage, ListPlan, Scope};
 use crate::id::{Id, OrganizationId};
+use crate::plans::Plans;
+use crate::stripe::StripeClient;
 use crate::trail::Origin;
 
 /// What all sessions of a process share.
@@ -51,6 +54,16 @@ pub struct Services {
     pub meet: Option<Meet>,
     /// The address of the client application, without the slash at its end.
     pub app_url: String,
+    /// Origins that people may be led back to.
+    pub return_origins: Vec<String>,
+    /// The client of Stripe's API, if there is a key.
+    pub stripe: Option<Arc<StripeClient>>,
+    /// Which mode of Stripe is followed, live (`true`) or test; `None`: both.
+    pub stripe_livemode: Option<bool>,
+    /// What each plan gives.
+    pub plans: Arc<Plans>,
+    /// How many requests each organization made.
+    pub calls: Calls,
 }
 
 /// Makes the user of a session's token if there is none, or brings them up to date; the kit knows no users.
@@ -93,6 +106,7 @@ pub struct Session {
     ip: Option<IpAddr>,
     read: tokio::sync::Mutex<Option<Arc<TenantTx<Reading>>>>,
     tenant: Mutex<Option<Tenant>>,
+    entered: OnceLock<OrganizationId>,
     loaders: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
     traffic: Arc<Traffic>,
 }
@@ -126,6 +140,7 @@ impl Session {
             ip: credentials.ip,
             read: tokio::sync::Mutex::new(None),
             tenant: Mutex::new(None),
+            entered: OnceLock::new(),
             loaders: Mutex::new(HashMap::new()),
             traffic: Arc::default(),
         }))
@@ -281,6 +296,7 @@ impl Session {
             opened => opened,
         }?;
         chosen.check(tx.tenant())?;
+        self.entered.get_or_init(|| tx.tenant().organization_id);
         if is_stale {
             self.note_use(credential);
         }
@@ -335,10 +351,18 @@ impl Session {
         self.close().await;
         let traffic = Arc::clone(&self.traffic);
         let (db, credential) = (&self.services.db, self.credential().await?);
-        match Box::pin(TenantTx::begin(db, credential, organization, traffic)).await {
+        let begun = match Box::pin(TenantTx::begin(db, credential, organization, traffic)).await {
             Err(Error::OrganizationNotFound) => Box::pin(refuse(db, credential)).await,
             begun => begun,
-        }
+        }?;
+        self.entered.get_or_init(|| begun.tenant().organization_id);
+        Ok(begun)
+    }
+
+    /// The organization that the request was let into, if it was.
+    #[must_use]
+    pub fn entered(&self) -> Option<OrganizationId> {
+        self.entered.get().copied()
     }
 
     /// Remembers a row as a mutation left it, and who the viewer was: a payload that shows no more than this row needs no

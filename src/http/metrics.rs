@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 
 use crate::error::Result;
+use crate::flags::Flags;
 use crate::http::Edge;
 use crate::job_runs::{self, JobState};
 use crate::webhooks::inbox::{self, Depth};
@@ -87,11 +88,35 @@ async fn metrics(State(figures): State<Figures>) -> Response {
         }
         render_jobs(&mut text, &known.jobs, now);
     }
+    render_flags(&mut text, &edge.flags);
     let (open, idle) = edge.services.db.usage();
     text.push_str("# TYPE tenantry_database_connections gauge\n");
     text += &format!("tenantry_database_connections{{state=\"open\"}} {open}\n");
     text += &format!("tenantry_database_connections{{state=\"idle\"}} {idle}\n");
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4"), (header::CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+/// What decides about feature flags in this process; a worker has nothing of it.
+fn render_flags(text: &mut String, flags: &Flags) {
+    if !flags.is_loaded() {
+        return;
+    }
+    let age = flags.age().to_std().unwrap_or_default().as_secs_f64();
+    let stale = u8::from(flags.is_away() || flags.snapshot().is_err());
+    let (organizations, bytes) =
+        flags.snapshot().map_or((0, 0), |snapshot| (snapshot.organizations(), snapshot.size()));
+    let gauges = [
+        ("snapshot_age_seconds", age.to_string()),
+        ("stale", stale.to_string()),
+        ("organizations", organizations.to_string()),
+        ("snapshot_bytes", bytes.to_string()),
+        ("credentials", flags.admissions.len().to_string()),
+    ];
+    for (name, value) in gauges {
+        *text += &format!("# TYPE tenantry_flags_{name} gauge\ntenantry_flags_{name} {value}\n");
+    }
+    let evaluations = flags.usage.requests();
+    *text += &format!("# TYPE tenantry_flags_requests_total counter\ntenantry_flags_requests_total {evaluations}\n");
 }
 
 /// A family of series: its name, its type, and its value for a job.

@@ -7,6 +7,7 @@ pub mod graphiql;
 pub mod graphql;
 pub mod health;
 pub mod metrics;
+mod ofrep;
 pub mod request_id;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::Code;
+use crate::flags::Flags;
 use crate::graphql::Services;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::Documents;
@@ -35,6 +37,8 @@ const GRACE: Duration = Duration::from_secs(20);
 pub struct Edge {
     /// What sessions are made of.
     pub services: Arc<Services>,
+    /// What decides about feature flags.
+    pub flags: Arc<Flags>,
     pub schemas: Schemas,
     /// Parsed and checked documents.
     pub documents: Documents,
@@ -79,6 +83,7 @@ pub fn router(edge: &Arc<Edge>) -> Router {
         .merge(graphql::router(Arc::clone(edge)))
         .merge(health::router(Arc::clone(edge)))
         .merge(audit_stream::router(Arc::clone(edge)))
+        .merge(ofrep::router(Arc::clone(edge)))
         .merge(crate::webhooks::receive::router(Arc::clone(&edge.webhooks)));
     if edge.settings.metrics == MetricsRoute::Everywhere {
         router = router.merge(metrics::router(Arc::clone(edge)));

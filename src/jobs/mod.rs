@@ -11,11 +11,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::audit::{Retention, chain};
+use crate::billing::{self, Upkeep};
 use crate::budgets;
 use crate::clock::Clock;
 use crate::db::{Db, SystemTx};
+use crate::entitlements;
 use crate::error::{Error, Result};
 use crate::escalations;
+use crate::flags;
 use crate::job_runs::{self, Outcome, Run};
 use crate::metrics;
 use crate::organizations;
@@ -41,6 +44,7 @@ pub struct Jobs {
     pub clock: Clock,
     /// How long the audit log is kept.
     pub retention: Retention,
+    pub billing: Upkeep,
 }
 
 /// Months of the audit log that have a partition before they begin.
@@ -91,6 +95,12 @@ pub const JOBS: &[Job] = &[
         run: |on| Box::pin(organizations::purge_due(&on.db, &on.clock)),
     },
     Job {
+        name: "entitlements",
+        does: "Gives and takes the seats that ended grants and new terms of plans concern.",
+        every: TimeDelta::minutes(1),
+        run: |on| Box::pin(entitlements::settle_due(&on.db, &on.clock)),
+    },
+    Job {
         name: "support-access",
         does: "Ends the access of superadmins whose time is over.",
         every: TimeDelta::minutes(1),
@@ -133,10 +143,46 @@ pub const JOBS: &[Job] = &[
         run: |on| Box::pin(budgets::expire_reservations(&on.db, &on.clock)),
     },
     Job {
+        name: "billing-actions",
+        does: "Goes on with billing actions that were left over.",
+        every: TimeDelta::seconds(30),
+        run: |on| Box::pin(billing::finish_actions(&on.db, &on.clock, &on.billing)),
+    },
+    Job {
+        name: "billing-grace",
+        does: "Ends the grace of plans whose payment is overdue.",
+        every: TimeDelta::minutes(1),
+        run: |on| Box::pin(billing::end_grace(&on.db, &on.clock, &on.billing)),
+    },
+    Job {
+        name: "billing-usage",
+        does: "Tells Stripe's meters of usage.",
+        every: TimeDelta::seconds(15),
+        run: |on| Box::pin(billing::send_usage(&on.db, &on.clock, &on.billing)),
+    },
+    Job {
+        name: "seat-quantities",
+        does: "Brings the number of members to Stripe as the quantity of seats.",
+        every: TimeDelta::seconds(10),
+        run: |on| Box::pin(billing::sync_seats(&on.db, &on.clock, &on.billing)),
+    },
+    Job {
+        name: "seat-reconciliation",
+        does: "Has all quantities of seats compared with Stripe's.",
+        every: TimeDelta::hours(24),
+        run: |on| Box::pin(billing::mark_all_seats(&on.db, &on.clock, &on.billing)),
+    },
+    Job {
         name: "metrics",
         does: "Computes the performance figures of what has changed.",
         every: TimeDelta::minutes(1),
         run: |on| Box::pin(metrics::compute_due(&on.db, &on.clock)),
+    },
+    Job {
+        name: "flag-changes",
+        does: "Forgets changes of feature flags that every instance has heard of, after an hour.",
+        every: TimeDelta::minutes(10),
+        run: |on| Box::pin(flags::forget_changes(&on.db)),
     },
     Job {
         name: "audit-retention",

@@ -1,7 +1,7 @@
 //! Domains of an organization: whoever has a verified address at one may join, or ask to.
 //!
 //! Invariants: an organization names only a domain at which the member who names it has an address, and none where everybody can get
-//! one; it opens nobody's door but its own. Joining gives MEMBER or VIEWER, and takes a seat where seats are paid for. Whose address
+//! one; it opens nobody's door but its own. Joining gives MEMBER or VIEWER, and a MEMBER takes a seat. Whose address
 //! counts as verified, `tenantry.verified_domain` says.
 
 use std::sync::Arc;
@@ -331,14 +331,16 @@ async fn decide(work: &mut Work<'_>, id: MembershipRequestId, role: Option<Membe
     let (code, message) = match outcome.as_str() {
         "DONE" => return Ok(()),
         "DECIDED" => (UserErrorCode::InvalidTransition, "The request was decided before."),
-        "FULL" => (UserErrorCode::NoSeat, NO_SEAT),
+        "FULL" => (UserErrorCode::SeatsExhausted, SEATS_EXHAUSTED),
         "MEMBER" => (UserErrorCode::Conflict, "They are a member already."),
         _ => (UserErrorCode::NotFound, "There is no such request."),
     };
     Err(VerbError::user("id", code, message))
 }
 
-const NO_SEAT: &str = "All seats of the subscription are taken: buy more, or free one first.";
+/// What is said to whoever manages members.
+pub(super) const SEATS_EXHAUSTED: &str =
+    "All seats of the organization are taken: buy more, make a member VIEWER, or remove one. VIEWERs need no seat.";
 
 impl Mutation for MembershipRequestAcceptInput {
     type Row = marker::MembershipRequest;
@@ -412,7 +414,9 @@ pub(super) async fn join(session: &Session, id: OrganizationId) -> VerbResult<Op
                 "NO_ACCOUNT" => return Ok(refuse(&services.db, bearer).await?),
                 "REQUESTED" => return Ok(None),
                 "MEMBER" => (UserErrorCode::Conflict, "You are a member of this organization already."),
-                "FULL" => (UserErrorCode::NoSeat, "All seats of the organization are taken: ask one of its owners."),
+                "FULL" => {
+                    (UserErrorCode::SeatsExhausted, "All seats of the organization are taken: ask one of its owners.")
+                }
                 "DECLINED" => (UserErrorCode::Conflict, "The organization has declined: ask one of its owners."),
                 _ => (
                     UserErrorCode::NotFound,

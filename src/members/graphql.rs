@@ -81,12 +81,22 @@ impl Viewer {
         &self.row.user
     }
 
-    /// The viewer's role in the organization of the request; VIEWER when they have a custom role, null before an organization
+    /// The viewer's role in the organization of the request; VIEWER when they have a custom role or no seat, null before an organization
     /// is chosen.
     async fn role(&self, ctx: &Context<'_>) -> Result<Option<MemberRole>> {
         match Session::of(ctx)?.tenant().await {
             Ok(tenant) => Ok(Some(tenant.role)),
             Err(Error::OrganizationRequired) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether all seats of the organization of the request are taken and the viewer has none: they read and change nothing
+    /// (`SEAT_REQUIRED`) until one is free, which they get by itself. False before an organization is chosen.
+    async fn waits_for_seat(&self, ctx: &Context<'_>) -> Result<bool> {
+        match Session::of(ctx)?.tenant().await {
+            Ok(tenant) => Ok(tenant.waits_for_seat),
+            Err(Error::OrganizationRequired) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -520,6 +530,10 @@ fn refusal(outcome: &str) -> UserError {
         "REVOKED" => (UserErrorCode::InvalidTransition, "The invitation was revoked. Ask for another one."),
         "TOO_LATE" => (UserErrorCode::Expired, "The invitation has expired. Ask for another one."),
         "MEMBER" => (UserErrorCode::Conflict, "You are a member of this organization already."),
+        "FULL" => (
+            UserErrorCode::SeatsExhausted,
+            "All seats of the organization are taken: ask one of its owners. The invitation stays open.",
+        ),
         _ => (
             UserErrorCode::NotFound,
             "There is no invitation with this token for the address of your account. Sign in with the address that was invited.",

@@ -77,6 +77,10 @@ entity! {
         /// The custom role.
         #[graphql(skip)]
         pub custom_role_id: Option<CustomRoleId>,
+        /// Whether the member has one of the organization's seats. Whoever only reads (VIEWER) needs none.
+        pub has_seat: bool = "waits_for_seat is false and (role <> 'VIEWER' or custom_role_id is not null)",
+        /// Whether all seats are taken, so that the member reads and changes nothing until one is free.
+        pub waits_for_seat: bool,
         /// Time of joining.
         pub created_at: DateTime<Utc>,
         /// Time of the last change.

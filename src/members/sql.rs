@@ -163,6 +163,11 @@ pub(super) async fn has_another_owner(tx: &mut TenantTx, but: OrganizationMember
     .await?)
 }
 
+/// Whether there is a seat for one more member. The caller holds the organization.
+pub(super) async fn has_seat(tx: &mut TenantTx) -> Result<bool> {
+    Ok(sqlx::query_scalar!(r#"select tenantry.has_seat_here() as "has_seat!""#).fetch_one(tx.conn()).await?)
+}
+
 /// Gives a member a role.
 pub(super) async fn set_role(
     tx: &mut TenantTx,

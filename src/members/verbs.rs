@@ -12,6 +12,7 @@ use crate::events::Event;
 use crate::graphql::mutation::{Done, Mutation, MutationInfo, UserErrorCode, VerbError, VerbResult, Work};
 use crate::id::{CustomRoleId, OrganizationMemberId, UserId, marker};
 use crate::members::custom_roles::lock_role;
+use crate::members::domains::SEATS_EXHAUSTED;
 use crate::members::sql::{self, LockedMember};
 use crate::organizations::lock_organization;
 
@@ -139,6 +140,12 @@ impl Mutation for OrganizationMemberUpdateInput {
         }
         if role != MemberRole::Owner {
             require_another_owner(work, &member).await?;
+        }
+        let takes = |role: MemberRole, custom: Option<CustomRoleId>| role != MemberRole::Viewer || custom.is_some();
+        let needs_one = takes(role, custom) && !takes(member.role, member.custom_role_id);
+        if needs_one && !sql::has_seat(work.tx).await? {
+            let field = if custom.is_some() { "customRoleId" } else { "role" };
+            return Err(VerbError::user(field, UserErrorCode::SeatsExhausted, SEATS_EXHAUSTED));
         }
         sql::set_role(work.tx, member.id, role, custom).await?;
         let told = |role: MemberRole, custom: Option<CustomRoleId>| json!({ "role": role.label(), "customRole": custom.map(|id| id.to_string()) });

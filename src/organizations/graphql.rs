@@ -10,13 +10,15 @@ use crate::access::IdentitySource;
 use crate::agents::AgentConfiguration;
 use crate::api_keys::ApiKey;
 use crate::audit::AuditLog;
-use crate::billing::{self, Subscription};
+use crate::billing::{self, BillingAction, Invoice, Subscription};
 use crate::budgets::{Budget, BudgetReservation};
+use crate::client_keys::ClientKey;
 use crate::customers::Customer;
 use crate::db::{Admission, Founded, TenantTx, refuse};
+use crate::entitlements::{self, Entitlement, Seats};
 use crate::error::{Error, Result};
 use crate::escalations::{Escalation, EscalationNotice, EscalationRule};
-use crate::flags::{self, FeatureFlag};
+use crate::flags::{self, FeatureFlag, FeatureFlagOverride};
 use crate::graphql::money::Money;
 use crate::graphql::mutation::{self, Checks, UserError, UserErrorCode, VerbError, VerbResult};
 use crate::graphql::session::Session;
@@ -102,8 +104,16 @@ relations! {
         performance_metrics -> PerformanceMetric;
         /// The performance metrics by representative and period. For members and above.
         team_performance -> TeamPerformance;
+        /// The invoices for the subscription. For administrators.
+        invoices -> Invoice;
+        /// What was asked of Stripe. For administrators.
+        billing_actions -> BillingAction;
         /// The API keys, without their secrets. For administrators.
         api_keys -> ApiKey;
+        /// The overrides of feature flags.
+        feature_flag_overrides -> FeatureFlagOverride;
+        /// The client keys, without their private halves. For administrators.
+        client_keys -> ClientKey;
         /// When operators of the platform looked into the organization. For administrators.
         support_accesses -> SupportAccess;
         /// The audit log. For administrators.
@@ -149,6 +159,34 @@ relations! {
     /// Every feature flag, evaluated for the organization at this moment.
     async fn feature_flags(&self, ctx: &Context<'_>) -> Result<Vec<FeatureFlag>> {
         flags::feature_flags(ctx).await
+    }
+
+    /// What the organization may use, or could, and how much of it is used.
+    async fn entitlements(&self, ctx: &Context<'_>) -> Result<Vec<Entitlement>> {
+        entitlements::entitlements(ctx).await
+    }
+
+    /// One of `entitlements`; null when there is none with this key.
+    async fn entitlement(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "`seats`, `budgets`, `api_calls`, or the key of a feature flag.")] key: String,
+    ) -> Result<Option<Entitlement>> {
+        entitlements::entitlement(ctx, &key).await
+    }
+
+    /// The seats of the members.
+    async fn seats(&self, ctx: &Context<'_>) -> Result<Option<Seats>> {
+        entitlements::seats(Session::of(ctx)?).await
+    }
+
+    /// The feature flag with this key, evaluated for the organization at this moment; null when there is none.
+    async fn feature_flag(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The key.")] key: String,
+    ) -> Result<Option<FeatureFlag>> {
+        flags::feature_flag(ctx, &key).await
     }
 
     /// The subscription; null when the organization never had one.

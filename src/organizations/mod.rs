@@ -13,6 +13,8 @@ use uuid::Uuid;
 pub use graphql::{OrganizationMutation, OrganizationQuery, OrganizationUpdateInput};
 pub use lifecycle::{RestorableOrganization, purge_due, restorable};
 
+pub use crate::plans::OrganizationPlan;
+
 use crate::access::Action;
 use crate::db::{Db, SystemTx, TenantTx};
 use crate::error::Result;
@@ -20,21 +22,9 @@ use crate::events::Event;
 use crate::graphql::mutation::{Checks, Done, Mutation, MutationInfo, UserErrorCode, VerbResult, Work, check_version};
 use crate::id::{Id, OrganizationId, marker};
 use crate::tickets::search::SearchLanguage;
-use crate::{entity, pg_enum};
+use crate::{entity, enum_filter, pg_enum};
 
-pg_enum! {
-    /// The plan of an organization.
-    pub enum OrganizationPlan("tenantry.organization_plan", OrganizationPlanFilter) {
-        /// No subscription.
-        Free = "FREE",
-        /// The smallest paid plan.
-        Starter = "STARTER",
-        /// For growing teams.
-        Pro = "PRO",
-        /// All features.
-        Enterprise = "ENTERPRISE",
-    }
-}
+enum_filter!(OrganizationPlan, OrganizationPlanFilter);
 
 pg_enum! {
     /// The status of an organization.

@@ -193,7 +193,7 @@ impl Payer {
         let key = format!("tenantry-{organization}-{}-{}", claimed.id, sending.attempt);
         match stripe.create_refund(&form, &key).await {
             Ok(answer) => self.write(organization, &answer, Some(&known.charge)).await.map(Ok),
-            Err(StripeFailure::Refused(refusal)) if is_final(&refusal) => {
+            Err(StripeFailure::Refused(refusal)) if refusal.is_final() => {
                 tracing::warn!(refund = %claimed.id, %organization, status = refusal.status, code = refusal.code,
                                message = refusal.message, "Stripe refused a refund");
                 self.give_up(organization, claimed, told(&refusal)).await.map(Ok)
@@ -404,16 +404,6 @@ fn given_back(known: &Known, row: &Locked, ours: &[sql::Given]) -> i64 {
     on_the_way.map(|other| other.amount_minor).fold(at_stripe, i64::saturating_add)
 }
 
-/// Whether a refusal is Stripe's last word. What is ours to mend (the key), what may be done already, and what Stripe wants to be
-/// tried again is not (Stripe API reference, "Errors", "Idempotent requests").
-fn is_final(refusal: &Refusal) -> bool {
-    let is_ours = matches!(refusal.status, 401 | 403);
-    let is_passing = matches!(refusal.status, 409 | 424 | 429) || refusal.status >= 500;
-    let is_unknown =
-        refusal.kind == "idempotency_error" || matches!(refusal.code.as_str(), "lock_timeout" | "rate_limit");
-    !(is_ours || is_passing || is_unknown || refusal.should_retry == Some(true) || refusal.status < 400)
-}
-
 /// What organizations are told of a refusal: the messages of Stripe are about the account of the platform.
 fn told(refusal: &Refusal) -> String {
     match (refusal.status, refusal.code.as_str()) {
@@ -470,10 +460,10 @@ mod tests {
             (503, "", false),
             (304, "", false),
         ] {
-            assert_eq!(is_final(&refusal(status, code)), expected, "{status} {code}");
+            assert_eq!(refusal(status, code).is_final(), expected, "{status} {code}");
         }
         let again = Refusal { should_retry: Some(true), ..refusal(400, "x") };
         let other = Refusal { kind: "idempotency_error".to_owned(), ..refusal(400, "") };
-        assert!(!is_final(&again) && !is_final(&other));
+        assert!(!again.is_final() && !other.is_final());
     }
 }

@@ -3,6 +3,7 @@
 //! Invariants: the sample data is written once and as a whole; what the rows say about each other agrees (totals of
 //! budgets with their records, counters with ticket numbers, figures with the rows they count); no secret in it works.
 
+mod billing;
 mod escalations;
 mod help_desk;
 mod people;
@@ -108,15 +109,18 @@ pub async fn sample_data(db: &Db, clock: &Clock) -> Result<Seeded> {
     escalations::rows(&mut w, acme, people.alice).await?;
     let rules = refunds::agents(&mut w, acme).await?;
     refunds::budget_and_refunds(&mut w, acme, &people, &desk, &rules).await?;
-    platform::flag_override(&mut w, acme).await?;
+    platform::flag_override(&mut w, acme, "single-sign-on", true).await?;
     platform::webhook_events(&mut w, acme).await?;
     platform::audit_logs(&mut w, acme, &people, &desk).await?;
+    billing::rows(&mut w, acme, people.alice).await?;
     platform::figures(&mut w, acme).await?;
 
     tech_startup::rows(&mut w, startup, &people).await?;
     help_desk::rows(&mut w, startup, people.bob).await?;
     service_levels::rows(&mut w, startup).await?;
     escalations::rows(&mut w, startup, people.bob).await?;
+    platform::flag_override(&mut w, startup, "new-inbox", false).await?;
+    billing::rows(&mut w, startup, people.bob).await?;
     platform::figures(&mut w, startup).await?;
 
     let Writer { tx, counts, .. } = w;

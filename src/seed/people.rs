@@ -187,6 +187,16 @@ pub(super) async fn access(w: &mut Writer<'_>, acme: Uuid, people: &People) -> R
     .bind(w.now);
     w.insert("api_keys", query).await?;
 
+    let query = sqlx::query(
+        "insert into tenantry.client_keys (organization_id, id, name, environment, public_key, created_by, created_at, updated_at)
+         values ($1, $2, 'Web application', 'production', sha256(uuid_send(gen_random_uuid())), $3, $4 - interval '20 days', $4 - interval '20 days')",
+    )
+    .bind(acme)
+    .bind(w.id())
+    .bind(people.alice)
+    .bind(w.now);
+    w.insert("client_keys", query).await?;
+
     let actions = "{ORGANIZATION_READ,TICKET_CREATE,TICKET_UPDATE,TICKET_MESSAGE_ADD,TICKET_NOTE_READ,METRICS_READ}";
     domain(w, acme, people.grace, "acme.example").await?;
     support_access(w, acme, "Ticket 12: the export hangs").await?;

@@ -7,6 +7,7 @@ use super::Writer;
 use super::people::People;
 use super::support::Desk;
 use crate::error::Result;
+use crate::flags;
 use crate::id::OrganizationId;
 use crate::metrics;
 
@@ -37,19 +38,46 @@ pub(super) async fn flag_definitions(w: &mut Writer<'_>) -> Result<()> {
     )
     .bind(&ids[..])
     .bind(w.now);
+    w.insert("feature_flag_definitions", query).await?;
+    let ids: [Uuid; 2] = w.ids();
+    let query = sqlx::query(
+        r#"insert into tenantry.feature_flag_definitions (id, key, name, description, kind, value_type, variants, off_variant, default_enabled,
+                                               rollout_percentage, rollout_unit, owner, stale_after, created_at, updated_at)
+           values ($1, 'answer-length', 'Length of suggested answers', 'How long the drafts beside the text field are.', 'RELEASE', 'STRING',
+                   '[{"name": "as-ever", "value": "long", "weight": 0}, {"name": "short", "value": "short", "weight": 50},
+                     {"name": "medium", "value": "medium", "weight": 50}]', 'as-ever', false, 12.5, 'USER', 'support-tools', $3 + interval '90 days',
+                   $3 - interval '20 days', $3 - interval '20 days'),
+                  ($2, 'export-rows', 'Rows of an export', 'How many rows a file may have.', 'ENTITLEMENT', 'NUMBER',
+                   '[{"name": "standard", "value": 1000, "weight": 1}, {"name": "large", "value": 100000, "weight": 0}]', 'standard', true, null,
+                   'ORGANIZATION', 'billing', null, $3 - interval '100 days', $3 - interval '100 days')
+           on conflict (key) do nothing"#,
+    )
+    .bind(ids[0])
+    .bind(ids[1])
+    .bind(w.now);
     w.insert("feature_flag_definitions", query).await
 }
 
-/// An override that exceeds the plan.
-pub(super) async fn flag_override(w: &mut Writer<'_>, organization: Uuid) -> Result<()> {
+/// What an operator granted beyond the plan, or administrators turned on, and which flags programs asked for.
+pub(super) async fn flag_override(w: &mut Writer<'_>, organization: Uuid, key: &str, is_grant: bool) -> Result<()> {
     let query = sqlx::query(
-        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, expires_at, reason, created_at, updated_at)
-         values ($1, $2, 'single-sign-on', true, true, $3 + interval '90 days', 'Pilot until the next renewal.', $3 - interval '10 days', $3 - interval '10 days')",
+        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, source, enabled, exceeds_plan, expires_at, reason, created_at, updated_at)
+         values ($1, $2, $3, (case when $4 then 'GRANT' else 'ORGANIZATION' end)::tenantry.flag_override_source, true, $4,
+                 $5 + interval '90 days', 'Pilot until the next renewal.', $5 - interval '10 days', $5 - interval '10 days')",
     )
     .bind(organization)
-    .bind(w.id())
+    .bind(flags::override_id(OrganizationId::from_uuid(organization), key))
+    .bind(key.to_owned())
+    .bind(is_grant)
     .bind(w.now);
-    w.insert("organization_feature_flags", query).await
+    w.insert("organization_feature_flags", query).await?;
+    let query = sqlx::query(
+        "insert into tenantry.feature_flag_usage (organization_id, flag_key, evaluations, last_evaluated_at)
+         values ($1, 'new-inbox', 41200, $2 - interval '3 minutes'), ($1, 'automatic-refunds', 310, $2 - interval '2 hours')",
+    )
+    .bind(organization)
+    .bind(w.now);
+    w.insert("feature_flag_usage", query).await
 }
 
 /// Three received webhook events with empty bodies.

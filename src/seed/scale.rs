@@ -126,10 +126,10 @@ async fn organization_and_subscription(conn: &mut PgConnection, tenant: &Tenant)
     .bind(tenant.number)
     .bind(tenant.now);
     let flag = sqlx::query(concat!(
-        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, reason, created_at, updated_at)
+        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, source, enabled, exceeds_plan, reason, created_at, updated_at)
          values ($1, ",
         v7!("$3::timestamptz"),
-        ", 'advanced-analytics', $2 % 2 = 0, $2 % 4 = 0, 'Scale', $3 - interval '30 days', $3 - interval '30 days')"
+        ", 'advanced-analytics', (case when $2 % 4 = 0 then 'GRANT' else 'ORGANIZATION' end)::tenantry.flag_override_source, $2 % 2 = 0, $2 % 4 = 0, 'Scale', $3 - interval '30 days', $3 - interval '30 days')"
     ))
     .bind(tenant.id)
     .bind(tenant.number)

@@ -205,6 +205,15 @@ async fn administration(w: &mut Writer<'_>, startup: Uuid, people: &People, tick
     .bind(people.bob)
     .bind(w.now);
     w.insert("api_keys", query).await?;
+    let query = sqlx::query(
+        "insert into tenantry.client_keys (organization_id, id, name, environment, public_key, created_by, created_at, updated_at)
+         values ($1, $2, 'Mobile application', 'staging', sha256(uuid_send(gen_random_uuid())), $3, $4 - interval '20 days', $4 - interval '20 days')",
+    )
+    .bind(startup)
+    .bind(w.id())
+    .bind(people.bob)
+    .bind(w.now);
+    w.insert("client_keys", query).await?;
     people::domain(w, startup, people.frank, "startup.example").await?;
     people::support_access(w, startup, "Asked for help with the import").await?;
     let actions = "{ORGANIZATION_READ,TICKET_CREATE}";

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::{OrganizationId, WebhookEventId};
-use crate::organizations::OrganizationPlan;
+use crate::plans::{OrganizationPlan, Plans};
 use crate::stripe::{StripeClient, StripeKey, StripeObject};
 pub use crate::sync::clerk::role_key;
 use crate::sync::origin::why_foreign;
@@ -59,6 +59,8 @@ pub struct ApplyContext<'a> {
 pub struct SyncSettings {
     /// The plan that a price at Stripe buys, by the price's id; `None`: it is known to buy none.
     pub price_plans: BTreeMap<String, Option<OrganizationPlan>>,
+    /// What each plan gives.
+    pub plans: Arc<Plans>,
     /// Whether a new user gets a personal workspace.
     pub personal_workspaces: bool,
     /// Apply events of this Stripe account, and those that name none: they are the endpoint's own. `None`: only those.

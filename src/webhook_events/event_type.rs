@@ -49,7 +49,7 @@ pub enum Effect {
     Subscription(Verb),
     /// Links a customer and a subscription to an organization.
     Checkout,
-    /// Writes to the audit log.
+    /// Writes an invoice, and to the audit log.
     Invoice,
     /// Changes a product, and so what its subscribers have.
     Product(Verb),
@@ -193,17 +193,17 @@ event_types! {
         CheckoutPaymentFailed = "checkout.session.async_payment_failed", Effect::Recorded, "Recorded.";
         CheckoutExpired = "checkout.session.expired", Effect::Recorded, "Recorded.";
         InvoiceCreated = "invoice.created", Effect::Recorded, "Recorded.";
-        InvoiceFinalizationFailed = "invoice.finalization_failed", Effect::Invoice, "Writes to the audit log.";
-        InvoiceFinalized = "invoice.finalized", Effect::Invoice, "Writes to the audit log.";
-        InvoiceMarkedUncollectible = "invoice.marked_uncollectible", Effect::Invoice, "Writes to the audit log.";
-        InvoicePaid = "invoice.paid", Effect::Invoice, "Writes to the audit log.";
+        InvoiceFinalizationFailed = "invoice.finalization_failed", Effect::Invoice, "Writes the invoice, and to the audit log.";
+        InvoiceFinalized = "invoice.finalized", Effect::Invoice, "Writes the invoice, and to the audit log.";
+        InvoiceMarkedUncollectible = "invoice.marked_uncollectible", Effect::Invoice, "Writes the invoice, and to the audit log.";
+        InvoicePaid = "invoice.paid", Effect::Invoice, "Writes the invoice, and to the audit log.";
         InvoicePaymentActionRequired = "invoice.payment_action_required", Effect::Invoice,
-            "Writes to the audit log.";
-        InvoicePaymentFailed = "invoice.payment_failed", Effect::Invoice, "Writes to the audit log.";
-        InvoicePaymentSucceeded = "invoice.payment_succeeded", Effect::Invoice, "Writes to the audit log.";
+            "Writes the invoice, and to the audit log.";
+        InvoicePaymentFailed = "invoice.payment_failed", Effect::Invoice, "Writes the invoice, and to the audit log.";
+        InvoicePaymentSucceeded = "invoice.payment_succeeded", Effect::Invoice, "Writes the invoice, and to the audit log.";
         InvoiceUpcoming = "invoice.upcoming", Effect::Recorded, "Recorded.";
         InvoiceUpdated = "invoice.updated", Effect::Recorded, "Recorded.";
-        InvoiceVoided = "invoice.voided", Effect::Invoice, "Writes to the audit log.";
+        InvoiceVoided = "invoice.voided", Effect::Invoice, "Writes the invoice, and to the audit log.";
         ProductCreated = "product.created", Effect::Product(Verb::Created),
             "Sets plan and seats of the organizations that subscribe to the product.";
         ProductUpdated = "product.updated", Effect::Product(Verb::Updated),

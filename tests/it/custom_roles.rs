@@ -45,7 +45,7 @@ async fn custom_roles_say_what_a_member_may() {
     let viewer = app.data(&token, VIEWER, json!({})).await["viewer"].clone();
     assert_eq!(
         viewer,
-        json!({ "role": "VIEWER", "permissions": ["ORGANIZATION_READ", "BUDGET_READ", "ORGANIZATION_LEAVE", "AUDIT_READ"] })
+        json!({ "role": "VIEWER", "permissions": ["ORGANIZATION_READ", "BUDGET_READ", "ORGANIZATION_LEAVE", "AUDIT_READ", "FEATURE_FLAG_READ"] })
     );
     app.data(&token, "{ organization { auditLogs(first: 1) { totalCount } budgets { totalCount } } }", json!({})).await;
     assert_eq!(

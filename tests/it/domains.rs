@@ -151,14 +151,14 @@ async fn whoever_asks_is_decided_about_once() {
 #[tokio::test]
 async fn seats_are_counted_at_the_door() {
     let (app, alice, id, _) = app_with("JOIN").await;
-    let seats = "update tenantry.subscriptions set seat_count = (select count(*) + 2 from tenantry.organization_members m where m.organization_id = subscriptions.organization_id and m.deleted_at is null)
+    let seats = "update tenantry.subscriptions set seat_count = (select count(*) + 2 from tenantry.organization_members m where m.organization_id = subscriptions.organization_id and m.deleted_at is null and m.role <> 'VIEWER')
                   where organization_id = (select id from tenantry.organizations where slug = 'acme-corp')";
     run(&app, seats).await;
     let people: Vec<String> =
         (0..8).map(|n| person(&app, &format!("p{n}"), &format!("p{n}@acme.test"), true)).collect();
     let joined = join_all(people.iter().map(|token| payload(&app, token, JOIN, json!({ "organizationId": id })))).await;
     assert_eq!(joined.iter().filter(|joined| joined["membership"].is_object()).count(), 2, "{joined:?}");
-    assert_eq!(joined.iter().filter(|joined| code(joined) == "NO_SEAT").count(), 6, "{joined:?}");
+    assert_eq!(joined.iter().filter(|joined| code(joined) == "SEATS_EXHAUSTED").count(), 6, "{joined:?}");
     assert!(!alice.is_empty());
 }
 

@@ -62,6 +62,7 @@ async fn impersonation_does_not_reach_guarded_actions_and_the_platform() {
         "REFUND_WRITE",
         "REFUND_APPROVE",
         "REFUND_CONFIGURE",
+        "BILLING_MANAGE",
         "AGENT_WRITE",
         "MEMBER_UPDATE",
         "ORGANIZATION_DELETE",
@@ -71,6 +72,7 @@ async fn impersonation_does_not_reach_guarded_actions_and_the_platform() {
         "API_KEY_WRITE",
         "ROLE_WRITE",
         "WEBHOOK_REPLAY",
+        "FEATURE_FLAG_WRITE",
     ];
     assert_eq!(missing.iter().filter_map(|action| action.as_str()).collect::<Vec<_>>(), guarded);
 

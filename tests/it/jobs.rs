@@ -17,7 +17,12 @@ fn job(name: &str) -> &'static Job {
 }
 
 fn jobs_of(app: &TestApp, database: &TestDb) -> Jobs {
-    Jobs { db: database.db(), clock: app.clock.clone(), retention: app.app.jobs.retention.clone() }
+    Jobs {
+        db: database.db(),
+        clock: app.clock.clone(),
+        retention: app.app.jobs.retention.clone(),
+        billing: app.app.jobs.billing.clone(),
+    }
 }
 
 /// Reservations of the first budget of an organization that expired a minute ago.
@@ -197,7 +202,12 @@ async fn job_that_takes_long_delays_no_other() {
         app.database.options(local_postgres::SUPERADMIN_ROLE),
         tenantry::db::PoolLimits { workers: jobs::CONNECTIONS, ..tenantry::db::PoolLimits::default() },
     );
-    let jobs = Jobs { db, clock: app.clock.clone(), retention: app.app.jobs.retention.clone() };
+    let jobs = Jobs {
+        db,
+        clock: app.clock.clone(),
+        retention: app.app.jobs.retention.clone(),
+        billing: app.app.jobs.billing.clone(),
+    };
     let running = tokio::spawn(jobs::run(Arc::new(jobs), stopping));
     let behind = "select count(*) from tenantry.jobs where runs > 0 and last_error is null";
     for _ in 0..1500 {

@@ -315,7 +315,10 @@ async fn invitations_give_custom_roles() {
     };
     let zoe = within(&app, "user_zoe@example.com");
     let data = app.data(&zoe, "{ viewer { permissions } }", json!({})).await;
-    assert_eq!(data["viewer"]["permissions"], json!(["ORGANIZATION_READ", "ORGANIZATION_LEAVE", "AUDIT_READ"]));
+    assert_eq!(
+        data["viewer"]["permissions"],
+        json!(["ORGANIZATION_READ", "ORGANIZATION_LEAVE", "AUDIT_READ", "FEATURE_FLAG_READ"])
+    );
     // Bulk, by somebody who may invite and little else: roles that they do not cover are refused one by one.
     let give = "mutation($input: OrganizationMemberUpdateInput!) { organizationMemberUpdate(input: $input) { userErrors { code } } }";
     let members =

@@ -2,7 +2,7 @@
 
 mod crash;
 mod events;
-mod fake;
+pub mod fake;
 mod payments;
 
 use chrono::{DateTime, TimeDelta, Utc};

@@ -54,6 +54,7 @@ pub async fn cluster() -> &'static Cluster {
 
 /// The template is made anew when the sample data changes.
 const SEED_SOURCES: &[&[u8]] = &[
+    include_bytes!("../../src/seed/billing.rs"),
     include_bytes!("../../src/seed/escalations.rs"),
     include_bytes!("../../src/seed/help_desk.rs"),
     include_bytes!("../../src/seed/mod.rs"),
@@ -71,7 +72,7 @@ async fn template(server: &LocalPostgres) -> String {
     let mut admin = server.connect_options(SUPERUSER, "postgres").connect().await.expect("the superuser");
     // Several processes may start at once: one makes the template, the others wait for it.
     sqlx::raw_sql("select pg_advisory_lock(7)").execute(&mut admin).await.expect("a lock");
-    for statement in ["alter system set log_line_prefix = '%d|'", "select pg_reload_conf()"] {
+    for statement in ["alter system set log_line_prefix = '%d|%a|'", "select pg_reload_conf()"] {
         sqlx::raw_sql(statement).execute(&mut admin).await.expect("settings of the log");
     }
     let fingerprint = migrations::MIGRATOR
@@ -287,6 +288,8 @@ impl TestApp {
             impersonation: config.impersonation,
         };
         let verifier = Verifier::new(settings, setup.clock.clone()).expect("a verifier");
+        // As `tenantry serve` does.
+        tenantry::entitlements::publish(&database.db(), &config.plans).await.expect("the terms of plans");
         let (stop, stopping) = watch::channel(false);
         let dev_issuer = config.is_development().then_some(issuer);
         let app = App::new(AppParts {
@@ -304,6 +307,8 @@ impl TestApp {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(app.services.events.clone().listen(database.options(local_postgres::APP_ROLE), stopping.clone()));
+        let (flags, listening) = (std::sync::Arc::clone(&app.flags), database.options(local_postgres::APP_ROLE));
+        tokio::spawn(flags.keep(app.services.db.clone(), listening, stopping.clone()));
         tokio::spawn(tenantry::http::serve(listener, tenantry::http::router(&app.edge), stopping));
         Self { app, database, clock: setup.clock, address, client: reqwest::Client::new(), stop }
     }
@@ -458,7 +463,7 @@ impl TestApp {
         Explained { name, server: self.database.server, from }
     }
 
-    /// Statements that this app's database logged while `work` ran, from `PostgreSQL` itself.
+    /// Statements of the API that this app's database logged while `work` ran, from `PostgreSQL` itself.
     pub async fn statements<T>(&self, work: impl Future<Output = T>) -> (T, Vec<String>) {
         let mut superuser = self.database.superuser().await;
         for statement in [
@@ -475,7 +480,8 @@ impl TestApp {
         let token = self.token("alice@example.com", Some("acme-corp")).await;
         let logged = || {
             let log = std::fs::read_to_string(cluster_log()).expect("the server's log");
-            let prefix = format!("{}|", self.database.name);
+            // Not those of what goes on in the background all the time.
+            let prefix = format!("{}|tenantry-api|", self.database.name);
             let of_this_test = log.lines().filter_map(|line| line.strip_prefix(&prefix));
             of_this_test
                 .filter(|line| line.contains("execute ") || line.contains("statement: "))

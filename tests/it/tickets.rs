@@ -263,7 +263,7 @@ async fn tickets_show_and_allow_a_role_what_the_matrix_says() {
     let viewer = app.data(&bob, "{ viewer { role permissions } }", json!({})).await;
     assert_eq!(
         viewer["viewer"],
-        json!({ "role": "VIEWER", "permissions": ["ORGANIZATION_READ", "TICKET_WATCH", "REPRESENTATIVE_STATUS_SET", "BILLING_READ", "ORGANIZATION_LEAVE"] })
+        json!({ "role": "VIEWER", "permissions": ["ORGANIZATION_READ", "TICKET_WATCH", "REPRESENTATIVE_STATUS_SET", "BILLING_READ", "ORGANIZATION_LEAVE", "FEATURE_FLAG_READ"] })
     );
 }
 

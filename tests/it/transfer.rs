@@ -36,7 +36,7 @@ async fn rows(database: &TestDb, slug: &str, without: &[&str]) -> BTreeMap<Strin
     let tables: Vec<String> = sqlx::query_scalar(
         "select c.relname::text from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
           where c.relnamespace = 'tenantry'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
-            and c.relname not in ('audit_unsealed', 'idempotency_keys', 'metric_marks', 'webhook_events') and c.relname not like 'adopt%'",
+            and c.relname not in ('audit_unsealed', 'feature_flag_usage', 'idempotency_keys', 'meter_outbox', 'metric_marks', 'seat_marks', 'webhook_events') and c.relname not like 'adopt%'",
     )
     .fetch_all(&mut system)
     .await
@@ -182,8 +182,11 @@ async fn tenants_are_copied_beside_themselves() {
     assert_eq!(other.remove("audit_logs").map(|rows| rows.len()), Some(1), "a history of its own");
     for table in [
         "api_keys",
+        "client_keys",
         "invitations",
         "subscriptions",
+        "billing_actions",
+        "invoices",
         "audit_seals",
         "audit_horizons",
         "support_accesses",

@@ -33,13 +33,13 @@ const EXECUTION_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Default)]
 pub(in crate::http) struct Caller {
     /// The header `Authorization`.
-    pub(super) authorization: Option<String>,
+    pub(in crate::http) authorization: Option<String>,
     /// The header `X-Organization-Id`.
-    pub(super) organization: Option<String>,
+    pub(in crate::http) organization: Option<String>,
     /// The request's id.
-    pub(super) request_id: String,
+    pub(in crate::http) request_id: String,
     /// The client's address.
-    pub(super) ip: Option<IpAddr>,
+    pub(in crate::http) ip: Option<IpAddr>,
 }
 
 impl Caller {
@@ -106,12 +106,15 @@ pub(super) async fn authorize(edge: &Arc<Edge>, caller: &Caller, prepared: Prepa
 pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -> Result<Response, Failure> {
     let Admitted { session, prepared, .. } = admitted;
     record.session = Some(Arc::clone(&session));
-    let request = prepared.into_request().data(Arc::clone(&session));
+    let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
     // Without tokio's budget of 128 operations per poll: it would interrupt a long list in the middle of handing its
     // keys to a loader, and one batch would become several.
     let execution = unconstrained(AssertUnwindSafe(edge.schemas.fast.execute(request)).catch_unwind());
     let outcome = tokio::time::timeout(EXECUTION_TIMEOUT, execution).await;
     session.close().await;
+    if let Some(organization) = session.entered() {
+        edge.services.calls.add(organization, edge.services.clock.now());
+    }
     match outcome {
         Ok(Ok(mut response)) => {
             errors::finish(&mut response.errors, &record.request_id);
@@ -138,7 +141,7 @@ pub(super) fn stream(edge: &Arc<Edge>, admitted: Admitted, mut record: Record) -
     }
     let Admitted { session, prepared, .. } = admitted;
     record.session = Some(Arc::clone(&session));
-    let request = prepared.into_request().data(Arc::clone(&session));
+    let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
     let events = AssertUnwindSafe(edge.schemas.fast.execute_stream(request)).catch_unwind().boxed();
     let expiry = Box::pin(until_expiry(edge, &session));
     let subscribed = Subscribed { events, expiry, session, record, ended: false };

@@ -1,6 +1,6 @@
 //! A field that is merged: a value with the version of the event that it is from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
@@ -205,9 +205,66 @@ impl<T> Each<T> {
         all.into_iter().filter_map(|(name, field)| Some((name.as_str(), field.known()?))).collect()
     }
 
+    /// The earliest moment at which a name got a value like this.
+    pub(crate) fn first_moment(&self, is_meant: impl Fn(&T) -> bool) -> Option<i64>
+    where
+        T: Clone + PartialEq,
+    {
+        let meant = self.0.values().filter(|field| field.known().is_some_and(&is_meant));
+        meant.filter_map(|field| field.version()).map(|at| at.moment).min()
+    }
+
     /// Gives a name a value of our own, which no event says.
     pub(crate) fn note(&mut self, name: &str, value: T) {
         self.0.insert(name.to_owned(), Field::note(Some(value)));
+    }
+}
+
+/// Since when something holds without a break. What is kept of the past is what a late event can still change: the last time
+/// that it did not hold, and every time after that at which it did. So any order of the events gives the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Stretch {
+    not: Option<FieldVersion>,
+    holds: BTreeSet<FieldVersion>,
+}
+
+impl Stretch {
+    /// What an event of this version says.
+    pub(crate) fn said(at: &FieldVersion, holds: Option<bool>) -> Self {
+        match holds {
+            Some(true) => Self { not: None, holds: BTreeSet::from([at.clone()]) },
+            Some(false) => Self { not: Some(at.clone()), holds: BTreeSet::new() },
+            None => Self::default(),
+        }
+    }
+
+    /// The moment since when it holds.
+    pub(crate) fn since(&self) -> Option<i64> {
+        self.holds.first().map(|at| at.moment)
+    }
+}
+
+impl Register for Stretch {
+    fn merge(&mut self, change: &Self) -> Merged {
+        let before = self.clone();
+        self.not = self.not.take().max(change.not.clone());
+        self.holds.extend(change.holds.iter().cloned());
+        let not = self.not.as_ref();
+        self.holds.retain(|at| Some(at) > not);
+        match (*self == before, change.version() >= before.version() && !change.is_unknown()) {
+            (false, _) => Merged::New,
+            (true, true) => Merged::Same,
+            (true, false) => Merged::Stale,
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.not.is_none() && self.holds.is_empty()
+    }
+
+    fn version(&self) -> Option<&FieldVersion> {
+        self.holds.last().or(self.not.as_ref())
     }
 }
 

@@ -53,6 +53,18 @@ pub(crate) async fn lock_with(
     if all.is_empty() {
         return Ok(());
     }
+    // Members change under the lock of their organization's row, here as in the API: seats are counted under it. It comes before the
+    // lock of what is derived, because an event of the organization has changed the row by then.
+    let tenants: Vec<uuid::Uuid> =
+        all.keys().filter_map(|lock| if let Lock::Tenant(id) = lock { Some(*id) } else { None }).collect();
+    if !tenants.is_empty() {
+        sqlx::query!(
+            "select id from tenantry.organizations where id = any($1) order by id for no key update",
+            &tenants
+        )
+        .fetch_all(tx.conn())
+        .await?;
+    }
     let (keys, together): (Vec<i64>, Vec<bool>) = all.iter().map(|(lock, shared)| (lock.key(), *shared)).unzip();
     sqlx::query!(
         "select case when shared then pg_advisory_xact_lock_shared(key) else pg_advisory_xact_lock(key) end

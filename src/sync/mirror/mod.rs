@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub(crate) use field::{Each, FieldVersion, First, Latest, Merged, Register};
+pub(crate) use field::{Each, FieldVersion, First, Latest, Merged, Register, Stretch};
 pub(crate) use locks::{Lock, lock, lock_with};
 pub(crate) use objects::{
     Attribution, Checkout, Customer, Entitlements, Happened, Invitation, InvitationStatus, Invoice, Item, Membership,

@@ -2,15 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::billing::InvoiceSaid;
 use crate::refunds::{Charge, RemoteRefund};
-use crate::sync::mirror::field::{Each, FieldVersion, First, Latest, Merged, Register};
+use crate::sync::mirror::field::{Each, FieldVersion, First, Latest, Merged, Register, Stretch};
 use crate::sync::mirror::{Fields, Kind};
 
 /// Declares the fields of each kind of object. Behind `:`, `id` marks a field that holds the id of another object, and
 /// `ids` one that holds several: by them the object is found.
 macro_rules! objects {
     ($($(#[$about:meta])* $kind:ident {
-        $($(#[$doc:meta])* $field:ident: $register:ident<$value:ty> $(, $holds:ident)?;)*
+        $($(#[$doc:meta])* $field:ident: $register:ident $(<$value:ty>)? $(, $holds:ident)?;)*
     })*) => {
         impl Kind {
             /// All of them.
@@ -22,7 +23,7 @@ macro_rules! objects {
             #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
             #[serde(default)]
             pub(crate) struct $kind {
-                $($(#[$doc])* #[serde(skip_serializing_if = "Register::is_unknown")] pub(crate) $field: $register<$value>,)*
+                $($(#[$doc])* #[serde(skip_serializing_if = "Register::is_unknown")] pub(crate) $field: $register $(<$value>)?,)*
             }
 
             impl Fields for $kind {
@@ -126,6 +127,10 @@ objects! {
         trial_end: Latest<i64>;
         collection_paused: Latest<bool>;
         created: Latest<i64>;
+        /// Since when a payment is overdue.
+        past_due: Stretch;
+        /// The test clock whose time it has.
+        test_clock: Latest<Option<String>>;
     }
     /// A checkout session at Stripe.
     Checkout {
@@ -170,6 +175,8 @@ objects! {
     Invoice {
         customer: Latest<String>, id;
         subscription: Latest<String>, id;
+        /// The invoice itself.
+        said: Latest<InvoiceSaid>;
         /// What happened to it, by event.
         happened: Each<Happened>;
         /// Notes: the events that are in the audit log of an organization.

@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
+use crate::billing::save_invoice;
 use crate::error::{Error, Result};
-use crate::id::{Id, OrganizationId};
+use crate::events::{self, Event};
+use crate::id::{Id, OrganizationId, SubscriptionId};
 use crate::sync::apply::EventOutcome;
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Attribution, Invoice, Latest, Lock, RemoteChange, RemoteObject};
@@ -32,9 +34,36 @@ pub(super) async fn invoice(effects: &mut Effects<'_>, change: &RemoteChange<Inv
     let organization = graph.owner(customer, invoice.fields.subscription.text());
     if let Some(organization) = organization {
         record(effects, organization, &mut invoice).await?;
+        save(effects, organization, &invoice).await?;
     }
     let finding = organization.is_none().then(|| OF_NOBODY.to_owned());
     Ok(EventOutcome::Applied { organization, finding })
+}
+
+/// What keeps an invoice from being paid.
+const PROBLEMS: &[&str] = &[
+    "invoice.payment_failed",
+    "invoice.payment_action_required",
+    "invoice.finalization_failed",
+    "invoice.marked_uncollectible",
+];
+
+/// Writes the row of an invoice of an organization, and tells those who follow its subscription.
+async fn save(effects: &mut Effects<'_>, organization: OrganizationId, invoice: &RemoteObject<Invoice>) -> Result<()> {
+    let Some(said) = invoice.fields.said.known() else { return Ok(()) };
+    let since = invoice.fields.happened.first_moment(|happened| PROBLEMS.contains(&happened.action.as_str()));
+    let names = (invoice.id.as_str(), invoice.fields.subscription.text());
+    if !save_invoice(effects.tx, effects.clock, organization, names, said, since).await? {
+        return Ok(());
+    }
+    let subscription = sqlx::query_scalar!(
+        r#"select id as "id: SubscriptionId" from tenantry.subscriptions where organization_id = $1"#,
+        organization as _
+    )
+    .fetch_optional(effects.tx.conn())
+    .await?;
+    let told: Vec<_> = subscription.into_iter().map(|id| (organization, Event::of(id))).collect();
+    events::tell(effects.tx, &told).await
 }
 
 /// Writes what happened to an invoice to the audit log of its organization, as far as no audit log has it.
@@ -122,6 +151,7 @@ pub(super) async fn attribute(effects: &mut Effects<'_>, graphs: &[BillingGraph]
         give(&invoice.id, false, organization, organization.is_none().then_some(OF_NOBODY));
         if let Some(organization) = organization {
             record(effects, organization, &mut invoice).await?;
+            save(effects, organization, &invoice).await?;
         }
     }
     update_inbox(effects, &ids, &of_entitlements, &organizations, &texts).await

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::billing::SubscriptionStatus;
 use crate::db::SystemTx;
 use crate::error::Result;
-use crate::id::{Id, OrganizationId, SubscriptionId};
+use crate::events::{self, Event};
+use crate::flags;
+use crate::id::{Identified as _, OrganizationId, SubscriptionId, marker};
 use crate::organizations::{OrganizationPlan, OrganizationStatus};
 use crate::sync::effects::Effects;
 use crate::sync::mirror::{self, Lock, Register as _, RemoteObject};
@@ -17,7 +20,7 @@ use crate::sync::stripe::attribution;
 use crate::sync::stripe::owners::BillingGraph;
 use crate::sync::stripe::plans::{self, Bought, Catalogue};
 
-/// Marks the overrides of flags that are entitlements at Stripe.
+/// What the overrides of flags that are entitlements at Stripe say as their reason.
 const ENTITLEMENT: &str = "Entitlement at Stripe";
 
 /// What is known of some customers after their organizations' rows were derived.
@@ -100,7 +103,8 @@ fn state(status: SubscriptionStatus, plan: OrganizationPlan, seats: i32) -> Valu
 async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Result<Projected> {
     let known = sqlx::query!(
         r#"select o.clerk_org_id, s.id as "id?: SubscriptionId", s.stripe_customer_id as "customer?", s.stripe_subscription_id as "subscription?",
-                  s.status as "status?: SubscriptionStatus", s.plan as "plan?: OrganizationPlan", s.seat_count as "seats?"
+                  s.status as "status?: SubscriptionStatus", s.plan as "plan?: OrganizationPlan", s.seat_count as "seats?",
+                  s.grace_ended_for as "grace_ended_for?", to_jsonb(s) - array['updated_at', 'source_version'] as "row?"
              from tenantry.organizations o left join tenantry.subscriptions s on s.organization_id = o.id
             where o.id = $1"#,
         organization as _
@@ -155,25 +159,44 @@ async fn project(effects: &mut Effects<'_>, organization: OrganizationId) -> Res
         tracing::warn!(%organization, subscription = %subscription.id,
             "no price of the subscription is known to buy a plan: set STRIPE_PRICE_PLANS, a lookup_key or the product's metadata");
     }
-    let plan = bought.plan.filter(|_| entitled).unwrap_or(OrganizationPlan::Free);
-    let id = write(effects, organization, subscription, status, plan, &bought).await?;
+    let past_due_since = past_due_since(subscription, status, &bought);
+    let is_over = past_due_since.is_some() && known.grace_ended_for == past_due_since;
+    let plan = bought.plan.filter(|_| entitled && !is_over).unwrap_or(OrganizationPlan::Free);
+    let (id, row) = write(effects, organization, subscription, (status, plan), &bought, past_due_since).await?;
     set_status(effects, organization, organization_status).await?;
     let after = state(status, plan, bought.seats);
     if before.as_ref().map(|row| &row.state) != Some(&after) {
         let metadata = json!({ "before": before.map(|row| row.state), "after": after });
         effects.record(organization, "subscription.sync", ("Subscription", id.uuid()), metadata).await?;
+    } else if known.row.as_ref() != Some(&row) {
+        // Dates are no news for the audit log.
+        events::tell(effects.tx, &[(organization, Event::of(id))]).await?;
     }
     Ok(Projected { graph, findings })
 }
 
+/// Since when a payment is overdue: by the time of the events; with a test clock, whose time they do not have, since the period began.
+fn past_due_since(
+    subscription: &RemoteObject<mirror::Subscription>,
+    status: SubscriptionStatus,
+    bought: &Bought,
+) -> Option<DateTime<Utc>> {
+    let since = match subscription.fields.test_clock.text() {
+        Some(_) => bought.starts,
+        None => subscription.fields.past_due.since(),
+    };
+    moment_of_seconds(since).filter(|_| status == SubscriptionStatus::PastDue)
+}
+
+/// Writes the row; gives its id, and what is in it.
 async fn write(
     effects: &mut Effects<'_>,
     organization: OrganizationId,
     subscription: &RemoteObject<mirror::Subscription>,
-    status: SubscriptionStatus,
-    plan: OrganizationPlan,
+    (status, plan): (SubscriptionStatus, OrganizationPlan),
     bought: &Bought,
-) -> Result<SubscriptionId> {
+    past_due_since: Option<DateTime<Utc>>,
+) -> Result<(SubscriptionId, Value)> {
     let ends = moment_of_seconds(bought.ends);
     let with_period = subscription.fields.cancel_at_period_end.get() == Some(true);
     let cancel_at = subscription.fields.cancel_at.get().flatten();
@@ -183,18 +206,19 @@ async fn write(
     let starts = moment_of_seconds(bought.starts).filter(|starts| ends.is_none_or(|ends| *starts <= ends));
     let version =
         subscription.fields.status.version().map_or(0, |at| at.moment.saturating_mul(100) + i64::from(at.rank.min(99)));
-    Ok(sqlx::query_scalar!(
-        r#"insert into tenantry.subscriptions (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
-                                      current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version, cancel_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    let written = sqlx::query!(
+        r#"insert into tenantry.subscriptions as s (organization_id, id, stripe_customer_id, stripe_subscription_id, status, plan, seat_count,
+                                      current_period_start, current_period_end, cancel_at_period_end, trial_end, collection_paused, source_version, cancel_at,
+                                      past_due_since, test_clock, sells_seats)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
            on conflict (organization_id) do update
               set stripe_customer_id = excluded.stripe_customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
                   status = excluded.status, plan = excluded.plan, seat_count = excluded.seat_count,
                   current_period_start = excluded.current_period_start, current_period_end = excluded.current_period_end,
                   cancel_at_period_end = excluded.cancel_at_period_end, trial_end = excluded.trial_end,
                   collection_paused = excluded.collection_paused, source_version = excluded.source_version,
-                  cancel_at = excluded.cancel_at
-        returning id as "id: SubscriptionId""#,
+                  cancel_at = excluded.cancel_at, past_due_since = excluded.past_due_since, test_clock = excluded.test_clock, sells_seats = excluded.sells_seats
+        returning id as "id: SubscriptionId", to_jsonb(s) - array['updated_at', 'source_version'] as "row!""#,
         organization as _,
         SubscriptionId::new(effects.clock) as _,
         subscription.fields.customer.text(),
@@ -208,10 +232,14 @@ async fn write(
         moment_of_seconds(subscription.fields.trial_end.get()),
         subscription.fields.collection_paused.get().unwrap_or(false),
         version,
-        cancel_at
+        cancel_at,
+        past_due_since,
+        subscription.fields.test_clock.text(),
+        bought.sells_seats
     )
     .fetch_one(effects.tx.conn())
-    .await?)
+    .await?;
+    Ok((written.id, written.row))
 }
 
 async fn is_synced(tx: &mut SystemTx, row: &Row) -> Result<bool> {
@@ -256,7 +284,8 @@ fn by_id<F>(objects: Vec<RemoteObject<F>>) -> BTreeMap<String, RemoteObject<F>> 
     objects.into_iter().map(|object| (object.id.clone(), object)).collect()
 }
 
-/// An active entitlement switches on the feature flag with its key, unless there is a manual override.
+/// An active entitlement switches on the feature flag with its key. It takes the place of what administrators set, and of a grant
+/// that expires; a grant of an operator that lasts stays.
 async fn project_entitlements(
     effects: &mut Effects<'_>,
     organization: OrganizationId,
@@ -268,30 +297,39 @@ async fn project_entitlements(
         return Ok(());
     }
     let keys: Vec<String> = keys.into_iter().cloned().collect();
-    let ids: Vec<Uuid> = keys.iter().map(|_| Id::<()>::new(effects.clock).uuid()).collect();
+    let ids: Vec<Uuid> = keys.iter().map(|key| flags::override_id(organization, key).uuid()).collect();
     let removed = sqlx::query!(
-        "delete from tenantry.organization_feature_flags where organization_id = $1 and reason = $2 and not flag_key = any($3)",
+        "delete from tenantry.organization_feature_flags
+          where organization_id = $1 and source = 'STRIPE' and not flag_key = any($2) returning id, flag_key",
         organization as _,
-        ENTITLEMENT,
         &keys
     )
-    .execute(effects.tx.conn())
-    .await?
-    .rows_affected();
+    .fetch_all(effects.tx.conn())
+    .await?;
     let added = sqlx::query!(
-        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, enabled, exceeds_plan, reason)
-         select $1, k.id, d.key, true, true, $2
+        "insert into tenantry.organization_feature_flags as o (organization_id, id, flag_key, source, enabled, exceeds_plan, reason)
+         select $1, k.id, d.key, 'STRIPE', true, true, $2
            from unnest($3::uuid[], $4::text[]) as k(id, key) join tenantry.feature_flag_definitions d on d.key = k.key
-         on conflict (organization_id, flag_key) do nothing",
+         on conflict (organization_id, flag_key) do update
+            set source = 'STRIPE', enabled = true, variant = null, exceeds_plan = true, expires_at = null, reason = excluded.reason,
+                version = o.version + 1
+          where o.source = 'ORGANIZATION' or o.source = 'GRANT' and o.expires_at is not null
+         returning id, flag_key",
         organization as _,
         ENTITLEMENT,
         &ids,
         &keys
     )
-    .execute(effects.tx.conn())
-    .await?
-    .rows_affected();
-    if removed + added > 0 {
+    .fetch_all(effects.tx.conn())
+    .await?;
+    let removed = removed.iter().map(|row| (row.id, &row.flag_key, "entitlement.end"));
+    let added = added.iter().map(|row| (row.id, &row.flag_key, "entitlement.begin"));
+    let changed: Vec<_> = removed.chain(added).collect();
+    for (id, key, action) in &changed {
+        let metadata = json!({ "key": key });
+        effects.record(organization, *action, (marker::FeatureFlagOverride::NAME, *id), metadata).await?;
+    }
+    if !changed.is_empty() {
         let metadata = json!({ "entitlements": keys });
         effects.record(organization, "entitlements.sync", ("Organization", organization.uuid()), metadata).await?;
     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use crate::billing::SubscriptionStatus;
+use crate::billing::{SubscriptionStatus, lives};
 use crate::db::SystemTx;
 use crate::error::Result;
 use crate::id::OrganizationId;
@@ -353,10 +353,4 @@ impl BillingGraph {
         }
         found
     }
-}
-
-/// Whether a subscription with this status is alive.
-fn lives(status: SubscriptionStatus) -> bool {
-    use SubscriptionStatus::{Active, PastDue, Paused, Trialing, Unpaid};
-    matches!(status, Active | Trialing | PastDue | Unpaid | Paused)
 }

@@ -180,6 +180,8 @@ pub(crate) struct Bought {
     /// The greatest plan that one of its prices is known to buy, or that its metadata name. `None`: no price is known.
     pub(crate) plan: Option<OrganizationPlan>,
     pub(crate) seats: i32,
+    /// Whether a price is marked as one of seats.
+    pub(crate) sells_seats: bool,
     /// The period of what buys the plan, in seconds since 1970.
     pub(crate) starts: Option<i64>,
     pub(crate) ends: Option<i64>,
@@ -241,8 +243,10 @@ pub(crate) fn bought(
         let plan = configured.unwrap_or_else(|| {
             plan_of(price, own.map(|own| &own.plan)).or_else(|| plan_of(product, of_product.map(|own| &own.plan)))
         });
-        let seat =
-            seat_of(price, own.map(|own| &own.seat)).or_else(|| seat_of(product, of_product.map(|own| &own.seat)));
+        let in_file = settings.plans.price(price).filter(|(_, price)| price.seat).map(|_| true);
+        let seat = in_file
+            .or_else(|| seat_of(price, own.map(|own| &own.seat)))
+            .or_else(|| seat_of(product, of_product.map(|own| &own.seat)));
         if plan.is_none() && seat.is_none() && configured.is_none() && !item.metered {
             unmapped.push(price.to_owned());
         }
@@ -258,7 +262,8 @@ pub(crate) fn bought(
         .unwrap_or((fields.period_start.get(), fields.period_end.get()));
     unmapped.sort();
     unmapped.dedup();
-    Bought { plan, seats: seats(&licensed, plan.is_some(), of_items), starts, ends, unmapped }
+    let sells_seats = licensed.iter().any(|known| known.seat);
+    Bought { plan, seats: seats(&licensed, plan.is_some(), of_items), sells_seats, starts, ends, unmapped }
 }
 
 /// The period that these items share, if they have one.

@@ -3,10 +3,10 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::billing::SubscriptionStatus;
+use crate::billing::{InvoiceSaid, SubscriptionStatus};
 use crate::id::{Id, OrganizationId};
 use crate::refunds::{Charge, RemoteRefund};
-use crate::sync::mirror::{self, Each, FieldVersion, Latest, RemoteChange};
+use crate::sync::mirror::{self, Each, FieldVersion, Latest, RemoteChange, Stretch};
 use crate::sync::payload::{at, id, seconds, text, whole};
 use crate::sync::stripe::gate::Fetched;
 use crate::sync::stripe::plans;
@@ -90,6 +90,7 @@ pub(crate) fn rank(effect: Effect, object: &Value) -> i16 {
             let status = text(&object["status"], 50).as_deref().and_then(plans::status);
             verb.rank() * 20 + status.map_or(0, |status| rank_of_status(plans::precedence(status)))
         }
+        Effect::Invoice => InvoiceSaid::read("", object).map_or(0, |said| said.rank()),
         Effect::Customer(verb) | Effect::Product(verb) | Effect::Price(verb) => verb.rank(),
         _ => Verb::Updated.rank(),
     }
@@ -243,6 +244,7 @@ fn invoice(
     let fields = mirror::Invoice {
         customer: Latest::said(&at, Some(customer)),
         subscription: Latest::said(&at, subscription),
+        said: Latest::said(&at, InvoiceSaid::read(kind, object)),
         happened: Each::said(&at, [(at.event.clone(), happened)]),
         ..mirror::Invoice::default()
     };
@@ -329,6 +331,8 @@ fn subscription(subscription: String, at: FieldVersion, object: &Value) -> Remot
         trial_end: Latest::said(&at, seconds(&object["trial_end"])),
         collection_paused: Latest::said(&at, object.get("pause_collection").map(|pause| !pause.is_null())),
         created: Latest::said(&at, seconds(&object["created"])),
+        past_due: Stretch::said(&at, status.map(|status| status == SubscriptionStatus::PastDue)),
+        test_clock: Latest::said(&at, object.get("test_clock").map(id)),
     };
     RemoteChange { id: subscription, at, deleted: over, fields }
 }

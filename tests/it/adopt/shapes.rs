@@ -623,9 +623,11 @@ async fn adopt_keeps_the_teams_triggers_quiet_where_it_may() {
     assert!(text.contains("publish, touch") && text.contains("quiet_triggers = true"), "{text}");
     let before = super::fingerprint(&database).await;
     let plan = Plan { quiet_triggers: true, ..super::keeping_access(plan) };
+    let mut superuser = database.superuser().await;
+    // A run of the tests that was cut off may have left it.
+    run_sql(&mut superuser, "revoke set on parameter session_replication_role from tenantry_owner").await;
     let refused = try_run(&database, plan.clone()).await.expect_err("no right").to_string();
     assert!(refused.contains("grant set on parameter session_replication_role to \"tenantry_owner\""), "{refused}");
-    let mut superuser = database.superuser().await;
     // The right is the cluster's: another test's database must not miss it meanwhile, and needs it not.
     run_sql(&mut superuser, "grant set on parameter session_replication_role to tenantry_owner").await;
     run(&database, plan.clone()).await;

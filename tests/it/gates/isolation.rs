@@ -13,13 +13,17 @@ use crate::support::{TestApp, TestDb};
 
 /// Tables with `organization_id` that are no entity of the API, and why.
 const NO_ENTITIES: &[(&str, &str)] = &[
+    ("api_usage", "shown as the entitlement `api_calls`"),
     ("audit_horizons", "how far back the audit log reaches, for `verify`"),
     ("audit_seals", "the hash chain of the audit log, for exports and `verify`"),
     ("audit_unsealed", "what the job has yet to seal"),
+    ("entitlement_grants", "shown in `Organization.entitlements`"),
     ("idempotency_keys", "the memory of mutations"),
-    ("organization_feature_flags", "shown as `FeatureFlag.override`"),
+    ("feature_flag_usage", "shown as `FeatureFlag.lastEvaluatedAt`"),
     ("sla_revisions", "what a policy promised before, for clocks that ran then"),
+    ("meter_outbox", "usage that Stripe has not been told of yet"),
     ("metric_marks", "which hours the figures are to be computed of"),
+    ("seat_marks", "whose quantity of seats at Stripe is to be looked at"),
     ("ticket_counters", "the numbers of tickets"),
     ("ticket_documents", "the words of tickets, for `search`"),
     ("ticket_field_values", "the values of `Ticket.customFields`, for its filter"),

@@ -22,9 +22,13 @@ const MOST_ROWS: f64 = 2.0 * 20.0 * 101.0;
 const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
     ("agent_configurations", &[], "made by hand: dozens"),
     ("api_keys", &[], "made by hand: dozens"),
+    ("client_keys", &[], "made by hand: dozens"),
+    ("organization_feature_flags", &["source", "expires_at"], "as many as flags: hundreds"),
+    ("billing_actions", &[], "made by hand: a few a year"),
     ("budgets", &[], "made by hand: dozens for each period"),
     ("custom_roles", &[], "made by hand: a hundred at most"),
     ("invitations", &[], "made by hand, and they expire"),
+    ("invoices", &[], "one or two a month"),
     ("ticket_views", &[], "made by hand: two hundred of each person at most"),
     ("representatives", &[], "as many as people who answer"),
     ("organization_members", &["role"], "as many as people"),
@@ -49,6 +53,9 @@ const UNINDEXED_FILTERS: &[(&str, &[&str], &str)] = &[
 const KEPT_INDEXES: &[(&str, &str)] = &[
     ("api_keys_created_by_idx", "keys of a member who leaves"),
     ("api_keys_key_hash_idx", "who brings a key has no tenant yet"),
+    ("client_keys_created_by_idx", "keys of a member who leaves"),
+    ("billing_actions_due_idx", "the workers go on with what was left"),
+    ("billing_actions_requested_by_idx", "foreign key: removing a user looks for its rows"),
     ("budget_reservations_due_idx", "the workers free what has expired"),
     ("budgets_due_idx", "the workers open periods for all"),
     ("budget_usage_records_resource_id_idx", "what a refund reserved and spent"),
@@ -61,9 +68,11 @@ const KEPT_INDEXES: &[(&str, &str)] = &[
     ("membership_requests_user_id_idx", "requests of a person, in whichever organization"),
     ("organization_domains_domain_idx", "who joins has no tenant yet"),
     ("support_accesses_user_id_idx", "an operator has no tenant yet"),
+    ("invoices_stripe_invoice_id_idx", "the sync: who had an invoice before"),
     ("invitations_mail_token_hash_idx", "who follows a link has no tenant yet"),
     ("invitations_mail_due_at_idx", "the workers mail for all"),
     ("invitations_token_hash_idx", "who follows a link has no tenant yet"),
+    ("organization_members_waiting_idx", "nobody waits for a seat, almost everywhere"),
     ("organization_members_custom_role_id_idx", "foreign key: deleting a role asks who has it"),
     ("refunds_settled_at_idx", "the figures of a period"),
     ("refunds_due_idx", "the workers pay what is due"),
@@ -147,9 +156,9 @@ async fn fill(app: &TestApp, rows: u32) {
                 'id', {}, 'user_id', {}, 'ticket_id', {parent}, 'customer_id', {parent}, 'assignee_id', {parent},
                 'budget_id', {parent}, 'agent_id', {parent}, 'representative_id', {parent}, 'assigned_to', {parent},
                 'series_id', {}, 'reservation_id', {parent}, 'change', n, 'number', 1000 + n, 'rank', 1000 + n, 'email', 'plan' || n || '@example.com', 'name', 'Name ' || n,
-                'domain', 'plan' || n || '.example', 'key', 'plan_' || n, 'message_id', {parent}, 'merged_into_id', {parent}, 'split_from_id', {parent}, 'resource_id', {history}, 'resource_type', 'Ticket', 'position', n,
+                'domain', 'plan' || n || '.example', 'flag_key', 'plan_' || n, 'key', 'plan_' || n, 'message_id', {parent}, 'merged_into_id', {parent}, 'split_from_id', {parent}, 'resource_id', {history}, 'resource_type', 'Ticket', 'position', n,
                 'prefix', 'plan_' || n, 'event_id', 'plan_' || n, 'clerk_invitation_id', 'plan_' || n,
-                'token_hash', sha256(n::text::bytea), 'stripe_refund_id', 're_plan_' || n,
+                'token_hash', sha256(n::text::bytea), 'stripe_refund_id', 're_plan_' || n, 'stripe_invoice_id', 'in_plan_' || n,
                 'created_at', now() - n * interval '10 milliseconds', 'updated_at', now() - n * interval '10 milliseconds',
                 'expires_at', now() + interval '1 hour', 'received_at', now() - n * interval '10 milliseconds',
                 'period_start', timestamptz '2000-01-01' + n * interval '1 minute',
@@ -171,6 +180,8 @@ async fn fill(app: &TestApp, rows: u32) {
          analyze tenantry.webhook_events;",
         id("n + 1000000000")
     );
+    // So many members need as many seats.
+    script += "update tenantry.subscriptions set seat_count = 2147483647; update tenantry.organization_members set waits_for_seat = false where waits_for_seat;";
     sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut superuser).await.expect("rows");
 }
 

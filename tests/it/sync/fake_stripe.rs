@@ -127,7 +127,8 @@ async fn listed(State(account): State<Shared>, headers: HeaderMap, uri: Uri, Que
     let of = |name: &str| asked.get(name).map(|id| (name.to_owned(), id.clone()));
     let (name, id) = of("subscription").or_else(|| of("customer")).expect("whose");
     let found: Vec<Value> = account.listed.iter().filter(|object| object[&name] == id).cloned().collect();
-    page(&found, &asked)
+    // Of entitlements there may be more than two on each of as many pages as are asked for.
+    if name == "customer" { page_of(&found, &asked, 10) } else { page(&found, &asked) }
 }
 
 type Asked = Query<BTreeMap<String, String>>;
@@ -155,10 +156,14 @@ async fn events(State(account): State<Shared>, headers: HeaderMap, Query(asked):
 
 /// Two at a time, so that there is more than one page of anything.
 fn page(objects: &[Value], asked: &BTreeMap<String, String>) -> Answer {
+    page_of(objects, asked, 2)
+}
+
+fn page_of(objects: &[Value], asked: &BTreeMap<String, String>, size: usize) -> Answer {
     let from = asked.get("starting_after").map_or(0, |id| {
         1 + objects.iter().position(|object| object["id"] == *id).expect("an object of the page before")
     });
     let rest = &objects[from..];
-    let data = &rest[..rest.len().min(2)];
-    (StatusCode::OK, Json(json!({ "object": "list", "data": data, "has_more": rest.len() > 2, "url": "/v1" })))
+    let data = &rest[..rest.len().min(size)];
+    (StatusCode::OK, Json(json!({ "object": "list", "data": data, "has_more": rest.len() > size, "url": "/v1" })))
 }

@@ -178,30 +178,78 @@ async fn sync_asks_for_the_rest_of_a_list() {
     stripe.with(|account| {
         account.subscriptions = vec![subscription(|object| object["items"]["has_more"] = true.into())];
         account.listed = vec![item(1, None, 1), item(2, None, 1), item(3, Some("enterprise_seat_monthly"), 40)];
-        account.listed.extend(
-            ["new-inbox", "single-sign-on", "advanced-analytics"].iter().zip(0..).map(|(key, n)| entitled(n, key)),
-        );
+        account.listed.extend((0..25).map(|n| entitled(n, &format!("feature-{n:02}"))));
     });
+    app.sql(FEATURES).await;
+    // What administrators set gives way to what is paid for, and so does a grant that ends; one that lasts stays.
+    app.sql(&format!(
+        "insert into tenantry.organization_feature_flags (organization_id, id, flag_key, source, enabled, expires_at)
+         select o.id, gen_random_uuid(), f.key, f.source::tenantry.flag_override_source, false, f.ends
+           from tenantry.organizations o, (values ('feature-00', 'ORGANIZATION', null), ('feature-01', 'GRANT', null),
+                                                  ('feature-02', 'GRANT', now() + interval '1 day')) as f(key, source, ends)
+          where o.clerk_org_id = 'org_{TAG}'",
+    ))
+    .await;
     let later = format!("created={}", Clock::System.now().timestamp() + 5);
     send(&app, "customer.subscription.updated", &[&later, "data.object.items.has_more=true"]).await;
-    send(&app, "entitlements.active_entitlement_summary.updated", &[&later, "data.object.entitlements.has_more=true"])
-        .await;
+    send(&app, "entitlements.active_entitlement_summary.updated", &[&later, &first_ten(true)]).await;
     work(&app).await;
     assert_eq!(row(&app).await, as_row("ACTIVE", "ENTERPRISE", 40));
-    let flags: Vec<String> = sqlx::query_scalar(
-        "select f.flag_key from tenantry.organization_feature_flags f join tenantry.organizations o on o.id = f.organization_id
-          where o.clerk_org_id = 'org_' || $1 order by 1",
-    )
-    .bind(TAG)
-    .fetch_all(&mut app.database.system().await)
-    .await
-    .expect("flags");
-    assert_eq!(flags, ["advanced-analytics", "new-inbox", "single-sign-on"]);
+    let expected: Vec<String> = (0..25).filter(|n| *n != 1).map(|n| format!("feature-{n:02}")).collect();
+    assert_eq!(entitled_flags(&app).await, expected, "also those past the ten of the event; a lasting grant stays");
     let found: i64 = sqlx::query_scalar("select count(*) from tenantry.webhook_events where finding like '%a part%'")
         .fetch_one(&mut app.database.system().await)
         .await
         .expect("a count");
     assert_eq!(found, 0, "nothing is missing");
+}
+
+/// Definitions of 25 flags that entitlements can switch on.
+const FEATURES: &str = "insert into tenantry.feature_flag_definitions (id, key, name, kind)
+    select gen_random_uuid(), 'feature-' || to_char(n, 'FM00'), 'Feature', 'ENTITLEMENT' from generate_series(0, 24) n";
+
+/// What an event lists of 25 entitlements: ten (Stripe API reference, `ActiveEntitlementSummary.entitlements`).
+fn first_ten(has_more: bool) -> String {
+    let data: Vec<Value> = (0..10)
+        .map(|n| json!({ "id": format!("ent_{n}"), "object": "entitlements.active_entitlement", "feature": format!("feat_{n}"), "lookup_key": format!("feature-{n:02}") }))
+        .collect();
+    format!("data.object.entitlements={}", json!({ "object": "list", "data": data, "has_more": has_more }))
+}
+
+async fn entitled_flags(app: &TestApp) -> Vec<String> {
+    sqlx::query_scalar(
+        "select f.flag_key from tenantry.organization_feature_flags f join tenantry.organizations o on o.id = f.organization_id
+          where o.clerk_org_id = 'org_' || $1 and f.source = 'STRIPE' and f.enabled order by 1",
+    )
+    .bind(TAG)
+    .fetch_all(&mut app.database.system().await)
+    .await
+    .expect("flags")
+}
+
+/// Without a key nobody can be asked: the ten count, what was known stays, and the event says that it is a part.
+#[tokio::test]
+async fn sync_without_a_key_keeps_what_is_known_of_a_list() {
+    let app = start(None).await;
+    app.sql(FEATURES).await;
+    for kind in ["organization.created", "customer.created"] {
+        send(&app, kind, &[]).await;
+    }
+    let at = |seconds: i64| format!("created={}", Clock::System.now().timestamp() + seconds);
+    send(&app, "entitlements.active_entitlement_summary.updated", &[&at(60), &first_ten(true)]).await;
+    work(&app).await;
+    assert_eq!(entitled_flags(&app).await.len(), 10);
+    let found: i64 = sqlx::query_scalar("select count(*) from tenantry.webhook_events where finding like '%a part%'")
+        .fetch_one(&mut app.database.system().await)
+        .await
+        .expect("a count");
+    assert_eq!(found, 1);
+    // A whole list ends that, and takes away what is not in it.
+    let whole = r#"data.object.entitlements={"object":"list","data":[{"lookup_key":"feature-24"}],"has_more":false}"#;
+    send(&app, "entitlements.active_entitlement_summary.updated", &[&at(120), whole]).await;
+    send(&app, "entitlements.active_entitlement_summary.updated", &[&at(180), &first_ten(true)]).await;
+    work(&app).await;
+    assert_eq!(entitled_flags(&app).await, ["feature-24"], "a part is less than all of an earlier time");
 }
 
 /// Not only subscriptions: of any object with several events of one second Stripe is asked.

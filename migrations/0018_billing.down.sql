@@ -1,0 +1,13 @@
+drop trigger queue_usage on tenantry.budget_usage_records;
+drop function tenantry.queue_usage();
+drop table tenantry.meter_outbox;
+drop trigger mark_seats on tenantry.organization_members;
+drop function tenantry.mark_seats();
+drop table tenantry.seat_marks;
+alter table tenantry.subscriptions drop column past_due_since, drop column grace_ended_for, drop column test_clock;
+drop table tenantry.invoices;
+drop table tenantry.billing_actions;
+drop type tenantry.payment_problem_code;
+drop type tenantry.invoice_status;
+drop type tenantry.billing_action_status;
+drop type tenantry.billing_action_kind;

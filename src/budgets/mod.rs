@@ -29,7 +29,7 @@ pub use model::{
 };
 pub use verbs::{
     LONGEST, Payment, Standing, Taking, default_budget, give_back, mark_in_flight, purpose, release, reserve,
-    reserve_paid, settle, standing,
+    reserve_paid, settle, spend, standing,
 };
 
 use crate::graphql::filter::{BooleanFilter, DateTimeFilter, IdFilter, IntFilter, StringFilter};

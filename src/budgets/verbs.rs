@@ -73,37 +73,42 @@ pub(super) fn record_ids(first: BudgetUsageRecordId, count: usize) -> Vec<Budget
     (first.uuid().as_u128()..).take(count).map(id).collect()
 }
 
-/// Sets an amount aside in all these budgets or in none, until it is settled, released or expired.
+/// Spends an amount of all these budgets or of none. The first of the records; see `record_ids`.
 ///
 /// # Errors
 /// What the caller can mend: unknown budgets, another currency, not enough left.
+pub async fn spend(books: &mut Books<'_>, taking: &Taking<'_>) -> VerbResult<BudgetUsageRecordId> {
+    take(books, taking, None, false).await
+}
+
+/// Sets an amount aside in all these budgets or in none, until it is settled, released or expired.
+///
+/// # Errors
+/// As [`spend`].
 pub async fn reserve(books: &mut Books<'_>, taking: &Taking<'_>, lasts: TimeDelta) -> VerbResult<BudgetReservationId> {
     let id = books.new_id();
-    let first = books.new_id();
-    take(books, taking, first, Some((id, books.now + lasts)), false).await?;
+    take(books, taking, Some((id, books.now + lasts)), false).await?;
     Ok(id)
 }
 
 /// Sets aside what is paid already, whatever the limit: its payment is in flight from the start. It is settled next.
 ///
 /// # Errors
-/// As [`reserve`], but for the limit.
+/// As [`spend`], but for the limit.
 pub async fn reserve_paid(books: &mut Books<'_>, taking: &Taking<'_>) -> VerbResult<BudgetReservationId> {
     let id = books.new_id();
-    let first = books.new_id();
-    take(books, taking, first, Some((id, books.now + LONGEST)), true).await?;
+    take(books, taking, Some((id, books.now + LONGEST)), true).await?;
     Ok(id)
 }
 
-/// Takes from all budgets or from none, by records with these ids: see `record_ids`.
 async fn take(
     books: &mut Books<'_>,
     taking: &Taking<'_>,
-    first: BudgetUsageRecordId,
     reservation: Option<(BudgetReservationId, DateTime<Utc>)>,
     is_paid: bool,
-) -> VerbResult<()> {
+) -> VerbResult<BudgetUsageRecordId> {
     let organization = books.organization;
+    let first = books.new_id();
     let records = record_ids(first, taking.budgets.len());
     let take = Take {
         budgets: taking.budgets,
@@ -122,7 +127,7 @@ async fn take(
         let changes: Vec<&Changed> = held().filter_map(|held| held.change.as_ref()).collect();
         if changes.len() == take.budgets.len() {
             raise(books, &changes).await?;
-            return Ok(());
+            return Ok(first);
         }
         let refusals = refusals(&named, &take);
         let ended: Vec<BudgetId> =
@@ -622,28 +627,6 @@ fn named(budgets: &[BudgetId]) -> Vec<String> {
     budgets.iter().map(ToString::to_string).collect()
 }
 
-/// What a mutation takes at its end.
-struct TakeLast {
-    taken_from: Vec<BudgetId>,
-    amount: MoneyInput,
-    amount_minor: i64,
-    source: String,
-    first: BudgetUsageRecordId,
-    reservation: Option<(BudgetReservationId, DateTime<Utc>)>,
-}
-
-/// Takes at the end of the mutation: whoever spends from the same budget waits for this lock, and for nothing else of it.
-fn take_last(work: &mut Work<'_>, last: TakeLast) {
-    work.leave_for_last(move |work| {
-        Box::pin(async move {
-            let TakeLast { taken_from, amount, amount_minor, source, first, reservation } = last;
-            let currency = amount.currency_code.as_str();
-            let taking = Taking { budgets: &taken_from, amount_minor, currency, source: &source, resource_id: None };
-            take(&mut Books::of(work), &taking, first, reservation, false).await
-        })
-    });
-}
-
 impl Mutation for BudgetSpendInput {
     type Row = marker::BudgetUsageRecord;
     const FIELD: &'static str = "budgetSpend";
@@ -659,19 +642,9 @@ impl Mutation for BudgetSpendInput {
         let (amount_minor, source) = check_taking(&mut checks, &self.budget_ids, &self.amount, &self.source);
         checks.finish()?;
         let currency = self.amount.currency_code.as_str();
-        let id = work.new_id();
+        let taking = Taking { budgets: &self.budget_ids, amount_minor, currency, source: &source, resource_id: None };
+        let id = spend(&mut Books::of(work), &taking).await?;
         let audit = json!({ "budgetIds": named(&self.budget_ids), "amountMinor": amount_minor, "currency": currency });
-        take_last(
-            work,
-            TakeLast {
-                taken_from: self.budget_ids,
-                amount: self.amount,
-                amount_minor,
-                source,
-                first: id,
-                reservation: None,
-            },
-        );
         Ok(Done { id, audit, event: None })
     }
 }
@@ -693,15 +666,10 @@ impl Mutation for BudgetReserveInput {
         checks.within("expiresInMinutes", Some(minutes), 1..=MAX_MINUTES);
         checks.finish()?;
         let currency = self.amount.currency_code.as_str();
-        let id = work.new_id();
+        let taking = Taking { budgets: &self.budget_ids, amount_minor, currency, source: &source, resource_id: None };
+        let id = reserve(&mut Books::of(work), &taking, TimeDelta::minutes(minutes.into())).await?;
         let audit = json!({ "budgetIds": named(&self.budget_ids), "amountMinor": amount_minor, "currency": currency,
                             "minutes": minutes });
-        let reservation = Some((id, work.now + TimeDelta::minutes(minutes.into())));
-        let first = work.new_id();
-        take_last(
-            work,
-            TakeLast { taken_from: self.budget_ids, amount: self.amount, amount_minor, source, first, reservation },
-        );
         Ok(Done { id, audit, event: None })
     }
 }

@@ -6,13 +6,11 @@
 //! `userErrors` in the payload, what they cannot a top-level error; either way the transaction is dropped and nothing of
 //! it remains.
 
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use async_graphql::{Context, Enum, InputType, MaybeUndefined, SimpleObject};
 use chrono::{DateTime, Utc};
-use futures_util::future::BoxFuture;
 use sqlx::AssertSqlSafe;
 
 use crate::access::{Action, IdentitySource, Tenant};
@@ -59,20 +57,6 @@ pub struct Work<'a> {
     pub identity_source: IdentitySource,
     /// Where the request came from.
     pub origin: Origin<'a>,
-    /// What [`leave_for_last`](Self::leave_for_last) was given.
-    last: Last,
-}
-
-/// What a verb leaves for the end of its transaction.
-type LastStep = Box<dyn for<'w, 'a> FnOnce(&'w mut Work<'a>) -> BoxFuture<'w, VerbResult<()>> + Send>;
-
-#[derive(Default)]
-struct Last(Option<LastStep>);
-
-impl fmt::Debug for Last {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Last" } else { "None" })
-    }
 }
 
 impl<'a> Work<'a> {
@@ -80,17 +64,7 @@ impl<'a> Work<'a> {
     pub fn new(tx: &'a mut TenantTx, session: &'a Session) -> Self {
         let clock = session.clock();
         let identity_source = session.services().identity_source;
-        Self { tx, clock, now: clock.now(), identity_source, origin: session.origin(), last: Last::default() }
-    }
-
-    /// Leaves a step for the end, after the audit row and right before the commit: one that locks a row which many wait for,
-    /// so that the lock is held no longer than it must be. Where it fails, nothing remains of the mutation. The row of
-    /// [`Done`] is then read after the commit.
-    pub fn leave_for_last(
-        &mut self,
-        step: impl for<'w, 'b> FnOnce(&'w mut Work<'b>) -> BoxFuture<'w, VerbResult<()>> + Send + 'static,
-    ) {
-        self.last = Last(Some(Box::new(step)));
+        Self { tx, clock, now: clock.now(), identity_source, origin: session.origin() }
     }
 
     /// Records that another row than the one of [`Done`] was changed as well, and tells its subscribers.
@@ -244,7 +218,7 @@ pub async fn run_many<M: Mutation, K: Ord>(
 /// A row as the payload shows it; `None` inside when its role may not see it.
 type Shown<M> = Option<Arc<<M as Loadable>::Entity>>;
 
-/// The id of the row, and the row itself unless the request was done before or its row is made last.
+/// The id of the row, and the row itself unless the request was done before.
 async fn in_transaction<M: Mutation>(
     ctx: &Context<'_>,
     session: &Session,
@@ -263,13 +237,8 @@ async fn in_transaction<M: Mutation>(
     let mut work = Work::new(tx, session);
     let done = input.run(&mut work).await?;
     let id = done.id;
-    let Some(step) = work.last.0.take() else {
-        let row = conclude::<M>(work.tx, session, done, request.as_ref()).await?;
-        return Ok((id, Some(row)));
-    };
-    conclude::<M>(work.tx, session, done, request.as_ref()).await?;
-    step(&mut work).await?;
-    Ok((id, None))
+    let row = conclude::<M>(work.tx, session, done, request.as_ref()).await?;
+    Ok((id, Some(row)))
 }
 
 /// Writes the audit row, remembers the request, tells the event and reads the row for the payload: one statement, and no second

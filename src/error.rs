@@ -226,6 +226,11 @@ impl From<sqlx::Error> for Error {
                 tracing::warn!(%error, "the database cannot be reached");
                 Self::Unavailable
             }
+            // A proxy took the connection and closed it again: there is nobody behind it at the moment.
+            sqlx::Error::Protocol(text) if text.contains("SSLRequest") => {
+                tracing::warn!(%error, "the database cannot be reached");
+                Self::Unavailable
+            }
             sqlx::Error::Database(db) => match db.code().and_then(|code| Self::of_sqlstate(&code, &error)) {
                 Some(known) => known,
                 None => Self::internal(error),
@@ -275,6 +280,8 @@ impl Error {
                 "a pooler stands before the database and refuses the settings of a session ({error}): give the address of \
                  PostgreSQL itself, or, for DATABASE_URL, set DATABASE_POOLER=transaction"
             ))),
+            // A standby: the transaction of a connection that was opened before the fail-over.
+            "25006" => Some(Self::Unavailable),
             code if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
                 tracing::warn!(%error, "the database refuses work");
                 Some(Self::Unavailable)

@@ -123,7 +123,7 @@ impl Db {
 
     /// How a transaction of the API that writes begins.
     fn begin(&self) -> &'static str {
-        if self.pooler == Pooler::Transaction { BEGIN_POOLED } else { "begin" }
+        if self.pooler == Pooler::Transaction { BEGIN_POOLED } else { BEGIN }
     }
 
     /// Runs a statement as the app role, outside of every tenant. See [`Db::retrying`].
@@ -150,7 +150,25 @@ impl Db {
         &self,
         work: impl Fn(PgPool) -> F,
     ) -> sqlx::Result<T> {
-        Self::retrying(&self.system, work).await
+        let result = Self::retrying(&self.system, work).await;
+        if let Err(error) = &result
+            && takes_no_writes(error)
+        {
+            self.leave_standby();
+        }
+        result
+    }
+
+    /// Closes what is idle, because its server takes no writes any more: after a fail-over the old primary may live on as a
+    /// standby. New connections go to where the address leads by then.
+    fn leave_standby(&self) {
+        tracing::warn!("the database takes no writes: looking for another at the same address");
+        self.readers.forget_idle();
+        for pool in [&self.app, &self.system] {
+            while let Some(mut connection) = pool.try_acquire() {
+                connection.close_on_drop();
+            }
+        }
     }
 
     /// Repeats `work`, which must do nothing before it has a connection that lives, on another connection when the one
@@ -168,11 +186,16 @@ impl Db {
         }
     }
 
-    /// The newest migration in the database, as the app role sees it.
-    pub async fn migration_version(&self) -> Result<i64, sqlx::Error> {
-        const NEWEST: &str = "select coalesce(max(version), 0) from tenantry._sqlx_migrations where success";
-        self.app_statement(|connection| Box::pin(async move { sqlx::query_scalar(NEWEST).fetch_one(connection).await }))
-            .await
+    /// The newest migration in the database, as the app role sees it, and whether the database takes writes.
+    pub async fn migration_version(&self) -> Result<(i64, bool), sqlx::Error> {
+        const NEWEST: &str = "select coalesce(max(version), 0), not pg_is_in_recovery() from tenantry._sqlx_migrations where success";
+        let found: (i64, bool) = self
+            .app_statement(|connection| Box::pin(async move { sqlx::query_as(NEWEST).fetch_one(connection).await }))
+            .await?;
+        if !found.1 {
+            self.leave_standby();
+        }
+        Ok(found)
     }
 
     /// The settings that the API's sessions have not, as statements that give them: behind a pooler they are the role's,
@@ -221,6 +244,12 @@ fn connection_died(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the server is a standby, or takes no writes for another reason: SQLSTATE 25006, and 0A000 of `begin read write`.
+fn takes_no_writes(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    error.code().is_some_and(|code| code == "25006" || code == "0A000")
+}
+
 /// How long a statement of the API may take.
 const API_TIMEOUT: &str = "15s";
 /// How long a statement of webhooks, workers and commands may take.
@@ -232,7 +261,9 @@ const STATEMENTS: usize = 512;
 const GENERIC_PLANS: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 /// Begins a transaction behind a pooler that keeps no statements: the session may have those of others, whose names are those
 /// of ours. One that keeps them must not be sent this, because it would believe that they are still there.
-const BEGIN_POOLED: &str = "begin; deallocate all";
+const BEGIN_POOLED: &str = "begin read write; deallocate all";
+/// Begins a transaction that writes. A server that takes no writes any more says so here, before anything was done.
+const BEGIN: &str = "begin read write";
 
 /// The settings of the API's sessions.
 fn api_settings() -> [(&'static str, &'static str); 6] {

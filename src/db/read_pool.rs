@@ -170,7 +170,12 @@ impl ReadPool {
     /// Closes what is idle, and what is in use when it comes back.
     pub(super) fn close(&self) {
         self.permits.close();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.forget_idle();
+    }
+
+    /// Closes what is idle.
+    pub(super) fn forget_idle(&self) {
+        drop(std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner)));
     }
 
     /// Takes a connection; it may have died with its server.
@@ -311,6 +316,11 @@ async fn learn_types(client: &Client) -> Result<(), tokio_postgres::Error> {
     client.batch_execute("deallocate all; rollback").await
 }
 
+/// How long a connection may be silent, or leave what was sent without an answer of its machine, before it is looked at; and how long
+/// between looks.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How long opening a connection may take, as the pools have it by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -375,6 +385,9 @@ fn config(options: &PgConnectOptions) -> Config {
     if let Some(settings) = options.get_options() {
         config.options(settings);
     }
+    // A server whose machine is gone closes nothing. Who only listens would wait for it for hours.
+    config.keepalives_idle(KEEPALIVE_IDLE).keepalives_interval(KEEPALIVE_INTERVAL).keepalives_retries(3);
+    config.tcp_user_timeout(KEEPALIVE_IDLE);
     config.ssl_mode(tls::mode(options));
     config
 }

@@ -5,7 +5,7 @@
 
 use sqlx::{PgConnection, Postgres, Transaction};
 
-use crate::db::Db;
+use crate::db::{BEGIN, Db};
 use crate::error::Result;
 
 /// A transaction that sees every tenant.
@@ -15,7 +15,7 @@ pub struct SystemTx(Transaction<'static, Postgres>);
 impl SystemTx {
     /// Opens a transaction; dropping it rolls back.
     pub async fn begin(db: &Db) -> Result<Self> {
-        Ok(Self(Db::retrying(&db.system, |pool| async move { pool.begin().await }).await?))
+        Ok(Self(db.system_statement(|pool| async move { pool.begin_with(BEGIN).await }).await?))
     }
 
     /// The connection.

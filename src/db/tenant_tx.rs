@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::access::{Actions, Actor, Bearer, Credential, KeyBearer, MemberRole, OrganizationRef, Tenant};
 use crate::db::read_pool::{Taken, parameters_of};
-use crate::db::{Bind, Db, Traffic, connection_died};
+use crate::db::{Bind, Db, Traffic, connection_died, takes_no_writes};
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::id::Id;
@@ -190,6 +190,10 @@ impl TenantTx {
                 Ok(rows) => return Ok((tx, rows)),
                 Err(error) => {
                     tx.mode.close_connection();
+                    if takes_no_writes(&error) {
+                        db.leave_standby();
+                        return Err(Error::Unavailable);
+                    }
                     if dead_connections_left > 0 && connection_died(&error) {
                         dead_connections_left -= 1;
                         continue;

@@ -20,13 +20,17 @@ pub fn router(edge: Arc<Edge>) -> Router {
 async fn ready(State(edge): State<Arc<Edge>>) -> Response {
     let version = tokio::time::timeout(Duration::from_secs(2), edge.services.db.migration_version()).await;
     let (status, database, detail) = match version {
-        Ok(Ok(version)) if *edge.shutdown.borrow() => {
+        Ok(Ok((version, _))) if *edge.shutdown.borrow() => {
             (StatusCode::SERVICE_UNAVAILABLE, true, format!("stopping; migrations at {version}"))
         }
-        Ok(Ok(version)) if version >= migrations::newest() => {
+        // Reading works: whoever balances load had no better instance to send it to.
+        Ok(Ok((version, false))) if version >= migrations::newest() => {
+            (StatusCode::OK, true, format!("migrations at {version}; the database takes no writes: it is a standby"))
+        }
+        Ok(Ok((version, true))) if version >= migrations::newest() => {
             (StatusCode::OK, true, format!("migrations at {version}"))
         }
-        Ok(Ok(version)) => (
+        Ok(Ok((version, _))) => (
             StatusCode::SERVICE_UNAVAILABLE,
             true,
             format!("migrations at {version}, this build needs {}: run `tenantry migrate up`", migrations::newest()),

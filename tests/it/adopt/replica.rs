@@ -1,7 +1,6 @@
 //! `--max-lag` beside a real streaming replica that stops replaying.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
@@ -12,87 +11,14 @@ use tenantry::db::migrations;
 use tenantry::local_postgres::{self, LocalPostgres};
 
 use super::run_sql;
-
-/// A streaming replica, ended with the test.
-struct Replica {
-    bin: PathBuf,
-    dir: PathBuf,
-    user: Option<String>,
-}
-
-impl Replica {
-    /// A program of the server, as the user whose files they are: it refuses to run as root.
-    fn program(&self, name: &str) -> Command {
-        let program = self.bin.join(name);
-        match &self.user {
-            None => Command::new(program),
-            Some(user) => {
-                let mut command = Command::new("runuser");
-                command.args(["-u", user, "--"]).arg(program);
-                command
-            }
-        }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.dir.join("data")
-    }
-
-    fn start(primary: &LocalPostgres) -> Option<Self> {
-        let bin = primary.bin_dir().expect("the programs").to_path_buf();
-        if !bin.join("pg_basebackup").is_file() {
-            println!("!!!! SKIPPED: a replica needs the program pg_basebackup beside postgres, in {}", bin.display());
-            return None;
-        }
-        let user = crate::pooler::owner(&primary.data_dir().join("postgres"));
-        let replica =
-            Self { bin, dir: std::env::temp_dir().join(format!("tenantry-replica-{}", std::process::id())), user };
-        std::fs::remove_dir_all(&replica.dir).ok();
-        std::fs::create_dir_all(&replica.dir).expect("a folder");
-        if let Some(user) = &replica.user {
-            let given = Command::new("chown").arg(user).arg(&replica.dir).status().expect("chown");
-            assert!(given.success());
-        }
-        let options = primary.connect_options(local_postgres::SUPERUSER, "postgres");
-        let socket = options.get_socket().expect("a socket");
-        let port = options.get_port().to_string();
-        let mut backup = replica.program("pg_basebackup");
-        backup.args(["-U", local_postgres::SUPERUSER, "-R", "-X", "stream", "-c", "fast", "-p", &port]);
-        let backup = backup.arg("-h").arg(socket).arg("-D").arg(replica.data()).output().expect("pg_basebackup");
-        assert!(backup.status.success(), "{}", String::from_utf8_lossy(&backup.stderr));
-        let settings = format!(
-            "-c listen_addresses='' -c fsync=off -c max_connections=200 -c unix_socket_directories={}",
-            replica.dir.display()
-        );
-        let started = replica.control(&["-o", &settings, "-w", "-l"], &replica.dir.join("log"), "start");
-        assert!(
-            started,
-            "the replica does not start: {}",
-            std::fs::read_to_string(replica.dir.join("log")).unwrap_or_default()
-        );
-        Some(replica)
-    }
-
-    fn control(&self, options: &[&str], file: &Path, what: &str) -> bool {
-        let mut command = self.program("pg_ctl");
-        command.arg("-D").arg(self.data()).args(options).arg(file).arg(what);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null()).status().expect("pg_ctl").success()
-    }
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        self.program("pg_ctl").arg("-D").arg(self.data()).args(["-m", "immediate", "stop"]).output().ok();
-        std::fs::remove_dir_all(&self.dir).ok();
-    }
-}
+use crate::standby::Standby;
 
 #[tokio::test]
 async fn adopt_run_waits_for_a_replica_that_falls_behind() {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("primary");
     let data_dir = local_postgres::reachable_data_dir(folder);
     let primary = LocalPostgres::start(local_postgres::Options { data_dir, durable: false }).await.expect("a server");
-    let Some(replica) = Replica::start(&primary) else { return };
+    let Some(replica) = Standby::start(&primary) else { return };
     let name = format!("replicated_{}", std::process::id());
     primary.ensure_database(&name).await.expect("a database");
     let owner = primary.connect_options(local_postgres::OWNER_ROLE, &name);
@@ -109,7 +35,7 @@ async fn adopt_run_waits_for_a_replica_that_falls_behind() {
     let port = primary.connect_options(local_postgres::OWNER_ROLE, &name).get_port();
     // Once it has the database, it stops replaying.
     let mut standby = loop {
-        let options = PgConnectOptions::new().socket(&replica.dir).port(port).username(local_postgres::SUPERUSER);
+        let options = PgConnectOptions::new().socket(replica.socket_dir()).port(port).username(local_postgres::SUPERUSER);
         if let Ok(mut connection) = options.database(&name).connect().await
             && sqlx::query("select from legacy.items where id = 4000")
                 .fetch_optional(&mut connection)

@@ -188,7 +188,8 @@ impl Db {
 
     /// The newest migration in the database, as the app role sees it, and whether the database takes writes.
     pub async fn migration_version(&self) -> Result<(i64, bool), sqlx::Error> {
-        const NEWEST: &str = "select coalesce(max(version), 0), not pg_is_in_recovery() from tenantry._sqlx_migrations where success";
+        const NEWEST: &str =
+            "select coalesce(max(version), 0), not pg_is_in_recovery() from tenantry._sqlx_migrations where success";
         let found: (i64, bool) = self
             .app_statement(|connection| Box::pin(async move { sqlx::query_as(NEWEST).fetch_one(connection).await }))
             .await?;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
@@ -21,6 +22,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use crate::standby::Standby;
+use crate::support::TestApp;
 
 const DATABASE: &str = "faults";
 /// How long anything may take that must come by itself.
@@ -179,7 +181,8 @@ impl Server {
     }
 
     async fn open_ticket(&self, subject: &str, description: &str) -> Result<i64, String> {
-        let open = "mutation($i: TicketCreateInput!) { ticketCreate(input: $i) { ticket { number } userErrors { code } } }";
+        let open =
+            "mutation($i: TicketCreateInput!) { ticketCreate(input: $i) { ticket { number } userErrors { code } } }";
         let input = json!({ "i": { "subject": subject, "description": description, "idempotencyKey": format!("the-key-of-{subject}") } });
         let data = self.ask(open, input).await?;
         data["ticketCreate"]["ticket"]["number"].as_i64().ok_or_else(|| data.to_string())
@@ -222,7 +225,8 @@ impl Load {
                         assert!(began.elapsed() < PATIENCE, "{subject} was never opened");
                         tokio::time::sleep(Duration::from_millis(30)).await;
                     }
-                    let read = server.ask("{ organization { tickets(first: 5) { nodes { number } } } }", json!({})).await;
+                    let read =
+                        server.ask("{ organization { tickets(first: 5) { nodes { number } } } }", json!({})).await;
                     if let Err(code) = read {
                         *seen.lock().expect("no panic").refused.entry(code).or_default() += 1;
                     }
@@ -255,7 +259,12 @@ impl Load {
         let seen = self.seen.lock().expect("no panic");
         println!("opened {}, refused {:?}", seen.opened.len(), seen.refused);
         let again = ["UNAVAILABLE", "TIMEOUT", "IDEMPOTENCY_CONCURRENT_REQUEST"];
-        assert!(seen.refused.keys().all(|code| again.contains(&code.as_str())), "{:?}: {:#?}", seen.refused, server.mistakes());
+        assert!(
+            seen.refused.keys().all(|code| again.contains(&code.as_str())),
+            "{:?}: {:#?}",
+            seen.refused,
+            server.mistakes()
+        );
         assert!(seen.refused.contains_key("UNAVAILABLE"), "nothing was refused: this shows nothing");
         let opened = seen.opened.clone();
         drop(seen);
@@ -311,8 +320,9 @@ async fn databases_restart_refuse_to_write_and_fail_over() {
     assert!(listed.is_ok(), "{listed:?}");
     assert_eq!(server.open_ticket("never", "").await, Err("UNAVAILABLE".to_owned()));
     door.lead_to(&superuser);
-    server.until_ready().await;
+    // Nobody asks whether it is ready meanwhile: writing finds out by itself.
     load.goes_on().await;
+    server.until_ready().await;
 
     // The primary is gone for good, the standby takes its place.
     kill_9(&data_dir);
@@ -336,7 +346,10 @@ impl SmallDisk {
         let at = std::env::temp_dir().join(format!("tenantry-small-disk-{}", std::process::id()));
         std::fs::create_dir_all(&at).expect("a folder");
         let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=755"), "tmpfs"]).arg(&at).stderr(Stdio::null());
+        mount
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=755"), "tmpfs"])
+            .arg(&at)
+            .stderr(Stdio::null());
         if mount.status().is_ok_and(|status| status.success()) {
             return Some(Self(at));
         }
@@ -398,12 +411,51 @@ async fn full_disks_of_the_database_refuse_what_needs_room_and_nothing_else() {
     }
     let mut admin =
         database.connect_options(local_postgres::SUPERUSER, DATABASE).connect().await.expect("the superuser");
-    let there: Vec<String> = sqlx::query_scalar("select subject from tenantry.tickets where subject like 'big-%' order by number")
-        .fetch_all(&mut admin)
-        .await
-        .expect("the tickets");
+    let there: Vec<String> =
+        sqlx::query_scalar("select subject from tenantry.tickets where subject like 'big-%' order by number")
+            .fetch_all(&mut admin)
+            .await
+            .expect("the tickets");
     assert_eq!(there, opened);
     admin.close().await.ok();
     drop((server, database, disk));
     std::fs::remove_dir_all(&keys).ok();
+}
+
+#[tokio::test]
+async fn clocks_that_jump_lose_nothing_and_double_nothing() {
+    let app = TestApp::start_in_still_time().await;
+    let mut opened = BTreeMap::new();
+    // Ahead by a season, back by two, and right again.
+    for (jump, days) in [0, 100, -200, 100].into_iter().enumerate() {
+        app.clock.advance(TimeDelta::days(days));
+        let alice = app.token("alice@example.com", Some("acme-corp")).await;
+        for n in 0..3 {
+            let (subject, key) = (format!("jump {jump}, {n}"), format!("a-key-of-jump-{jump}-{n}"));
+            let input = json!({ "subject": subject, "idempotencyKey": key });
+            let made = app.done(&alice, "ticketCreate", "ticket { id number subject }", input.clone()).await;
+            // Asked again it is the same, whatever time it is.
+            let again = app.done(&alice, "ticketCreate", "ticket { id number subject }", input).await;
+            assert_eq!(again, made);
+            let id = made["ticket"]["id"].as_str().expect("an id").to_owned();
+            app.done(&alice, "ticketUpdate", "ticket { version }", json!({ "id": id, "priority": "HIGH" })).await;
+            assert_eq!(opened.insert(made["ticket"]["number"].as_i64().expect("a number"), id), None);
+        }
+    }
+    assert_eq!(opened.keys().copied().collect::<Vec<_>>(), (4..16).collect::<Vec<i64>>(), "numbers without gaps");
+    // Every change is in the audit log, whenever it was, and the log can be sealed.
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let mut seen = 0;
+    let mut after = Value::Null;
+    loop {
+        let page = "query($after: String) { organization { auditLogs(first: 100, after: $after) { nodes { action resource { id } } pageInfo { hasNextPage endCursor } } } }";
+        let page = app.data(&alice, page, json!({ "after": after })).await["organization"]["auditLogs"].clone();
+        let nodes = page["nodes"].as_array().expect("a page");
+        seen += nodes.iter().filter(|node| opened.values().any(|id| node["resource"]["id"] == id.as_str())).count();
+        if page["pageInfo"]["hasNextPage"] == false {
+            break;
+        }
+        after = page["pageInfo"]["endCursor"].clone();
+    }
+    assert_eq!(seen, 24, "an opening and a change each");
 }

@@ -41,8 +41,15 @@ impl Standby {
             return None;
         }
         let user = crate::pooler::owner(&primary.data_dir().join("postgres"));
-        let standby =
-            Self { bin, dir: std::env::temp_dir().join(format!("tenantry-standby-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))), user };
+        let standby = Self {
+            bin,
+            dir: std::env::temp_dir().join(format!(
+                "tenantry-standby-{}-{}",
+                std::process::id(),
+                COUNTER.fetch_add(1, Ordering::Relaxed)
+            )),
+            user,
+        };
         std::fs::remove_dir_all(&standby.dir).ok();
         std::fs::create_dir_all(&standby.dir).expect("a folder");
         if let Some(user) = &standby.user {
@@ -76,7 +83,8 @@ impl Standby {
 
     /// Makes it the primary.
     pub fn promote(&self) {
-        let promoted = self.program("pg_ctl").arg("-D").arg(self.data()).args(["-w", "promote"]).output().expect("pg_ctl");
+        let promoted =
+            self.program("pg_ctl").arg("-D").arg(self.data()).args(["-w", "promote"]).output().expect("pg_ctl");
         assert!(promoted.status.success(), "{}", String::from_utf8_lossy(&promoted.stderr));
     }
 

@@ -35,7 +35,8 @@ async fn adopt_run_waits_for_a_replica_that_falls_behind() {
     let port = primary.connect_options(local_postgres::OWNER_ROLE, &name).get_port();
     // Once it has the database, it stops replaying.
     let mut standby = loop {
-        let options = PgConnectOptions::new().socket(replica.socket_dir()).port(port).username(local_postgres::SUPERUSER);
+        let options =
+            PgConnectOptions::new().socket(replica.socket_dir()).port(port).username(local_postgres::SUPERUSER);
         if let Ok(mut connection) = options.database(&name).connect().await
             && sqlx::query("select from legacy.items where id = 4000")
                 .fetch_optional(&mut connection)

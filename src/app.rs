@@ -16,6 +16,7 @@ use crate::graphql::calls::Calls;
 use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::{Documents, Limits};
+use crate::http::listener::Listening;
 use crate::http::{Edge, EdgeSettings, MetricsRoute};
 use crate::jobs::Jobs;
 use crate::mail::Mailer;
@@ -82,7 +83,7 @@ impl App {
                 None => MetricsRoute::Worker,
             },
             cors_origins: config.cors_origins,
-            trusted_proxies: config.trusted_proxies,
+            proxies: config.proxies,
         };
         let (identity_source, app_url) = (config.identity_source, config.app_url);
         let meet: Option<Meet> = match (config.new_users, config.webhooks.sync.personal_workspaces) {
@@ -124,6 +125,7 @@ impl App {
             plans: config.plans,
             calls: Calls::default(),
         });
+        let listening = Arc::new(Listening::new(config.caps, settings.proxies.networks.clone()));
         let edge = Arc::new(Edge {
             flags: Arc::clone(&flags),
             services: Arc::clone(&services),
@@ -132,6 +134,7 @@ impl App {
             webhooks: Arc::clone(&webhooks),
             dev: dev_issuer.map(|issuer| DevLogin { issuer, personas }),
             settings,
+            listening,
             shutdown,
         });
         Self { services, flags, webhooks, jobs, payer, mail, edge }

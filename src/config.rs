@@ -5,6 +5,7 @@
 //! once.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
 use crate::audit::Retention;
 use crate::billing::Upkeep;
 use crate::db::{PoolLimits, Pooler};
+use crate::http::client_address::{AddressHeader, Proxies};
+use crate::http::listener::Caps;
 use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
 use crate::network::Network;
@@ -42,6 +45,26 @@ pub const VARIABLES: &[Variable] = &[
     variable("TENANTRY_ENV", "development", "`development` or `production`"),
     variable("HOST", "127.0.0.1", "address to listen on; production: `::`"),
     variable("PORT", "8080", "port to listen on"),
+    variable(
+        "REUSE_PORT",
+        "off",
+        "`on` or `off`: a second process with it may listen on `PORT`, too, to take over from the first (docs/CONNECTIONS.md)",
+    ),
+    variable(
+        "MAX_CONNECTIONS",
+        "8192",
+        "connections at once, WebSockets and streams too; fewer, when the process may not open as many files (docs/CONNECTIONS.md)",
+    ),
+    variable(
+        "MAX_CONNECTIONS_PER_ADDRESS",
+        "1024",
+        "connections of one client address at once; `TRUSTED_PROXIES` are not bound by it",
+    ),
+    variable(
+        "MAX_REQUESTS_AT_ONCE",
+        "1024",
+        "requests that are worked on at once; more are answered with 503, health checks are not",
+    ),
     variable(
         "METRICS_PORT",
         "development: `PORT`",
@@ -170,6 +193,11 @@ pub const VARIABLES: &[Variable] = &[
         "–",
         "addresses and networks of your own proxies (`10.0.0.0/8`), comma separated: what they say of the client's address is believed",
     ),
+    variable(
+        "CLIENT_ADDRESS_HEADER",
+        "x-forwarded-for",
+        "the header in which `TRUSTED_PROXIES` name the client: `x-forwarded-for`, `forwarded` or `fly-client-ip`; no other is read",
+    ),
     variable("GRAPHIQL", "on; production: off", "`on` or `off`: the explorer at `/`"),
     variable("INTROSPECTION", "on; production: off", "`on` or `off`: introspection, the SDL and suggestions in errors"),
     variable("LOG_FORMAT", "text; production: json", "`text` or `json`"),
@@ -271,7 +299,11 @@ pub struct Config {
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
     /// The operator's own proxies.
-    pub trusted_proxies: Vec<Network>,
+    pub proxies: Proxies,
+    /// Whether another process may listen on the same port.
+    pub reuse_port: bool,
+    /// How many connections and requests there may be.
+    pub caps: Caps,
     /// Whether the explorer is served.
     pub graphiql: bool,
     /// Whether the schema can be asked for.
@@ -367,7 +399,9 @@ impl Config {
             grace_days: reader.grace_days(),
             plans,
             cors_origins: reader.list("CORS_ORIGINS"),
-            trusted_proxies: reader.networks("TRUSTED_PROXIES"),
+            proxies: Proxies { networks: reader.networks("TRUSTED_PROXIES"), header: reader.address_header() },
+            reuse_port: reader.switch("REUSE_PORT").unwrap_or(false),
+            caps: reader.caps(),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
             log_json: match reader.text("LOG_FORMAT").as_deref() {
@@ -457,6 +491,32 @@ impl Reader<'_> {
             self.problem(format!("{name}: {problem}"));
         }
         networks.into_iter().flatten().collect()
+    }
+
+    fn address_header(&mut self) -> AddressHeader {
+        match self.text("CLIENT_ADDRESS_HEADER").map(|name| name.to_ascii_lowercase()).as_deref() {
+            None | Some("x-forwarded-for") => AddressHeader::XForwardedFor,
+            Some("forwarded") => AddressHeader::Forwarded,
+            Some("fly-client-ip") => AddressHeader::FlyClientIp,
+            Some(other) => {
+                let problem = format!(
+                    "CLIENT_ADDRESS_HEADER is \"{other}\"; it takes x-forwarded-for, forwarded or fly-client-ip"
+                );
+                self.problem(problem);
+                AddressHeader::default()
+            }
+        }
+    }
+
+    fn caps(&mut self) -> Caps {
+        let usual = Caps::default();
+        let mut cap =
+            |name, usual| self.parsed::<NonZeroUsize>(name, "a number, 1 or more").map_or(usual, NonZeroUsize::get);
+        Caps {
+            connections: cap("MAX_CONNECTIONS", usual.connections),
+            per_address: cap("MAX_CONNECTIONS_PER_ADDRESS", usual.per_address),
+            requests: cap("MAX_REQUESTS_AT_ONCE", usual.requests),
+        }
     }
 
     fn switch(&mut self, name: &str) -> Option<bool> {

@@ -186,7 +186,7 @@ codes! {
         "The WebSocket offers no subprotocol of ours."
         "Offer `graphql-transport-ws`.";
     BodyTimeout "BODY_TIMEOUT"
-        "The body took too long to arrive."
+        "The head or the body of the request took too long to arrive."
         "Send it again over a better connection.";
     // The server.
     NotFound "NOT_FOUND"
@@ -195,6 +195,12 @@ codes! {
     Unavailable "UNAVAILABLE"
         "The database cannot be reached or is too busy."
         "Try again in a few seconds.";
+    Overloaded "OVERLOADED"
+        "The server works on as many requests as it can; nothing of this one was done."
+        "Try again after the seconds that `Retry-After` names.";
+    TooManyConnections "TOO_MANY_CONNECTIONS"
+        "The server, or the client's address, has as many connections as it may have."
+        "Use connections again, or try later (docs/CONNECTIONS.md).";
     Timeout "TIMEOUT"
         "The request took too long and was stopped."
         "Ask for less at once.";

@@ -1,37 +1,33 @@
 //! The HTTP edge: routes, request ids, and what stands before execution.
 
 mod audit_stream;
-mod client_address;
+pub mod client_address;
 pub mod dev;
 pub mod graphiql;
 pub mod graphql;
 pub mod health;
+pub mod listener;
 pub mod metrics;
 mod ofrep;
 pub mod request_id;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::Code;
 use crate::flags::Flags;
 use crate::graphql::Services;
+use crate::http::client_address::Proxies;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::Documents;
-use crate::network::Network;
+use crate::http::listener::Listening;
 use crate::schema::Schemas;
 use crate::webhooks::Webhooks;
-
-/// How long requests under way may take after a stop was asked for.
-const GRACE: Duration = Duration::from_secs(20);
 
 /// What every route can reach.
 pub struct Edge {
@@ -48,6 +44,8 @@ pub struct Edge {
     pub dev: Option<DevLogin>,
     /// What the environment says.
     pub settings: EdgeSettings,
+    /// What the connections to the routes are bound by.
+    pub listening: Arc<Listening>,
     /// Turns true when the server is to stop.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -60,8 +58,7 @@ pub struct EdgeSettings {
     pub introspection: bool,
     pub graphiql: bool,
     pub cors_origins: Vec<String>,
-    /// The operator's own proxies.
-    pub trusted_proxies: Vec<Network>,
+    pub proxies: Proxies,
     /// Which of the process's ports serve `/metrics`.
     pub metrics: MetricsRoute,
 }
@@ -125,10 +122,13 @@ async fn not_found() -> Response {
 
 /// An error outside of GraphQL, in GraphQL's form, so that a client needs one way to read errors.
 pub(crate) fn error(status: StatusCode, code: Code, message: &str) -> Response {
-    let body =
-        serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code.as_str() } }] }).to_string();
     let json = HeaderValue::from_static("application/json; charset=utf-8");
-    (status, [(header::CONTENT_TYPE, json)], body).into_response()
+    (status, [(header::CONTENT_TYPE, json)], error_text(code, message)).into_response()
+}
+
+/// The body of such an error.
+fn error_text(code: Code, message: &str) -> String {
+    serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code.as_str() } }] }).to_string()
 }
 
 /// A bug: the cause is in the log, where the panic hook put it.
@@ -139,21 +139,4 @@ fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
         Code::Internal,
         "Something went wrong on our side. Tell us the x-request-id.",
     )
-}
-
-/// Serves until `stop` turns true; then takes no new connections and lets requests under way end, for at most 20 s.
-pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
-    let mut stop_again = stop.clone();
-    let served = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async move { drop(stop.wait_for(|stop| *stop).await) });
-    tokio::select! {
-        result = served => result,
-        () = async {
-            drop(stop_again.wait_for(|stop| *stop).await);
-            tokio::time::sleep(GRACE).await;
-        } => {
-            tracing::warn!("some requests did not end in time and were cut off");
-            Ok(())
-        }
-    }
 }

@@ -9,6 +9,7 @@ mod billing;
 mod browser;
 mod budgets;
 mod client_keys;
+mod connections;
 mod coverage;
 mod custom_roles;
 mod data_rights;

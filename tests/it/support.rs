@@ -309,7 +309,8 @@ impl TestApp {
         tokio::spawn(app.services.events.clone().listen(database.options(local_postgres::APP_ROLE), stopping.clone()));
         let (flags, listening) = (std::sync::Arc::clone(&app.flags), database.options(local_postgres::APP_ROLE));
         tokio::spawn(flags.keep(app.services.db.clone(), listening, stopping.clone()));
-        tokio::spawn(tenantry::http::serve(listener, tenantry::http::router(&app.edge), stopping));
+        let (router, listening) = (tenantry::http::router(&app.edge), std::sync::Arc::clone(&app.edge.listening));
+        tokio::spawn(tenantry::http::listener::serve(listener, router, listening, stopping));
         Self { app, database, clock: setup.clock, address, client: reqwest::Client::new(), stop }
     }
 

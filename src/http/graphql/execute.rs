@@ -23,7 +23,6 @@ use super::request::Params;
 use crate::error::{Code, Error};
 use crate::graphql::{Credentials, Session};
 use crate::http::Edge;
-use crate::http::client_address;
 use crate::http::request_id::RequestId;
 
 /// How long a query or a mutation may take.
@@ -47,8 +46,7 @@ impl Caller {
     pub(in crate::http) fn of(parts: &Parts, edge: &Edge) -> Self {
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let trusted = &edge.settings.trusted_proxies;
-        let ip = peer.map(|ConnectInfo(peer)| client_address::of(peer.ip(), &parts.headers, trusted));
+        let ip = peer.map(|ConnectInfo(peer)| edge.settings.proxies.client(peer.ip(), &parts.headers));
         Self {
             authorization: text(&parts.headers, AUTHORIZATION.as_str()),
             organization: text(&parts.headers, "x-organization-id"),

@@ -163,10 +163,12 @@ fn normal(server: &Server) -> (watch::Sender<bool>, JoinHandle<Duration>) {
 }
 
 /// Every kind of slow client, many of each, is closed, and told why where that makes sense.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_clients_are_closed_and_others_are_served() {
     const EACH: usize = 60;
-    let server = Server::plain(short()).await;
+    // The normal client must not be taken for one of them.
+    let long = Duration::from_secs(2);
+    let server = Server::plain(Timeouts { unused: long, head: long, idle: long, ..short() }).await;
     let (end, asking) = normal(&server);
     let unused = join_all((0..EACH).map(|_| async { rest(&mut server.connect().await).await }));
     let heads = join_all((0..EACH).map(|_| async {

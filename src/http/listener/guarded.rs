@@ -14,10 +14,7 @@ use tokio::time::Instant;
 use super::caps::Slot;
 use super::frames::Frames;
 use super::progress::{Progress, Reason};
-use super::{Timeouts, slow_head};
-
-/// How much of what a client still sends after its answer is taken in.
-const MOST_LINGERED: usize = 8 << 20;
+use super::{MOST_LINGERED, Timeouts, slow_head};
 
 /// The socket.
 pub(super) struct Guarded {

@@ -52,6 +52,8 @@ const MAX_HEADER_LIST: u32 = 32 * 1024;
 const MAX_STREAMS: u32 = 128;
 /// Bytes that are held of one answer over HTTP/2 before its client has room for them.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
+/// How much of what a client still sends after its answer is taken in, in bytes.
+const MOST_LINGERED: usize = 8 << 20;
 /// How many refusals are written at the same time; above that connections are closed without a word.
 const REFUSALS: usize = 256;
 /// How long a refused client may take to read why.

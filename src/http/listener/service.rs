@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -12,14 +13,16 @@ use axum::extract::ConnectInfo;
 use axum::http::header::{CACHE_CONTROL, CONNECTION, RETRY_AFTER};
 use axum::http::{HeaderValue, Request, Response, StatusCode, Version};
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout};
 
 use super::caps::Work;
 use super::progress::Progress;
-use super::{Listening, OVERLOADED};
+use super::{Listening, MOST_LINGERED, OVERLOADED};
 use crate::error::Code;
 
 /// Bodies whose rest is no larger are read to their end, so that the connection can be used again.
@@ -45,14 +48,17 @@ impl Requests {
         let work = Work::begin(&self.listening);
         let is_shed = work.is_none() && !ALWAYS.contains(&request.uri().path());
         let upload = Arc::new(Mutex::new(Upload { work, left: left(request.body()) }));
+        // Over HTTP/1.1 it is the socket that is listened to.
+        let linger = Some(self.listening.timeouts.linger).filter(|_| version >= Version::HTTP_2);
+        let mut request = request.map(|body| {
+            let ends = body.is_end_stream();
+            let upload = Arc::clone(&upload);
+            if ends { Body::empty() } else { Body::new(Watched { body: Some(body), upload, linger }) }
+        });
         let mut response = if is_shed {
             self.listening.counts.shed();
             overloaded()
         } else {
-            let mut request = request.map(|body| {
-                let ends = body.is_end_stream();
-                if ends { Body::empty() } else { Body::new(Watched { body, upload: Arc::clone(&upload) }) }
-            });
             request.extensions_mut().insert(ConnectInfo(self.peer));
             let Ok(response) = self.router.call(request).await;
             response
@@ -118,8 +124,11 @@ fn lock(upload: &Mutex<Upload>) -> MutexGuard<'_, Upload> {
 
 /// The body of a request: while it is waited for, the request is not at work.
 struct Watched {
-    body: Incoming,
+    /// Until it is dropped.
+    body: Option<Incoming>,
     upload: Arc<Mutex<Upload>>,
+    /// How long the rest of a body that nobody wants is taken in.
+    linger: Option<Duration>,
 }
 
 impl HttpBody for Watched {
@@ -127,32 +136,49 @@ impl HttpBody for Watched {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let left = left(body);
         let mut upload = lock(&self.upload);
         if let Some(work) = &mut upload.work {
             work.rest(polled.is_pending());
         }
         match &polled {
             Poll::Pending => {}
-            Poll::Ready(Some(Ok(_))) => upload.left = left(&self.body),
+            Poll::Ready(Some(Ok(_))) => upload.left = left,
             Poll::Ready(_) => upload.left = 0,
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(HttpBody::size_hint).unwrap_or_default()
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if let Some(work) = &mut lock(&self.upload).work {
+        let mut upload = lock(&self.upload);
+        if let Some(work) = &mut upload.work {
             work.rest(false);
+        }
+        if upload.left > 0
+            && let (Some(linger), Some(mut body), Ok(runtime)) = (self.linger, self.body.take(), Handle::try_current())
+        {
+            // A stream that is reset, even without an error, is to some clients one without an answer.
+            runtime.spawn(timeout(linger, async move {
+                let mut taken = 0;
+                while let Some(Ok(frame)) = body.frame().await {
+                    taken += frame.data_ref().map_or(0, Bytes::len);
+                    if taken > MOST_LINGERED {
+                        break;
+                    }
+                }
+            }));
         }
     }
 }

@@ -5,7 +5,7 @@ use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::*;
-use crate::support::TestApp;
+use crate::support::{Setup, TestApp};
 
 /// Sends all of it, then reads: as simple clients do.
 async fn send_then_read(address: SocketAddr, head: &str, body: &[u8]) -> String {
@@ -38,7 +38,8 @@ async fn heads_that_are_too_large_are_refused() {
 /// 413 in our JSON, over HTTP/1.1 and HTTP/2, for every route that takes a body.
 #[tokio::test]
 async fn too_large_is_said_to_clients_that_still_send() {
-    let app = TestApp::start().await;
+    let environment = vec![("CLERK_WEBHOOK_SECRETS", format!("whsec_{}", "A".repeat(32)))];
+    let app = TestApp::start_with(Setup { environment, ..Setup::default() }).await;
     let token = app.token("alice@example.com", Some("acme-corp")).await;
     let address = app.base_url().strip_prefix("http://").expect("an address").parse().expect("an address");
     let length = 6 << 20;

@@ -22,34 +22,37 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
+/// What a flood is made of.
+type Pieces = Box<dyn Iterator<Item = Vec<u8>>>;
+
 /// Sends what a client begins with, then piece after piece, until the server has had enough.
-async fn flood(server: &Server, pieces: impl Iterator<Item = Vec<u8>>) -> usize {
+async fn flood(server: &Server, pieces: Pieces) -> usize {
     let mut stream = server.connect().await;
     stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.expect("a preface");
     let (mut reading, mut writing) = stream.split();
-    let sent = std::cell::Cell::new(0);
-    let send = async {
+    let count = std::cell::Cell::new(0);
+    let sending = async {
         for piece in pieces {
             if writing.write_all(&piece).await.is_err() {
                 return;
             }
-            sent.set(sent.get() + 1);
+            count.set(count.get() + 1);
         }
         // All is sent: the server ends it or not.
         std::future::pending::<()>().await;
     };
-    let end = async {
-        let mut some = [0; 16 * 1024];
+    let ending = async {
+        let mut some = vec![0; 16 * 1024];
         while reading.read(&mut some).await.is_ok_and(|bytes| bytes > 0) {}
     };
     let ended = timeout(PATIENCE, async {
         tokio::select! {
-            () = send => {}
-            () = end => {}
+            () = sending => {}
+            () = ending => {}
         }
     });
     assert!(ended.await.is_ok(), "the connection stays open");
-    sent.get()
+    count.get()
 }
 
 /// The connection of a flood ends long before the flood does, and a client beside it is served.
@@ -60,7 +63,7 @@ async fn floods_end_their_connection_only() {
     let (end, asking) = normal(&server);
     let odd = |n: u32| 2 * n + 1;
     let opened = move |n| frame(HEADERS, END_HEADERS, odd(n), REQUEST);
-    let floods: Vec<(&str, Box<dyn Iterator<Item = Vec<u8>>>)> = vec![
+    let floods: Vec<(&str, Pieces)> = vec![
         ("pings", Box::new((0..MANY).map(|_| frame(PING, 0, 0, &[0; 8])))),
         ("settings", Box::new((0..MANY).map(|_| frame(SETTINGS, 0, 0, &[])))),
         ("priorities", Box::new((0..MANY).map(|_| frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1])))),
@@ -102,7 +105,7 @@ async fn streams_that_are_not_read_are_cut_off() {
     stream.write_all(&begin).await.expect("a request");
     // Read from the socket, but no more room is given (RFC 9113, section 5.2): 65,535 bytes and no more come.
     let answer = timeout(PATIENCE, async {
-        let (mut all, mut some) = (0, [0; 16 * 1024]);
+        let (mut all, mut some) = (0, vec![0; 16 * 1024]);
         while let Ok(bytes @ 1..) = stream.read(&mut some).await {
             all += bytes;
         }

@@ -404,15 +404,7 @@ impl Config {
             caps: reader.caps(),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
-            log_json: match reader.text("LOG_FORMAT").as_deref() {
-                None => production,
-                Some("json") => true,
-                Some("text") => false,
-                Some(other) => {
-                    reader.problem(format!("LOG_FORMAT is \"{other}\"; it takes text or json"));
-                    production
-                }
-            },
+            log_json: reader.log_json(production),
         };
         if production && needs == Needs::Server {
             if matches!(&config.database, DatabaseConfig::Remote { superadmin: None, .. }) {
@@ -491,6 +483,19 @@ impl Reader<'_> {
             self.problem(format!("{name}: {problem}"));
         }
         networks.into_iter().flatten().collect()
+    }
+
+    fn log_json(&mut self, production: bool) -> bool {
+        match self.text("LOG_FORMAT").as_deref() {
+            None => production,
+            Some("json") => true,
+            Some("text") => false,
+            Some(other) => {
+                let problem = format!("LOG_FORMAT is \"{other}\"; it takes text or json");
+                self.problem(problem);
+                production
+            }
+        }
     }
 
     fn address_header(&mut self) -> AddressHeader {
@@ -836,6 +841,9 @@ mod tests {
             ("MAIL_TEMPLATES", "/no/such/folder"),
             ("PAST_DUE_GRACE_DAYS", "500"),
             ("PLANS_FILE", "/no/such/file"),
+            ("REUSE_PORT", "perhaps"),
+            ("MAX_REQUESTS_AT_ONCE", "0"),
+            ("CLIENT_ADDRESS_HEADER", "x-real-ip"),
         ])
         .expect_err("bad")
         .to_string();
@@ -856,6 +864,9 @@ mod tests {
             "MAIL_TEMPLATES",
             "PAST_DUE_GRACE_DAYS",
             "PLANS_FILE",
+            "REUSE_PORT",
+            "MAX_REQUESTS_AT_ONCE",
+            "CLIENT_ADDRESS_HEADER",
         ] {
             assert!(error.contains(name), "{error}");
         }

@@ -213,6 +213,15 @@ pub enum Environment {
     Production,
 }
 
+/// Whose a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortUse {
+    /// This process's.
+    Alone,
+    /// Another process may listen on it, too.
+    Shared,
+}
+
 /// Where `PostgreSQL` is.
 #[derive(Clone, Debug)]
 pub enum DatabaseConfig {
@@ -300,8 +309,8 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// The operator's own proxies.
     pub proxies: Proxies,
-    /// Whether another process may listen on the same port.
-    pub reuse_port: bool,
+    /// Whose the port is.
+    pub port_use: PortUse,
     /// How many connections and requests there may be.
     pub caps: Caps,
     /// Whether the explorer is served.
@@ -400,7 +409,7 @@ impl Config {
             plans,
             cors_origins: reader.list("CORS_ORIGINS"),
             proxies: Proxies { networks: reader.networks("TRUSTED_PROXIES"), header: reader.address_header() },
-            reuse_port: reader.switch("REUSE_PORT").unwrap_or(false),
+            port_use: if reader.switch("REUSE_PORT") == Some(true) { PortUse::Shared } else { PortUse::Alone },
             caps: reader.caps(),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),

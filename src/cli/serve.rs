@@ -17,7 +17,7 @@ use crate::app::{App, AppParts};
 use crate::auth::dev::{DEV_ISSUER, DevIssuer};
 use crate::auth::{AuthSettings, KeySource, Verifier};
 use crate::clock::Clock;
-use crate::config::{Config, KeysConfig, VARIABLES};
+use crate::config::{Config, KeysConfig, PortUse, VARIABLES};
 use crate::db::{Db, Pooler, check_roles, keeps_statements, migrations};
 use crate::entitlements;
 use crate::http::listener::{self, Caps, Listening};
@@ -113,10 +113,10 @@ impl Serve {
         let dev_issuer = dev_issuer.filter(|_| config.keys == KeysConfig::Development);
         let (stop, stopping) = watch::channel(false);
         config.caps.connections = within_open_files(config.caps.connections);
-        let socket = listen(&config.host, config.port, "PORT", config.reuse_port).await?;
+        let socket = listen(&config.host, config.port, "PORT", config.port_use).await?;
         let address = socket.local_addr()?;
         let metrics = match config.metrics_port {
-            Some(port) => Some(listen(&config.host, port, "METRICS_PORT", config.reuse_port).await?),
+            Some(port) => Some(listen(&config.host, port, "METRICS_PORT", config.port_use).await?),
             None => None,
         };
         // A pooler in transaction mode passes no notification on.
@@ -205,21 +205,21 @@ fn within_open_files(wanted: usize) -> usize {
     wanted.min(most)
 }
 
-async fn listen(host: &str, port: u16, variable: &str, reuse_port: bool) -> Result<TcpListener, CommandError> {
-    bind(host, port, reuse_port).await.map_err(|error| {
+async fn listen(host: &str, port: u16, variable: &str, port_use: PortUse) -> Result<TcpListener, CommandError> {
+    bind(host, port, port_use).await.map_err(|error| {
         CommandError::usage(format!("cannot listen on {host}:{port}: {error}. Choose another {variable}."))
     })
 }
 
 /// Listens on the first address of the host that is ours.
-async fn bind(host: &str, port: u16, reuse_port: bool) -> io::Result<TcpListener> {
+async fn bind(host: &str, port: u16, port_use: PortUse) -> io::Result<TcpListener> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in tokio::net::lookup_host((host, port)).await? {
         let bound = (|| {
             let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             // A restart need not wait for connections that the last process has closed.
             socket.set_reuseaddr(true)?;
-            if reuse_port {
+            if port_use == PortUse::Shared {
                 socket.set_reuseport(true)?;
             }
             socket.bind(address)?;

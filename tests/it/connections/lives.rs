@@ -59,11 +59,7 @@ async fn web_sockets_live_on_and_keep_their_place() {
     socket.send(Message::text(r#"{"type":"ping"}"#)).await.expect("sent");
     assert_eq!(said(&mut socket).await, "pong");
     drop(socket);
-    let start = Instant::now();
-    while server.figure("tenantry_http_connections_open") > 0 {
-        assert!(start.elapsed() < PATIENCE, "the place is given back");
-        sleep(Duration::from_millis(10)).await;
-    }
+    server.is_left().await;
 }
 
 /// Idle connections end at once, requests under way are answered, and what takes too long is cut off.

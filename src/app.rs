@@ -15,7 +15,7 @@ use crate::graphql::Services;
 use crate::graphql::calls::Calls;
 use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
-use crate::http::graphql::{Documents, Limits};
+use crate::http::graphql::{Documents, Limits, Persisted};
 use crate::http::{Edge, EdgeSettings, MetricsRoute};
 use crate::jobs::Jobs;
 use crate::mail::Mailer;
@@ -82,6 +82,7 @@ impl App {
                 None => MetricsRoute::Worker,
             },
             cors_origins: config.cors_origins,
+            statuses: config.statuses,
             trusted_proxies: config.trusted_proxies,
         };
         let (identity_source, app_url) = (config.identity_source, config.app_url);
@@ -129,6 +130,7 @@ impl App {
             services: Arc::clone(&services),
             schemas,
             documents,
+            persisted: Persisted::new(config.persisted),
             webhooks: Arc::clone(&webhooks),
             dev: dev_issuer.map(|issuer| DevLogin { issuer, personas }),
             settings,

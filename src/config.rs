@@ -15,6 +15,7 @@ use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
 use crate::audit::Retention;
 use crate::billing::Upkeep;
 use crate::db::{PoolLimits, Pooler};
+use crate::http::graphql::{Manifests, PersistedConfig, Statuses, TrustedMode};
 use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
 use crate::network::Network;
@@ -170,6 +171,26 @@ pub const VARIABLES: &[Variable] = &[
         "–",
         "addresses and networks of your own proxies (`10.0.0.0/8`), comma separated: what they say of the client's address is believed",
     ),
+    variable(
+        "TRUSTED_DOCUMENTS",
+        "–",
+        "manifest of the documents that clients ask for by id, or a folder with one for each client (docs/GRAPHQL_HTTP.md)",
+    ),
+    variable(
+        "TRUSTED_DOCUMENTS_MODE",
+        "off",
+        "what becomes of documents that are in no manifest: `off` executed, `log` executed and logged, `enforce` refused",
+    ),
+    variable(
+        "AUTOMATIC_PERSISTED_QUERIES",
+        "on",
+        "`on` or `off`: whether clients may register documents by their hash, as Apollo's do",
+    ),
+    variable(
+        "GRAPHQL_OVER_HTTP",
+        "released",
+        "the edition whose statuses answers have: `released`, or `draft` (docs/GRAPHQL_HTTP.md)",
+    ),
     variable("GRAPHIQL", "on; production: off", "`on` or `off`: the explorer at `/`"),
     variable("INTROSPECTION", "on; production: off", "`on` or `off`: introspection, the SDL and suggestions in errors"),
     variable("LOG_FORMAT", "text; production: json", "`text` or `json`"),
@@ -270,6 +291,10 @@ pub struct Config {
     pub plans: Arc<Plans>,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
+    /// Documents that requests name and do not carry.
+    pub persisted: PersistedConfig,
+    /// Which statuses answers have for clients that do not say.
+    pub statuses: Statuses,
     /// The operator's own proxies.
     pub trusted_proxies: Vec<Network>,
     /// Whether the explorer is served.
@@ -367,6 +392,8 @@ impl Config {
             grace_days: reader.grace_days(),
             plans,
             cors_origins: reader.list("CORS_ORIGINS"),
+            persisted: reader.persisted(),
+            statuses: reader.statuses(),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
@@ -576,6 +603,39 @@ impl Reader<'_> {
         Arc::new(plans)
     }
 
+    fn persisted(&mut self) -> PersistedConfig {
+        let mode = match self.text("TRUSTED_DOCUMENTS_MODE").as_deref() {
+            None | Some("off") => TrustedMode::Off,
+            Some("log") => TrustedMode::Log,
+            Some("enforce") => TrustedMode::Enforce,
+            Some(other) => {
+                self.problem(format!("TRUSTED_DOCUMENTS_MODE is \"{other}\"; it takes off, log or enforce"));
+                TrustedMode::Enforce
+            }
+        };
+        let path = self.text("TRUSTED_DOCUMENTS").map(PathBuf::from);
+        if path.is_none() && mode != TrustedMode::Off {
+            self.problem("TRUSTED_DOCUMENTS_MODE is set without TRUSTED_DOCUMENTS: name the manifest, or its folder");
+        }
+        let manifests = path.as_deref().map_or(Ok(Manifests::default()), Manifests::load).unwrap_or_else(|problem| {
+            self.problem(format!("TRUSTED_DOCUMENTS: {problem}"));
+            Manifests::default()
+        });
+        let automatic = self.switch("AUTOMATIC_PERSISTED_QUERIES").unwrap_or(true);
+        PersistedConfig { mode, path, manifests: Arc::new(manifests), automatic }
+    }
+
+    fn statuses(&mut self) -> Statuses {
+        match self.text("GRAPHQL_OVER_HTTP").as_deref() {
+            None | Some("released") => Statuses::Released,
+            Some("draft") => Statuses::Draft,
+            Some(other) => {
+                self.problem(format!("GRAPHQL_OVER_HTTP is \"{other}\"; it takes released or draft"));
+                Statuses::Released
+            }
+        }
+    }
+
     /// What `STRIPE_PRICE_PLANS` and the file of the plans say of prices.
     fn price_plans(&mut self, plans: &Plans) -> BTreeMap<String, Option<OrganizationPlan>> {
         let mut price_plans = BTreeMap::new();
@@ -776,6 +836,10 @@ mod tests {
             ("MAIL_TEMPLATES", "/no/such/folder"),
             ("PAST_DUE_GRACE_DAYS", "500"),
             ("PLANS_FILE", "/no/such/file"),
+            ("TRUSTED_DOCUMENTS", "/no/such/manifest"),
+            ("TRUSTED_DOCUMENTS_MODE", "strict"),
+            ("AUTOMATIC_PERSISTED_QUERIES", "perhaps"),
+            ("GRAPHQL_OVER_HTTP", "newest"),
         ])
         .expect_err("bad")
         .to_string();
@@ -796,6 +860,10 @@ mod tests {
             "MAIL_TEMPLATES",
             "PAST_DUE_GRACE_DAYS",
             "PLANS_FILE",
+            "TRUSTED_DOCUMENTS: /no/such/manifest",
+            "TRUSTED_DOCUMENTS_MODE",
+            "AUTOMATIC_PERSISTED_QUERIES",
+            "GRAPHQL_OVER_HTTP",
         ] {
             assert!(error.contains(name), "{error}");
         }

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, KeysConfig, VARIABLES};
 use crate::db::{Db, Pooler, check_roles, keeps_statements, migrations};
 use crate::entitlements;
+use crate::http::graphql::Persisted;
 use crate::jobs;
 use crate::seed;
 use crate::webhook_events::WebhookSource;
@@ -129,6 +130,7 @@ impl Serve {
         if self.role != Role::Worker {
             background.push(tokio::spawn(app.services.events.clone().listen(direct.clone(), stopping.clone())));
             background.push(tokio::spawn(Arc::clone(&app.flags).keep(db.clone(), direct, stopping.clone())));
+            background.push(tokio::spawn(Persisted::keep(Arc::clone(&app.edge), stopping.clone())));
             let services = Arc::clone(&app.services);
             background.push(tokio::spawn(entitlements::keep_writing_calls(services, stopping.clone())));
         }

@@ -161,8 +161,20 @@ codes! {
     BatchingNotSupported "BATCHING_NOT_SUPPORTED"
         "The body is a list of operations."
         "Send one operation in each request.";
+    PersistedQueryNotFound "PERSISTED_QUERY_NOT_FOUND"
+        "No document was registered under this hash, or it is not remembered any more."
+        "Send the document in `query` beside its hash once; clients that speak Apollo's protocol do it by themselves.";
+    PersistedQueryMismatch "PERSISTED_QUERY_MISMATCH"
+        "The hash is not that of the document beside it."
+        "Send the SHA-256 of `query`, in small hexadecimal digits.";
+    PersistedQueryNotInList "PERSISTED_QUERY_NOT_IN_LIST"
+        "No trusted document of the client has this id."
+        "Publish the manifest of the client's version (`TRUSTED_DOCUMENTS`), and check the name that the client sends.";
+    PersistedQueryIdRequired "PERSISTED_QUERY_ID_REQUIRED"
+        "Only trusted documents are executed, and the request has a document of its own."
+        "Send the id of a document that is in the client's manifest, in `documentId`.";
     PersistedQueryNotSupported "PERSISTED_QUERY_NOT_SUPPORTED"
-        "The request names a document by its hash."
+        "The request names a document by its hash, and hashes are not taken here."
         "Send the document in `query`.";
     MethodNotAllowed "METHOD_NOT_ALLOWED"
         "The method is not allowed here."

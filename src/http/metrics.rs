@@ -89,6 +89,7 @@ async fn metrics(State(figures): State<Figures>) -> Response {
         render_jobs(&mut text, &known.jobs, now);
     }
     render_flags(&mut text, &edge.flags);
+    edge.persisted.render(&mut text);
     let (open, idle) = edge.services.db.usage();
     text.push_str("# TYPE tenantry_database_connections gauge\n");
     text += &format!("tenantry_database_connections{{state=\"open\"}} {open}\n");

@@ -25,7 +25,7 @@ use crate::error::Code;
 use crate::flags::Flags;
 use crate::graphql::Services;
 use crate::http::dev::DevLogin;
-use crate::http::graphql::Documents;
+use crate::http::graphql::{Documents, Persisted, Statuses};
 use crate::network::Network;
 use crate::schema::Schemas;
 use crate::webhooks::Webhooks;
@@ -42,6 +42,8 @@ pub struct Edge {
     pub schemas: Schemas,
     /// Parsed and checked documents.
     pub documents: Documents,
+    /// Finds documents that requests name and do not carry. A process with an API keeps them ([`Persisted::keep`]).
+    pub persisted: Persisted,
     /// The inbox of webhooks, and what is counted of them.
     pub webhooks: Arc<Webhooks>,
     /// Who may be what on a development server; `None` elsewhere.
@@ -60,6 +62,8 @@ pub struct EdgeSettings {
     pub introspection: bool,
     pub graphiql: bool,
     pub cors_origins: Vec<String>,
+    /// Which statuses answers have for clients that do not say.
+    pub statuses: Statuses,
     /// The operator's own proxies.
     pub trusted_proxies: Vec<Network>,
     /// Which of the process's ports serve `/metrics`.

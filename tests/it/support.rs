@@ -14,6 +14,7 @@ use tenantry::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
 use tenantry::clock::Clock;
 use tenantry::config::{Config, Needs};
 use tenantry::db::{Db, PoolLimits, Pooler, keeps_statements, migrations};
+use tenantry::http::graphql::Persisted;
 use tenantry::jobs::{JOBS, run_if_due};
 use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
@@ -309,6 +310,7 @@ impl TestApp {
         tokio::spawn(app.services.events.clone().listen(database.options(local_postgres::APP_ROLE), stopping.clone()));
         let (flags, listening) = (std::sync::Arc::clone(&app.flags), database.options(local_postgres::APP_ROLE));
         tokio::spawn(flags.keep(app.services.db.clone(), listening, stopping.clone()));
+        tokio::spawn(Persisted::keep(std::sync::Arc::clone(&app.edge), stopping.clone()));
         tokio::spawn(tenantry::http::serve(listener, tenantry::http::router(&app.edge), stopping));
         Self { app, database, clock: setup.clock, address, client: reqwest::Client::new(), stop }
     }

@@ -1,10 +1,12 @@
 //! From the text of a request to something that may be executed: parse, limit, validate, choose, coerce.
 //!
-//! All but the last two depend on the text alone and are remembered by it. Only documents that passed are remembered,
-//! so the memory holds what clients really use, and what is remembered is executed without validating it again.
+//! All but the last two depend on the text alone and are remembered by its SHA-256. Only documents that passed are
+//! remembered, so the memory holds what clients really use, and what is remembered is executed without validating it
+//! again. It is also what automatic persisted queries are found in.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_graphql::parser::types::{
     DocumentOperations, ExecutableDocument, FragmentDefinition, OperationDefinition, OperationType, Selection,
@@ -24,6 +26,7 @@ use super::validate::{validate, wrap_typenames};
 use super::{lexer, variables};
 use crate::error::Code;
 use crate::graphql::rows::Merging;
+use crate::hex::hex;
 
 /// What remembered documents may take, in bytes, roughly.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -36,20 +39,35 @@ const PARSED_FACTOR: u64 = 16;
 pub struct Documents {
     catalog: Catalog,
     limits: Limits,
-    cache: Cache<Box<str>, Arc<Document>, ByText>,
+    cache: Cache<Key, Arc<Document>, ByLength>,
+}
+
+/// The SHA-256 of a document's text.
+pub(super) type Key = [u8; 32];
+
+/// What a text is remembered by.
+pub(super) fn key(text: &str) -> Key {
+    Sha256::digest(text.as_bytes()).into()
 }
 
 #[derive(Clone)]
-struct ByText;
+struct ByLength;
 
-impl Weighter<Box<str>, Arc<Document>> for ByText {
-    fn weight(&self, text: &Box<str>, _: &Arc<Document>) -> u64 {
-        1024 + text.len() as u64 * PARSED_FACTOR
+impl Weighter<Key, Arc<Document>> for ByLength {
+    fn weight(&self, _: &Key, document: &Arc<Document>) -> u64 {
+        1024 + document.length as u64 * PARSED_FACTOR
     }
 }
 
-struct Document {
+/// A document that may be executed.
+#[derive(Debug)]
+pub(super) struct Document {
     operations: Vec<Arc<Operation>>,
+    /// Bytes of its text.
+    length: usize,
+    /// Whether a client has registered it as an automatic persisted query: only then its hash stands for it. Otherwise a
+    /// hash would tell whether somebody else has sent a certain text.
+    registered: AtomicBool,
 }
 
 /// One operation of a document, with the fragments it uses and nothing else.
@@ -75,6 +93,8 @@ pub(super) struct Operation {
 pub struct Prepared {
     pub(super) operation: Arc<Operation>,
     variables: Variables,
+    /// Whether the document came from a manifest.
+    pub(super) is_trusted: bool,
 }
 
 impl Prepared {
@@ -95,7 +115,7 @@ impl Documents {
     pub fn new(sdl: &str, limits: Limits) -> Self {
         let catalog = Catalog::read(sdl).expect("the schema's own SDL parses");
         let items = usize::try_from(CACHE_BYTES / (16 * 1024)).unwrap_or(1024);
-        Self { catalog, limits, cache: Cache::with_weighter(items, CACHE_BYTES, ByText) }
+        Self { catalog, limits, cache: Cache::with_weighter(items, CACHE_BYTES, ByLength) }
     }
 
     /// The limits.
@@ -104,18 +124,40 @@ impl Documents {
         &self.limits
     }
 
-    /// Checks a request. `strict` is the schema that validates; it is not executed.
-    pub fn prepare(
+    /// The document with this text, remembered from before or checked now. `key` is that of the text, and `strict` the
+    /// schema that validates; it is not executed.
+    pub(super) fn document(&self, strict: &impl Executor, text: &str, key: &Key) -> Result<Arc<Document>, Failure> {
+        if let Some(document) = self.cache.get(key) {
+            return Ok(document);
+        }
+        let document = Arc::new(self.check(strict, text, key)?);
+        self.remember(key, &document);
+        Ok(document)
+    }
+
+    fn remember(&self, key: &Key, document: &Arc<Document>) {
+        if document.length <= MAX_CACHED_TEXT {
+            self.cache.insert(*key, Arc::clone(document));
+        }
+    }
+
+    /// Lets a document be asked for by its hash alone, for as long as it is remembered.
+    pub(super) fn register(document: &Document) {
+        document.registered.store(true, Ordering::Relaxed);
+    }
+
+    /// The document that was registered under this hash.
+    pub(super) fn registered(&self, key: &Key) -> Option<Arc<Document>> {
+        self.cache.get(key).filter(|document| document.registered.load(Ordering::Relaxed))
+    }
+
+    /// Chooses the operation of a document and coerces its variables.
+    pub(super) fn prepare(
         &self,
-        strict: &impl Executor,
-        query: &str,
+        document: &Document,
         operation_name: Option<&str>,
         variables: Variables,
     ) -> Result<Prepared, Failure> {
-        let document = match self.cache.get(query) {
-            Some(document) => document,
-            None => self.admit(strict, query)?,
-        };
         let operation = document.choose(operation_name)?;
         let definition = operation.definition();
         let variables = variables::coerce(&self.catalog, definition, variables, self.limits.variable_depth)?;
@@ -131,11 +173,11 @@ impl Documents {
             );
             return Err(Failure::limit(Code::QueryTooComplex, message));
         }
-        Ok(Prepared { operation: Arc::clone(operation), variables })
+        Ok(Prepared { operation: Arc::clone(operation), variables, is_trusted: false })
     }
 
-    /// Reads and checks a document that is seen for the first time.
-    fn admit(&self, strict: &impl Executor, query: &str) -> Result<Arc<Document>, Failure> {
+    /// Reads and checks a document, and does not remember it.
+    pub(super) fn check(&self, strict: &impl Executor, query: &str, key: &Key) -> Result<Document, Failure> {
         lexer::check(query, &self.limits)?;
         let mut parsed = parse_query(query).map_err(|error| syntax_error(&error))?;
         let shapes = limits::check(&parsed, &self.catalog, &self.limits)?;
@@ -144,15 +186,11 @@ impl Documents {
         }
         wrap_typenames(&mut parsed);
         validate(strict, &parsed)?;
-        let hash: Arc<str> = hash_prefix(query).into();
+        let hash: Arc<str> = hex(&key[..8]).into();
         let operations = parsed.operations.iter().zip(shapes);
         let operations =
             operations.map(|((name, operation), shape)| self.operation(&parsed, name, operation, shape, &hash));
-        let document = Arc::new(Document { operations: operations.collect() });
-        if query.len() <= MAX_CACHED_TEXT {
-            self.cache.insert(query.into(), Arc::clone(&document));
-        }
-        Ok(document)
+        Ok(Document { operations: operations.collect(), length: query.len(), registered: AtomicBool::new(false) })
     }
 
     fn operation(
@@ -226,16 +264,6 @@ fn syntax_error(error: &parser::Error) -> Failure {
         other => other.to_string().trim_end_matches('.').to_owned(),
     };
     Failure::syntax(&what, error.positions().next())
-}
-
-/// The first 16 digits of the SHA-256.
-pub(super) fn hash_prefix(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(8).fold(String::new(), |mut hex, byte| {
-        let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
-        hex.extend([digit(byte >> 4), digit(byte & 15)]);
-        hex
-    })
 }
 
 /// The names of the fragments that are reached from a selection set.
@@ -360,8 +388,13 @@ mod tests {
         }
 
         fn prepare(&self, query: &str, variables: serde_json::Value) -> Result<Prepared, String> {
-            let prepared = self.documents.prepare(&self.strict, query, None, Variables::from_json(variables));
+            let document = self.document(query)?;
+            let prepared = self.documents.prepare(&document, None, Variables::from_json(variables));
             prepared.map_err(|failure| failure.code())
+        }
+
+        fn document(&self, query: &str) -> Result<Arc<Document>, String> {
+            self.documents.document(&self.strict, query, &key(query)).map_err(|failure| failure.code())
         }
 
         async fn run(&self, query: &str, variables: serde_json::Value) -> serde_json::Value {
@@ -395,13 +428,31 @@ mod tests {
     }
 
     #[test]
+    fn only_registered_documents_are_found_by_their_hash() {
+        let fixture = Fixture::new();
+        let text = "{ number }";
+        assert!(fixture.documents.registered(&key(text)).is_none());
+        let document = fixture.document(text).expect("it is valid");
+        assert!(fixture.documents.registered(&key(text)).is_none(), "whoever sends a text does not register it");
+        Documents::register(&document);
+        assert!(fixture.documents.registered(&key(text)).is_some());
+        assert!(fixture.documents.registered(&key("{ number } ")).is_none());
+    }
+
+    /// Whoever registers a hundred thousand documents, short or long, takes no more memory than is meant for all.
+    #[test]
     fn the_memory_is_bounded() {
-        let cache = &Fixture::new().documents.cache;
-        for number in 0..1_000 {
-            let text = format!("{number} {}", "x".repeat(MAX_CACHED_TEXT - 10));
-            cache.insert(text.into(), Arc::new(Document { operations: Vec::new() }));
+        let documents = Fixture::new().documents;
+        for number in 0..100_000_usize {
+            let length = if number % 2 == 0 { 20 } else { MAX_CACHED_TEXT - 10 };
+            let document = Document { operations: Vec::new(), length, registered: AtomicBool::new(true) };
+            documents.remember(&key(&number.to_string()), &Arc::new(document));
         }
-        assert!(!cache.is_empty() && cache.weight() <= CACHE_BYTES);
+        assert!(!documents.cache.is_empty() && documents.cache.weight() <= CACHE_BYTES);
+        assert!(documents.cache.len() <= 32 * 1024, "{}", documents.cache.len());
+        let found =
+            (0..100_000_usize).filter(|number| documents.registered(&key(&number.to_string())).is_some()).count();
+        assert!(found > 0 && found == documents.cache.len(), "{found}");
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use tokio::task::coop::unconstrained;
 use super::document::{Operation, Prepared};
 use super::errors;
 use super::failure::Failure;
+use super::persisted;
 use super::request::Params;
 use crate::error::{Code, Error};
 use crate::graphql::{Credentials, Session};
@@ -40,6 +41,8 @@ pub(in crate::http) struct Caller {
     pub(in crate::http) request_id: String,
     /// The client's address.
     pub(in crate::http) ip: Option<IpAddr>,
+    /// Which program it is, as it says itself.
+    pub(in crate::http) client: Option<String>,
 }
 
 impl Caller {
@@ -54,6 +57,7 @@ impl Caller {
             organization: text(&parts.headers, "x-organization-id"),
             request_id,
             ip,
+            client: persisted::client_name(&parts.headers),
         }
     }
 
@@ -82,10 +86,19 @@ pub(super) struct Admitted {
     prepared: Prepared,
 }
 
-/// Checks the document: what it is, not yet who sent it.
-pub(super) fn prepare(edge: &Edge, params: Params) -> Result<Prepared, Failure> {
-    let Params { query, operation_name, variables } = params;
-    let prepared = edge.documents.prepare(&edge.schemas.strict, &query, operation_name.as_deref(), variables)?;
+impl Admitted {
+    /// Whether it is a query of a document that a manifest has: its answers may be kept by the client.
+    pub(super) fn is_trusted_query(&self) -> bool {
+        self.prepared.is_trusted && self.operation.ty == OperationType::Query
+    }
+}
+
+/// Finds the document and checks it: what it is, not yet whether the caller may execute it.
+pub(super) fn prepare(edge: &Edge, caller: &Caller, params: Params) -> Result<Prepared, Failure> {
+    let Params { document, operation_name, variables } = params;
+    let found = edge.persisted.find(edge, caller.client.as_deref(), document)?;
+    let mut prepared = edge.documents.prepare(&found.document, operation_name.as_deref(), variables)?;
+    prepared.is_trusted = found.is_trusted;
     if prepared.operation.introspects && !edge.settings.introspection {
         let message = "Introspection is switched off here: use the published schema.graphql.";
         return Err(Failure::document(Code::IntrospectionDisabled, message, None));

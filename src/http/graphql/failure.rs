@@ -14,13 +14,46 @@ pub struct Failure {
     /// The request was well-formed HTTP and the document, the operation or the variables are at fault: clients that
     /// read `application/json` are answered with 200 then.
     in_document: bool,
+    /// Status in the newest draft of GraphQL over HTTP, if it differs.
+    draft: Option<StatusCode>,
+    /// It concerns an automatic persisted query: the client is about to send the document.
+    automatic: bool,
     allow: Option<&'static str>,
 }
 
 impl Failure {
     /// The HTTP request is wrong.
     pub(super) fn request(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
-        Self { status, errors: vec![coded(code, message, None)], in_document: false, allow: None }
+        Self {
+            status,
+            errors: vec![coded(code, message, None)],
+            in_document: false,
+            draft: None,
+            automatic: false,
+            allow: None,
+        }
+    }
+
+    /// A parameter of the request is missing or has the wrong type.
+    pub(super) fn malformed(code: Code, message: impl Into<String>) -> Self {
+        Self::request(StatusCode::BAD_REQUEST, code, message).in_draft(StatusCode::UNPROCESSABLE_ENTITY)
+    }
+
+    /// The hash of an automatic persisted query is unknown, or the feature is off. Apollo's protocol answers with 200, so
+    /// that no error handling on the way hides the code from the client, which then sends the document.
+    pub(super) fn automatic(code: Code, message: &str) -> Self {
+        let failure = Self::request(StatusCode::OK, code, message).in_draft(StatusCode::NOT_FOUND);
+        Self { in_document: true, automatic: true, ..failure }
+    }
+
+    /// Returns whether it concerns an automatic persisted query.
+    pub(super) fn is_automatic(&self) -> bool {
+        self.automatic
+    }
+
+    /// Sets another status for the newest draft.
+    pub(super) fn in_draft(self, status: StatusCode) -> Self {
+        Self { draft: Some(status), ..self }
     }
 
     /// The method is wrong; `allow` are the right ones.
@@ -42,7 +75,9 @@ impl Failure {
     /// The document cannot be read.
     pub(super) fn syntax(what: &str, pos: Option<Pos>) -> Self {
         let place = pos.map(|pos| format!(" at line {}, column {}", pos.line, pos.column)).unwrap_or_default();
-        Self::document(Code::GraphqlParseFailed, format!("The document cannot be parsed{place}: {what}."), pos)
+        let failure =
+            Self::document(Code::GraphqlParseFailed, format!("The document cannot be parsed{place}: {what}."), pos);
+        Self { draft: None, ..failure }
     }
 
     /// A limit is exceeded.
@@ -52,13 +87,19 @@ impl Failure {
 
     /// Several errors in one document.
     pub(super) fn documents(errors: Vec<ServerError>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, errors, in_document: true, allow: None }
+        let draft = Some(StatusCode::UNPROCESSABLE_ENTITY);
+        Self { status: StatusCode::BAD_REQUEST, errors, in_document: true, draft, automatic: false, allow: None }
     }
 
     /// The status for clients that read `application/graphql-response+json`.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Returns the status of the newest draft of GraphQL over HTTP.
+    pub(super) fn draft_status(&self) -> StatusCode {
+        self.draft.unwrap_or(self.status)
     }
 
     /// Whether the document, and not the HTTP request or the caller, is at fault.
@@ -98,10 +139,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let in_document = matches!(error, Error::Limit { .. } | Error::Invalid { .. } | Error::InvalidCursor(_));
         let status = error.status();
+        // The draft counts limits among the rules of validation.
+        let draft = (in_document && status == StatusCode::BAD_REQUEST).then_some(StatusCode::UNPROCESSABLE_ENTITY);
         let error = async_graphql::Error::from(error).into_server_error(Pos::default());
         let mut error = ServerError { locations: Vec::new(), ..error };
         Error::annotate(&mut error);
-        Self { status, errors: vec![error], in_document, allow: None }
+        Self { status, errors: vec![error], in_document, draft, automatic: false, allow: None }
     }
 }
 

@@ -27,6 +27,7 @@ use super::execute::{self, Caller, Record};
 use super::failure::Failure;
 use super::handler;
 use super::negotiate::Media;
+use super::persisted::is_client_header;
 use super::request::Params;
 use crate::error::{Code, Error};
 use crate::http::Edge;
@@ -240,6 +241,8 @@ impl Connection {
                     let slot = match name.to_ascii_lowercase().as_str() {
                         "authorization" => &mut self.caller.authorization,
                         "organization" | "x-organization-id" => &mut self.caller.organization,
+                        // Not a credential, so what is no string is no name.
+                        name if is_client_header(name) && value.is_string() => &mut self.caller.client,
                         _ => continue,
                     };
                     match value {
@@ -318,7 +321,7 @@ struct Running {
 impl Running {
     async fn run(self, params: Params) {
         let mut record = Record::start(&self.caller.request_id, "ws");
-        let admitted = match execute::prepare(&self.edge, params) {
+        let admitted = match execute::prepare(&self.edge, &self.caller, params) {
             Ok(prepared) => {
                 record.is(&prepared.operation);
                 execute::authorize(&self.edge, &self.caller, prepared).await

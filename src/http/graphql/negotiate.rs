@@ -210,6 +210,10 @@ mod tests {
                 Some((Some(DraftResponse), false)),
             ),
             (
+                "application/graphql-response+json;status=draft, application/graphql-response+json",
+                Some((Some(DraftResponse), false)),
+            ),
+            (
                 "application/graphql-response+json, application/graphql-response+json;status=draft;q=0.5",
                 Some((Some(GraphqlResponse), false)),
             ),

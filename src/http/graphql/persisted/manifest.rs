@@ -125,10 +125,8 @@ impl Manifests {
         let own = client.and_then(|client| self.clients.get(client));
         // Apollo's clients send a bare hash, `documentId` has the prefix.
         let other = if id.len() == 64 { Some(format!("{PREFIX}{id}")) } else { None };
-        [own, Some(&self.everybody)].into_iter().flatten().find_map(|ids| {
-            let bare = || ids.get(id.strip_prefix(PREFIX)?);
-            ids.get(id).or_else(|| ids.get(other.as_ref()?)).or_else(bare)
-        })
+        let mut all = [own, Some(&self.everybody)].into_iter().flatten();
+        all.find_map(|ids| ids.get(id).or_else(|| ids.get(other.as_ref()?)))
     }
 
     /// All documents.

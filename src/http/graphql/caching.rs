@@ -1,4 +1,4 @@
-//! Conditional requests: RFC 9110, sections 8.8.3 "ETag" and 13.1.2 "If-None-Match".
+//! Conditional requests: RFC 9110, sections 8.8.3 "`ETag`" and 13.1.2 "`If-None-Match`".
 
 use axum::http::header::IF_NONE_MATCH;
 use axum::http::{HeaderMap, HeaderValue};

@@ -346,7 +346,7 @@ async fn http_manifests_are_read_again_when_they_change() {
     panic!("the manifest is not read again on SIGHUP");
 }
 
-/// WebSockets and streams go the same way.
+/// Sockets and streams go the same way.
 #[tokio::test]
 async fn http_trusted_documents_are_for_every_transport() {
     let client = start("enforce").await;

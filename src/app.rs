@@ -105,7 +105,7 @@ impl App {
         for warning in config.plans.warnings() {
             tracing::warn!("PLANS_FILE: {warning}");
         }
-        let events = Events::default();
+        let events = Events::new(db.clone());
         let flags = Arc::new(Flags::new(clock.clone(), config.ofrep_rate_limit));
         let noting = std::sync::Mutex::default();
         let services = Arc::new(Services {

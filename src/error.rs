@@ -99,6 +99,9 @@ pub enum Error {
         /// The limit, what the request had, and how to get below it.
         message: String,
     },
+    /// A subscription that was behind cannot catch up: what it has not heard is not kept any more.
+    #[error("Events were missed: read again what the subscription is about, then subscribe anew.")]
+    EventsMissed,
     /// The database cannot be reached or is too busy; trying again later is right.
     #[error("The database cannot be reached at the moment. Try again in a few seconds.")]
     Unavailable,
@@ -147,15 +150,16 @@ impl Error {
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::InvalidCursor(_) => Code::InvalidCursor,
             Self::Limit { code, .. } => *code,
+            Self::EventsMissed => Code::EventsMissed,
             Self::Unavailable => Code::Unavailable,
             Self::Timeout => Code::Timeout,
             Self::Internal(_) => Code::Internal,
         }
     }
 
-    /// Whether whoever gets this error has no access any more: a stream of theirs ends with it.
+    /// Whether a stream ends with this error: whoever gets it has no access any more, or cannot catch up.
     #[must_use]
-    pub fn ends_access(&self) -> bool {
+    pub fn ends_stream(&self) -> bool {
         matches!(
             self,
             Self::OrganizationNotFound
@@ -167,6 +171,7 @@ impl Error {
                 | Self::SeatRequired(_)
                 | Self::Forbidden { .. }
                 | Self::ImpersonationRestricted { .. }
+                | Self::EventsMissed
         )
     }
 
@@ -183,6 +188,7 @@ impl Error {
             | Self::OrganizationMismatch
             | Self::Invalid { .. }
             | Self::InvalidCursor(_)
+            | Self::EventsMissed
             | Self::Limit { .. } => StatusCode::BAD_REQUEST,
             Self::OrganizationNotFound
             | Self::OrganizationSuspended

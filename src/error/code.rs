@@ -149,8 +149,11 @@ codes! {
         "The operation has too many directives."
         "Split it.";
     TooManySubscriptions "TOO_MANY_SUBSCRIPTIONS"
-        "The socket has too many subscriptions, or the organization too many streams of its log."
+        "The socket, the credential, the organization or the server has too many subscriptions, or the organization too many streams of its log."
         "End some, or open another socket.";
+    EventsMissed "EVENTS_MISSED"
+        "A subscription was behind, or its client away, for longer than events are kept."
+        "Read again what the subscription is about, and subscribe anew without the id of an event.";
     BodyTooLarge "BODY_TOO_LARGE"
         "The body of the request has too many bytes."
         "Send less at once.";

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use async_graphql::context::ContextBase;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::access::{Action, Bearer, Credential, IdentitySource, Impersonation, KeyBearer, OrganizationRef, Tenant};
@@ -165,6 +167,19 @@ impl Session {
             Caller::User(identity) => Some(identity.expires_at),
             Caller::Program(_, until) => Some(*until),
         }
+    }
+
+    /// Whose session this is, as a hash: the same for every token of one session of a person, for one organization. `None`:
+    /// nobody's.
+    #[must_use]
+    pub fn holder(&self) -> Option<[u8; 32]> {
+        let who = match &self.caller {
+            Caller::Anonymous => return None,
+            Caller::User(identity) => json!([identity.subject, identity.session_id, identity.impersonator]),
+            Caller::Program(hash, _) => json!(hash),
+        };
+        let organization = self.organization.as_ref().map(|chosen| format!("{:?}", chosen.reference));
+        Some(Sha256::digest(json!([who, organization]).to_string()).into())
     }
 
     /// What was asked of the database so far.

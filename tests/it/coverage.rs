@@ -300,6 +300,8 @@ fn system_transactions_are_opened_by_these_modules_only() {
         // Terms of plans at start, seats by the clock, counts of calls.
         "entitlements/jobs.rs",
         "escalations/jobs.rs",
+        // What is told to the subscribers of all organizations: ids, each read again under the subscriber's own rights.
+        "events/log.rs",
         // What decides about the flags of all organizations, in memory, and how often they are asked for.
         "flags/memory.rs",
         "flags/usage.rs",

@@ -26,6 +26,7 @@ mod impersonation;
 mod jobs;
 mod lifecycle;
 mod listing;
+mod live;
 mod local_postgres;
 mod mail;
 mod members;

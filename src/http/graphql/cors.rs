@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use crate::http::Edge;
 
-const HEADERS: &str = "accept, apollo-require-preflight, authorization, cache-control, content-type, graphql-require-preflight, if-none-match, last-event-id, traceparent, tracestate, x-api-key, x-organization-id, x-request-id";
+const HEADERS: &str = "accept, apollo-require-preflight, authorization, cache-control, content-type, graphql-require-preflight, if-none-match, last-event-id, traceparent, tracestate, x-api-key, x-graphql-event-stream-token, x-organization-id, x-request-id";
 const EXPOSED: &str = "etag, retry-after, server-timing, x-request-id";
 
 /// Answers preflight requests and marks the answers that other origins may read.
@@ -30,7 +30,7 @@ pub async fn cors(State(edge): State<Arc<Edge>>, request: Request, next: Next) -
     if let Some(origin) = origin {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         if preflight {
-            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE"));
             headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
             headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));
         } else {

@@ -21,11 +21,14 @@ use super::errors;
 use super::failure::Failure;
 use super::request::Params;
 use crate::error::{Code, Error};
+use crate::graphql::follow::Progress;
 use crate::graphql::{Credentials, Session};
 use crate::http::Edge;
 use crate::http::client_address;
 use crate::http::request_id::RequestId;
 
+/// The extension of an answer with the id of the event: a client that comes back with it misses nothing.
+pub(super) const EVENT_ID: &str = "eventId";
 /// How long a query or a mutation may take.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,6 +43,8 @@ pub(in crate::http) struct Caller {
     pub(in crate::http) request_id: String,
     /// The client's address.
     pub(in crate::http) ip: Option<IpAddr>,
+    /// The id of the last event that the client has, when it comes back to a subscription.
+    pub(in crate::http) last_event_id: Option<String>,
 }
 
 impl Caller {
@@ -54,6 +59,8 @@ impl Caller {
             organization: text(&parts.headers, "x-organization-id"),
             request_id,
             ip,
+            // Empty: the client begins (HTML, section 9.2.5).
+            last_event_id: text(&parts.headers, "last-event-id").filter(|id| !id.is_empty()),
         }
     }
 
@@ -79,6 +86,8 @@ pub(super) struct Admitted {
     pub(super) operation: Arc<Operation>,
     /// Whose it is.
     pub(super) session: Arc<Session>,
+    /// How far its stream has come, where it is one.
+    pub(super) progress: Arc<Progress>,
     prepared: Prepared,
 }
 
@@ -99,7 +108,8 @@ pub(super) async fn authorize(edge: &Arc<Edge>, caller: &Caller, prepared: Prepa
     if prepared.operation.needs_viewer && session.is_anonymous() {
         return Err(Error::Unauthenticated.into());
     }
-    Ok(Admitted { operation: Arc::clone(&prepared.operation), session, prepared })
+    let progress = Arc::new(Progress::new(caller.last_event_id.clone()));
+    Ok(Admitted { operation: Arc::clone(&prepared.operation), session, progress, prepared })
 }
 
 /// Executes a query or a mutation.
@@ -128,7 +138,8 @@ pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -
 
 /// Executes any operation as a stream of answers: one for queries and mutations, events for subscriptions.
 ///
-/// The stream ends, with an error that says so, when the token expires. Dropping it stops the execution.
+/// The stream ends, with an error that says so, when the token expires. Dropping it stops the execution. Answers of subscriptions
+/// have the [id](EVENT_ID) of their event.
 pub(super) fn stream(edge: &Arc<Edge>, admitted: Admitted, mut record: Record) -> BoxStream<'static, Response> {
     record.status = StatusCode::OK;
     if admitted.operation.ty != OperationType::Subscription {
@@ -139,12 +150,13 @@ pub(super) fn stream(edge: &Arc<Edge>, admitted: Admitted, mut record: Record) -
         };
         return futures_util::stream::once(answer).boxed();
     }
-    let Admitted { session, prepared, .. } = admitted;
+    let Admitted { session, progress, prepared, .. } = admitted;
     record.session = Some(Arc::clone(&session));
     let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
+    let request = request.data(Arc::clone(&progress));
     let events = AssertUnwindSafe(edge.schemas.fast.execute_stream(request)).catch_unwind().boxed();
     let expiry = Box::pin(until_expiry(edge, &session));
-    let subscribed = Subscribed { events, expiry, session, record, ended: false };
+    let subscribed = Subscribed { events, expiry, session, progress, record, ended: false };
     futures_util::stream::unfold(subscribed, Subscribed::next).boxed()
 }
 
@@ -152,6 +164,7 @@ struct Subscribed<E> {
     events: BoxStream<'static, std::thread::Result<Response>>,
     expiry: Pin<Box<E>>,
     session: Arc<Session>,
+    progress: Arc<Progress>,
     record: Record,
     ended: bool,
 }
@@ -172,7 +185,10 @@ impl<E: Future<Output = ()>> Subscribed<E> {
             Ok(mut response) => {
                 errors::finish(&mut response.errors, &self.record.request_id);
                 self.record.errors += response.errors.len();
-                response
+                match self.progress.made() {
+                    Some(id) => response.extension(EVENT_ID, id.as_ref().into()),
+                    None => response,
+                }
             }
             Err(error) => {
                 self.ended = true;

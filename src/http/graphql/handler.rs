@@ -94,7 +94,8 @@ async fn read(edge: &Edge, parts: &Parts, body: Body) -> Result<Params, Failure>
     }
 }
 
-async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::body::Bytes, Failure> {
+/// The body, within its limits of size and time.
+pub(super) async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::body::Bytes, Failure> {
     let too_large = || {
         let message =
             format!("The body is larger than {limit} bytes. Upload files elsewhere and split large requests.");

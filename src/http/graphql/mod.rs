@@ -2,7 +2,7 @@
 //!
 //! A request goes through `negotiate` and `request` (is it a request?), `lexer`, `limits`, the engine's validation,
 //! `complexity` and `variables` (all in `document`: may the document be executed?), `execute` (who asks, and may they?)
-//! and leaves through `handler`, `sse` or `ws`. Errors leave through `errors`, which gives each a code and the request's
+//! and leaves through `handler`, `sse`, `reserved` or `ws`. Errors leave through `errors`, which gives each a code and the request's
 //! id and keeps causes in the log.
 //!
 //! Nothing of this is in async-graphql's own integration for axum: that executes mutations over GET and as `text/plain`,
@@ -21,6 +21,7 @@ mod lexer;
 mod limits;
 mod negotiate;
 mod request;
+mod reserved;
 mod sse;
 mod validate;
 mod variables;
@@ -50,6 +51,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .route("/graphql", any(handler::handle))
         .route("/graphql/ws", get(ws::upgrade))
+        .merge(reserved::router(Arc::clone(&edge)))
         .route("/graphql/schema.graphql", get(schema))
         .route_layer(from_fn_with_state(Arc::clone(&edge), cors))
         .with_state(edge)

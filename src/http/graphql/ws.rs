@@ -28,6 +28,7 @@ use super::failure::Failure;
 use super::handler;
 use super::negotiate::Media;
 use super::request::Params;
+use super::reserved;
 use crate::error::{Code, Error};
 use crate::http::Edge;
 use crate::json::Json as _;
@@ -262,6 +263,10 @@ impl Connection {
                 Close::new(4403, "Forbidden")
             }
         })?;
+        if session.is_anonymous() {
+            // Clients try again after 4403, where a new token may help, and not after this.
+            return Err(Close::new(4401, "Unauthorized"));
+        }
         self.expiry = Box::pin(execute::until_expiry(&self.edge, &session));
         self.acknowledged = true;
         Ok(json!({ "type": "connection_ack" }))
@@ -281,9 +286,11 @@ impl Connection {
         let Some(Json::Object(payload)) = message.remove("payload") else {
             return Err(Close::bad_message("`subscribe` has no `payload`"));
         };
-        let params = Params::from_members(payload).map_err(|failure| {
+        let refused = |failure: Failure| {
             Close(4400, failure.errors().first().map(|error| error.message.clone()).unwrap_or_default().into())
-        })?;
+        };
+        let last_event_id = reserved::extension(&payload, "lastEventId").map_err(refused)?;
+        let params = Params::from_members(payload).map_err(refused)?;
         self.started += 1;
         let request_id = format!("{}-{}", self.caller.request_id, self.started);
         if self.operations.len() >= MAX_OPERATIONS {
@@ -295,7 +302,7 @@ impl Connection {
         }
         let operation = Running {
             edge: Arc::clone(&self.edge),
-            caller: Caller { request_id, ..self.caller.clone() },
+            caller: Caller { request_id, last_event_id, ..self.caller.clone() },
             id: id.clone(),
             number: self.started,
             out: self.queue.0.clone(),

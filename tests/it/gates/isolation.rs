@@ -17,6 +17,7 @@ const NO_ENTITIES: &[(&str, &str)] = &[
     ("audit_horizons", "how far back the audit log reaches, for `verify`"),
     ("audit_seals", "the hash chain of the audit log, for exports and `verify`"),
     ("audit_unsealed", "what the job has yet to seal"),
+    ("event_log", "what subscriptions tell"),
     ("entitlement_grants", "shown in `Organization.entitlements`"),
     ("idempotency_keys", "the memory of mutations"),
     ("feature_flag_usage", "shown as `FeatureFlag.lastEvaluatedAt`"),

@@ -98,13 +98,11 @@ impl Follower {
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };
-            match seen.filter(|seen| seen.is_whole) {
-                Some(seen) => self.take(&seen),
-                None => {
-                    self.is_over = true;
-                    return Some(Err(Error::EventsMissed));
-                }
-            }
+            let Some(seen) = seen.filter(|seen| seen.is_whole) else {
+                self.is_over = true;
+                return Some(Err(Error::EventsMissed));
+            };
+            self.take(&seen);
         }
     }
 

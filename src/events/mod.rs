@@ -3,7 +3,7 @@
 //! A change writes its events into `tenantry.event_log` in its own transaction, so an event is there exactly when the change is
 //! visible, and never for one that was rolled back. It names rows, it does not hold them: each subscriber reads them again under
 //! its own rights. A notification says no more than "look now", and a look finds exactly what became visible since the one before
-//! ([`position`]), whatever order transactions commit in: nothing is lost and nothing told twice, also when the database was away,
+//! (`position.rs`), whatever order transactions commit in: nothing is lost and nothing told twice, also when the database was away,
 //! when a subscriber was slow, or when it comes back to another instance with its [`Cursor`]. Events are kept for [`KEPT`]: whoever
 //! was away for longer is told so ([`Error::EventsMissed`]).
 //!

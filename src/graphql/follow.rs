@@ -39,7 +39,7 @@ impl Progress {
     /// That of the operation of this field.
     #[must_use]
     pub fn of(ctx: &Context<'_>) -> Arc<Self> {
-        ctx.data_opt::<Arc<Self>>().map(Arc::clone).unwrap_or_default()
+        ctx.data_opt::<Arc<Self>>().cloned().unwrap_or_default()
     }
 
     /// What the client says it has.
@@ -49,6 +49,7 @@ impl Progress {
     }
 
     /// The id of the event that was just made, if it has one.
+    #[must_use]
     pub fn made(&self) -> Option<Arc<str>> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).take();
         if made.is_some() {

@@ -137,7 +137,7 @@ async fn write(db: Db, organization: OrganizationId, tickets: Vec<Uuid>) {
                 let told: Vec<_> = ids.iter().map(|id| (organization, Event::of(TicketId::from_uuid(*id)))).collect();
                 // One that is taken back first.
                 for commits in [false, true] {
-                    if !commits && place % 3 > 0 {
+                    if !commits && !place.is_multiple_of(3) {
                         continue;
                     }
                     let mut tx = SystemTx::begin(&db).await.expect("a transaction");
@@ -322,7 +322,7 @@ async fn keep_writing(db: Db, writer: usize, organizations: Vec<OrganizationId>,
             let mut tx = SystemTx::begin(&db).await?;
             events::tell(&mut tx, &[(organization, Event::of(TicketId::from_uuid(Uuid::new_v4())))]).await?;
             tokio::time::sleep(Duration::from_millis(2 + u64::try_from(round % 7).unwrap_or_default())).await;
-            if round % 11 == 0 { tx.rollback().await } else { tx.commit().await }
+            if round.is_multiple_of(11) { tx.rollback().await } else { tx.commit().await }
         };
         if told.await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -109,7 +109,7 @@ impl Reservations {
 
     fn find(&self, token: &str) -> Result<([u8; 32], Arc<Reservation>), Failure> {
         let key = Sha256::digest(token).into();
-        let found = self.all().get(&key).map(Arc::clone);
+        let found = self.all().get(&key).cloned();
         found.map(|found| (key, found)).ok_or_else(not_found)
     }
 }

@@ -70,8 +70,8 @@ impl App {
             None
         });
         let billing = config.upkeep(stripe.clone());
-        let schemas = Schemas::build(config.introspection);
-        let documents = Documents::new(&schemas.sdl, Limits::default());
+        let schemas = Schemas::build();
+        let documents = Documents::new(&schemas.typed_sdl, Limits::default(), config.introspection);
         let settings = EdgeSettings {
             development: config.is_development(),
             introspection: config.introspection,

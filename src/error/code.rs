@@ -109,14 +109,11 @@ codes! {
         "The document has no operation of that name."
         "Correct `operationName`.";
     InvalidVariable "INVALID_VARIABLE"
-        "A variable is missing, unknown or of another type."
-        "Correct the variable that the message names.";
-    BadInput "BAD_INPUT"
-        "A value cannot be read as the type of its argument."
-        "Correct the value.";
+        "A variable is missing, or it or a part of it is not of its type."
+        "Correct what `extensions.field` names; the message says what would be right.";
     InvalidArgument "INVALID_ARGUMENT"
-        "An argument has a value that is not allowed."
-        "Correct the argument that `extensions.field` names.";
+        "An argument in the document, or a part of it, has a value that is not of its type or not allowed."
+        "Correct what `extensions.field` names; the message says what would be right.";
     InvalidCursor "INVALID_CURSOR"
         "The cursor was not made by this list in this order."
         "Start again without a cursor, or repeat the `orderBy` it was made with.";

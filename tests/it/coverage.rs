@@ -107,7 +107,7 @@ async fn enums_are_the_same_in_sql_and_graphql() {
     .fetch_all(&mut database.system().await)
     .await
     .expect("the enums");
-    let document = async_graphql::parser::parse_schema(Schemas::build(true).sdl).expect("an SDL");
+    let document = async_graphql::parser::parse_schema(Schemas::build().sdl).expect("an SDL");
     let graphql: BTreeMap<String, BTreeSet<String>> = document
         .definitions
         .iter()
@@ -221,7 +221,7 @@ async fn enums_are_the_same_in_sql_and_rust() {
 
 #[test]
 fn schema_describes_everything() {
-    let document = async_graphql::parser::parse_schema(Schemas::build(true).sdl).expect("an SDL");
+    let document = async_graphql::parser::parse_schema(Schemas::build().sdl).expect("an SDL");
     let mut missing = Vec::new();
     for definition in &document.definitions {
         let TypeSystemDefinition::Type(definition) = definition else { continue };
@@ -264,8 +264,7 @@ fn schema_describes_everything() {
 #[test]
 fn schema_committed_is_that_of_the_code() {
     let committed = std::fs::read_to_string(root("schema.graphql")).expect("schema.graphql");
-    assert!(committed == Schemas::build(true).sdl, "run `cargo run -- schema > schema.graphql`");
-    assert_eq!(Schemas::build(true).sdl, Schemas::build(false).sdl);
+    assert!(committed == Schemas::build().sdl, "run `cargo run -- schema > schema.graphql`");
 }
 
 /// The sources below a folder.

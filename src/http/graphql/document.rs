@@ -11,7 +11,7 @@ use async_graphql::parser::types::{
     SelectionSet,
 };
 use async_graphql::parser::{self, parse_query};
-use async_graphql::{Executor, Name, Positioned, Request, Variables};
+use async_graphql::{Name, Positioned, Request, Variables};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use sha2::{Digest as _, Sha256};
@@ -20,8 +20,9 @@ use super::catalog::Catalog;
 use super::complexity::{Complexity, complexity};
 use super::failure::Failure;
 use super::limits::{self, Limits, Shape};
-use super::validate::{validate, wrap_typenames};
-use super::{lexer, variables};
+use super::values::Short;
+use super::variables::IdUse;
+use super::{lexer, rules, variables};
 use crate::error::Code;
 use crate::graphql::rows::Merging;
 
@@ -67,6 +68,8 @@ pub(super) struct Operation {
     complexity: Complexity,
     /// Whether the engine has to merge selections of one field.
     merging: bool,
+    /// Variables that stand where ids of one type are expected.
+    ids: Vec<IdUse>,
     executable: ExecutableDocument,
 }
 
@@ -87,13 +90,13 @@ impl Prepared {
 }
 
 impl Documents {
-    /// For the schema with this SDL.
+    /// For the schema with this SDL. `suggestions` puts "Did you mean" into errors, which tells names to those who guess.
     ///
     /// # Panics
     /// When the SDL cannot be parsed: the program cannot start then.
     #[must_use]
-    pub fn new(sdl: &str, limits: Limits) -> Self {
-        let catalog = Catalog::read(sdl).expect("the schema's own SDL parses");
+    pub fn new(sdl: &str, limits: Limits, suggestions: bool) -> Self {
+        let catalog = Catalog::read(sdl, suggestions).expect("the schema's own SDL parses");
         let items = usize::try_from(CACHE_BYTES / (16 * 1024)).unwrap_or(1024);
         Self { catalog, limits, cache: Cache::with_weighter(items, CACHE_BYTES, ByText) }
     }
@@ -104,21 +107,24 @@ impl Documents {
         &self.limits
     }
 
-    /// Checks a request. `strict` is the schema that validates; it is not executed.
+    /// Checks a request.
+    ///
+    /// # Errors
+    /// What is wrong with its document, its choice of an operation, or its variables.
     pub fn prepare(
         &self,
-        strict: &impl Executor,
         query: &str,
         operation_name: Option<&str>,
         variables: Variables,
     ) -> Result<Prepared, Failure> {
         let document = match self.cache.get(query) {
             Some(document) => document,
-            None => self.admit(strict, query)?,
+            None => self.admit(query)?,
         };
         let operation = document.choose(operation_name)?;
         let definition = operation.definition();
-        let variables = variables::coerce(&self.catalog, definition, variables, self.limits.variable_depth)?;
+        let variables =
+            variables::coerce(&self.catalog, definition, &operation.ids, variables, self.limits.variable_depth)?;
         let cost = if operation.complexity.depends_on_variables {
             complexity(&operation.executable, definition, &self.catalog, &variables)
         } else {
@@ -135,19 +141,15 @@ impl Documents {
     }
 
     /// Reads and checks a document that is seen for the first time.
-    fn admit(&self, strict: &impl Executor, query: &str) -> Result<Arc<Document>, Failure> {
-        lexer::check(query, &self.limits)?;
-        let mut parsed = parse_query(query).map_err(|error| syntax_error(&error))?;
+    fn admit(&self, query: &str) -> Result<Arc<Document>, Failure> {
+        let text = lexer::check(query, &self.limits)?;
+        let parsed = parse_query(&*text).map_err(|error| unreadable(&error))?;
         let shapes = limits::check(&parsed, &self.catalog, &self.limits)?;
-        for (_, operation) in parsed.operations.iter() {
-            variables::check_definitions(&self.catalog, &operation.node)?;
-        }
-        wrap_typenames(&mut parsed);
-        validate(strict, &parsed)?;
+        let ids = rules::check(&parsed, &self.catalog)?;
         let hash: Arc<str> = hash_prefix(query).into();
-        let operations = parsed.operations.iter().zip(shapes);
-        let operations =
-            operations.map(|((name, operation), shape)| self.operation(&parsed, name, operation, shape, &hash));
+        let operations = parsed.operations.iter().zip(shapes).zip(ids);
+        let operations = operations
+            .map(|(((name, operation), shape), ids)| self.operation(&parsed, name, operation, (shape, ids), &hash));
         let document = Arc::new(Document { operations: operations.collect() });
         if query.len() <= MAX_CACHED_TEXT {
             self.cache.insert(query.into(), Arc::clone(&document));
@@ -160,7 +162,7 @@ impl Documents {
         document: &ExecutableDocument,
         name: Option<&Name>,
         operation: &Positioned<OperationDefinition>,
-        shape: Shape,
+        (shape, ids): (Shape, Vec<IdUse>),
         hash: &Arc<str>,
     ) -> Arc<Operation> {
         let mut operation = operation.clone();
@@ -181,6 +183,7 @@ impl Documents {
             needs_viewer: shape.needs_viewer,
             complexity,
             merging,
+            ids,
             executable: ExecutableDocument { operations: DocumentOperations::Single(operation), fragments },
         })
     }
@@ -216,16 +219,69 @@ impl Operation {
     }
 }
 
-/// The parser's message is a drawing of several lines; its last one says what was expected.
-fn syntax_error(error: &parser::Error) -> Failure {
-    let what = match error {
-        parser::Error::Syntax { message, .. } => {
-            let expected = message.lines().rev().find_map(|line| line.trim_start().strip_prefix("= "));
-            expected.unwrap_or("unexpected text").to_owned()
+/// What the parser could not read, and what it refuses although it is read: names that stand twice (GraphQL specification,
+/// sections 5.2 and 5.5.1.1).
+fn unreadable(error: &parser::Error) -> Failure {
+    let pos = error.positions().next();
+    let message = match error {
+        parser::Error::Syntax { message, .. } => return Failure::syntax(&expected(message), pos),
+        parser::Error::RecursionLimitExceeded => {
+            return Failure::limit(Code::QueryTooDeep, "The document nests more levels than can be read.".to_owned());
         }
-        other => other.to_string().trim_end_matches('.').to_owned(),
+        parser::Error::MultipleOperations { .. } => {
+            "An operation without a name must be the only one of its document: name each.".to_owned()
+        }
+        parser::Error::OperationDuplicated { operation, .. } => {
+            format!("There are two operations named {}: name them differently.", Short(operation))
+        }
+        parser::Error::FragmentDuplicated { fragment, .. } => {
+            format!("There are two fragments named {}: name them differently.", Short(fragment))
+        }
+        _ => "The document has no operation: write a query, a mutation or a subscription.".to_owned(),
     };
-    Failure::syntax(&what, error.positions().next())
+    Failure::invalid(message, pos)
+}
+
+/// The parser's message is a drawing of several lines; its last one lists what was expected, by the names of its grammar.
+fn expected(drawing: &str) -> String {
+    const NAMES: [(&str, &str); 22] = [
+        ("EOI", "the end"),
+        ("executable_definition", "an operation or a fragment"),
+        ("variable_definitions", "variables in parentheses"),
+        ("variable_definition", "a variable and its type"),
+        ("selection_set", "a selection in braces"),
+        ("selection", "a field or a fragment"),
+        ("arguments", "arguments in parentheses"),
+        ("argument", "an argument"),
+        ("const_directives", "a directive"),
+        ("directives", "a directive"),
+        ("directive", "a directive"),
+        ("type_condition", "`on` and a type"),
+        ("type_", "a type"),
+        ("default_value", "a default"),
+        ("const_value", "a value without variables"),
+        ("value", "a value"),
+        ("const_object_field", "a field of an object"),
+        ("object_field", "a field of an object"),
+        ("variable", "a variable"),
+        ("name", "a name"),
+        ("string", "a text"),
+        ("number", "a number"),
+    ];
+    let listed = drawing.lines().rev().find_map(|line| line.trim_start().strip_prefix("= expected "));
+    let mut named: Vec<&str> = Vec::new();
+    for word in listed.unwrap_or_default().split([',', ' ']).filter(|word| !word.is_empty() && *word != "or") {
+        if let Some((_, name)) = NAMES.iter().find(|(rule, _)| *rule == word)
+            && !named.contains(name)
+        {
+            named.push(name);
+        }
+    }
+    match named.as_slice() {
+        [] => "this is not expected here".to_owned(),
+        [only] => format!("expected {only}"),
+        [first @ .., last] => format!("expected {} or {last}", first.join(", ")),
+    }
 }
 
 /// The first 16 digits of the SHA-256.
@@ -288,7 +344,8 @@ fn merges(set: &SelectionSet, fragments: &HashMap<Name, Positioned<FragmentDefin
     false
 }
 
-/// Puts the fields of fragments at the root of a subscription into the root: the engine looks for fields only.
+/// Puts the fields of fragments at the root of a subscription into the root: the engine looks for fields only, and would
+/// make a stream of each. They are one field (`rules`), which selects what all of them select.
 fn flatten(set: &mut SelectionSet, fragments: &HashMap<Name, Positioned<FragmentDefinition>>) {
     let mut fields = Vec::new();
     for selection in std::mem::take(&mut set.items) {
@@ -306,6 +363,14 @@ fn flatten(set: &mut SelectionSet, fragments: &HashMap<Name, Positioned<Fragment
         flatten(&mut inner, fragments);
         fields.append(&mut inner.items);
     }
+    fields.dedup_by(|next, first| match (&mut next.node, &mut first.node) {
+        (Selection::Field(next), Selection::Field(first)) => {
+            let more = std::mem::take(&mut next.node.selection_set.node.items);
+            first.node.selection_set.node.items.extend(more);
+            true
+        }
+        _ => false,
+    });
     set.items = fields;
 }
 
@@ -344,23 +409,17 @@ mod tests {
 
     struct Fixture {
         documents: Documents,
-        strict: Toy,
         fast: Toy,
     }
 
     impl Fixture {
         fn new() -> Self {
-            let build = |mode| Schema::build(Root, EmptyMutation, Events).validation_mode(mode).finish();
-            let strict = build(ValidationMode::Strict);
-            Self {
-                documents: Documents::new(&strict.sdl(), Limits::default()),
-                strict,
-                fast: build(ValidationMode::Fast),
-            }
+            let fast = Schema::build(Root, EmptyMutation, Events).validation_mode(ValidationMode::Fast).finish();
+            Self { documents: Documents::new(&fast.sdl(), Limits::default(), true), fast }
         }
 
         fn prepare(&self, query: &str, variables: serde_json::Value) -> Result<Prepared, String> {
-            let prepared = self.documents.prepare(&self.strict, query, None, Variables::from_json(variables));
+            let prepared = self.documents.prepare(query, None, Variables::from_json(variables));
             prepared.map_err(|failure| failure.code())
         }
 
@@ -412,6 +471,14 @@ mod tests {
         let prepared = fixture.prepare(query, json!({})).expect("it is valid");
         let events: Vec<_> = fixture.fast.execute_stream(prepared.into_request()).collect().await;
         assert_eq!(events.len(), 2);
+        let twice = fixture.prepare("subscription { events ...f } fragment f on Events { events }", json!({}));
+        let events: Vec<_> = fixture.fast.execute_stream(twice.expect("it is valid").into_request()).collect().await;
+        assert_eq!(events.len(), 2);
+        for two in
+            ["subscription { events e: events }", "subscription { events ...f } fragment f on Events { e: events }"]
+        {
+            assert!(fixture.prepare(two, json!({})).is_err(), "{two}");
+        }
     }
 
     #[test]

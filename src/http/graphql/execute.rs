@@ -85,7 +85,7 @@ pub(super) struct Admitted {
 /// Checks the document: what it is, not yet who sent it.
 pub(super) fn prepare(edge: &Edge, params: Params) -> Result<Prepared, Failure> {
     let Params { query, operation_name, variables } = params;
-    let prepared = edge.documents.prepare(&edge.schemas.strict, &query, operation_name.as_deref(), variables)?;
+    let prepared = edge.documents.prepare(&query, operation_name.as_deref(), variables)?;
     if prepared.operation.introspects && !edge.settings.introspection {
         let message = "Introspection is switched off here: use the published schema.graphql.";
         return Err(Failure::document(Code::IntrospectionDisabled, message, None));

@@ -1,7 +1,7 @@
 //! The GraphQL layer before execution: GraphQL over HTTP, graphql-sse and graphql-transport-ws.
 //!
-//! A request goes through `negotiate` and `request` (is it a request?), `lexer`, `limits`, the engine's validation,
-//! `complexity` and `variables` (all in `document`: may the document be executed?), `execute` (who asks, and may they?)
+//! A request goes through `negotiate` and `request` (is it a request?), `lexer`, `limits`, `rules`, `complexity` and
+//! `variables` (all in `document`: may the document be executed?), `execute` (who asks, and may they?)
 //! and leaves through `handler`, `sse` or `ws`. Errors leave through `errors`, which gives each a code and the request's
 //! id and keeps causes in the log.
 //!
@@ -21,8 +21,10 @@ mod lexer;
 mod limits;
 mod negotiate;
 mod request;
+mod rewrite;
+mod rules;
 mod sse;
-mod validate;
+mod values;
 mod variables;
 mod ws;
 

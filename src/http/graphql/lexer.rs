@@ -166,7 +166,8 @@ impl<'a> Place<'a> {
             Kind::Mark(mark @ (b'{' | b'[' | b'(')) => self.open.push(mark),
             Kind::Mark(b')') if self.last == Some(Kind::Mark(b'(')) => return Err("parentheses with nothing in them"),
             Kind::Mark(mark @ (b'}' | b']' | b')')) => {
-                if self.open.pop() == Some(b'{') && mark == b'}' {
+                let opened = self.open.pop();
+                if opened == Some(b'{') && mark == b'}' {
                     self.objects.pop();
                 }
             }

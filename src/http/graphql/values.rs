@@ -4,14 +4,13 @@
 //! Every fault names its path as the caller wrote it (`input.tickets[2].amount`, `$input.subject`), the value, what would be
 //! right, and the place in the schema (a schema coordinate, section 3.14).
 
-use std::fmt;
-
 use async_graphql::parser::types::{BaseType, Type};
 use async_graphql::{InputType, Name, Pos, ServerError, Value as ConstValue};
 use chrono::{DateTime, Utc};
 
 use super::catalog::{Catalog, Input, InputField, Kind};
 use super::failure::coded;
+use super::told::{Article, Choice, Coordinate, Path, Shown, is_secret};
 use crate::error::Code;
 use crate::graphql::money::{CurrencyCode, Decimal};
 use crate::id;
@@ -33,30 +32,6 @@ impl Fault {
         let mut error = coded(code, format!("{path}: {what}{stop}{see}"), pos);
         error.extensions.get_or_insert_default().set("field", path);
         error
-    }
-}
-
-/// A place in the schema: GraphQL specification, section 3.14 "Schema Coordinates".
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Coordinate<'a> {
-    /// A variable's type is the caller's own.
-    Variable,
-    /// `Type.field(argument:)`
-    Argument(&'a str, &'a str, &'a str),
-    /// `@directive(argument:)`
-    OfDirective(&'a str, &'a str),
-    /// `Input.field`
-    Field(&'a str, &'a str),
-}
-
-impl fmt::Display for Coordinate<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Variable => Ok(()),
-            Self::Argument(parent, field, argument) => write!(f, "{parent}.{field}({argument}:)"),
-            Self::OfDirective(directive, argument) => write!(f, "@{directive}({argument}:)"),
-            Self::Field(input, field) => write!(f, "{input}.{field}"),
-        }
     }
 }
 
@@ -211,19 +186,14 @@ impl Check<'_> {
         let ConstValue::Object(given) = value else { return Ok(()) };
         for (field, field_value) in given.iter_mut() {
             let below = path.field(field);
-            match input.fields.iter().find(|(known, _)| field == known) {
-                Some((known, declared)) => {
-                    let declared = Expected::of(declared, Coordinate::Field(name, known));
-                    let declared = Expected { one_of: input.one_of, ..declared };
-                    self.value(declared, field_value, &below, depth + 1)?;
-                }
-                None => {
-                    let near = self.catalog.near(field, input.fields.iter().map(|(known, _)| known.as_str()));
-                    let near = near.map(|near| format!(". Did you mean {name}.{near}?")).unwrap_or_default();
-                    let what = format!("{name} has no such field{near}");
-                    return Err(Fault { path: below.to_string(), what, coordinate: String::new() });
-                }
-            }
+            let Some((known, declared)) = input.fields.iter().find(|(known, _)| field == known) else {
+                let near = self.catalog.near(field, input.fields.iter().map(|(known, _)| known.as_str()));
+                let near = near.map(|near| format!(". Did you mean {name}.{near}?")).unwrap_or_default();
+                let what = format!("{name} has no such field{near}");
+                return Err(Fault { path: below.to_string(), what, coordinate: String::new() });
+            };
+            let declared = Expected::of(declared, Coordinate::Field(name, known));
+            self.value(Expected { one_of: input.one_of, ..declared }, field_value, &below, depth + 1)?;
         }
         let missing =
             input.fields.iter().find(|(field, known)| known.required() && !given.contains_key(field.as_str()));
@@ -327,127 +297,4 @@ fn scalar(
         *value = ConstValue::String(number.to_string());
     }
     ids_of.map_or(Ok(()), |ids_of| check_id(value, ids_of, path))
-}
-
-#[derive(Clone, Copy)]
-enum Segment<'a> {
-    Variable(&'a str),
-    Field(&'a str),
-    Index(usize),
-}
-
-/// Where a value stands, as the caller wrote it.
-pub(super) struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
-    segment: Segment<'a>,
-}
-
-impl<'a> Path<'a> {
-    /// `$name`
-    pub(super) fn variable(name: &'a str) -> Self {
-        Self { parent: None, segment: Segment::Variable(name) }
-    }
-
-    /// `name`
-    pub(super) fn argument(name: &'a str) -> Self {
-        Self { parent: None, segment: Segment::Field(name) }
-    }
-
-    fn field(&'a self, name: &'a str) -> Self {
-        Self { parent: Some(self), segment: Segment::Field(name) }
-    }
-
-    fn item(&'a self, index: usize) -> Self {
-        Self { parent: Some(self), segment: Segment::Index(index) }
-    }
-}
-
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(parent) = self.parent {
-            parent.fmt(f)?;
-        }
-        match self.segment {
-            Segment::Variable(name) => write!(f, "${}", Short(name)),
-            Segment::Field(name) if self.parent.is_none() => write!(f, "{}", Short(name)),
-            Segment::Field(name) => write!(f, ".{}", Short(name)),
-            Segment::Index(index) => write!(f, "[{index}]"),
-        }
-    }
-}
-
-/// Whether a message must not repeat this: by the names that lead to it, and by how credentials begin (JSON Web Tokens,
-/// keys of ours, of Stripe and of Clerk, secrets of webhooks).
-fn is_secret(text: &str, path: &Path<'_>) -> bool {
-    const NAMES: [&str; 6] = ["token", "secret", "password", "passphrase", "credential", "authorization"];
-    const BEGINNINGS: [&str; 7] = ["eyJ", "sk_", "rk_", "pk_", "whsec_", "tnt_", "Bearer "];
-    let mut segments = std::iter::successors(Some(path), |path| path.parent);
-    BEGINNINGS.iter().any(|beginning| text.starts_with(beginning))
-        || segments.any(|path| match path.segment {
-            Segment::Variable(name) | Segment::Field(name) => {
-                let name = name.to_ascii_lowercase();
-                NAMES.iter().any(|secret| name.contains(secret))
-            }
-            Segment::Index(_) => false,
-        })
-}
-
-/// A text as it stands in messages, cut when long.
-pub(super) struct Short<'a>(pub(super) &'a str);
-
-impl fmt::Display for Short<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 60;
-        let mut chars = self.0.chars();
-        for char in chars.by_ref().take(MOST) {
-            write!(f, "{}", char.escape_debug())?;
-        }
-        if chars.next().is_some() { f.write_str("…") } else { Ok(()) }
-    }
-}
-
-/// A value as it stands in messages.
-struct Shown<'a>(&'a ConstValue, &'a Path<'a>);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            ConstValue::String(text) if is_secret(text, self.1) => f.write_str("this text"),
-            ConstValue::String(text) => write!(f, "\"{}\"", Short(text)),
-            ConstValue::List(_) => f.write_str("a list"),
-            ConstValue::Object(_) => f.write_str("an object"),
-            ConstValue::Enum(name) => write!(f, "{}", Short(name)),
-            value => write!(f, "{}", Short(&value.to_string())),
-        }
-    }
-}
-
-/// `A, B or C`.
-struct Choice<'a>(&'a [String]);
-
-impl fmt::Display for Choice<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => f.write_str("nothing"),
-            [only] => f.write_str(only),
-            [first @ .., last] => write!(f, "{} or {last}", first.join(", ")),
-        }
-    }
-}
-
-/// A type as it stands in messages.
-struct Article<'a>(&'a str);
-
-impl fmt::Display for Article<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            "Int" => f.write_str("an Int (a whole number of 32 bits)"),
-            "ID" => f.write_str("an ID (a text or a whole number)"),
-            "DateTime" => f.write_str("a DateTime (a text such as \"2026-01-31T12:00:00Z\")"),
-            "Decimal" => f.write_str("a Decimal (a text such as \"12.50\", at most 30 digits and 4 decimals)"),
-            "CurrencyCode" => f.write_str("a CurrencyCode (a text of three capital letters, such as \"EUR\")"),
-            name if name.starts_with(['A', 'E', 'I', 'O']) => write!(f, "an {name}"),
-            name => write!(f, "a {name}"),
-        }
-    }
 }

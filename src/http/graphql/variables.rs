@@ -8,7 +8,8 @@ use async_graphql::{Positioned, Variables};
 
 use super::catalog::Catalog;
 use super::failure::Failure;
-use super::values::{Check, Expected, Fault, Path, check_ids};
+use super::told::Path;
+use super::values::{Check, Expected, Fault, check_ids};
 use crate::error::Code;
 
 /// A variable that stands where ids of one type are expected: it is declared as `ID`, and any text is one.

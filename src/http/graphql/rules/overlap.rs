@@ -10,7 +10,7 @@ use async_graphql::parser::types::{BaseType, Field, FragmentDefinition, Selectio
 use async_graphql::{Name, Positioned};
 
 use super::super::catalog::{self, Catalog, Composite};
-use super::super::values::Short;
+use super::super::told::Short;
 use super::Faults;
 
 const RULE: &str = "OverlappingFieldsCanBeMerged";

@@ -6,7 +6,8 @@ use async_graphql::parser::types::{BaseType, OperationDefinition, Type, Variable
 use async_graphql::{Name, Positioned, Value};
 
 use super::super::catalog::{Catalog, Kind, named};
-use super::super::values::{Check, Expected, Path, Short, Usage, UsagePlace};
+use super::super::told::{Path, Short};
+use super::super::values::{Check, Expected, Usage, UsagePlace};
 use super::super::variables::IdUse;
 use super::Faults;
 use super::walk::Scope;

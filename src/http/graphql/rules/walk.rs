@@ -11,7 +11,8 @@ use async_graphql::{Name, Pos, Positioned, Value as ConstValue};
 use async_graphql_value::Value;
 
 use super::super::catalog::{self, Catalog, Composite, Inputs, Kind};
-use super::super::values::{Check, Coordinate, Expected, Path, Short, Usage};
+use super::super::told::{Coordinate, Path, Short};
+use super::super::values::{Check, Expected, Usage};
 use super::Faults;
 use crate::error::Code;
 

@@ -19,6 +19,7 @@ mod errors;
 mod events;
 mod flags;
 mod floors;
+mod fuzz;
 mod gates;
 mod help_desk;
 mod http_layer;

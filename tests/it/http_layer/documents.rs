@@ -108,7 +108,7 @@ async fn documents_of_advisories_are_refused_or_answered_at_once() {
         let next = many(depth, &|i| format!("fragment f{i} on User {{ ...f{} id ...f{} }} ", i + 1, i + 1));
         format!("{{ viewer {{ user {{ ...f0 }} }} }} {next} fragment f{depth} on User {{ id }}")
     };
-    let cycle = many(1_500, &|i| format!("fragment f{i} on Query {{ ...f{} }} ", (i + 1) % 1_500));
+    let cycle = many(1_200, &|i| format!("fragment f{i} on Query {{ ...f{} }} ", (i + 1) % 1_200));
     let conflicts = many(900, &|i| format!("x: {} ", if i % 2 == 0 { "id" } else { "email" }));
     for (what, query, code) in [
         (
@@ -126,7 +126,7 @@ async fn documents_of_advisories_are_refused_or_answered_at_once() {
             format!("query($a: {}Int{}) {{ __typename }}", "[".repeat(4_000), "]".repeat(4_000)),
             Some("QUERY_TOO_DEEP"),
         ),
-        ("a circle of fragments", format!("{{ ...f0 }} {cycle}"), Some("GRAPHQL_VALIDATION_FAILED")),
+        ("a circle of fragments", format!("{{ ...f0 }} {cycle}"), Some("QUERY_TOO_DEEP")),
         ("fragments that spread the next twice", spreading(20), Some("QUERY_TOO_MANY_FIELDS")),
         ("few of them", spreading(8), None),
         ("one field many times", format!("{{ viewer {{ user {{ {} }} }} }}", "id ".repeat(1_990)), None),
@@ -160,8 +160,8 @@ async fn documents_of_advisories_are_refused_or_answered_at_once() {
             "many variables",
             format!(
                 "query({}) {{ nodes(ids: [{}]) {{ id }} }}",
-                many(1_600, &|i| format!("$v{i}: ID! ")),
-                many(1_600, &|i| format!("$v{i} "))
+                many(1_400, &|i| format!("$v{i}: ID! ")),
+                many(1_400, &|i| format!("$v{i} "))
             ),
             Some("INVALID_VARIABLE"),
         ),
@@ -171,7 +171,14 @@ async fn documents_of_advisories_are_refused_or_answered_at_once() {
             None,
         ),
         ("a description as long as may be", format!("\"{}\" query {{ __typename }}", "é".repeat(60_000)), None),
-        ("escapes", format!("{{ node(id: \"{}\") {{ id }} }}", "\\u{1F600}".repeat(12_000)), Some("INVALID_ARGUMENT")),
+        (
+            "escapes",
+            format!(
+                "{{ organization {{ tickets(where: {{ subject: {{ eq: \"{}\" }} }}) {{ totalCount }} }} }}",
+                "\\u{1F600}".repeat(12_000)
+            ),
+            None,
+        ),
     ] {
         let started = Instant::now();
         let reply = client.query(&query).await;
@@ -332,16 +339,16 @@ async fn documents_of_the_newest_edition_are_executed() {
     let document = "\"\"\"\nWhat it is for:\n{ a list }\n\"\"\"\nquery Tickets(\n  \"How many.\" $first: Int = 1\n) { organization { tickets(first: $first) { nodes { ...F } } } }\n\n\"What is shown.\"\nfragment F on Ticket { id }";
     let data = client.query(document).await.data();
     assert_eq!(data["organization"]["tickets"]["nodes"].as_array().map(Vec::len), Some(1));
-    let create = "mutation { ticketCreate(input: { subject: \"a\\u{1F600}\\uD83D\\uDE00\", description: \"\"\"\n    b \\\"\"\"\n      c\n  \"\"\" }) { ticket { subject description } errors { message } } }";
+    let create = "mutation { ticketCreate(input: { subject: \"a\\u{1F600}\\uD83D\\uDE00\", description: \"\"\"\n    b \\\"\"\"\n      c\n  \"\"\" }) { ticket { subject description } userErrors { message } } }";
     let data = client.query(create).await.data();
     assert_eq!(data["ticketCreate"]["ticket"], json!({ "subject": "a😀😀", "description": "b \"\"\"\n  c" }));
     let wrong = document.replace("{ id }", "{ id nope }");
     let reply = client.query(&wrong).await;
     reply.refused(400, "GRAPHQL_VALIDATION_FAILED");
     let error = reply.json()["errors"][0].clone();
-    assert_eq!(
-        error["message"],
-        "There is no field Ticket.nope. Did you mean Ticket.note?".replace(" Did you mean Ticket.note?", "")
+    assert!(
+        error["message"].as_str().is_some_and(|told| told.starts_with("There is no field Ticket.nope.")),
+        "{error}"
     );
     assert_eq!(error["locations"], json!([{ "line": 10, "column": 27 }]));
     assert_eq!(error["extensions"]["rule"], "FieldsOnCorrectType");

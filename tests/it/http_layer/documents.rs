@@ -330,6 +330,9 @@ async fn variables_are_checked_every_time() {
     let reply = client.run(&json!({ "query": query, "variables": { "id": 4, "ids": 5 } })).await;
     // Whole numbers are ids; only none of this server's.
     assert_eq!((reply.status, reply.code().as_str()), (200, "INVALID_ARGUMENT"), "{}", reply.text);
+    let query = "query($w: TicketFilter) { organization { tickets(where: $w) { totalCount } } }";
+    let reply = client.run(&json!({ "query": query, "variables": { "w": { "assigneeId": { "eq": "x" } } } })).await;
+    assert_eq!(reply.json()["errors"][0]["extensions"]["field"], "where.assigneeId", "{}", reply.text);
 }
 
 /// GraphQL, edition of September 2025: descriptions in documents, `\u{…}`, block strings; errors stand where the caller wrote.

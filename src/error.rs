@@ -99,6 +99,14 @@ pub enum Error {
         /// The limit, what the request had, and how to get below it.
         message: String,
     },
+    /// More was asked for than may be at the moment.
+    #[error("{message}")]
+    RateLimited {
+        /// Seconds after which there is enough.
+        retry_after: u64,
+        /// What was asked for, and whose it is.
+        message: String,
+    },
     /// The database cannot be reached or is too busy; trying again later is right.
     #[error("The database cannot be reached at the moment. Try again in a few seconds.")]
     Unavailable,
@@ -147,6 +155,7 @@ impl Error {
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::InvalidCursor(_) => Code::InvalidCursor,
             Self::Limit { code, .. } => *code,
+            Self::RateLimited { .. } => Code::RateLimited,
             Self::Unavailable => Code::Unavailable,
             Self::Timeout => Code::Timeout,
             Self::Internal(_) => Code::Internal,
@@ -194,13 +203,15 @@ impl Error {
             Self::AccountNotReady | Self::Unavailable | Self::Timeout | Self::KeysUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }
 
 impl Error {
-    /// Completes a GraphQL error that came from one of ours: `extensions.code` and, for arguments, `extensions.field`.
+    /// Completes a GraphQL error that came from one of ours: `extensions.code`, for arguments `extensions.field`, and where it is known
+    /// when trying again is right, `extensions.retryAfter` in seconds.
     ///
     /// A resolver's [`Error`] travels through the engine as the error's source. Returns it, so that the edge can log what
     /// is internal.
@@ -210,6 +221,9 @@ impl Error {
         extensions.set("code", error.code().as_str());
         if let Self::Invalid { field, .. } = &error {
             extensions.set("field", field.as_str());
+        }
+        if let Self::RateLimited { retry_after, .. } = &error {
+            extensions.set("retryAfter", *retry_after);
         }
         Some(error)
     }

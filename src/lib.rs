@@ -24,6 +24,7 @@ pub mod entitlements;
 pub mod error;
 pub mod escalations;
 pub mod events;
+mod fingerprint;
 pub mod flags;
 pub mod graphql;
 pub mod hex;

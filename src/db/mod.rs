@@ -5,6 +5,7 @@
 
 mod bind;
 pub mod migrations;
+mod queue;
 mod read_pool;
 mod roles;
 mod system_tx;
@@ -20,6 +21,8 @@ use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use bind::Bind;
+pub use queue::Lane;
+use queue::Queue;
 use read_pool::ReadPool;
 pub(crate) use read_pool::connect_alone;
 pub use read_pool::keeps_statements;
@@ -40,6 +43,8 @@ pub struct Db {
     readers: Arc<ReadPool>,
     /// The RLS-bound role: what the API writes.
     app: PgPool,
+    /// Who waits for a connection of it.
+    writers: Arc<Queue>,
     /// The superadmin role: webhooks, workers, commands.
     system: PgPool,
     pooler: Pooler,
@@ -99,11 +104,13 @@ impl Db {
         let unprepared = limits.pooler == Pooler::Transaction;
         let reading = (limits.max_connections * 3 / 5).max(1);
         let readers = Arc::new(ReadPool::new(&app, reading, limits.acquire_timeout, unprepared));
-        let app = pool(limits.max_connections.saturating_sub(reading).max(1)).connect_lazy_with(app);
+        let writing = limits.max_connections.saturating_sub(reading).max(1);
+        let writers = Queue::new(usize::try_from(writing).unwrap_or(1), limits.acquire_timeout);
+        let app = pool(writing).connect_lazy_with(app);
         let system = system.application_name("tenantry-system").statement_cache_capacity(STATEMENTS);
         let system = pool((limits.max_connections / 4).max(2) + limits.workers)
             .connect_lazy_with(system.options(settings(SYSTEM_TIMEOUT)));
-        Self { readers, app, system, pooler: limits.pooler }
+        Self { readers, app, writers, system, pooler: limits.pooler }
     }
 
     /// The API's connections for reading, for [`TenantTx`].
@@ -112,8 +119,33 @@ impl Db {
     }
 
     /// Reads outside of every tenant, for the door function `tenantry.viewer`.
-    pub(crate) async fn read_alone(&self, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
-        self.readers.read_alone(sql, binds).await
+    pub(crate) async fn read_alone(&self, lane: Lane, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
+        self.readers.read_alone(lane, sql, binds).await
+    }
+
+    /// Who waits for the API's connections that write, for [`TenantTx`].
+    fn writers(&self) -> &Arc<Queue> {
+        &self.writers
+    }
+
+    /// Refuses an operation for which no more may wait, before anything is done for it.
+    ///
+    /// # Errors
+    /// [`Error::RateLimited`](crate::error::Error::RateLimited).
+    pub fn check(&self, lane: Lane, writes: bool) -> Result<()> {
+        if writes { self.writers.check(lane) } else { self.readers.queue().check(lane) }
+    }
+
+    /// How many wait for the API's connections that read, and for those that write.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.readers.queue().waiting(), self.writers.waiting())
+    }
+
+    /// How many were refused so far because too many waited.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.readers.queue().refused() + self.writers.refused()
     }
 
     /// The API's pool, for [`TenantTx`].
@@ -132,6 +164,7 @@ impl Db {
         work: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>>,
     ) -> sqlx::Result<T> {
         let (pooler, work) = (self.pooler, &work);
+        let _place = self.writers.enter(Lane::House).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
         Self::retrying(&self.app, |pool| async move {
             if pooler != Pooler::Transaction {
                 let mut connection = pool.acquire().await?;
@@ -199,6 +232,7 @@ impl Db {
     /// Closes all pools after the work under way is done.
     pub async fn close(&self) {
         self.readers.close();
+        self.writers.close();
         self.app.close().await;
         self.system.close().await;
     }

@@ -24,8 +24,9 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use crate::access::{Actions, Actor, Bearer, Credential, KeyBearer, MemberRole, OrganizationRef, Tenant};
+use crate::db::queue::Place;
 use crate::db::read_pool::{Taken, parameters_of};
-use crate::db::{Bind, Db, Traffic, connection_died};
+use crate::db::{Bind, Db, Lane, Traffic, connection_died};
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::id::Id;
@@ -39,9 +40,9 @@ pub struct TenantTx<M = Writing> {
     traffic: Arc<Traffic>,
 }
 
-/// What a transaction that writes has.
+/// What a transaction that writes has: its connection, and after it the right to one, which is given back last.
 #[derive(Debug)]
-pub struct Writing(Option<PoolConnection<Postgres>>);
+pub struct Writing(Option<(PoolConnection<Postgres>, Place)>);
 
 /// What a transaction that reads has. It is read only, on one snapshot: everything a query shows is from the same moment.
 pub struct Reading {
@@ -159,7 +160,8 @@ impl TenantTx {
     ) -> Result<Self> {
         let credential = credential.into();
         let begin = begin_statement(db.begin(), credential, organization)?;
-        let (mut tx, rows) = Self::begun(db, &begin, traffic).await?;
+        let lane = traffic.lane(credential);
+        let (mut tx, rows) = Self::begun(db, &begin, lane, traffic).await?;
         let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
         tx.tenant = match credential {
             Credential::Token(_) => {
@@ -176,15 +178,16 @@ impl TenantTx {
     }
 
     /// Sends the statements that begin a transaction, of nobody so far, on a connection that lives.
-    async fn begun(db: &Db, begin: &str, traffic: Arc<Traffic>) -> Result<(Self, Vec<PgRow>)> {
+    async fn begun(db: &Db, begin: &str, lane: Lane, traffic: Arc<Traffic>) -> Result<(Self, Vec<PgRow>)> {
         // An idle connection may have died with the server: try as many as were idle, then one new one.
         let mut dead_connections_left = db.app().num_idle();
         loop {
+            let place = db.writers().enter(lane).await?;
             let connection = db.app().acquire().await?;
             traffic.add_statements(1);
             traffic.add_round_trip();
             // The guard exists before the statement is sent: a request that is cancelled here is rolled back as well.
-            let mode = Writing(Some(connection));
+            let mode = Writing(Some((connection, place)));
             let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
             match sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(tx.raw()).await {
                 Ok(rows) => return Ok((tx, rows)),
@@ -270,7 +273,8 @@ impl TenantTx {
         let query = sqlx::query(sql).bind(bearer.subject).bind(bearer.session).bind(user).bind(email).bind(name);
         let query = query.bind(avatar_url).bind(workspace.map(|new| new.0)).bind(workspace.map(|new| new.1));
         let query = query.bind(workspace.map(|new| new.2)).bind(workspace.map(|new| new.3)).bind(now);
-        let (mut tx, _) = Self::begun(db, db.begin(), traffic).await?;
+        let lane = traffic.lane(bearer.into());
+        let (mut tx, _) = Self::begun(db, db.begin(), lane, traffic).await?;
         let row = query.fetch_one(tx.conn()).await?;
         if row.try_get::<&str, _>(0)? != "JOINED" {
             tx.commit().await?;
@@ -308,7 +312,8 @@ impl TenantTx {
         if [Some(bearer.subject), bearer.session].into_iter().flatten().any(|text| text.contains('\0')) {
             return Ok(Admission::Refused("NO_ACCOUNT".to_owned()));
         }
-        let (mut tx, _) = Self::begun(db, db.begin(), traffic).await?;
+        let lane = traffic.lane(bearer.into());
+        let (mut tx, _) = Self::begun(db, db.begin(), lane, traffic).await?;
         let row = door.fetch_one(tx.conn()).await?;
         let outcome: String = row.try_get(0)?;
         if outcome == "REQUESTED" {
@@ -333,7 +338,8 @@ impl TenantTx {
 
     #[expect(clippy::expect_used, reason = "the connection is taken by commit and drop only, and both consume self")]
     fn raw(&mut self) -> &mut PgConnection {
-        self.mode.0.as_mut().expect("a transaction has its connection until it ends")
+        let (connection, _) = self.mode.0.as_mut().expect("a transaction has its connection until it ends");
+        connection
     }
 
     /// Makes the writes durable and visible. Nothing is, until this returned `Ok`.
@@ -358,7 +364,7 @@ impl TenantTx {
 
 impl Writing {
     fn close_connection(&mut self) {
-        if let Some(mut connection) = self.0.take() {
+        if let Some((mut connection, _place)) = self.0.take() {
             connection.close_on_drop();
         }
     }
@@ -366,7 +372,7 @@ impl Writing {
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        let Some(mut connection) = self.0.take() else { return };
+        let Some((mut connection, place)) = self.0.take() else { return };
         if tokio::runtime::Handle::try_current().is_err() {
             connection.close_on_drop();
             return;
@@ -376,6 +382,7 @@ impl Drop for Writing {
             if sqlx::raw_sql("rollback").execute(&mut *connection).await.is_err() {
                 connection.close_on_drop();
             }
+            drop((connection, place));
         });
     }
 }
@@ -444,10 +451,11 @@ impl TenantTx<Reading> {
         if texts.into_iter().flatten().any(|text| text.contains('\0')) {
             return Err(Error::OrganizationNotFound);
         }
+        let lane = traffic.lane(credential);
         match credential {
             Credential::Token(Bearer { subject, session }) => {
                 let opening: Opening<'_> = (ENTER, ENTER_TYPES, &[&subject, &session, &id, &clerk, &slug]);
-                let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
+                let (mut tx, row, rows) = Self::open(db, lane, opening, traffic, first).await?;
                 let member =
                     tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
                 tx.tenant = Tenant { is_suspended: row.try_get(5)?, waits_for_seat: row.try_get(6)?, ..member };
@@ -455,7 +463,7 @@ impl TenantTx<Reading> {
             }
             Credential::Key(KeyBearer { hash, ip, now }) => {
                 let opening: Opening<'_> = (ENTER_BY_KEY, ENTER_BY_KEY_TYPES, &[&hash, &ip, &now, &id, &clerk, &slug]);
-                let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
+                let (mut tx, row, rows) = Self::open(db, lane, opening, traffic, first).await?;
                 let program = program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
                 tx.tenant = Tenant { is_suspended: row.try_get(4)?, ..program };
                 let is_fresh: bool = row.try_get(3)?;
@@ -467,11 +475,12 @@ impl TenantTx<Reading> {
     /// Opens a transaction of nobody so far; the row of the door, and the rows of the first statement.
     async fn open(
         db: &Db,
+        lane: Lane,
         opening: Opening<'_>,
         traffic: Arc<Traffic>,
         first: Option<(&str, &[Bind])>,
     ) -> Result<(Self, Row, Vec<Row>)> {
-        let opened = db.readers().on_living(|taken| {
+        let opened = db.readers().on_living(lane, |taken| {
             let mode =
                 Reading { taken: Some(taken), unanswered: AtomicU32::new(0), one_flight: AtomicBool::new(false) };
             let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
@@ -600,10 +609,11 @@ pub async fn refuse<'a, T>(db: &Db, credential: impl Into<Credential<'a>>) -> Re
 }
 
 /// What is wrong with a key that opened nothing.
-async fn key_refusal(db: &Db, KeyBearer { hash, ip, now }: KeyBearer<'_>) -> Result<Error> {
+async fn key_refusal(db: &Db, key: KeyBearer<'_>) -> Result<Error> {
+    let (lane, KeyBearer { hash, ip, now }) = (Lane::of(Credential::Key(key)), key);
     let binds = [Bind::Text(hex(hash)), Bind::Text(ip.map(|ip| ip.to_string()).unwrap_or_default()), Bind::Time(now)];
     let sql = "select tenantry.key_standing(decode($1, 'hex'), nullif($2, '')::inet, $3)";
-    let rows = db.read_alone(sql, &binds).await?;
+    let rows = db.read_alone(lane, sql, &binds).await?;
     let found: Option<String> = rows.first().map(|row| row.try_get(0)).transpose()?;
     Ok(match found.as_deref() {
         Some("REVOKED") => Error::InvalidApiKey("it was revoked."),
@@ -623,7 +633,8 @@ pub fn binds_of(bearer: Bearer<'_>) -> Option<[Bind; 2]> {
 
 async fn standing(db: &Db, bearer: Bearer<'_>) -> Result<Standing> {
     let Some(binds) = binds_of(bearer) else { return Ok(Standing::Unknown) };
-    let rows = db.read_alone("select tenantry.account_standing($1, $2)", &binds).await?;
+    let lane = Lane::person(bearer.subject);
+    let rows = db.read_alone(lane, "select tenantry.account_standing($1, $2)", &binds).await?;
     let found: Option<String> = rows.first().map(|row| row.try_get(0)).transpose()?;
     Ok(match found.as_deref() {
         Some("UNKNOWN") => Standing::Unknown,

@@ -1,15 +1,31 @@
-//! What an operation asks of the database, counted.
+//! What an operation asks of the database, counted, and the lane in which it waits for connections.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::Lane;
+use crate::access::Credential;
 
 /// Statements and round trips of one operation, for its log line and its `Server-Timing`.
 #[derive(Debug, Default)]
 pub struct Traffic {
     statements: AtomicU32,
     round_trips: AtomicU32,
+    lane: Mutex<Option<Lane>>,
 }
 
 impl Traffic {
+    /// From here on it waits in this lane.
+    pub fn stand_in(&self, lane: Lane) {
+        *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = Some(lane);
+    }
+
+    /// Where it waits: where it was told to, or where anybody with such a credential does.
+    pub(super) fn lane(&self, credential: Credential<'_>) -> Lane {
+        let lane = *self.lane.lock().unwrap_or_else(PoisonError::into_inner);
+        lane.unwrap_or_else(|| Lane::of(credential))
+    }
+
     /// Statements sent so far; the begin and the end of a transaction that reads are not counted.
     #[must_use]
     pub fn statements(&self) -> u32 {

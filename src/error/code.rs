@@ -148,6 +148,12 @@ codes! {
     QueryTooManyDirectives "QUERY_TOO_MANY_DIRECTIVES"
         "The operation has too many directives."
         "Split it.";
+    QueryTooExpensive "QUERY_TOO_EXPENSIVE"
+        "The operation costs more than a credential ever has of the organization's budget."
+        "Ask for smaller pages or fewer fields, or split it; waiting does not help.";
+    RateLimited "RATE_LIMITED"
+        "The credential or the organization has spent its budget for the moment, or has too many requests waiting."
+        "Try again after `extensions.retryAfter` seconds, which is also the header `Retry-After`.";
     TooManySubscriptions "TOO_MANY_SUBSCRIPTIONS"
         "The socket has too many subscriptions, or the organization too many streams of its log."
         "End some, or open another socket.";

@@ -58,6 +58,7 @@ const FLOORS: &[&[&str]] = &[
     &["stripe"],
     &["network"],
     &["hex"],
+    &["fingerprint"],
     &["sql_text"],
     &["unread"],
     &["id"],

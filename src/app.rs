@@ -20,6 +20,7 @@ use crate::http::{Edge, EdgeSettings, MetricsRoute};
 use crate::jobs::Jobs;
 use crate::mail::Mailer;
 use crate::members::{self, InvitationMail};
+use crate::rates::Rates;
 use crate::refunds::Payer;
 use crate::schema::{self, Schemas};
 use crate::webhooks::Webhooks;
@@ -107,6 +108,7 @@ impl App {
         }
         let events = Events::default();
         let flags = Arc::new(Flags::new(clock.clone(), config.ofrep_rate_limit));
+        let rates = Arc::new(Rates::new(config.api_cost_per_minute, Arc::clone(&config.plans), clock.clone()));
         let noting = std::sync::Mutex::default();
         let services = Arc::new(Services {
             noting,
@@ -129,6 +131,7 @@ impl App {
             services: Arc::clone(&services),
             schemas,
             documents,
+            rates,
             webhooks: Arc::clone(&webhooks),
             dev: dev_issuer.map(|issuer| DevLogin { issuer, personas }),
             settings,

@@ -164,6 +164,11 @@ pub const VARIABLES: &[Variable] = &[
         "10000",
         "requests per second that one API key may have flags decided with, on each instance; people have a hundredth; 0: no limit (docs/OFREP.md)",
     ),
+    variable(
+        "API_COST_PER_MINUTE",
+        "1000000000",
+        "points that operations of one organization may cost in a minute where its plan does not say it; a credential has half; 0: no limit (docs/LIMITS.md)",
+    ),
     variable("CORS_ORIGINS", "–", "origins whose pages may call the API, comma separated"),
     variable(
         "TRUSTED_PROXIES",
@@ -264,6 +269,8 @@ pub struct Config {
     pub audit_retention: Retention,
     /// Requests per second of an API key for flags; 0: no bound.
     pub ofrep_rate_limit: u32,
+    /// Points that an organization may spend in a minute where its plan does not say it; 0: no bound.
+    pub api_cost_per_minute: u64,
     /// For how many days a payment may be overdue before the plan is FREE.
     pub grace_days: Option<u16>,
     /// What each plan gives; `webhooks.sync` has the same.
@@ -363,6 +370,9 @@ impl Config {
             smtp: reader.smtp(production),
             invitation_template: reader.invitation_template(),
             audit_retention: reader.audit_retention(),
+            api_cost_per_minute: reader
+                .parsed("API_COST_PER_MINUTE", "a number of points, 0 or more")
+                .unwrap_or(1_000_000_000),
             ofrep_rate_limit: reader.parsed("OFREP_RATE_LIMIT", "a number, 0 or more").unwrap_or(10_000),
             grace_days: reader.grace_days(),
             plans,

@@ -41,6 +41,7 @@ mod network;
 pub mod organizations;
 pub mod plans;
 pub mod platform;
+pub mod rates;
 pub mod refunds;
 pub mod representatives;
 pub mod schema;

@@ -131,6 +131,7 @@ impl Serve {
             background.push(tokio::spawn(Arc::clone(&app.flags).keep(db.clone(), direct, stopping.clone())));
             let services = Arc::clone(&app.services);
             background.push(tokio::spawn(entitlements::keep_writing_calls(services, stopping.clone())));
+            background.push(tokio::spawn(Arc::clone(&app.edge.rates).keep_sharing(db.clone(), stopping.clone())));
         }
         if self.role != Role::Api {
             background.extend(start_workers(&app, &database, self.workers, &stopping));

@@ -3,6 +3,7 @@
 //! Whoever asks often takes no more of the database than two statements every few seconds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -89,6 +90,7 @@ async fn metrics(State(figures): State<Figures>) -> Response {
         render_jobs(&mut text, &known.jobs, now);
     }
     render_flags(&mut text, &edge.flags);
+    render_rates(&mut text, edge);
     let (open, idle) = edge.services.db.usage();
     text.push_str("# TYPE tenantry_database_connections gauge\n");
     text += &format!("tenantry_database_connections{{state=\"open\"}} {open}\n");
@@ -117,6 +119,28 @@ fn render_flags(text: &mut String, flags: &Flags) {
     }
     let evaluations = flags.usage.requests();
     *text += &format!("# TYPE tenantry_flags_requests_total counter\ntenantry_flags_requests_total {evaluations}\n");
+}
+
+/// What operations cost, what was refused, and who waits for a connection.
+fn render_rates(text: &mut String, edge: &Edge) {
+    let (rates, db) = (&edge.rates, &edge.services.db);
+    *text += &format!("# TYPE tenantry_api_cost_total counter\ntenantry_api_cost_total {}\n", rates.charged());
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let refusals = &rates.refusals;
+    *text += "# TYPE tenantry_api_refusals_total counter\n";
+    for (reason, count) in [
+        ("credential", of(&refusals.credential)),
+        ("organization", of(&refusals.organization)),
+        ("too_expensive", of(&refusals.too_expensive)),
+        ("waiting", db.refused()),
+    ] {
+        *text += &format!("tenantry_api_refusals_total{{reason=\"{reason}\"}} {count}\n");
+    }
+    *text += &format!("# TYPE tenantry_api_budgets gauge\ntenantry_api_budgets {}\n", rates.len());
+    let (reading, writing) = db.waiting();
+    *text += "# TYPE tenantry_database_waiting gauge\n";
+    *text += &format!("tenantry_database_waiting{{pool=\"read\"}} {reading}\n");
+    *text += &format!("tenantry_database_waiting{{pool=\"write\"}} {writing}\n");
 }
 
 /// A family of series: its name, its type, and its value for a job.

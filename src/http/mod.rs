@@ -27,6 +27,7 @@ use crate::graphql::Services;
 use crate::http::dev::DevLogin;
 use crate::http::graphql::Documents;
 use crate::network::Network;
+use crate::rates::Rates;
 use crate::schema::Schemas;
 use crate::webhooks::Webhooks;
 
@@ -42,6 +43,8 @@ pub struct Edge {
     pub schemas: Schemas,
     /// Parsed and checked documents.
     pub documents: Documents,
+    /// What operations cost, and who may spend how much.
+    pub rates: Arc<Rates>,
     /// The inbox of webhooks, and what is counted of them.
     pub webhooks: Arc<Webhooks>,
     /// Who may be what on a development server; `None` elsewhere.

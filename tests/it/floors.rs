@@ -47,6 +47,7 @@ const FLOORS: &[&[&str]] = &[
     &["trail"],
     &["job_runs", "turns"],
     &["events"],
+    &["rates"],
     &["auth"],
     &["db"],
     &["local_postgres"],

@@ -36,6 +36,7 @@ mod people;
 mod performance;
 mod pooler;
 mod process;
+mod rates;
 mod refunds;
 mod revocation;
 mod search_path;

@@ -3,6 +3,7 @@
 use async_graphql::{Response, ServerError};
 
 use crate::graphql::rows::write_value;
+use crate::json::Json as _;
 
 /// The JSON of an answer of the engine (GraphQL specification, section 7.1). Errors stand first, as it recommends.
 pub(super) fn json(answer: &Response) -> Vec<u8> {
@@ -15,6 +16,18 @@ pub(super) fn json(answer: &Response) -> Vec<u8> {
     }
     out.extend_from_slice(b"\"data\":");
     write_value(&answer.data, &mut out);
+    if !answer.extensions.is_empty() {
+        out.extend_from_slice(b",\"extensions\":{");
+        for (index, (name, value)) in answer.extensions.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            name.write(&mut out);
+            out.push(b':');
+            write_value(value, &mut out);
+        }
+        out.push(b'}');
+    }
     out.push(b'}');
     out
 }

@@ -15,8 +15,8 @@ use axum::response::{IntoResponse as _, Response};
 
 use crate::http::Edge;
 
-const HEADERS: &str = "accept, apollo-require-preflight, authorization, cache-control, content-type, graphql-require-preflight, if-none-match, last-event-id, traceparent, tracestate, x-api-key, x-organization-id, x-request-id";
-const EXPOSED: &str = "etag, retry-after, server-timing, x-request-id";
+const HEADERS: &str = "accept, apollo-require-preflight, authorization, cache-control, content-type, graphql-cost, graphql-require-preflight, if-none-match, last-event-id, traceparent, tracestate, x-api-key, x-organization-id, x-request-id";
+const EXPOSED: &str = "etag, ratelimit, ratelimit-policy, retry-after, server-timing, x-request-id";
 
 /// Answers preflight requests and marks the answers that other origins may read.
 pub async fn cors(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {

@@ -16,6 +16,7 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{BoxStream, StreamExt as _};
 use tokio::task::coop::unconstrained;
 
+use super::charge::Charge;
 use super::document::{Operation, Prepared};
 use super::errors;
 use super::failure::Failure;
@@ -25,6 +26,7 @@ use crate::graphql::{Credentials, Session};
 use crate::http::Edge;
 use crate::http::client_address;
 use crate::http::request_id::RequestId;
+use crate::rates::Standing;
 
 /// How long a query or a mutation may take.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +42,8 @@ pub(in crate::http) struct Caller {
     pub(in crate::http) request_id: String,
     /// The client's address.
     pub(in crate::http) ip: Option<IpAddr>,
+    /// Whether answers are to say what they cost: the header `GraphQL-Cost: 1`.
+    pub(in crate::http) wants_cost: bool,
 }
 
 impl Caller {
@@ -54,6 +58,7 @@ impl Caller {
             organization: text(&parts.headers, "x-organization-id"),
             request_id,
             ip,
+            wants_cost: parts.headers.get("graphql-cost").is_some_and(|value| value == "1"),
         }
     }
 
@@ -80,6 +85,8 @@ pub(super) struct Admitted {
     /// Whose it is.
     pub(super) session: Arc<Session>,
     prepared: Prepared,
+    charge: Charge,
+    wants_cost: bool,
 }
 
 /// Checks the document: what it is, not yet who sent it.
@@ -93,18 +100,25 @@ pub(super) fn prepare(edge: &Edge, params: Params) -> Result<Prepared, Failure> 
     Ok(prepared)
 }
 
-/// Checks the credentials, and that only introspection goes without.
+/// Checks the credentials, that only introspection goes without, and that there is enough to pay for it.
 pub(super) async fn authorize(edge: &Arc<Edge>, caller: &Caller, prepared: Prepared) -> Result<Admitted, Failure> {
     let session = caller.open(edge).await?;
     if prepared.operation.needs_viewer && session.is_anonymous() {
         return Err(Error::Unauthenticated.into());
     }
-    Ok(Admitted { operation: Arc::clone(&prepared.operation), session, prepared })
+    let charge = Charge::take(edge, &session, &prepared)?;
+    Ok(Admitted {
+        operation: Arc::clone(&prepared.operation),
+        session,
+        prepared,
+        charge,
+        wants_cost: caller.wants_cost,
+    })
 }
 
 /// Executes a query or a mutation.
 pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -> Result<Response, Failure> {
-    let Admitted { session, prepared, .. } = admitted;
+    let Admitted { session, prepared, mut charge, wants_cost, .. } = admitted;
     record.session = Some(Arc::clone(&session));
     let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
     // Without tokio's budget of 128 operations per poll: it would interrupt a long list in the middle of handing its
@@ -115,8 +129,14 @@ pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -
     if let Some(organization) = session.entered() {
         edge.services.calls.add(organization, edge.services.clock.now());
     }
+    charge.settle();
     match outcome {
         Ok(Ok(mut response)) => {
+            if wants_cost {
+                let standing = charge.standing();
+                response.extensions.insert("cost".to_owned(), standing.to_value());
+                record.standing = Some(standing);
+            }
             errors::finish(&mut response.errors, &record.request_id);
             record.errors += response.errors.len();
             Ok(response)
@@ -139,12 +159,12 @@ pub(super) fn stream(edge: &Arc<Edge>, admitted: Admitted, mut record: Record) -
         };
         return futures_util::stream::once(answer).boxed();
     }
-    let Admitted { session, prepared, .. } = admitted;
+    let Admitted { session, prepared, charge, .. } = admitted;
     record.session = Some(Arc::clone(&session));
     let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
     let events = AssertUnwindSafe(edge.schemas.fast.execute_stream(request)).catch_unwind().boxed();
     let expiry = Box::pin(until_expiry(edge, &session));
-    let subscribed = Subscribed { events, expiry, session, record, ended: false };
+    let subscribed = Subscribed { events, expiry, session, charge, record, ended: false };
     futures_util::stream::unfold(subscribed, Subscribed::next).boxed()
 }
 
@@ -152,6 +172,7 @@ struct Subscribed<E> {
     events: BoxStream<'static, std::thread::Result<Response>>,
     expiry: Pin<Box<E>>,
     session: Arc<Session>,
+    charge: Charge,
     record: Record,
     ended: bool,
 }
@@ -168,6 +189,7 @@ impl<E: Future<Output = ()>> Subscribed<E> {
         };
         // Nothing of the database is held while the next event is waited for.
         self.session.close().await;
+        self.charge.settle();
         let response = match event? {
             Ok(mut response) => {
                 errors::finish(&mut response.errors, &self.record.request_id);
@@ -217,6 +239,8 @@ pub(super) struct Record {
     pub(super) request_id: String,
     /// The status of the answer.
     pub(super) status: StatusCode,
+    /// What is left of the budgets, where it is to be said.
+    pub(super) standing: Option<Standing>,
     /// The session, for its statements.
     session: Option<Arc<Session>>,
     operation: Option<Arc<Operation>>,
@@ -232,6 +256,7 @@ impl Record {
             request_id: request_id.to_owned(),
             // Nginx's status for a client that went away, which is what happened if no other is put here.
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            standing: None,
             session: None,
             operation: None,
             transport,
@@ -248,6 +273,7 @@ impl Record {
     /// The errors of a failure, ready to be sent.
     pub(super) fn settle(&mut self, failure: Failure) -> Vec<ServerError> {
         self.status = failure.status();
+        self.standing = self.standing.or(failure.standing());
         let mut errors = failure.into_errors();
         errors::finish(&mut errors, &self.request_id);
         self.errors += errors.len();

@@ -5,6 +5,7 @@ use async_graphql::{ErrorExtensionValues, Pos, ServerError};
 use axum::http::StatusCode;
 
 use crate::error::{Code, Error};
+use crate::rates::{Refused, Standing};
 
 /// What stopped the request.
 #[derive(Debug)]
@@ -15,12 +16,17 @@ pub struct Failure {
     /// read `application/json` are answered with 200 then.
     in_document: bool,
     allow: Option<&'static str>,
+    /// Seconds after which trying again is right.
+    retry_after: Option<u64>,
+    /// What is left of the budgets that do not have enough.
+    standing: Option<Box<Standing>>,
 }
 
 impl Failure {
     /// The HTTP request is wrong.
     pub(super) fn request(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
-        Self { status, errors: vec![coded(code, message, None)], in_document: false, allow: None }
+        let errors = vec![coded(code, message, None)];
+        Self { status, errors, in_document: false, allow: None, retry_after: None, standing: None }
     }
 
     /// The method is wrong; `allow` are the right ones.
@@ -52,7 +58,8 @@ impl Failure {
 
     /// Several errors in one document.
     pub(super) fn documents(errors: Vec<ServerError>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, errors, in_document: true, allow: None }
+        let status = StatusCode::BAD_REQUEST;
+        Self { status, errors, in_document: true, allow: None, retry_after: None, standing: None }
     }
 
     /// The status for clients that read `application/graphql-response+json`.
@@ -67,9 +74,24 @@ impl Failure {
         self.in_document
     }
 
+    /// Whether clients that read a stream look for it there: what is wrong with the document, and that its cost is too high.
+    pub(super) fn belongs_into_a_stream(&self) -> bool {
+        self.in_document || self.status == StatusCode::TOO_MANY_REQUESTS
+    }
+
     /// The header `Allow`, for wrong methods.
     pub(super) fn allow(&self) -> Option<&'static str> {
         self.allow
+    }
+
+    /// The header `Retry-After`, in seconds.
+    pub(super) fn retry_after(&self) -> Option<u64> {
+        self.retry_after
+    }
+
+    /// What is left of the budgets that do not have enough.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        self.standing.as_deref().copied()
     }
 
     /// The errors.
@@ -98,10 +120,22 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let in_document = matches!(error, Error::Limit { .. } | Error::Invalid { .. } | Error::InvalidCursor(_));
         let status = error.status();
+        let retry_after = match error {
+            Error::RateLimited { retry_after, .. } => Some(retry_after),
+            // As long as a database takes to come back, or a crowd to go.
+            _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
+        };
         let error = async_graphql::Error::from(error).into_server_error(Pos::default());
         let mut error = ServerError { locations: Vec::new(), ..error };
         Error::annotate(&mut error);
-        Self { status, errors: vec![error], in_document, allow: None }
+        Self { status, errors: vec![error], in_document, allow: None, retry_after, standing: None }
+    }
+}
+
+impl From<Box<Refused>> for Failure {
+    fn from(refused: Box<Refused>) -> Self {
+        let Refused { error, standing } = *refused;
+        Self { standing: Some(Box::new(standing)), ..error.into() }
     }
 }
 

@@ -41,7 +41,9 @@ pub(super) async fn handle(State(edge): State<Arc<Edge>>, request: Request) -> R
         Ok((admitted, true)) => return sse::events(&edge, admitted, record),
         Ok((admitted, false)) => admitted,
         // graphql-sse: what is wrong with the document is told in the stream, where clients look for it.
-        Err(failure) if accept.whole.is_none() && failure.is_in_document() => return sse::failed(failure, record),
+        Err(failure) if accept.whole.is_none() && failure.belongs_into_a_stream() => {
+            return sse::failed(failure, record);
+        }
         Err(failure) => return failed(media, failure, &mut record),
     };
     whole(&edge, media, admitted, record).await
@@ -134,7 +136,7 @@ async fn whole(edge: &Edge, media: Media, admitted: Admitted, mut record: Record
 
 /// A response without `data`, in one piece.
 pub(super) fn failed(media: Media, failure: Failure, record: &mut Record) -> Response {
-    let allow = failure.allow();
+    let (allow, retry_after) = (failure.allow(), failure.retry_after());
     let in_document = failure.is_in_document();
     let errors = record.settle(failure);
     // Clients of `application/json` cannot tell our 400 from a proxy's, so the specification keeps 200 for them.
@@ -145,14 +147,11 @@ pub(super) fn failed(media: Media, failure: Failure, record: &mut Record) -> Res
     if let Some(allow) = allow {
         http.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     }
-    match record.status {
-        StatusCode::UNAUTHORIZED => {
-            http.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        StatusCode::SERVICE_UNAVAILABLE => {
-            http.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-        }
-        _ => {}
+    if record.status == StatusCode::UNAUTHORIZED {
+        http.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(seconds) = retry_after {
+        http.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     http
 }
@@ -167,6 +166,14 @@ fn http(status: StatusCode, media: Media, body: Vec<u8>, record: &Record) -> Res
         && !id.is_empty()
     {
         headers.insert(request_id::HEADER, id);
+    }
+    if let Some((policy, limit)) = record.standing.and_then(|standing| standing.headers()) {
+        let values = [("ratelimit-policy", policy), ("ratelimit", limit)];
+        for (name, value) in values {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
     }
     http
 }

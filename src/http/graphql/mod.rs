@@ -1,7 +1,8 @@
 //! The GraphQL layer before execution: GraphQL over HTTP, graphql-sse and graphql-transport-ws.
 //!
 //! A request goes through `negotiate` and `request` (is it a request?), `lexer`, `limits`, the engine's validation,
-//! `complexity` and `variables` (all in `document`: may the document be executed?), `execute` (who asks, and may they?)
+//! `complexity` and `variables` (all in `document`: may the document be executed?), `execute` (who asks, and may they?), `charge` (can they
+//! pay for it?)
 //! and leaves through `handler`, `sse` or `ws`. Errors leave through `errors`, which gives each a code and the request's
 //! id and keeps causes in the log.
 //!
@@ -10,6 +11,7 @@
 
 mod answer;
 mod catalog;
+mod charge;
 mod complexity;
 mod cors;
 mod document;

@@ -13,6 +13,7 @@ use crate::support::{TestApp, TestDb};
 
 /// Tables with `organization_id` that are no entity of the API, and why.
 const NO_ENTITIES: &[(&str, &str)] = &[
+    ("api_spending", "what instances tell each other of the budgets of the API"),
     ("api_usage", "shown as the entitlement `api_calls`"),
     ("audit_horizons", "how far back the audit log reaches, for `verify`"),
     ("audit_seals", "the hash chain of the audit log, for exports and `verify`"),

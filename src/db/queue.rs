@@ -401,7 +401,7 @@ mod tests {
         assert_eq!(queue.refused(), 2);
         waiting.push(waits(&queue, QUIET));
         let mut streams = Lane::Streams(1);
-        for _ in 0..WAITING_OF_ONE + 1 {
+        for _ in 0..=WAITING_OF_ONE {
             waiting.push(waits(&queue, streams));
         }
         streams = Lane::Streams(2);

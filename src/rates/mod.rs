@@ -347,20 +347,18 @@ mod tests {
         Payer { credential: Some(number), is_proven: true, account: Some(number * 1000 + names) }
     }
 
-    fn free(_: OrganizationId) -> Option<OrganizationPlan> {
-        Some(OrganizationPlan::Free)
-    }
+    const FREE: PlanOf<'static> = &|_| Some(OrganizationPlan::Free);
 
     /// An operation from its beginning to its end.
     fn run(rates: &Rates, payer: Payer, cost: u64, entered: Option<u128>) -> Result<(), Error> {
-        let mut charged = rates.take(payer, cost, &free).map_err(|refused| refused.error)?;
-        rates.settle(&mut charged, entered.map(organization), entered.is_none(), &free);
+        let mut charged = rates.take(payer, cost, FREE).map_err(|refused| refused.error)?;
+        rates.settle(&mut charged, entered.map(organization), entered.is_none(), FREE);
         Ok(())
     }
 
     fn left(rates: &Rates, payer: Payer) -> (u64, u64) {
-        let charged = rates.take(payer, 0, &free).expect("nothing is always there");
-        let standing = rates.standing(&charged, &free);
+        let charged = rates.take(payer, 0, FREE).expect("nothing is always there");
+        let standing = rates.standing(&charged, FREE);
         let of = |level: Option<Level>| level.map_or(u64::MAX, |level| level.available);
         (of(standing.credential), of(standing.organization))
     }
@@ -444,6 +442,6 @@ mod tests {
             assert!(unlimited.standing(&charged, &starter).credential.is_none());
         }
         assert!(unlimited.is_empty());
-        assert!(rates(60).take(Payer::default(), 1_000, &free).is_ok());
+        assert!(rates(60).take(Payer::default(), 1_000, FREE).is_ok());
     }
 }

@@ -370,9 +370,7 @@ impl Config {
             smtp: reader.smtp(production),
             invitation_template: reader.invitation_template(),
             audit_retention: reader.audit_retention(),
-            api_cost_per_minute: reader
-                .parsed("API_COST_PER_MINUTE", "a number of points, 0 or more")
-                .unwrap_or(1_000_000_000),
+            api_cost_per_minute: reader.parsed("API_COST_PER_MINUTE", "a number, 0 or more").unwrap_or(1_000_000_000),
             ofrep_rate_limit: reader.parsed("OFREP_RATE_LIMIT", "a number, 0 or more").unwrap_or(10_000),
             grace_days: reader.grace_days(),
             plans,

@@ -40,9 +40,16 @@ pub struct TenantTx<M = Writing> {
     traffic: Arc<Traffic>,
 }
 
-/// What a transaction that writes has: its connection, and after it the right to one, which is given back last.
+/// What a transaction that writes has.
 #[derive(Debug)]
-pub struct Writing(Option<(PoolConnection<Postgres>, Place)>);
+pub struct Writing(Option<Box<Held>>);
+
+#[derive(Debug)]
+struct Held {
+    connection: PoolConnection<Postgres>,
+    /// The right to it. Below the connection, so that it is given back after it.
+    _place: Place,
+}
 
 /// What a transaction that reads has. It is read only, on one snapshot: everything a query shows is from the same moment.
 pub struct Reading {
@@ -187,7 +194,7 @@ impl TenantTx {
             traffic.add_statements(1);
             traffic.add_round_trip();
             // The guard exists before the statement is sent: a request that is cancelled here is rolled back as well.
-            let mode = Writing(Some((connection, place)));
+            let mode = Writing(Some(Box::new(Held { connection, _place: place })));
             let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
             match sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(tx.raw()).await {
                 Ok(rows) => return Ok((tx, rows)),
@@ -338,8 +345,7 @@ impl TenantTx {
 
     #[expect(clippy::expect_used, reason = "the connection is taken by commit and drop only, and both consume self")]
     fn raw(&mut self) -> &mut PgConnection {
-        let (connection, _) = self.mode.0.as_mut().expect("a transaction has its connection until it ends");
-        connection
+        &mut self.mode.0.as_mut().expect("a transaction has its connection until it ends").connection
     }
 
     /// Makes the writes durable and visible. Nothing is, until this returned `Ok`.
@@ -364,25 +370,25 @@ impl TenantTx {
 
 impl Writing {
     fn close_connection(&mut self) {
-        if let Some((mut connection, _place)) = self.0.take() {
-            connection.close_on_drop();
+        if let Some(mut held) = self.0.take() {
+            held.connection.close_on_drop();
         }
     }
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        let Some((mut connection, place)) = self.0.take() else { return };
+        let Some(mut held) = self.0.take() else { return };
         if tokio::runtime::Handle::try_current().is_err() {
-            connection.close_on_drop();
+            held.connection.close_on_drop();
             return;
         }
         // Off the caller's path: what was not committed has nothing to wait for.
         tokio::spawn(async move {
-            if sqlx::raw_sql("rollback").execute(&mut *connection).await.is_err() {
-                connection.close_on_drop();
+            if sqlx::raw_sql("rollback").execute(&mut *held.connection).await.is_err() {
+                held.connection.close_on_drop();
             }
-            drop((connection, place));
+            drop(held);
         });
     }
 }

@@ -6,6 +6,7 @@ use async_graphql::parser::types::OperationType;
 
 use super::document::Prepared;
 use super::failure::Failure;
+use crate::flags::snapshot::OrganizationFlags;
 use crate::graphql::Session;
 use crate::http::Edge;
 use crate::id::OrganizationId;
@@ -60,5 +61,5 @@ impl Drop for Charge {
 /// The plan of an organization, as long as this process knows what the database says.
 fn plan_of(edge: &Edge, organization: OrganizationId) -> Option<OrganizationPlan> {
     let snapshot = edge.flags.snapshot().ok()?;
-    Some(snapshot.organization(organization).map_or(OrganizationPlan::Free, |flags| flags.plan()))
+    Some(snapshot.organization(organization).map_or(OrganizationPlan::Free, OrganizationFlags::plan))
 }

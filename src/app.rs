@@ -13,15 +13,18 @@ use crate::events::Events;
 use crate::flags::Flags;
 use crate::graphql::Services;
 use crate::graphql::calls::Calls;
+use crate::graphql::loads::Loads;
 use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
-use crate::http::graphql::{Documents, Limits};
+use crate::http::graphql::{Documents, Limits, Planned};
+use crate::http::metrics::Tally;
 use crate::http::{Edge, EdgeSettings, MetricsRoute};
 use crate::jobs::Jobs;
 use crate::mail::Mailer;
 use crate::members::{self, InvitationMail};
 use crate::refunds::Payer;
 use crate::schema::{self, Schemas};
+use crate::telemetry::otlp::Exporter;
 use crate::webhooks::Webhooks;
 
 /// A process.
@@ -40,6 +43,8 @@ pub struct App {
     pub mail: Arc<InvitationMail>,
     /// What the routes can reach.
     pub edge: Arc<Edge>,
+    /// Sends spans to a collector, where there is one. Whoever runs the process takes it and runs it.
+    pub exporter: Option<Exporter>,
 }
 
 /// What an [`App`] is made of.
@@ -64,11 +69,16 @@ impl App {
     /// Builds the schema and puts the parts together.
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let AppParts { config, db, clock, verifier, dev_issuer, personas, shutdown } = parts;
+        let AppParts { mut config, db, clock, verifier, dev_issuer, personas, shutdown } = parts;
         let stripe = config.webhooks.sync.stripe_client().unwrap_or_else(|error| {
             tracing::error!(%error, cause = ?error, "there is no client of Stripe: refunds and billing wait");
             None
         });
+        let traces = config.traces.take().map(Exporter::new).transpose().unwrap_or_else(|error| {
+            tracing::error!(%error, "nothing is traced: the certificates that the machine trusts cannot be read");
+            None
+        });
+        let (tracer, exporter) = traces.unzip();
         let billing = config.upkeep(stripe.clone());
         let schemas = Schemas::build(config.introspection);
         let documents = Documents::new(&schemas.sdl, Limits::default());
@@ -83,6 +93,8 @@ impl App {
             },
             cors_origins: config.cors_origins,
             trusted_proxies: config.trusted_proxies,
+            slow_operation: config.slow_operation,
+            slow_plans: config.slow_plans,
         };
         let (identity_source, app_url) = (config.identity_source, config.app_url);
         let meet: Option<Meet> = match (config.new_users, config.webhooks.sync.personal_workspaces) {
@@ -123,6 +135,7 @@ impl App {
             stripe_livemode,
             plans: config.plans,
             calls: Calls::default(),
+            loads: Loads::default(),
         });
         let edge = Arc::new(Edge {
             flags: Arc::clone(&flags),
@@ -131,10 +144,13 @@ impl App {
             documents,
             webhooks: Arc::clone(&webhooks),
             dev: dev_issuer.map(|issuer| DevLogin { issuer, personas }),
+            tally: Tally::default(),
+            tracer: tracer.unwrap_or_default(),
+            plans: Planned::default(),
             settings,
             shutdown,
         });
-        Self { services, flags, webhooks, jobs, payer, mail, edge }
+        Self { services, flags, webhooks, jobs, payer, mail, edge, exporter }
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -20,6 +21,7 @@ use crate::members::InvitationTemplate;
 use crate::network::Network;
 use crate::plans::{OrganizationPlan, Plans};
 use crate::stripe::{StripeClient, StripeKey};
+use crate::telemetry::otlp;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::WebhooksConfig;
 use crate::webhooks::signature::Secret;
@@ -174,6 +176,27 @@ pub const VARIABLES: &[Variable] = &[
     variable("INTROSPECTION", "on; production: off", "`on` or `off`: introspection, the SDL and suggestions in errors"),
     variable("LOG_FORMAT", "text; production: json", "`text` or `json`"),
     variable("RUST_LOG", "info,sqlx=warn", "what to log (tracing-subscriber's EnvFilter)"),
+    variable(
+        "SLOW_OPERATION_MS",
+        "1000",
+        "from how many milliseconds on an operation is logged as slow; 0: none is (docs/OBSERVABILITY.md)",
+    ),
+    variable("SLOW_OPERATION_PLANS", "off", "`on` or `off`: the plans of slow statements are logged, without values"),
+    variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "–",
+        "collector of traces (`http://host:4318`); without, nothing is traced. `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` and others as in docs/OBSERVABILITY.md",
+    ),
+    variable(
+        "OTEL_TRACES_SAMPLER",
+        "parentbased_always_on",
+        "which traces are recorded; `traceidratio` and `parentbased_traceidratio` take their share from `OTEL_TRACES_SAMPLER_ARG`",
+    ),
+    variable(
+        "TRACE_CALLERS",
+        "continued",
+        "`continued`: traces of callers go on, and the sampler decides which are recorded; `believed`: callers decide, for a server that only your own services reach",
+    ),
 ];
 
 /// The environment the server runs in.
@@ -278,6 +301,12 @@ pub struct Config {
     pub introspection: bool,
     /// Whether to log JSON.
     pub log_json: bool,
+    /// From how long on an operation is logged as slow.
+    pub slow_operation: Option<Duration>,
+    /// Whether the plans of its statements are logged, too.
+    pub slow_plans: bool,
+    /// Where traces go, if they are recorded.
+    pub traces: Option<otlp::Settings>,
 }
 
 /// What is wrong with the environment, all of it.
@@ -370,15 +399,10 @@ impl Config {
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
-            log_json: match reader.text("LOG_FORMAT").as_deref() {
-                None => production,
-                Some("json") => true,
-                Some("text") => false,
-                Some(other) => {
-                    reader.problem(format!("LOG_FORMAT is \"{other}\"; it takes text or json"));
-                    production
-                }
-            },
+            log_json: reader.log_json(production),
+            slow_operation: reader.slow_operation(),
+            slow_plans: reader.switch("SLOW_OPERATION_PLANS").unwrap_or(false),
+            traces: reader.traces(),
         };
         if production && needs == Needs::Server {
             if matches!(&config.database, DatabaseConfig::Remote { superadmin: None, .. }) {
@@ -525,6 +549,74 @@ impl Reader<'_> {
             None if identity_source == IdentitySource::Tenantry => NewUsers::ByToken,
             None => NewUsers::BySync,
         }
+    }
+
+    fn log_json(&mut self, production: bool) -> bool {
+        match self.text("LOG_FORMAT").as_deref() {
+            None => production,
+            Some("json") => true,
+            Some("text") => false,
+            Some(other) => {
+                self.problem(format!("LOG_FORMAT is \"{other}\"; it takes text or json"));
+                production
+            }
+        }
+    }
+
+    fn slow_operation(&mut self) -> Option<Duration> {
+        let limit = self.parsed("SLOW_OPERATION_MS", "milliseconds, 0 or more").unwrap_or(1000);
+        (limit > 0).then(|| Duration::from_millis(limit))
+    }
+
+    /// The standard's variables for traces (OpenTelemetry, "Environment Variable Specification").
+    fn traces(&mut self) -> Option<otlp::Settings> {
+        let off = self.switch("OTEL_SDK_DISABLED").unwrap_or(false);
+        if off || self.text("OTEL_TRACES_EXPORTER").is_some_and(|exporter| exporter == "none") {
+            return None;
+        }
+        let [endpoint, traces_endpoint, headers, protocol, service, attributes, sampler, sampler_argument] = [
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "OTEL_SERVICE_NAME",
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "OTEL_TRACES_SAMPLER",
+            "OTEL_TRACES_SAMPLER_ARG",
+        ]
+        .map(|name| self.text(name));
+        let given = otlp::Given {
+            endpoint: endpoint.as_deref(),
+            traces_endpoint: traces_endpoint.as_deref(),
+            headers: headers.as_deref(),
+            protocol: protocol.as_deref(),
+            service: service.as_deref(),
+            attributes: attributes.as_deref(),
+            sampler: sampler.as_deref(),
+            sampler_argument: sampler_argument.as_deref(),
+        };
+        let mut settings = otlp::Settings::parse(given).unwrap_or_else(|problems| {
+            self.problems.extend(problems);
+            None
+        });
+        let believes_callers = match self.text("TRACE_CALLERS").as_deref() {
+            None | Some("continued") => false,
+            Some("believed") => true,
+            Some(other) => {
+                self.problem(format!("TRACE_CALLERS is \"{other}\"; it takes continued or believed"));
+                false
+            }
+        };
+        let timeout = self.parsed("OTEL_EXPORTER_OTLP_TIMEOUT", "milliseconds");
+        let delay = self.parsed("OTEL_BSP_SCHEDULE_DELAY", "milliseconds");
+        let room = self.parsed("OTEL_BSP_MAX_QUEUE_SIZE", "a number of spans");
+        if let Some(settings) = &mut settings {
+            settings.believes_callers = believes_callers;
+            settings.timeout = timeout.map_or(settings.timeout, Duration::from_millis);
+            settings.delay = delay.map_or(settings.delay, Duration::from_millis);
+            settings.room = room.unwrap_or(settings.room);
+        }
+        settings
     }
 
     fn app_url(&mut self) -> String {
@@ -776,6 +868,10 @@ mod tests {
             ("MAIL_TEMPLATES", "/no/such/folder"),
             ("PAST_DUE_GRACE_DAYS", "500"),
             ("PLANS_FILE", "/no/such/file"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:hunter2@collector"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
+            ("TRACE_CALLERS", "sometimes"),
+            ("SLOW_OPERATION_MS", "-1"),
         ])
         .expect_err("bad")
         .to_string();
@@ -796,6 +892,10 @@ mod tests {
             "MAIL_TEMPLATES",
             "PAST_DUE_GRACE_DAYS",
             "PLANS_FILE",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "TRACE_CALLERS",
+            "SLOW_OPERATION_MS",
         ] {
             assert!(error.contains(name), "{error}");
         }

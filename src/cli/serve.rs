@@ -116,7 +116,7 @@ impl Serve {
         // A pooler in transaction mode passes no notification on.
         let direct = if config.pool.pooler == Pooler::None { None } else { database.superadmin.clone() };
         let direct = direct.unwrap_or_else(|| database.app.clone());
-        let app = App::new(AppParts {
+        let mut app = App::new(AppParts {
             config,
             db: db.clone(),
             clock: Clock::System,
@@ -126,6 +126,9 @@ impl Serve {
             shutdown: stopping.clone(),
         });
         let mut background = Vec::new();
+        if let Some(exporter) = app.exporter.take() {
+            background.push(tokio::spawn(exporter.run()));
+        }
         if self.role != Role::Worker {
             background.push(tokio::spawn(app.services.events.clone().listen(direct.clone(), stopping.clone())));
             background.push(tokio::spawn(Arc::clone(&app.flags).keep(db.clone(), direct, stopping.clone())));
@@ -151,6 +154,7 @@ impl Serve {
             Role::Worker => crate::http::worker_router(&app.edge),
         };
         crate::http::serve(listener, router, stopping).await?;
+        app.edge.tracer.close();
         // A worker ends what it has begun; what it cannot end is rolled back and done by another.
         let ended = futures_util::future::join_all(background);
         tokio::time::timeout(Duration::from_secs(15), ended).await.ok();

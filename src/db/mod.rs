@@ -5,12 +5,14 @@
 
 mod bind;
 pub mod migrations;
+mod plan;
 mod read_pool;
 mod roles;
 mod system_tx;
 mod tenant_tx;
 mod tls;
 mod traffic;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,8 @@ pub use tenant_tx::{
     Admission, Begun, Founded, Invited, Joining, Newcomer, Reading, TenantTx, Writing, binds_of, refuse,
 };
 pub use tokio_postgres::Row;
-pub use traffic::Traffic;
+pub use traffic::{Batch, SlowStatement, StatementText, Traffic};
+pub use waits::Waits;
 
 use crate::error::Result;
 
@@ -40,6 +43,8 @@ pub struct Db {
     readers: Arc<ReadPool>,
     /// The RLS-bound role: what the API writes.
     app: PgPool,
+    /// Who waits for a connection that writes.
+    write_waits: Arc<Waits>,
     /// The superadmin role: webhooks, workers, commands.
     system: PgPool,
     pooler: Pooler,
@@ -103,7 +108,7 @@ impl Db {
         let system = system.application_name("tenantry-system").statement_cache_capacity(STATEMENTS);
         let system = pool((limits.max_connections / 4).max(2) + limits.workers)
             .connect_lazy_with(system.options(settings(SYSTEM_TIMEOUT)));
-        Self { readers, app, system, pooler: limits.pooler }
+        Self { readers, app, write_waits: Arc::default(), system, pooler: limits.pooler }
     }
 
     /// The API's connections for reading, for [`TenantTx`].
@@ -203,12 +208,41 @@ impl Db {
         self.system.close().await;
     }
 
-    /// Connections of the API's pool: open, and of these idle.
+    /// What the pools are doing.
     #[must_use]
-    pub fn usage(&self) -> (u32, usize) {
-        let readers = u32::try_from(self.readers.open()).unwrap_or(u32::MAX);
-        (self.app.size() + readers, self.app.num_idle() + self.readers.idle())
+    pub fn usage(&self) -> [PoolUsage<'_>; 3] {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let of = |name, pool: &PgPool| {
+            let idle = count(pool.num_idle());
+            let limit = pool.options().get_max_connections();
+            PoolUsage { name, in_use: pool.size().saturating_sub(idle), idle, limit, waits: None }
+        };
+        let readers = &self.readers;
+        let idle = readers.idle();
+        let read = PoolUsage {
+            name: "read",
+            in_use: count(readers.open().saturating_sub(idle)),
+            idle: count(idle),
+            limit: count(readers.size()),
+            waits: Some(readers.waits()),
+        };
+        [read, PoolUsage { waits: Some(&self.write_waits), ..of("write", &self.app) }, of("system", &self.system)]
     }
+}
+
+/// What a pool is doing.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolUsage<'a> {
+    /// `read`, `write` or `system`.
+    pub name: &'static str,
+    /// Connections in use.
+    pub in_use: u32,
+    /// Open connections that nobody uses.
+    pub idle: u32,
+    /// The most there may be.
+    pub limit: u32,
+    /// Who waits for one; workers and commands are not watched.
+    pub waits: Option<&'a Waits>,
 }
 
 /// Whether the connection was dead before the statement could begin: closed by the other side, or by a server that

@@ -19,7 +19,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, Row, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Bind, tls};
+use super::{Bind, Waits, tls};
 use crate::error::{Error, Result, is_lost};
 
 /// Statements that a connection keeps prepared; each one more takes the place of another. Sizes of pages are part of the
@@ -126,6 +126,7 @@ pub(super) struct ReadPool {
     size: usize,
     acquire_timeout: Duration,
     unprepared: bool,
+    waits: Waits,
 }
 
 impl std::fmt::Debug for ReadPool {
@@ -154,7 +155,18 @@ impl ReadPool {
             size,
             acquire_timeout,
             unprepared,
+            waits: Waits::default(),
         }
+    }
+
+    /// Who waits for a connection.
+    pub(super) fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// The most connections there may be.
+    pub(super) fn size(&self) -> usize {
+        self.size
     }
 
     /// How many connections wait to be used.
@@ -178,6 +190,7 @@ impl ReadPool {
     /// # Errors
     /// [`Error::Unavailable`] when none is to be had in time.
     pub(super) async fn take(self: &Arc<Self>) -> Result<Taken> {
+        let waiting = self.waits.begin();
         let waited = tokio::time::timeout(self.acquire_timeout, Arc::clone(&self.permits).acquire_owned()).await;
         let Ok(Ok(permit)) = waited else {
             tracing::warn!("no connection for reading became free in time");
@@ -187,6 +200,7 @@ impl ReadPool {
             Some(connection) => connection,
             None => self.connect().await?,
         };
+        waiting.got();
         Ok(Taken { pool: Arc::clone(self), connection, permit })
     }
 

@@ -11,6 +11,7 @@
 //! A transaction that is dropped, by an error or because the client went away in mid-request, is rolled back before its
 //! connection is used again; a connection that cannot be rolled back is closed.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use crate::access::{Actions, Actor, Bearer, Credential, KeyBearer, MemberRole, OrganizationRef, Tenant};
 use crate::db::read_pool::{Taken, parameters_of};
+use crate::db::traffic::{Batch, Called, Sent};
 use crate::db::{Bind, Db, Traffic, connection_died};
 use crate::error::{Error, Result};
 use crate::hex::hex;
@@ -41,7 +43,11 @@ pub struct TenantTx<M = Writing> {
 
 /// What a transaction that writes has.
 #[derive(Debug)]
-pub struct Writing(Option<PoolConnection<Postgres>>);
+pub struct Writing {
+    connection: Option<PoolConnection<Postgres>>,
+    /// The statement under way. sqlx does not tell when it was answered: it ends where the next begins, or with the transaction.
+    under_way: Option<Sent<'static>>,
+}
 
 /// What a transaction that reads has. It is read only, on one snapshot: everything a query shows is from the same moment.
 pub struct Reading {
@@ -180,13 +186,18 @@ impl TenantTx {
         // An idle connection may have died with the server: try as many as were idle, then one new one.
         let mut dead_connections_left = db.app().num_idle();
         loop {
+            let waiting = db.write_waits.begin();
             let connection = db.app().acquire().await?;
+            waiting.got();
             traffic.add_statements(1);
             traffic.add_round_trip();
             // The guard exists before the statement is sent: a request that is cancelled here is rolled back as well.
-            let mode = Writing(Some(connection));
+            let mode = Writing { connection: Some(connection), under_way: None };
             let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
-            match sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(tx.raw()).await {
+            let sent = Sent::begin(&traffic, Called::Name("BEGIN"), None);
+            let begun = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(tx.raw()).await;
+            drop(sent);
+            match begun {
                 Ok(rows) => return Ok((tx, rows)),
                 Err(error) => {
                     tx.mode.close_connection();
@@ -324,22 +335,30 @@ impl TenantTx {
         Ok(Admission::Joined { tx, slug, name, invitation: row.try_get(7)?, clerk_org_id: row.try_get(8)? })
     }
 
-    /// The connection, for one statement: calls are counted.
+    /// The connection, for one statement: calls are counted, and named by where they stand.
+    #[track_caller]
     pub fn conn(&mut self) -> &mut PgConnection {
+        self.conn_for(Called::Place(Location::caller()))
+    }
+
+    fn conn_for(&mut self, called: Called<'static>) -> &mut PgConnection {
         self.traffic.add_statements(1);
         self.traffic.add_round_trip();
+        // The one before ends first.
+        self.mode.under_way = None;
+        self.mode.under_way = Some(Sent::begin(&self.traffic, called, None));
         self.raw()
     }
 
     #[expect(clippy::expect_used, reason = "the connection is taken by commit and drop only, and both consume self")]
     fn raw(&mut self) -> &mut PgConnection {
-        self.mode.0.as_mut().expect("a transaction has its connection until it ends")
+        self.mode.connection.as_mut().expect("a transaction has its connection until it ends")
     }
 
     /// Makes the writes durable and visible. Nothing is, until this returned `Ok`.
     pub async fn commit(mut self) -> Result<()> {
-        sqlx::raw_sql("commit").execute(self.conn()).await?;
-        self.mode.0 = None;
+        sqlx::raw_sql("commit").execute(self.conn_for(Called::Name("COMMIT"))).await?;
+        self.mode.connection = None;
         Ok(())
     }
 
@@ -350,15 +369,15 @@ impl TenantTx {
 
     /// Takes everything back, and returns when that is done. (A transaction that is dropped is rolled back behind the answer.)
     async fn roll_back(mut self) -> Result<()> {
-        sqlx::raw_sql("rollback").execute(self.conn()).await?;
-        self.mode.0 = None;
+        sqlx::raw_sql("rollback").execute(self.conn_for(Called::Name("ROLLBACK"))).await?;
+        self.mode.connection = None;
         Ok(())
     }
 }
 
 impl Writing {
     fn close_connection(&mut self) {
-        if let Some(mut connection) = self.0.take() {
+        if let Some(mut connection) = self.connection.take() {
             connection.close_on_drop();
         }
     }
@@ -366,7 +385,7 @@ impl Writing {
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        let Some(mut connection) = self.0.take() else { return };
+        let Some(mut connection) = self.connection.take() else { return };
         if tokio::runtime::Handle::try_current().is_err() {
             connection.close_on_drop();
             return;
@@ -495,11 +514,11 @@ impl TenantTx<Reading> {
     async fn enter(
         &self,
         (sql, types, parameters): Opening<'_>,
-        first: Option<(&str, &[Bind])>,
+        asked: Option<(&str, &[Bind])>,
     ) -> Result<(Vec<Row>, Vec<Row>), tokio_postgres::Error> {
         let connection = self.taken().connection();
         let enter = connection.statement(sql, types.iter().cloned()).await?;
-        let first = match first {
+        let first = match asked {
             Some((sql, binds)) => Some((connection.prepared(sql, binds).await?, binds)),
             None => None,
         };
@@ -507,12 +526,18 @@ impl TenantTx<Reading> {
         let unanswered = self.sent();
         // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
         let begin = connection.client().batch_execute("begin isolation level repeatable read read only");
-        let lookup = enter.run(connection.client(), parameters);
+        let lookup = async {
+            let sent = Sent::begin(&self.traffic, Called::Text { sql, binds: &[], table: None }, None);
+            let rows = enter.run(connection.client(), parameters).await;
+            sent.answered(&rows);
+            rows
+        };
         let following = async {
-            match &first {
-                Some((statement, binds)) => statement.run(connection.client(), &parameters_of(binds)).await,
-                None => Ok(Vec::new()),
-            }
+            let (Some((statement, binds)), Some((sql, _))) = (&first, asked) else { return Ok(Vec::new()) };
+            let sent = Sent::begin(&self.traffic, Called::Text { sql, binds, table: None }, None);
+            let rows = statement.run(connection.client(), &parameters_of(binds)).await;
+            sent.answered(&rows);
+            rows
         };
         let (started, membership, found) = tokio::join!(begin, lookup, following);
         unanswered.answered();
@@ -525,14 +550,24 @@ impl TenantTx<Reading> {
     /// # Errors
     /// As the database gives them; [`Error::Unavailable`] when the connection was lost.
     pub async fn fetch(&self, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
+        self.fetch_for(None, sql, binds).await
+    }
+
+    /// The same for a loader's batch, under which it is recorded.
+    ///
+    /// # Errors
+    /// As [`TenantTx::fetch`].
+    pub async fn fetch_for(&self, batch: Option<&Batch>, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
         let connection = self.taken().connection();
         let unanswered = self.sent();
+        let sent = Sent::begin(&self.traffic, Called::Text { sql, binds, table: batch.map(Batch::table) }, batch);
         let result = async {
             let statement = connection.prepared(sql, binds).await?;
             self.traffic.add_statements(1);
             statement.run(connection.client(), &parameters_of(binds)).await
         }
         .await;
+        sent.answered(&result);
         unanswered.answered();
         Ok(result?)
     }

@@ -19,7 +19,7 @@ use crate::access::{Action, Bearer, Credential, IdentitySource, Impersonation, K
 use crate::auth::api_key::{self, ApiKeySecret};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
-use crate::db::{Begun, Bind, Db, Reading, Row, TenantTx, Traffic, refuse};
+use crate::db::{Batch, Begun, Bind, Db, Reading, Row, TenantTx, Traffic, refuse};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::graphql::calls::Calls;
@@ -27,6 +27,7 @@ use crate::graphql::cells::Columns;
 use crate::graphql::entity::{Entity as _, Loadable};
 use crate::graphql::listing::Listed;
 use crate::graphql::loader::{ById, Counts, Fetch, Loader, PageKey, Pages, by_id_at_first};
+use crate::graphql::loads::Loads;
 use crate::graphql::node::{AnyNode, NodeLoad};
 use crate::graphql::plan::{ListPage, ListPlan, Scope};
 use crate::id::{Id, OrganizationId};
@@ -64,6 +65,8 @@ pub struct Services {
     pub plans: Arc<Plans>,
     /// How many requests each organization made.
     pub calls: Calls,
+    /// What the loaders did.
+    pub loads: Loads,
 }
 
 /// Makes the user of a session's token if there is none, or brings them up to date; the kit knows no users.
@@ -177,6 +180,14 @@ impl Session {
     #[must_use]
     pub fn traffic_shared(&self) -> Arc<Traffic> {
         Arc::clone(&self.traffic)
+    }
+
+    /// A loader asks for so many keys of an entity at once; `kind` says whether for rows, pages or counts. It is counted, and
+    /// recorded where the operation is, until the value is dropped.
+    #[must_use]
+    pub fn batch(&self, entity: &'static str, table: &'static str, kind: &'static str, keys: usize) -> Batch {
+        self.services.loads.add(entity, kind, keys);
+        self.traffic.batch(entity, table, kind, keys)
     }
 
     /// What all sessions share.

@@ -7,6 +7,7 @@ pub mod graphiql;
 pub mod graphql;
 pub mod health;
 pub mod metrics;
+mod observe;
 mod ofrep;
 pub mod request_id;
 
@@ -25,9 +26,11 @@ use crate::error::Code;
 use crate::flags::Flags;
 use crate::graphql::Services;
 use crate::http::dev::DevLogin;
-use crate::http::graphql::Documents;
+use crate::http::graphql::{Documents, Planned};
+use crate::http::metrics::Tally;
 use crate::network::Network;
 use crate::schema::Schemas;
+use crate::telemetry::trace::Tracer;
 use crate::webhooks::Webhooks;
 
 /// How long requests under way may take after a stop was asked for.
@@ -46,6 +49,12 @@ pub struct Edge {
     pub webhooks: Arc<Webhooks>,
     /// Who may be what on a development server; `None` elsewhere.
     pub dev: Option<DevLogin>,
+    /// What is counted of requests and operations.
+    pub tally: Tally,
+    /// Begins traces.
+    pub tracer: Tracer,
+    /// Says how slow statements are planned.
+    pub plans: Planned,
     /// What the environment says.
     pub settings: EdgeSettings,
     /// Turns true when the server is to stop.
@@ -62,6 +71,10 @@ pub struct EdgeSettings {
     pub cors_origins: Vec<String>,
     /// The operator's own proxies.
     pub trusted_proxies: Vec<Network>,
+    /// From how long on an operation is logged as slow.
+    pub slow_operation: Option<Duration>,
+    /// Whether the plans of its statements are logged, too.
+    pub slow_plans: bool,
     /// Which of the process's ports serve `/metrics`.
     pub metrics: MetricsRoute,
 }
@@ -94,7 +107,7 @@ pub fn router(edge: &Arc<Edge>) -> Router {
     if edge.dev.is_some() {
         router = router.merge(dev::router(Arc::clone(edge)));
     }
-    finish(router)
+    finish(router, edge)
 }
 
 /// The routes of a process that serves no API.
@@ -103,20 +116,20 @@ pub fn worker_router(edge: &Arc<Edge>) -> Router {
     if edge.settings.metrics != MetricsRoute::Apart {
         router = router.merge(metrics::router(Arc::clone(edge)));
     }
-    finish(router)
+    finish(router, edge)
 }
 
 /// The routes of `METRICS_PORT`.
 pub fn metrics_router(edge: &Arc<Edge>) -> Router {
-    finish(metrics::router(Arc::clone(edge)))
+    finish(metrics::router(Arc::clone(edge)), edge)
 }
 
 /// What stands around every route.
-fn finish(router: Router) -> Router {
+fn finish(router: Router, edge: &Arc<Edge>) -> Router {
     router
         .fallback(not_found)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(axum::middleware::from_fn(request_id::assign))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(edge), request_id::assign))
 }
 
 async fn not_found() -> Response {

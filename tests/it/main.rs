@@ -30,6 +30,7 @@ mod local_postgres;
 mod mail;
 mod members;
 mod migrations;
+mod observability;
 mod ofrep;
 mod packages;
 mod people;

@@ -292,7 +292,7 @@ impl TestApp {
         tenantry::entitlements::publish(&database.db(), &config.plans).await.expect("the terms of plans");
         let (stop, stopping) = watch::channel(false);
         let dev_issuer = config.is_development().then_some(issuer);
-        let app = App::new(AppParts {
+        let mut app = App::new(AppParts {
             config,
             db: match setup.pooler {
                 Some(port) => database.pooled(port).await,
@@ -304,6 +304,9 @@ impl TestApp {
             personas: seed::PERSONAS,
             shutdown: stopping.clone(),
         });
+        if let Some(exporter) = app.exporter.take() {
+            tokio::spawn(exporter.run());
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(app.services.events.clone().listen(database.options(local_postgres::APP_ROLE), stopping.clone()));

@@ -74,6 +74,8 @@ pub(super) struct Operation {
 #[derive(Debug)]
 pub struct Prepared {
     pub(super) operation: Arc<Operation>,
+    /// Its complexity with these variables.
+    pub(super) cost: u64,
     variables: Variables,
 }
 
@@ -131,7 +133,7 @@ impl Documents {
             );
             return Err(Failure::limit(Code::QueryTooComplex, message));
         }
-        Ok(Prepared { operation: Arc::clone(operation), variables })
+        Ok(Prepared { operation: Arc::clone(operation), cost: cost.value, variables })
     }
 
     /// Reads and checks a document that is seen for the first time.

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use async_graphql::Response;
 use async_graphql::parser::types::OperationType;
-use async_graphql::{Response, ServerError};
 use axum::extract::ConnectInfo;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -19,12 +19,15 @@ use tokio::task::coop::unconstrained;
 use super::document::{Operation, Prepared};
 use super::errors;
 use super::failure::Failure;
+pub(super) use super::record::Record;
 use super::request::Params;
 use crate::error::{Code, Error};
 use crate::graphql::{Credentials, Session};
 use crate::http::Edge;
 use crate::http::client_address;
+use crate::http::observe::Traced;
 use crate::http::request_id::RequestId;
+use crate::telemetry::trace::Scope;
 
 /// How long a query or a mutation may take.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +43,8 @@ pub(in crate::http) struct Caller {
     pub(in crate::http) request_id: String,
     /// The client's address.
     pub(in crate::http) ip: Option<IpAddr>,
+    /// Where the request belongs in the traces.
+    pub(in crate::http) traced: Option<Scope>,
 }
 
 impl Caller {
@@ -54,6 +59,7 @@ impl Caller {
             organization: text(&parts.headers, "x-organization-id"),
             request_id,
             ip,
+            traced: parts.extensions.get::<Traced>().map(|traced| traced.0.clone()),
         }
     }
 
@@ -105,7 +111,7 @@ pub(super) async fn authorize(edge: &Arc<Edge>, caller: &Caller, prepared: Prepa
 /// Executes a query or a mutation.
 pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -> Result<Response, Failure> {
     let Admitted { session, prepared, .. } = admitted;
-    record.session = Some(Arc::clone(&session));
+    record.executes(&session);
     let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
     // Without tokio's budget of 128 operations per poll: it would interrupt a long list in the middle of handing its
     // keys to a loader, and one batch would become several.
@@ -118,7 +124,7 @@ pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -
     match outcome {
         Ok(Ok(mut response)) => {
             errors::finish(&mut response.errors, &record.request_id);
-            record.errors += response.errors.len();
+            record.note(&response.errors);
             Ok(response)
         }
         Ok(Err(_)) => Err(panicked().into()),
@@ -140,7 +146,7 @@ pub(super) fn stream(edge: &Arc<Edge>, admitted: Admitted, mut record: Record) -
         return futures_util::stream::once(answer).boxed();
     }
     let Admitted { session, prepared, .. } = admitted;
-    record.session = Some(Arc::clone(&session));
+    record.executes(&session);
     let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
     let events = AssertUnwindSafe(edge.schemas.fast.execute_stream(request)).catch_unwind().boxed();
     let expiry = Box::pin(until_expiry(edge, &session));
@@ -171,7 +177,7 @@ impl<E: Future<Output = ()>> Subscribed<E> {
         let response = match event? {
             Ok(mut response) => {
                 errors::finish(&mut response.errors, &self.record.request_id);
-                self.record.errors += response.errors.len();
+                self.record.note(&response.errors);
                 response
             }
             Err(error) => {
@@ -207,81 +213,4 @@ pub(super) fn until_shutdown(edge: &Edge) -> impl Future<Output = ()> + Send + u
 
 fn panicked() -> Error {
     Error::internal("the execution panicked")
-}
-
-/// What is logged about an operation: one line when it ends, also when its client goes away before that.
-///
-/// Neither variables nor tokens are in it.
-pub(super) struct Record {
-    /// The request's id.
-    pub(super) request_id: String,
-    /// The status of the answer.
-    pub(super) status: StatusCode,
-    /// The session, for its statements.
-    session: Option<Arc<Session>>,
-    operation: Option<Arc<Operation>>,
-    transport: &'static str,
-    errors: usize,
-    started: Instant,
-}
-
-impl Record {
-    /// From now.
-    pub(super) fn start(request_id: &str, transport: &'static str) -> Self {
-        Self {
-            request_id: request_id.to_owned(),
-            // Nginx's status for a client that went away, which is what happened if no other is put here.
-            status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
-            session: None,
-            operation: None,
-            transport,
-            errors: 0,
-            started: Instant::now(),
-        }
-    }
-
-    /// Which operation it is.
-    pub(super) fn is(&mut self, operation: &Arc<Operation>) {
-        self.operation = Some(Arc::clone(operation));
-    }
-
-    /// The errors of a failure, ready to be sent.
-    pub(super) fn settle(&mut self, failure: Failure) -> Vec<ServerError> {
-        self.status = failure.status();
-        let mut errors = failure.into_errors();
-        errors::finish(&mut errors, &self.request_id);
-        self.errors += errors.len();
-        errors
-    }
-
-    /// Milliseconds so far.
-    pub(super) fn milliseconds(&self) -> f64 {
-        self.started.elapsed().as_secs_f64() * 1000.0
-    }
-
-    /// SQL statements and round trips so far.
-    pub(super) fn traffic(&self) -> (u32, u32) {
-        let traffic = self.session.as_ref().map(|session| session.traffic());
-        traffic.map_or((0, 0), |traffic| (traffic.statements(), traffic.round_trips()))
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let operation = self.operation.as_deref();
-        let (statements, round_trips) = self.traffic();
-        tracing::info!(
-            request_id = self.request_id,
-            transport = self.transport,
-            operation = operation.and_then(|operation| operation.name.as_deref()).unwrap_or_default(),
-            r#type = operation.map(|operation| operation.ty.to_string()).unwrap_or_default(),
-            document = operation.map(|operation| &*operation.hash).unwrap_or_default(),
-            status = self.status.as_u16(),
-            errors = self.errors,
-            ms = (self.milliseconds() * 100.0).round() / 100.0,
-            statements,
-            round_trips,
-            "graphql"
-        );
-    }
 }

@@ -30,7 +30,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub(super) async fn handle(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let caller = Caller::of(&parts, &edge);
-    let mut record = Record::start(&caller.request_id, "http");
+    let mut record = Record::start(&edge, &caller, "http");
     let Some(accept) = Accept::read(&parts.headers) else {
         let message = "Accept application/graphql-response+json, application/json or text/event-stream.";
         let failure = Failure::request(StatusCode::NOT_ACCEPTABLE, Code::NotAcceptable, message);
@@ -58,7 +58,7 @@ async fn admit(
 ) -> Result<(Admitted, bool), Failure> {
     let params = read(edge, parts, body).await?;
     let prepared = execute::prepare(edge, params)?;
-    record.is(&prepared.operation);
+    record.is(&prepared);
     let streamed = choose_transport(&parts.method, accept, prepared.operation.ty)?;
     Ok((execute::authorize(edge, caller, prepared).await?, streamed))
 }

@@ -20,7 +20,9 @@ mod handler;
 mod lexer;
 mod limits;
 mod negotiate;
+mod record;
 mod request;
+mod slow;
 mod sse;
 mod validate;
 mod variables;
@@ -41,6 +43,7 @@ pub use document::{Documents, Prepared};
 pub(super) use execute::Caller;
 pub use failure::Failure;
 pub use limits::Limits;
+pub use slow::Planned;
 
 use crate::error::Code;
 use crate::http::Edge;
@@ -58,8 +61,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
 /// The SDL, where introspection is allowed.
 async fn schema(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     if !edge.settings.introspection {
-        let mut record =
-            execute::Record::start(&execute::Caller::of(&request.into_parts().0, &edge).request_id, "http");
+        let caller = execute::Caller::of(&request.into_parts().0, &edge);
+        let mut record = execute::Record::start(&edge, &caller, "http");
         let message = "The schema is not published here.";
         let failure = Failure::request(StatusCode::NOT_FOUND, Code::NotFound, message);
         return handler::failed(negotiate::Media::Json, failure, &mut record);

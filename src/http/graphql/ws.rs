@@ -53,7 +53,7 @@ pub(super) async fn upgrade(State(edge): State<Arc<Edge>>, request: Request) -> 
     let (mut parts, _) = request.into_parts();
     let caller = Caller::of(&parts, &edge);
     let refuse = |status, code, message: String| {
-        let mut record = Record::start(&caller.request_id, "ws");
+        let mut record = Record::start(&edge, &caller, "ws");
         handler::failed(Media::Json, Failure::request(status, code, message), &mut record)
     };
     if !may_open_socket(&edge.settings.cors_origins, &parts.headers) {
@@ -290,7 +290,8 @@ impl Connection {
             let message =
                 format!("The socket has {MAX_OPERATIONS} operations already. Complete some, or open another socket.");
             let failure = Failure::limit(Code::TooManySubscriptions, message);
-            let errors = Record::start(&request_id, "ws").settle(failure);
+            let caller = Caller { request_id, ..self.caller.clone() };
+            let errors = Record::start(&self.edge, &caller, "ws").settle(failure);
             return Ok(Some(json!({ "id": id, "type": "error", "payload": errors })));
         }
         let operation = Running {
@@ -317,10 +318,10 @@ struct Running {
 
 impl Running {
     async fn run(self, params: Params) {
-        let mut record = Record::start(&self.caller.request_id, "ws");
+        let mut record = Record::start(&self.edge, &self.caller, "ws");
         let admitted = match execute::prepare(&self.edge, params) {
             Ok(prepared) => {
-                record.is(&prepared.operation);
+                record.is(&prepared);
                 execute::authorize(&self.edge, &self.caller, prepared).await
             }
             Err(failure) => Err(failure),

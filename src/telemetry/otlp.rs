@@ -288,7 +288,7 @@ impl Exporter {
             .map_err(|error| hopeless(&error))?;
         request.headers_mut().extend(self.settings.headers.iter().cloned());
         let answer = self.client.request(request).await;
-        let answer = answer.map_err(|error| Failure { may_help: true, ..hopeless(&error) })?;
+        let answer = answer.map_err(|error| Failure { why: causes(&error), may_help: true, pause: None })?;
         let (head, body) = answer.into_parts();
         // Read to its end, so that the connection can be used again.
         drop(Limited::new(body, MAX_ANSWER).collect().await);
@@ -310,6 +310,12 @@ struct Failure {
     /// Whether another attempt may help, and after which pause, where the collector says so.
     may_help: bool,
     pause: Option<Duration>,
+}
+
+/// An error and what it comes from.
+fn causes(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// TLS that trusts nobody, for a client that does not use it.

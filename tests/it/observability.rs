@@ -332,7 +332,7 @@ async fn figures_are_documented_and_the_dashboard_and_the_alerts_name_no_others(
         "tenantry_graphql_operations_total{operation=\"Mine\",type=\"query\",outcome=\"ok\"} 1",
         "tenantry_graphql_operation_seconds_count{operation=\"Mine\",type=\"query\"} 1",
         "tenantry_graphql_operations_total{operation=\"-\",type=\"-\",outcome=\"refused\"} 1",
-        "tenantry_http_responses_total{route=\"/graphql\",method=\"POST\",status=\"400\"} 1",
+        "tenantry_http_responses_total{route=\"/graphql\",method=\"POST\",status=\"200\"} 2",
         "tenantry_loader_batches_total{entity=\"Ticket\",kind=\"pages\"} 1",
         "tenantry_database_waiting{pool=\"read\"} 0",
         "tenantry_database_acquire_failures_total{pool=\"read\"} 0",

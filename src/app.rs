@@ -74,11 +74,11 @@ impl App {
             tracing::error!(%error, cause = ?error, "there is no client of Stripe: refunds and billing wait");
             None
         });
-        let traces = config.traces.take().map(Exporter::new).transpose().unwrap_or_else(|error| {
+        let pair = config.traces.take().map(Exporter::new).transpose().unwrap_or_else(|error| {
             tracing::error!(%error, "nothing is traced: the certificates that the machine trusts cannot be read");
             None
         });
-        let (tracer, exporter) = traces.unzip();
+        let (tracer, exporter) = pair.unzip();
         let billing = config.upkeep(stripe.clone());
         let schemas = Schemas::build(config.introspection);
         let documents = Documents::new(&schemas.sdl, Limits::default());

@@ -195,9 +195,9 @@ impl TenantTx {
             let mode = Writing { connection: Some(connection), under_way: None };
             let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
             let sent = Sent::begin(&traffic, Called::Name("BEGIN"), None);
-            let begun = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(tx.raw()).await;
+            let answer = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(tx.raw()).await;
             drop(sent);
-            match begun {
+            match answer {
                 Ok(rows) => return Ok((tx, rows)),
                 Err(error) => {
                     tx.mode.close_connection();

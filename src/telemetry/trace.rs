@@ -172,11 +172,11 @@ impl Tracer {
     #[must_use]
     pub fn begin(&self, name: Cow<'static, str>, remote: Option<Remote>, since_epoch: Duration) -> Option<Span> {
         let recorder = self.0.as_ref()?;
-        let recorded = match remote {
+        let is_wanted = match remote {
             Some(remote) if recorder.sampler.parent_based && recorder.believes_callers => remote.sampled,
             _ => recorder.sampler.draws(),
         };
-        if !recorded {
+        if !is_wanted {
             return None;
         }
         let trace = Arc::new(Trace {

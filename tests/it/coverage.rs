@@ -370,7 +370,8 @@ fn pool_of_the_system_is_used_by_the_inbox_only() {
     let users: BTreeSet<String> = files
         .iter()
         .filter(|file| {
-            let source = std::fs::read_to_string(file).expect("a source");
+            // The name of a span's attribute is no way to the pool.
+            let source = std::fs::read_to_string(file).expect("a source").replace("\"db.system.name\"", "");
             WAYS.iter().any(|way| source.contains(way))
         })
         .map(|file| file.strip_prefix(root("src")).expect("below src").display().to_string())

@@ -188,7 +188,7 @@ async fn traces_wait_for_no_collector() {
         for n in 0..30 {
             let trace = format!("{:032x}", n + 1);
             let query = json!({ "query": "{ organization { tickets(first: 2) { nodes { subject } } } }" });
-            let answer = tokio::time::timeout(Duration::from_secs(60), send(&app, &token, &trace, &query)).await;
+            let answer = tokio::time::timeout(Duration::from_mins(1), send(&app, &token, &trace, &query)).await;
             assert!(answer.expect("in time").get("errors").is_none());
         }
         let lost = format!("tenantry_trace_spans_total{{outcome=\"{counted}\"}} ");
@@ -278,7 +278,7 @@ async fn traces_and_logs_are_joined_and_slow_operations_are_explained() {
     let pid = server.id().expect("a running child").to_string();
     Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill");
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    tokio::time::timeout(Duration::from_secs(60), server.wait()).await.expect("in time").expect("an end");
+    tokio::time::timeout(Duration::from_mins(1), server.wait()).await.expect("in time").expect("an end");
     let spans = collector.trace(TRACE).await;
     let operation = spans.iter().find(|span| span.name == "query").expect("the operation");
     assert_eq!(log["graphql"]["span_id"], operation.id.as_str());

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use bytes::Bytes;
+use tenantry::hex::hex;
 
 /// A field of a message of Protocol Buffers: its number, and its value as bytes or as a number.
 type Fields = Vec<(u64, Vec<u8>, u64)>;
@@ -54,10 +55,6 @@ fn one(message: &[u8], number: u64) -> Vec<u8> {
     all(message, number).into_iter().next().unwrap_or_default()
 }
 
-fn digits(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// A span, as the collector has it.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -86,9 +83,9 @@ impl Seen {
             (String::from_utf8(one(pair, 1)).expect("text"), value)
         });
         Self {
-            trace: digits(&one(span, 1)),
-            id: digits(&one(span, 2)),
-            parent: digits(&one(span, 4)),
+            trace: hex(&one(span, 1)),
+            id: hex(&one(span, 2)),
+            parent: hex(&one(span, 4)),
             name: text(5),
             kind: number(span, 6),
             failed: number(&one(span, 15), 3) == 2,

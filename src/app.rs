@@ -93,8 +93,7 @@ impl App {
             },
             cors_origins: config.cors_origins,
             trusted_proxies: config.trusted_proxies,
-            slow_operation: config.slow_operation,
-            slow_plans: config.slow_plans,
+            slow: config.slow,
         };
         let (identity_source, app_url) = (config.identity_source, config.app_url);
         let meet: Option<Meet> = match (config.new_users, config.webhooks.sync.personal_workspaces) {

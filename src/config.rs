@@ -16,6 +16,7 @@ use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
 use crate::audit::Retention;
 use crate::billing::Upkeep;
 use crate::db::{PoolLimits, Pooler};
+use crate::http::graphql::SlowLog;
 use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
 use crate::network::Network;
@@ -301,10 +302,8 @@ pub struct Config {
     pub introspection: bool,
     /// Whether to log JSON.
     pub log_json: bool,
-    /// From how long on an operation is logged as slow.
-    pub slow_operation: Option<Duration>,
-    /// Whether the plans of its statements are logged, too.
-    pub slow_plans: bool,
+    /// Which operations are logged as slow.
+    pub slow: Option<SlowLog>,
     /// Where traces go, if they are recorded.
     pub traces: Option<otlp::Settings>,
 }
@@ -400,8 +399,7 @@ impl Config {
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
             log_json: reader.log_json(production),
-            slow_operation: reader.slow_operation(),
-            slow_plans: reader.switch("SLOW_OPERATION_PLANS").unwrap_or(false),
+            slow: reader.slow(),
             traces: reader.traces(),
         };
         if production && needs == Needs::Server {
@@ -563,9 +561,10 @@ impl Reader<'_> {
         }
     }
 
-    fn slow_operation(&mut self) -> Option<Duration> {
+    fn slow(&mut self) -> Option<SlowLog> {
         let limit = self.parsed("SLOW_OPERATION_MS", "milliseconds, 0 or more").unwrap_or(1000);
-        (limit > 0).then(|| Duration::from_millis(limit))
+        let plans = self.switch("SLOW_OPERATION_PLANS").unwrap_or(false);
+        (limit > 0).then(|| SlowLog { from: Duration::from_millis(limit), plans })
     }
 
     /// The standard's variables for traces (OpenTelemetry, "Environment Variable Specification").

@@ -46,7 +46,7 @@ pub struct TenantTx<M = Writing> {
 pub struct Writing {
     connection: Option<PoolConnection<Postgres>>,
     /// The statement under way. sqlx does not tell when it was answered: it ends where the next begins, or with the transaction.
-    under_way: Option<Sent<'static>>,
+    under_way: Option<Box<Sent<'static>>>,
 }
 
 /// What a transaction that reads has. It is read only, on one snapshot: everything a query shows is from the same moment.
@@ -346,7 +346,7 @@ impl TenantTx {
         self.traffic.add_round_trip();
         // The one before ends first.
         self.mode.under_way = None;
-        self.mode.under_way = Some(Sent::begin(&self.traffic, called, None));
+        self.mode.under_way = Some(Box::new(Sent::begin(&self.traffic, called, None)));
         self.raw()
     }
 

@@ -26,7 +26,7 @@ use crate::error::Code;
 use crate::flags::Flags;
 use crate::graphql::Services;
 use crate::http::dev::DevLogin;
-use crate::http::graphql::{Documents, Planned};
+use crate::http::graphql::{Documents, Planned, SlowLog};
 use crate::http::metrics::Tally;
 use crate::network::Network;
 use crate::schema::Schemas;
@@ -71,10 +71,8 @@ pub struct EdgeSettings {
     pub cors_origins: Vec<String>,
     /// The operator's own proxies.
     pub trusted_proxies: Vec<Network>,
-    /// From how long on an operation is logged as slow.
-    pub slow_operation: Option<Duration>,
-    /// Whether the plans of its statements are logged, too.
-    pub slow_plans: bool,
+    /// Which operations are logged as slow.
+    pub slow: Option<SlowLog>,
     /// Which of the process's ports serve `/metrics`.
     pub metrics: MetricsRoute,
 }

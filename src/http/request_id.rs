@@ -27,9 +27,10 @@ pub async fn assign(State(edge): State<Arc<Edge>>, mut request: Request, next: N
     request.extensions_mut().insert(RequestId(id.clone()));
     let observed = Observed::begin(&edge, &request, &id);
     // As severe as can be: whatever level is logged, its lines name their request.
-    let span = match observed.ids() {
-        Some((trace, span)) => tracing::error_span!("request", id = %id, trace_id = trace, span_id = span),
-        None => tracing::error_span!("request", id = %id),
+    let span = if let Some((trace, span)) = observed.ids() {
+        tracing::error_span!("request", id = %id, trace_id = trace, span_id = span)
+    } else {
+        tracing::error_span!("request", id = %id)
     };
     if let Some(scope) = observed.scope() {
         request.extensions_mut().insert(Traced(scope.clone()));

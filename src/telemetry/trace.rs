@@ -393,7 +393,7 @@ impl Drop for Span {
         let end = ended.end;
         let mut spans = trace.ended.lock().unwrap_or_else(PoisonError::into_inner);
         spans.push(ended);
-        let is_stale = spans.first().is_some_and(|first| end - first.end > STALE);
+        let is_stale = spans.first().is_some_and(|first| end.saturating_sub(first.end) > STALE);
         if spans.len() >= GATHERED || self.kind == Kind::Server || is_stale {
             let gathered = std::mem::take(&mut *spans);
             drop(spans);

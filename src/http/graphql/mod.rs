@@ -43,7 +43,7 @@ pub use document::{Documents, Prepared};
 pub(super) use execute::Caller;
 pub use failure::Failure;
 pub use limits::Limits;
-pub use slow::Planned;
+pub use slow::{Planned, SlowLog};
 
 use crate::error::Code;
 use crate::http::Edge;

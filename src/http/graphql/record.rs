@@ -197,8 +197,8 @@ impl Drop for Record {
             round_trips,
             "graphql"
         );
-        let limit = self.edge.settings.slow_operation.filter(|limit| self.started.elapsed() >= *limit);
-        if let (Some(_), Some(operation), Some(session)) = (limit, operation, &self.session)
+        let limit = self.edge.settings.slow.filter(|slow| self.started.elapsed() >= slow.from);
+        if let (Some(slow), Some(operation), Some(session)) = (limit, operation, &self.session)
             && operation.ty != OperationType::Subscription
         {
             let told = slow::Told {
@@ -208,7 +208,7 @@ impl Drop for Record {
                 cost: self.cost,
                 milliseconds: self.milliseconds(),
             };
-            slow::tell(&self.edge, &told, session.traffic());
+            slow::tell(&self.edge, slow, &told, session.traffic());
         }
         drop(entered);
         self.count();

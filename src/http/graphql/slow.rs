@@ -13,6 +13,15 @@ const AGAIN: Duration = Duration::from_hours(1);
 /// So many statements are remembered; while all of them are fresh no more plans are told.
 const MOST: usize = 64;
 
+/// Which operations are logged as slow: `SLOW_OPERATION_MS`, `SLOW_OPERATION_PLANS`.
+#[derive(Clone, Copy, Debug)]
+pub struct SlowLog {
+    /// Those that take this long.
+    pub from: Duration,
+    /// Whether the plans of their statements are logged, too.
+    pub plans: bool,
+}
+
 /// What an operation was.
 pub(super) struct Told<'a> {
     pub(super) request_id: &'a str,
@@ -42,7 +51,7 @@ impl Planned {
 }
 
 /// Writes the line, and asks for the plan where that is wanted.
-pub(super) fn tell(edge: &Arc<Edge>, told: &Told<'_>, traffic: &Traffic) {
+pub(super) fn tell(edge: &Arc<Edge>, log: SlowLog, told: &Told<'_>, traffic: &Traffic) {
     let slow = traffic.slow();
     let slowest = slow.iter().map(named).collect::<Vec<_>>().join("; ");
     tracing::warn!(
@@ -57,7 +66,7 @@ pub(super) fn tell(edge: &Arc<Edge>, told: &Told<'_>, traffic: &Traffic) {
         slowest,
         "slow operation"
     );
-    if !edge.settings.slow_plans || tokio::runtime::Handle::try_current().is_err() {
+    if !log.plans || tokio::runtime::Handle::try_current().is_err() {
         return;
     }
     let Some(SlowStatement { summary, text: Some(text), .. }) = slow.into_iter().find(|slow| slow.text.is_some())

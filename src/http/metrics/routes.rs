@@ -58,6 +58,7 @@ impl Routes {
 }
 
 /// Methods are the client's words: one that is not known is not told apart.
+#[must_use]
 pub fn method_label(method: &Method) -> &'static str {
     const KNOWN: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "QUERY"];
     KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")

@@ -13,15 +13,20 @@ use crate::events::Events;
 use crate::flags::Flags;
 use crate::graphql::Services;
 use crate::graphql::calls::Calls;
+use crate::graphql::loads::Loads;
 use crate::graphql::session::Meet;
 use crate::http::dev::DevLogin;
-use crate::http::graphql::{Documents, Limits};
+use crate::http::graphql::{Documents, Limits, Persisted, Planned};
+use crate::http::listener::Listening;
+use crate::http::metrics::Tally;
 use crate::http::{Edge, EdgeSettings, MetricsRoute};
 use crate::jobs::Jobs;
 use crate::mail::Mailer;
 use crate::members::{self, InvitationMail};
+use crate::rates::Rates;
 use crate::refunds::Payer;
 use crate::schema::{self, Schemas};
+use crate::telemetry::otlp::Exporter;
 use crate::webhooks::Webhooks;
 
 /// A process.
@@ -40,6 +45,8 @@ pub struct App {
     pub mail: Arc<InvitationMail>,
     /// What the routes can reach.
     pub edge: Arc<Edge>,
+    /// Sends spans to a collector, where there is one. Whoever runs the process takes it and runs it.
+    pub exporter: Option<Exporter>,
 }
 
 /// What an [`App`] is made of.
@@ -64,14 +71,19 @@ impl App {
     /// Builds the schema and puts the parts together.
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let AppParts { config, db, clock, verifier, dev_issuer, personas, shutdown } = parts;
+        let AppParts { mut config, db, clock, verifier, dev_issuer, personas, shutdown } = parts;
         let stripe = config.webhooks.sync.stripe_client().unwrap_or_else(|error| {
             tracing::error!(%error, cause = ?error, "there is no client of Stripe: refunds and billing wait");
             None
         });
+        let pair = config.traces.take().map(Exporter::new).transpose().unwrap_or_else(|error| {
+            tracing::error!(%error, "nothing is traced: the certificates that the machine trusts cannot be read");
+            None
+        });
+        let (tracer, exporter) = pair.unzip();
         let billing = config.upkeep(stripe.clone());
-        let schemas = Schemas::build(config.introspection);
-        let documents = Documents::new(&schemas.sdl, Limits::default());
+        let schemas = Schemas::build();
+        let documents = Documents::new(&schemas.typed_sdl, Limits::default(), config.introspection);
         let settings = EdgeSettings {
             development: config.is_development(),
             introspection: config.introspection,
@@ -82,7 +94,9 @@ impl App {
                 None => MetricsRoute::Worker,
             },
             cors_origins: config.cors_origins,
-            trusted_proxies: config.trusted_proxies,
+            statuses: config.statuses,
+            proxies: config.proxies,
+            slow: config.slow,
         };
         let (identity_source, app_url) = (config.identity_source, config.app_url);
         let meet: Option<Meet> = match (config.new_users, config.webhooks.sync.personal_workspaces) {
@@ -105,8 +119,9 @@ impl App {
         for warning in config.plans.warnings() {
             tracing::warn!("PLANS_FILE: {warning}");
         }
-        let events = Events::default();
+        let events = Events::new(db.clone());
         let flags = Arc::new(Flags::new(clock.clone(), config.ofrep_rate_limit));
+        let rates = Arc::new(Rates::new(config.api_cost_per_minute, Arc::clone(&config.plans), clock.clone()));
         let noting = std::sync::Mutex::default();
         let services = Arc::new(Services {
             noting,
@@ -123,18 +138,26 @@ impl App {
             stripe_livemode,
             plans: config.plans,
             calls: Calls::default(),
+            loads: Loads::default(),
         });
+        let listening = Arc::new(Listening::new(config.caps, settings.proxies.networks.clone()));
         let edge = Arc::new(Edge {
             flags: Arc::clone(&flags),
             services: Arc::clone(&services),
             schemas,
             documents,
+            persisted: Persisted::new(config.persisted),
+            rates,
             webhooks: Arc::clone(&webhooks),
             dev: dev_issuer.map(|issuer| DevLogin { issuer, personas }),
+            tally: Tally::default(),
+            tracer: tracer.unwrap_or_default(),
+            plans: Planned::default(),
             settings,
+            listening,
             shutdown,
         });
-        Self { services, flags, webhooks, jobs, payer, mail, edge }
+        Self { services, flags, webhooks, jobs, payer, mail, edge, exporter }
     }
 }
 

@@ -5,9 +5,11 @@
 //! once.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -15,11 +17,15 @@ use crate::access::{IdentitySource, Impersonation, MemberRole, NewUsers};
 use crate::audit::Retention;
 use crate::billing::Upkeep;
 use crate::db::{PoolLimits, Pooler};
+use crate::http::client_address::{AddressHeader, Proxies};
+use crate::http::graphql::{Manifests, PersistedConfig, SlowLog, Statuses, TrustedMode};
+use crate::http::listener::Caps;
 use crate::mail::Smtp;
 use crate::members::InvitationTemplate;
 use crate::network::Network;
 use crate::plans::{OrganizationPlan, Plans};
 use crate::stripe::{StripeClient, StripeKey};
+use crate::telemetry::otlp;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::WebhooksConfig;
 use crate::webhooks::signature::Secret;
@@ -42,6 +48,26 @@ pub const VARIABLES: &[Variable] = &[
     variable("TENANTRY_ENV", "development", "`development` or `production`"),
     variable("HOST", "127.0.0.1", "address to listen on; production: `::`"),
     variable("PORT", "8080", "port to listen on"),
+    variable(
+        "REUSE_PORT",
+        "off",
+        "`on` or `off`: a second process with it may listen on `PORT`, too, to take over from the first (docs/CONNECTIONS.md)",
+    ),
+    variable(
+        "MAX_CONNECTIONS",
+        "8192",
+        "connections at once, WebSockets and streams too; fewer, when the process may not open as many files (docs/CONNECTIONS.md)",
+    ),
+    variable(
+        "MAX_CONNECTIONS_PER_ADDRESS",
+        "1024",
+        "connections of one client address at once; `TRUSTED_PROXIES` are not bound by it",
+    ),
+    variable(
+        "MAX_REQUESTS_AT_ONCE",
+        "1024",
+        "requests that are worked on at once; more are answered with 503, health checks are not",
+    ),
     variable(
         "METRICS_PORT",
         "development: `PORT`",
@@ -164,16 +190,67 @@ pub const VARIABLES: &[Variable] = &[
         "10000",
         "requests per second that one API key may have flags decided with, on each instance; people have a hundredth; 0: no limit (docs/OFREP.md)",
     ),
+    variable(
+        "API_COST_PER_MINUTE",
+        "1000000000",
+        "points that operations of one organization may cost in a minute where its plan does not say it; a credential has half; 0: no limit (docs/LIMITS.md)",
+    ),
     variable("CORS_ORIGINS", "–", "origins whose pages may call the API, comma separated"),
     variable(
         "TRUSTED_PROXIES",
         "–",
         "addresses and networks of your own proxies (`10.0.0.0/8`), comma separated: what they say of the client's address is believed",
     ),
+    variable(
+        "CLIENT_ADDRESS_HEADER",
+        "x-forwarded-for",
+        "the header in which `TRUSTED_PROXIES` name the client: `x-forwarded-for`, `forwarded` or `fly-client-ip`; no other is read",
+    ),
+    variable(
+        "TRUSTED_DOCUMENTS",
+        "–",
+        "manifest of the documents that clients ask for by id, or a folder with one for each client (docs/GRAPHQL_HTTP.md)",
+    ),
+    variable(
+        "TRUSTED_DOCUMENTS_MODE",
+        "off",
+        "what becomes of documents that are in no manifest: `off` executed, `log` executed and logged, `enforce` refused",
+    ),
+    variable(
+        "AUTOMATIC_PERSISTED_QUERIES",
+        "on",
+        "`on` or `off`: whether clients may register documents by their hash, as Apollo's do",
+    ),
+    variable(
+        "GRAPHQL_OVER_HTTP",
+        "released",
+        "the edition whose statuses answers have: `released`, or `draft` (docs/GRAPHQL_HTTP.md)",
+    ),
     variable("GRAPHIQL", "on; production: off", "`on` or `off`: the explorer at `/`"),
     variable("INTROSPECTION", "on; production: off", "`on` or `off`: introspection, the SDL and suggestions in errors"),
     variable("LOG_FORMAT", "text; production: json", "`text` or `json`"),
     variable("RUST_LOG", "info,sqlx=warn", "what to log (tracing-subscriber's EnvFilter)"),
+    variable(
+        "SLOW_OPERATION_MS",
+        "1000",
+        "from how many milliseconds on an operation is logged as slow; 0: none is (docs/OBSERVABILITY.md)",
+    ),
+    variable("SLOW_OPERATION_PLANS", "off", "`on` or `off`: the plans of slow statements are logged, without values"),
+    variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "–",
+        "collector of traces (`http://host:4318`); without, nothing is traced. `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` and others as in docs/OBSERVABILITY.md",
+    ),
+    variable(
+        "OTEL_TRACES_SAMPLER",
+        "parentbased_always_on",
+        "which traces are recorded; `traceidratio` and `parentbased_traceidratio` take their share from `OTEL_TRACES_SAMPLER_ARG`",
+    ),
+    variable(
+        "TRACE_CALLERS",
+        "continued",
+        "`continued`: traces of callers go on, and the sampler decides which are recorded; `believed`: callers decide, for a server that only your own services reach",
+    ),
 ];
 
 /// The environment the server runs in.
@@ -183,6 +260,15 @@ pub enum Environment {
     Development,
     /// For real: nothing unsafe.
     Production,
+}
+
+/// Whose a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortUse {
+    /// This process's.
+    Alone,
+    /// Another process may listen on it, too.
+    Shared,
 }
 
 /// Where `PostgreSQL` is.
@@ -264,20 +350,34 @@ pub struct Config {
     pub audit_retention: Retention,
     /// Requests per second of an API key for flags; 0: no bound.
     pub ofrep_rate_limit: u32,
+    /// Points that an organization may spend in a minute where its plan does not say it; 0: no bound.
+    pub api_cost_per_minute: u64,
     /// For how many days a payment may be overdue before the plan is FREE.
     pub grace_days: Option<u16>,
     /// What each plan gives; `webhooks.sync` has the same.
     pub plans: Arc<Plans>,
     /// Origins that may call the API.
     pub cors_origins: Vec<String>,
+    /// Documents that requests name and do not carry.
+    pub persisted: PersistedConfig,
+    /// Which statuses answers have for clients that do not say.
+    pub statuses: Statuses,
     /// The operator's own proxies.
-    pub trusted_proxies: Vec<Network>,
+    pub proxies: Proxies,
+    /// Whose the port is.
+    pub port_use: PortUse,
+    /// How many connections and requests there may be.
+    pub caps: Caps,
     /// Whether the explorer is served.
     pub graphiql: bool,
     /// Whether the schema can be asked for.
     pub introspection: bool,
     /// Whether to log JSON.
     pub log_json: bool,
+    /// Which operations are logged as slow.
+    pub slow: Option<SlowLog>,
+    /// Where traces go, if they are recorded.
+    pub traces: Option<otlp::Settings>,
 }
 
 /// What is wrong with the environment, all of it.
@@ -363,22 +463,21 @@ impl Config {
             smtp: reader.smtp(production),
             invitation_template: reader.invitation_template(),
             audit_retention: reader.audit_retention(),
+            api_cost_per_minute: reader.parsed("API_COST_PER_MINUTE", "a number, 0 or more").unwrap_or(1_000_000_000),
             ofrep_rate_limit: reader.parsed("OFREP_RATE_LIMIT", "a number, 0 or more").unwrap_or(10_000),
             grace_days: reader.grace_days(),
             plans,
             cors_origins: reader.list("CORS_ORIGINS"),
-            trusted_proxies: reader.networks("TRUSTED_PROXIES"),
+            persisted: reader.persisted(),
+            statuses: reader.statuses(),
+            proxies: Proxies { networks: reader.networks("TRUSTED_PROXIES"), header: reader.address_header() },
+            port_use: if reader.switch("REUSE_PORT") == Some(true) { PortUse::Shared } else { PortUse::Alone },
+            caps: reader.caps(),
             graphiql: reader.switch("GRAPHIQL").unwrap_or(!production),
             introspection: reader.switch("INTROSPECTION").unwrap_or(!production),
-            log_json: match reader.text("LOG_FORMAT").as_deref() {
-                None => production,
-                Some("json") => true,
-                Some("text") => false,
-                Some(other) => {
-                    reader.problem(format!("LOG_FORMAT is \"{other}\"; it takes text or json"));
-                    production
-                }
-            },
+            log_json: reader.log_json(production),
+            slow: reader.slow(),
+            traces: reader.traces(),
         };
         if production && needs == Needs::Server {
             if matches!(&config.database, DatabaseConfig::Remote { superadmin: None, .. }) {
@@ -459,6 +558,45 @@ impl Reader<'_> {
         networks.into_iter().flatten().collect()
     }
 
+    fn log_json(&mut self, production: bool) -> bool {
+        match self.text("LOG_FORMAT").as_deref() {
+            None => production,
+            Some("json") => true,
+            Some("text") => false,
+            Some(other) => {
+                let problem = format!("LOG_FORMAT is \"{other}\"; it takes text or json");
+                self.problem(problem);
+                production
+            }
+        }
+    }
+
+    fn address_header(&mut self) -> AddressHeader {
+        match self.text("CLIENT_ADDRESS_HEADER").map(|name| name.to_ascii_lowercase()).as_deref() {
+            None | Some("x-forwarded-for") => AddressHeader::XForwardedFor,
+            Some("forwarded") => AddressHeader::Forwarded,
+            Some("fly-client-ip") => AddressHeader::FlyClientIp,
+            Some(other) => {
+                let problem = format!(
+                    "CLIENT_ADDRESS_HEADER is \"{other}\"; it takes x-forwarded-for, forwarded or fly-client-ip"
+                );
+                self.problem(problem);
+                AddressHeader::default()
+            }
+        }
+    }
+
+    fn caps(&mut self) -> Caps {
+        let usual = Caps::default();
+        let mut cap =
+            |name, usual| self.parsed::<NonZeroUsize>(name, "a number, 1 or more").map_or(usual, NonZeroUsize::get);
+        Caps {
+            connections: cap("MAX_CONNECTIONS", usual.connections),
+            per_address: cap("MAX_CONNECTIONS_PER_ADDRESS", usual.per_address),
+            requests: cap("MAX_REQUESTS_AT_ONCE", usual.requests),
+        }
+    }
+
     fn switch(&mut self, name: &str) -> Option<bool> {
         match self.text(name)?.as_str() {
             "on" | "true" | "1" => Some(true),
@@ -527,6 +665,63 @@ impl Reader<'_> {
         }
     }
 
+    fn slow(&mut self) -> Option<SlowLog> {
+        let limit = self.parsed("SLOW_OPERATION_MS", "milliseconds, 0 or more").unwrap_or(1000);
+        let plans = self.switch("SLOW_OPERATION_PLANS").unwrap_or(false);
+        (limit > 0).then(|| SlowLog { from: Duration::from_millis(limit), plans })
+    }
+
+    /// The standard's variables for traces (OpenTelemetry, "Environment Variable Specification").
+    fn traces(&mut self) -> Option<otlp::Settings> {
+        let off = self.switch("OTEL_SDK_DISABLED").unwrap_or(false);
+        if off || self.text("OTEL_TRACES_EXPORTER").is_some_and(|exporter| exporter == "none") {
+            return None;
+        }
+        let [endpoint, traces_endpoint, headers, protocol, service, attributes, sampler, sampler_argument] = [
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "OTEL_SERVICE_NAME",
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "OTEL_TRACES_SAMPLER",
+            "OTEL_TRACES_SAMPLER_ARG",
+        ]
+        .map(|name| self.text(name));
+        let given = otlp::Given {
+            endpoint: endpoint.as_deref(),
+            traces_endpoint: traces_endpoint.as_deref(),
+            headers: headers.as_deref(),
+            protocol: protocol.as_deref(),
+            service: service.as_deref(),
+            attributes: attributes.as_deref(),
+            sampler: sampler.as_deref(),
+            sampler_argument: sampler_argument.as_deref(),
+        };
+        let mut settings = otlp::Settings::parse(given).unwrap_or_else(|problems| {
+            self.problems.extend(problems);
+            None
+        });
+        let believes_callers = match self.text("TRACE_CALLERS").as_deref() {
+            None | Some("continued") => false,
+            Some("believed") => true,
+            Some(other) => {
+                self.problem(format!("TRACE_CALLERS is \"{other}\"; it takes continued or believed"));
+                false
+            }
+        };
+        let timeout = self.parsed("OTEL_EXPORTER_OTLP_TIMEOUT", "milliseconds");
+        let delay = self.parsed("OTEL_BSP_SCHEDULE_DELAY", "milliseconds");
+        let room = self.parsed("OTEL_BSP_MAX_QUEUE_SIZE", "a number of spans");
+        if let Some(settings) = &mut settings {
+            settings.believes_callers = believes_callers;
+            settings.timeout = timeout.map_or(settings.timeout, Duration::from_millis);
+            settings.delay = delay.map_or(settings.delay, Duration::from_millis);
+            settings.room = room.unwrap_or(settings.room);
+        }
+        settings
+    }
+
     fn app_url(&mut self) -> String {
         let given = self.text("APP_URL");
         if given.as_ref().is_some_and(|url| !(url.starts_with("https://") || url.starts_with("http://"))) {
@@ -574,6 +769,39 @@ impl Reader<'_> {
             Plans::default()
         });
         Arc::new(plans)
+    }
+
+    fn persisted(&mut self) -> PersistedConfig {
+        let mode = match self.text("TRUSTED_DOCUMENTS_MODE").as_deref() {
+            None | Some("off") => TrustedMode::Off,
+            Some("log") => TrustedMode::Log,
+            Some("enforce") => TrustedMode::Enforce,
+            Some(other) => {
+                self.problem(format!("TRUSTED_DOCUMENTS_MODE is \"{other}\"; it takes off, log or enforce"));
+                TrustedMode::Enforce
+            }
+        };
+        let path = self.text("TRUSTED_DOCUMENTS").map(PathBuf::from);
+        if path.is_none() && mode != TrustedMode::Off {
+            self.problem("TRUSTED_DOCUMENTS_MODE is set without TRUSTED_DOCUMENTS: name the manifest, or its folder");
+        }
+        let manifests = path.as_deref().map_or(Ok(Manifests::default()), Manifests::load).unwrap_or_else(|problem| {
+            self.problem(format!("TRUSTED_DOCUMENTS: {problem}"));
+            Manifests::default()
+        });
+        let automatic = self.switch("AUTOMATIC_PERSISTED_QUERIES").unwrap_or(true);
+        PersistedConfig { mode, path, manifests: Arc::new(manifests), automatic }
+    }
+
+    fn statuses(&mut self) -> Statuses {
+        match self.text("GRAPHQL_OVER_HTTP").as_deref() {
+            None | Some("released") => Statuses::Released,
+            Some("draft") => Statuses::Draft,
+            Some(other) => {
+                self.problem(format!("GRAPHQL_OVER_HTTP is \"{other}\"; it takes released or draft"));
+                Statuses::Released
+            }
+        }
     }
 
     /// What `STRIPE_PRICE_PLANS` and the file of the plans say of prices.
@@ -776,6 +1004,17 @@ mod tests {
             ("MAIL_TEMPLATES", "/no/such/folder"),
             ("PAST_DUE_GRACE_DAYS", "500"),
             ("PLANS_FILE", "/no/such/file"),
+            ("TRUSTED_DOCUMENTS", "/no/such/manifest"),
+            ("TRUSTED_DOCUMENTS_MODE", "strict"),
+            ("AUTOMATIC_PERSISTED_QUERIES", "perhaps"),
+            ("GRAPHQL_OVER_HTTP", "newest"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:hunter2@collector"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
+            ("TRACE_CALLERS", "sometimes"),
+            ("SLOW_OPERATION_MS", "-1"),
+            ("REUSE_PORT", "perhaps"),
+            ("MAX_REQUESTS_AT_ONCE", "0"),
+            ("CLIENT_ADDRESS_HEADER", "x-real-ip"),
         ])
         .expect_err("bad")
         .to_string();
@@ -796,6 +1035,17 @@ mod tests {
             "MAIL_TEMPLATES",
             "PAST_DUE_GRACE_DAYS",
             "PLANS_FILE",
+            "TRUSTED_DOCUMENTS: /no/such/manifest",
+            "TRUSTED_DOCUMENTS_MODE",
+            "AUTOMATIC_PERSISTED_QUERIES",
+            "GRAPHQL_OVER_HTTP",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "TRACE_CALLERS",
+            "SLOW_OPERATION_MS",
+            "REUSE_PORT",
+            "MAX_REQUESTS_AT_ONCE",
+            "CLIENT_ADDRESS_HEADER",
         ] {
             assert!(error.contains(name), "{error}");
         }

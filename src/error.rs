@@ -99,6 +99,17 @@ pub enum Error {
         /// The limit, what the request had, and how to get below it.
         message: String,
     },
+    /// A subscription that was behind cannot catch up: what it has not heard is not kept any more.
+    #[error("Events were missed: read again what the subscription is about, then subscribe anew.")]
+    EventsMissed,
+    /// More was asked for than may be at the moment.
+    #[error("{message}")]
+    RateLimited {
+        /// Seconds after which there is enough.
+        retry_after: u64,
+        /// What was asked for, and whose it is.
+        message: String,
+    },
     /// The database cannot be reached or is too busy; trying again later is right.
     #[error("The database cannot be reached at the moment. Try again in a few seconds.")]
     Unavailable,
@@ -147,15 +158,17 @@ impl Error {
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::InvalidCursor(_) => Code::InvalidCursor,
             Self::Limit { code, .. } => *code,
+            Self::EventsMissed => Code::EventsMissed,
+            Self::RateLimited { .. } => Code::RateLimited,
             Self::Unavailable => Code::Unavailable,
             Self::Timeout => Code::Timeout,
             Self::Internal(_) => Code::Internal,
         }
     }
 
-    /// Whether whoever gets this error has no access any more: a stream of theirs ends with it.
+    /// Whether a stream ends with this error: whoever gets it has no access any more, or cannot catch up.
     #[must_use]
-    pub fn ends_access(&self) -> bool {
+    pub fn ends_stream(&self) -> bool {
         matches!(
             self,
             Self::OrganizationNotFound
@@ -167,6 +180,7 @@ impl Error {
                 | Self::SeatRequired(_)
                 | Self::Forbidden { .. }
                 | Self::ImpersonationRestricted { .. }
+                | Self::EventsMissed
         )
     }
 
@@ -183,6 +197,7 @@ impl Error {
             | Self::OrganizationMismatch
             | Self::Invalid { .. }
             | Self::InvalidCursor(_)
+            | Self::EventsMissed
             | Self::Limit { .. } => StatusCode::BAD_REQUEST,
             Self::OrganizationNotFound
             | Self::OrganizationSuspended
@@ -194,13 +209,15 @@ impl Error {
             Self::AccountNotReady | Self::Unavailable | Self::Timeout | Self::KeysUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }
 
 impl Error {
-    /// Completes a GraphQL error that came from one of ours: `extensions.code` and, for arguments, `extensions.field`.
+    /// Completes a GraphQL error that came from one of ours: `extensions.code`, for arguments `extensions.field`, and where it is known
+    /// when trying again is right, `extensions.retryAfter` in seconds.
     ///
     /// A resolver's [`Error`] travels through the engine as the error's source. Returns it, so that the edge can log what
     /// is internal.
@@ -210,6 +227,9 @@ impl Error {
         extensions.set("code", error.code().as_str());
         if let Self::Invalid { field, .. } = &error {
             extensions.set("field", field.as_str());
+        }
+        if let Self::RateLimited { retry_after, .. } = &error {
+            extensions.set("retryAfter", *retry_after);
         }
         Some(error)
     }

@@ -5,6 +5,7 @@
 //! another type an error instead of a row that is never found, and lets `node(id:)` know the table.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
@@ -148,11 +149,7 @@ impl<T: Identified> Id<T> {
     /// The text names what is wrong: no id at all, or the id of another type.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (prefix, uuid) = split(text)?;
-        if prefix == T::PREFIX {
-            Ok(Self::from_uuid(uuid))
-        } else {
-            Err(format!("\"{text}\" is not the id of a {}: those begin with `{}_`", T::NAME, T::PREFIX))
-        }
+        if prefix == T::PREFIX { Ok(Self::from_uuid(uuid)) } else { Err(foreign(text, T::NAME, T::PREFIX)) }
     }
 }
 
@@ -242,18 +239,60 @@ impl<'a, T> tokio_postgres::types::FromSql<'a> for Id<T> {
     }
 }
 
+/// What the names of ids' types begin with inside [`typed`].
+const TYPED_PREFIX: &str = "IDOf";
+
+thread_local! {
+    static TYPED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Builds a schema in which every id that is an input has a type of its own. The published schema calls them all `ID`, as
+/// Relay wants it; the checks of inputs read this one, so that they can say whose id is expected, and where.
+pub fn typed<S>(build: impl FnOnce() -> S) -> S {
+    TYPED.set(true);
+    let schema = build();
+    TYPED.set(false);
+    schema
+}
+
+/// The type whose ids a type of [`typed`] has.
+#[must_use]
+pub fn typed_name(name: &str) -> Option<&str> {
+    let of = name.strip_prefix(TYPED_PREFIX)?;
+    PREFIXES.iter().any(|(_, known)| *known == of).then_some(of)
+}
+
+/// Says what is wrong with a text that is to be the id of a type, if anything is.
+///
+/// # Errors
+/// The text names what is wrong: no id at all, or the id of another type.
+pub fn check(text: &str, type_name: &str) -> Result<(), String> {
+    let (prefix, _) = split(text)?;
+    match PREFIXES.iter().find(|(_, name)| *name == type_name) {
+        Some((right, name)) if prefix != *right => Err(foreign(text, name, right)),
+        _ => Ok(()),
+    }
+}
+
+fn foreign(text: &str, type_name: &str, prefix: &str) -> String {
+    format!("\"{text}\" is not the id of a {type_name}: those begin with `{prefix}_`")
+}
+
 // In the schema every id is the built-in scalar `ID`.
 impl<T: Identified + 'static> InputType for Id<T> {
     type RawValueType = Self;
     fn type_name() -> Cow<'static, str> {
-        Cow::Borrowed("ID")
+        if TYPED.get() { Cow::Owned(format!("{TYPED_PREFIX}{}", T::NAME)) } else { Cow::Borrowed("ID") }
     }
     fn create_type_info(registry: &mut Registry) -> String {
-        <ID as InputType>::create_type_info(registry)
+        <ID as InputType>::create_type_info(registry);
+        <Self as InputType>::qualified_type_name()
     }
     fn parse(value: Option<Value>) -> InputValueResult<Self> {
         match value {
             Some(Value::String(text)) => Self::parse(&text).map_err(InputValueError::custom),
+            // The scalar takes whole numbers as well (GraphQL specification, section 3.5.5); ours are none.
+            Some(Value::Number(number)) => Self::parse(&number.to_string()).map_err(InputValueError::custom),
             other => Err(InputValueError::expected_type(other.unwrap_or_default())),
         }
     }

@@ -4,6 +4,18 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+/// What counts as one host: a host has a whole /64 of IPv6 (RFC 6177, section 2).
+#[must_use]
+pub fn host_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 /// A network: an address and how many bits of it count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {

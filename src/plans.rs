@@ -80,6 +80,10 @@ pub struct PlanTerms {
     pub budgets: Option<u32>,
     /// Requests to the API in a calendar month (UTC); `None`: no limit.
     pub api_calls_per_month: Option<u64>,
+    /// Points that operations of the API may cost in a minute; `None`: the server's default.
+    pub api_cost_per_minute: Option<u64>,
+    /// Points that may be spent at once, by an organization that spent nothing before; `None`: those of a minute.
+    pub api_burst: Option<u64>,
     /// What it costs.
     #[serde(default)]
     pub prices: Vec<PlanPrice>,
@@ -105,6 +109,8 @@ impl Default for Plans {
             seat_policy: fixed(),
             budgets: None,
             api_calls_per_month: None,
+            api_cost_per_minute: None,
+            api_burst: None,
             prices: Vec::new(),
             trial_days: None,
         };
@@ -128,6 +134,9 @@ const MOST: u32 = 1_000_000;
 const LONGEST_TRIAL: u16 = 730;
 /// The most calls in a month: what the column holds, and what a number in JSON holds exactly.
 const MOST_CALLS: u64 = 1_000_000_000_000;
+
+/// The fewest points of a budget: one page of a list.
+const FEWEST_POINTS: u64 = 1_000;
 
 impl Plans {
     /// Reads a file.
@@ -198,6 +207,8 @@ impl Plans {
                 ("seats", less.seats.map(u64::from), more.seats.map(u64::from)),
                 ("budgets", less.budgets.map(u64::from), more.budgets.map(u64::from)),
                 ("api_calls_per_month", less.api_calls_per_month, more.api_calls_per_month),
+                // Left out is the server's default, which may be more or less.
+                ("api_cost_per_minute", less.api_cost_per_minute.or(Some(0)), more.api_cost_per_minute),
             ];
             for (name, less, more) in limits {
                 if more.is_some_and(|more| less.is_none_or(|less| less > more)) {
@@ -249,6 +260,14 @@ impl PlanTerms {
         }
         if self.api_calls_per_month.is_some_and(|calls| calls > MOST_CALLS) {
             problems.push(format!("api_calls_per_month takes 0 to {MOST_CALLS}"));
+        }
+        for (name, points) in [("api_cost_per_minute", self.api_cost_per_minute), ("api_burst", self.api_burst)] {
+            if points.is_some_and(|points| !(FEWEST_POINTS..=MOST_CALLS).contains(&points)) {
+                problems.push(format!("{name} takes {FEWEST_POINTS} to {MOST_CALLS} points"));
+            }
+        }
+        if self.api_burst.is_some() && self.api_cost_per_minute.is_none() {
+            problems.push("api_burst needs api_cost_per_minute beside it".to_owned());
         }
         if self.trial_days.is_some_and(|days| !(1..=LONGEST_TRIAL).contains(&days)) {
             problems.push(format!("trial_days takes 1 to {LONGEST_TRIAL}"));
@@ -345,6 +364,8 @@ mod tests {
             (with("seats = \"many\""), "ENTERPRISE: invalid type: string \"many\""),
             (with("seat_policy = \"AUTOMATIC\""), "seat_policy is AUTOMATIC without a price"),
             (with("seat_policy = \"LOOSE\""), "unknown variant `LOOSE`"),
+            (with("api_cost_per_minute = 999"), "api_cost_per_minute takes 1000 to"),
+            (with("api_burst = 1000"), "api_burst needs api_cost_per_minute"),
             (with("trial_days = 731"), "trial_days takes 1 to 730"),
             (with("[[ENTERPRISE.prices]]\nid = \"price_1\""), "missing field `interval`"),
             (with("[[ENTERPRISE.prices]]\nid = \"price 1\"\ninterval = \"MONTH\""), "is no id of a price"),

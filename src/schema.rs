@@ -262,29 +262,28 @@ impl NodeQuery {
 /// The schema of this API.
 pub type Schema = async_graphql::Schema<Query, Mutation, SubscriptionRoot>;
 
-/// The schema twice: validating, for documents seen for the first time, and not, for those that passed before.
+/// The schema, and what is known of it before anything is executed.
 #[derive(Clone)]
 pub struct Schemas {
-    /// Validates every document.
-    pub strict: Schema,
-    /// Only for documents that `strict` has accepted and variables that were checked.
+    /// Executes. It does not validate: documents and variables are checked before (`http/graphql`).
     pub fast: Schema,
-    /// The schema definition language of both.
+    /// The schema definition language.
     pub sdl: String,
+    /// The same for the checks: ids that are inputs have a type of their own ([`id::typed`]).
+    pub typed_sdl: String,
 }
 
 impl Schemas {
-    /// Builds them. `suggestions` puts "Did you mean" into errors, which tells names to those who guess.
+    /// Builds them.
     #[must_use]
-    pub fn build(suggestions: bool) -> Self {
-        let build = |mode| {
-            let schema =
-                Schema::build(Query::default(), Mutation::default(), SubscriptionRoot::default()).validation_mode(mode);
-            if suggestions { schema.finish() } else { schema.disable_suggestions().finish() }
+    pub fn build() -> Self {
+        let build = || {
+            let schema = Schema::build(Query::default(), Mutation::default(), SubscriptionRoot::default());
+            schema.validation_mode(ValidationMode::Fast).finish()
         };
-        let strict = build(ValidationMode::Strict);
-        let sdl = sdl_of(&strict);
-        Self { strict, fast: build(ValidationMode::Fast), sdl }
+        let fast = build();
+        let (sdl, typed_sdl) = (sdl_of(&fast), sdl_of(&id::typed(build)));
+        Self { fast, sdl, typed_sdl }
     }
 }
 

@@ -29,9 +29,9 @@ use crate::trail::{self, AuditEntry};
 const FORMAT: &str = "tenantry-tenant/1";
 /// Bytes that are sent to the database at once.
 const CHUNK: usize = 64 * 1024;
-/// Tables of an organization that are no data of its own: what is yet to be sealed, what programs asked for, the memory of mutations, deliveries (the
+/// Tables of an organization that are no data of its own: what is yet to be sealed, what programs asked for, what subscribers are told, the memory of mutations, deliveries (the
 /// other database has its own), what triggers derive from tickets, and the state of adoptions.
-const LEFT_OUT: &str = "'api_usage', 'audit_unsealed', 'feature_flag_usage', 'idempotency_keys', 'meter_outbox', 'metric_marks', 'seat_marks', 'webhook_events', 'ticket_documents', 'ticket_field_values', 'ticket_tags'";
+const LEFT_OUT: &str = "'api_spending', 'api_usage', 'audit_unsealed', 'event_log', 'feature_flag_usage', 'idempotency_keys', 'meter_outbox', 'metric_marks', 'seat_marks', 'webhook_events', 'ticket_documents', 'ticket_field_values', 'ticket_tags'";
 /// What a copy beside its original does not have: what opens or pays for one of the two, and the history of the other.
 const NOT_CLONED: &[&str] = &[
     "api_keys",

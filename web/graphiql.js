@@ -333,6 +333,8 @@ subscription TicketChanged {
     let done = false;
     let wake = () => {};
     let socket = null;
+    // Of the last event: a new connection goes on behind it.
+    let lastEventId;
 
     const push = (result) => {
       results.push(result);
@@ -360,10 +362,11 @@ subscription TicketChanged {
         switch (message.type) {
           case 'connection_ack':
             acknowledged = Date.now();
-            return send({ id: '1', type: 'subscribe', payload: request });
+            return send({ id: '1', type: 'subscribe', payload: lastEventId ? { ...request, extensions: { lastEventId } } : request });
           case 'ping':
             return send({ type: 'pong', ...(message.payload && { payload: message.payload }) });
           case 'next':
+            lastEventId = message.payload.extensions?.eventId;
             return push(message.payload);
           case 'error':
             return finish({ errors: message.payload });
@@ -375,7 +378,7 @@ subscription TicketChanged {
         if (done) return;
         // An established connection whose token ran out goes on with a new one.
         const established = acknowledged && Date.now() - acknowledged > 1_000;
-        if (code === 4401 && established && (await identity.refused())) return connect();
+        if (code === 4403 && established && (await identity.refused())) return connect();
         const why = reason || (acknowledged ? 'the connection was lost' : 'the connection was refused');
         finish(failure(`The subscription ended: ${why} (${code}).`, { closeCode: code }));
       };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Context, Enum, InputObject, SimpleObject};
+use async_graphql::{Context, Enum, InputObject, OneofObject, SimpleObject};
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -27,7 +27,7 @@ const MAX_CASES: usize = 100;
 /// Most drafts of a test.
 const MAX_DRAFTS: usize = 50;
 
-/// Which rules are tested, and on which requests: `facts` or `lastRequests`.
+/// Which rules are tested, and on which requests.
 #[derive(Clone, Debug, InputObject)]
 pub struct DecisionRuleTestInput {
     /// The agent whose rules are tested, whatever its status. By default the rules of all ACTIVE agents of type REFUND, as for a real
@@ -37,10 +37,37 @@ pub struct DecisionRuleTestInput {
     pub rules: Option<Vec<DecisionRuleDraftInput>>,
     /// Thresholds to test with instead of those of the agent, which `agentId` names.
     pub thresholds: Option<Value>,
+    /// The requests. Required, unless `facts` or `lastRequests` says them.
+    pub requests: Option<DecisionRuleTestRequestsInput>,
     /// Requests that are made up: 1 to 100.
+    #[graphql(deprecation = "Use `requests: { facts: … }`.")]
     pub facts: Option<Vec<RefundFactsInput>>,
     /// The last real requests, 1 to 100, newest first. Only for who may read refunds.
+    #[graphql(deprecation = "Use `requests: { last: … }`.")]
     pub last_requests: Option<i32>,
+}
+
+/// The requests of a test: made up, or real.
+#[derive(Clone, Debug, OneofObject)]
+pub enum DecisionRuleTestRequestsInput {
+    /// Requests that are made up: 1 to 100.
+    Facts(Vec<RefundFactsInput>),
+    /// The last real requests, 1 to 100, newest first. Only for who may read refunds.
+    Last(i32),
+}
+
+impl DecisionRuleTestInput {
+    /// With the requests in the fields where clients wrote them before there was `requests`.
+    fn settled(mut self) -> Self {
+        if self.facts.is_none() && self.last_requests.is_none() {
+            match self.requests.take() {
+                Some(DecisionRuleTestRequestsInput::Facts(facts)) => self.facts = Some(facts),
+                Some(DecisionRuleTestRequestsInput::Last(count)) => self.last_requests = Some(count),
+                None => {}
+            }
+        }
+        self
+    }
 }
 
 /// A rule that is not stored.
@@ -183,6 +210,7 @@ struct Case {
 pub(super) async fn run(ctx: &Context<'_>, input: DecisionRuleTestInput) -> Result<DecisionRuleTestPayload> {
     let session = Session::of(ctx)?;
     session.require(Action::AgentRead).await?;
+    let input = input.settled();
     if input.last_requests.is_some() {
         session.require(Refund::READ).await?;
     }
@@ -259,8 +287,8 @@ fn summary(cases: &[DecisionRuleTestCase]) -> DecisionRuleTestSummary {
 /// Checks what needs no row; the requests that are made up.
 fn check(input: &DecisionRuleTestInput) -> VerbResult<Option<Vec<Case>>> {
     let mut checks = Checks::default();
-    if input.facts.is_some() == input.last_requests.is_some() {
-        let message = "A test takes either `facts` or `lastRequests`.";
+    if input.requests.is_some() || input.facts.is_some() == input.last_requests.is_some() {
+        let message = "A test takes its requests once: `requests`, with either `facts` or `last`.";
         return Err(VerbError::of_input(UserErrorCode::Invalid, message));
     }
     if input.agent_id.is_none() && (input.rules.is_some() || input.thresholds.is_some()) {

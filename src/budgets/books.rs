@@ -42,6 +42,7 @@ impl<'a> Books<'a> {
         Self { tx: Tx::System(tx), organization, clock, now: clock.now() }
     }
 
+    #[track_caller]
     pub(super) fn conn(&mut self) -> &mut PgConnection {
         match &mut self.tx {
             Tx::Viewer(tx) => tx.conn(),

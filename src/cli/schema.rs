@@ -17,7 +17,7 @@ pub(super) struct Schema {
 
 impl Schema {
     pub(super) fn run(self, _: Output) -> CommandResult {
-        let sdl = Schemas::build(true).sdl;
+        let sdl = Schemas::build().sdl;
         if !self.check {
             write!(std::io::stdout(), "{sdl}")?;
             return Ok(Exit::Success);

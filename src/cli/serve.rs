@@ -1,11 +1,12 @@
 //! `tenantry serve`: the server. The only place outside of tests that makes an [`App`].
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -16,13 +17,18 @@ use crate::app::{App, AppParts};
 use crate::auth::dev::{DEV_ISSUER, DevIssuer};
 use crate::auth::{AuthSettings, KeySource, Verifier};
 use crate::clock::Clock;
-use crate::config::{Config, KeysConfig, VARIABLES};
+use crate::config::{Config, KeysConfig, PortUse, VARIABLES};
 use crate::db::{Db, Pooler, check_roles, keeps_statements, migrations};
 use crate::entitlements;
+use crate::http::graphql::Persisted;
+use crate::http::listener::{self, Caps, Listening};
 use crate::jobs;
 use crate::seed;
 use crate::webhook_events::WebhookSource;
 use crate::webhooks::worker::Worker;
+
+/// How many connections wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Run the server. In development it starts its own `PostgreSQL`, migrates, and seeds an empty database.
 #[derive(Args)]
@@ -107,16 +113,17 @@ impl Serve {
         // With an identity provider of its own, a development server makes no tokens: they would not be accepted.
         let dev_issuer = dev_issuer.filter(|_| config.keys == KeysConfig::Development);
         let (stop, stopping) = watch::channel(false);
-        let listener = listen(&config.host, config.port, "PORT").await?;
-        let address = listener.local_addr()?;
+        config.caps.connections = within_open_files(config.caps.connections);
+        let socket = listen(&config.host, config.port, "PORT", config.port_use).await?;
+        let address = socket.local_addr()?;
         let metrics = match config.metrics_port {
-            Some(port) => Some(listen(&config.host, port, "METRICS_PORT").await?),
+            Some(port) => Some(listen(&config.host, port, "METRICS_PORT", config.port_use).await?),
             None => None,
         };
         // A pooler in transaction mode passes no notification on.
         let direct = if config.pool.pooler == Pooler::None { None } else { database.superadmin.clone() };
         let direct = direct.unwrap_or_else(|| database.app.clone());
-        let app = App::new(AppParts {
+        let mut app = App::new(AppParts {
             config,
             db: db.clone(),
             clock: Clock::System,
@@ -126,11 +133,16 @@ impl Serve {
             shutdown: stopping.clone(),
         });
         let mut background = Vec::new();
+        if let Some(exporter) = app.exporter.take() {
+            background.push(tokio::spawn(exporter.run()));
+        }
         if self.role != Role::Worker {
             background.push(tokio::spawn(app.services.events.clone().listen(direct.clone(), stopping.clone())));
             background.push(tokio::spawn(Arc::clone(&app.flags).keep(db.clone(), direct, stopping.clone())));
+            background.push(tokio::spawn(Persisted::keep(Arc::clone(&app.edge), stopping.clone())));
             let services = Arc::clone(&app.services);
             background.push(tokio::spawn(entitlements::keep_writing_calls(services, stopping.clone())));
+            background.push(tokio::spawn(Arc::clone(&app.edge.rates).keep_sharing(db.clone(), stopping.clone())));
         }
         if self.role != Role::Api {
             background.extend(start_workers(&app, &database, self.workers, &stopping));
@@ -150,7 +162,8 @@ impl Serve {
             Role::All | Role::Api => crate::http::router(&app.edge),
             Role::Worker => crate::http::worker_router(&app.edge),
         };
-        crate::http::serve(listener, router, stopping).await?;
+        listener::serve(socket, router, Arc::clone(&app.edge.listening), stopping).await;
+        app.edge.tracer.close();
         // A worker ends what it has begun; what it cannot end is rolled back and done by another.
         let ended = futures_util::future::join_all(background);
         tokio::time::timeout(Duration::from_secs(15), ended).await.ok();
@@ -179,19 +192,52 @@ fn start_workers(app: &App, database: &Database, count: u8, stopping: &watch::Re
     tasks
 }
 
-fn start_metrics(app: &App, listener: TcpListener, stopping: &watch::Receiver<bool>) -> JoinHandle<()> {
+fn start_metrics(app: &App, socket: TcpListener, stopping: &watch::Receiver<bool>) -> JoinHandle<()> {
     let (router, stopping) = (crate::http::metrics_router(&app.edge), stopping.clone());
-    tokio::spawn(async move {
-        if let Err(error) = crate::http::serve(listener, router, stopping).await {
-            tracing::error!(%error, "/metrics is not served any more");
-        }
+    // Places of its own: the figures are wanted most when the others are taken.
+    let caps = Caps { connections: 64, ..Caps::default() };
+    tokio::spawn(listener::serve(socket, router, Arc::new(Listening::new(caps, Vec::new())), stopping))
+}
+
+/// As many connections as are wanted, if the process may open so many files. An eighth of them is for everything else: a
+/// connection to the database that cannot be opened is worse than one that is refused.
+fn within_open_files(wanted: usize) -> usize {
+    let Some(files) = listener::open_files() else { return wanted };
+    let most = (files - files / 8).max(1);
+    if most < wanted {
+        tracing::warn!(
+            "the process may open {files} files (ulimit -n): no more than {most} connections are taken, not {wanted}"
+        );
+    }
+    wanted.min(most)
+}
+
+async fn listen(host: &str, port: u16, variable: &str, port_use: PortUse) -> Result<TcpListener, CommandError> {
+    bind(host, port, port_use).await.map_err(|error| {
+        CommandError::usage(format!("cannot listen on {host}:{port}: {error}. Choose another {variable}."))
     })
 }
 
-async fn listen(host: &str, port: u16, variable: &str) -> Result<TcpListener, CommandError> {
-    TcpListener::bind((host, port)).await.map_err(|error| {
-        CommandError::usage(format!("cannot listen on {host}:{port}: {error}. Choose another {variable}."))
-    })
+/// Listens on the first address of the host that is ours.
+async fn bind(host: &str, port: u16, port_use: PortUse) -> io::Result<TcpListener> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let bound = (|| {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            // A restart need not wait for connections that the last process has closed.
+            socket.set_reuseaddr(true)?;
+            if port_use == PortUse::Shared {
+                socket.set_reuseport(true)?;
+            }
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        })();
+        match bound {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn verifier(config: &Config, dev: Option<&DevIssuer>) -> Result<Verifier, CommandError> {

@@ -5,12 +5,16 @@
 
 mod bind;
 pub mod migrations;
+mod plan;
+mod queue;
 mod read_pool;
 mod roles;
 mod system_tx;
 mod tenant_tx;
 mod tls;
 mod traffic;
+mod waits;
+mod writing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +24,18 @@ use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use bind::Bind;
+pub use queue::Lane;
+use queue::Queue;
 use read_pool::ReadPool;
 pub(crate) use read_pool::connect_alone;
 pub use read_pool::keeps_statements;
 pub use roles::{RoleFinding, check_roles};
 pub use system_tx::SystemTx;
-pub use tenant_tx::{
-    Admission, Begun, Founded, Invited, Joining, Newcomer, Reading, TenantTx, Writing, binds_of, refuse,
-};
+pub use tenant_tx::{Admission, Begun, Founded, Invited, Joining, Newcomer, Reading, TenantTx, binds_of, refuse};
 pub use tokio_postgres::Row;
-pub use traffic::Traffic;
+pub use traffic::{Batch, SlowStatement, StatementText, Traffic};
+pub use waits::Waits;
+pub use writing::Writing;
 
 use crate::error::Result;
 
@@ -40,6 +46,10 @@ pub struct Db {
     readers: Arc<ReadPool>,
     /// The RLS-bound role: what the API writes.
     app: PgPool,
+    /// Who waits for a connection of it.
+    writers: Arc<Queue>,
+    /// How long they waited.
+    write_waits: Arc<Waits>,
     /// The superadmin role: webhooks, workers, commands.
     system: PgPool,
     pooler: Pooler,
@@ -99,11 +109,13 @@ impl Db {
         let unprepared = limits.pooler == Pooler::Transaction;
         let reading = (limits.max_connections * 3 / 5).max(1);
         let readers = Arc::new(ReadPool::new(&app, reading, limits.acquire_timeout, unprepared));
-        let app = pool(limits.max_connections.saturating_sub(reading).max(1)).connect_lazy_with(app);
+        let writing = limits.max_connections.saturating_sub(reading).max(1);
+        let writers = Queue::new(usize::try_from(writing).unwrap_or(1), limits.acquire_timeout);
+        let app = pool(writing).connect_lazy_with(app);
         let system = system.application_name("tenantry-system").statement_cache_capacity(STATEMENTS);
         let system = pool((limits.max_connections / 4).max(2) + limits.workers)
             .connect_lazy_with(system.options(settings(SYSTEM_TIMEOUT)));
-        Self { readers, app, system, pooler: limits.pooler }
+        Self { readers, app, writers, write_waits: Arc::default(), system, pooler: limits.pooler }
     }
 
     /// The API's connections for reading, for [`TenantTx`].
@@ -112,8 +124,27 @@ impl Db {
     }
 
     /// Reads outside of every tenant, for the door function `tenantry.viewer`.
-    pub(crate) async fn read_alone(&self, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
-        self.readers.read_alone(sql, binds).await
+    pub(crate) async fn read_alone(&self, lane: Lane, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
+        self.readers.read_alone(lane, sql, binds).await
+    }
+
+    /// Who waits for the API's connections that write, for [`TenantTx`].
+    fn writers(&self) -> &Arc<Queue> {
+        &self.writers
+    }
+
+    /// Refuses an operation for which no more may wait, before anything is done for it.
+    ///
+    /// # Errors
+    /// [`Error::RateLimited`](crate::error::Error::RateLimited).
+    pub fn check(&self, lane: Lane, writes: bool) -> Result<()> {
+        if writes { self.writers.check(lane) } else { self.readers.queue().check(lane) }
+    }
+
+    /// How many were refused so far because too many waited.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.readers.queue().refused() + self.writers.refused()
     }
 
     /// The API's pool, for [`TenantTx`].
@@ -132,6 +163,7 @@ impl Db {
         work: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>>,
     ) -> sqlx::Result<T> {
         let (pooler, work) = (self.pooler, &work);
+        let _place = self.writers.enter(Lane::House).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
         Self::retrying(&self.app, |pool| async move {
             if pooler != Pooler::Transaction {
                 let mut connection = pool.acquire().await?;
@@ -223,16 +255,46 @@ impl Db {
     /// Closes all pools after the work under way is done.
     pub async fn close(&self) {
         self.readers.close();
+        self.writers.close();
         self.app.close().await;
         self.system.close().await;
     }
 
-    /// Connections of the API's pool: open, and of these idle.
+    /// What the pools are doing.
     #[must_use]
-    pub fn usage(&self) -> (u32, usize) {
-        let readers = u32::try_from(self.readers.open()).unwrap_or(u32::MAX);
-        (self.app.size() + readers, self.app.num_idle() + self.readers.idle())
+    pub fn usage(&self) -> [PoolUsage<'_>; 3] {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let of = |name, pool: &PgPool| {
+            let idle = count(pool.num_idle());
+            let limit = pool.options().get_max_connections();
+            PoolUsage { name, in_use: pool.size().saturating_sub(idle), idle, limit, waits: None }
+        };
+        let readers = &self.readers;
+        let idle = readers.idle();
+        let read = PoolUsage {
+            name: "read",
+            in_use: count(readers.open().saturating_sub(idle)),
+            idle: count(idle),
+            limit: count(readers.size()),
+            waits: Some(readers.waits()),
+        };
+        [read, PoolUsage { waits: Some(&self.write_waits), ..of("write", &self.app) }, of("system", &self.system)]
     }
+}
+
+/// What a pool is doing.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolUsage<'a> {
+    /// `read`, `write` or `system`.
+    pub name: &'static str,
+    /// Connections in use.
+    pub in_use: u32,
+    /// Open connections that nobody uses.
+    pub idle: u32,
+    /// The most there may be.
+    pub limit: u32,
+    /// Who waits for one; workers and commands are not watched.
+    pub waits: Option<&'a Waits>,
 }
 
 /// Whether the connection was dead before the statement could begin: closed by the other side, or by a server that

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, Row, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Bind, tls};
+use super::queue::{Place, Queue};
+use super::{Bind, Lane, Waits, tls};
 use crate::error::{Error, Result, is_lost};
 
 /// Statements that a connection keeps prepared; each one more takes the place of another. Sizes of pages are part of the
@@ -122,16 +122,16 @@ pub(super) struct ReadPool {
     config: Config,
     tls: MakeRustlsConnect,
     idle: Mutex<Vec<ReadConnection>>,
-    permits: Arc<Semaphore>,
-    size: usize,
+    queue: Arc<Queue>,
     acquire_timeout: Duration,
     unprepared: bool,
+    waits: Waits,
 }
 
 impl std::fmt::Debug for ReadPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The configuration holds the password.
-        f.debug_struct("ReadPool").field("size", &self.size).finish_non_exhaustive()
+        f.debug_struct("ReadPool").field("size", &self.queue.size()).finish_non_exhaustive()
     }
 }
 
@@ -139,7 +139,7 @@ impl std::fmt::Debug for ReadPool {
 pub(super) struct Taken {
     pool: Arc<ReadPool>,
     connection: ReadConnection,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl ReadPool {
@@ -150,11 +150,21 @@ impl ReadPool {
             config: config(options),
             tls: tls::connector(options),
             idle: Mutex::new(Vec::with_capacity(size)),
-            permits: Arc::new(Semaphore::new(size)),
-            size,
+            queue: Queue::new(size, acquire_timeout),
             acquire_timeout,
             unprepared,
+            waits: Waits::default(),
         }
+    }
+
+    /// Who waits for a connection.
+    pub(super) fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// The most connections there may be.
+    pub(super) fn size(&self) -> usize {
+        self.queue.size()
     }
 
     /// How many connections wait to be used.
@@ -164,12 +174,12 @@ impl ReadPool {
 
     /// How many connections are open.
     pub(super) fn open(&self) -> usize {
-        self.size - self.permits.available_permits() + self.idle()
+        self.queue.held() + self.idle()
     }
 
     /// Closes what is idle, and what is in use when it comes back.
     pub(super) fn close(&self) {
-        self.permits.close();
+        self.queue.close();
         self.forget_idle();
     }
 
@@ -178,29 +188,32 @@ impl ReadPool {
         drop(std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner)));
     }
 
+    /// Who waits for a connection.
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
     /// Takes a connection; it may have died with its server.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when none is to be had in time.
-    pub(super) async fn take(self: &Arc<Self>) -> Result<Taken> {
-        let waited = tokio::time::timeout(self.acquire_timeout, Arc::clone(&self.permits).acquire_owned()).await;
-        let Ok(Ok(permit)) = waited else {
-            tracing::warn!("no connection for reading became free in time");
-            return Err(Error::Unavailable);
-        };
+    /// As [`Queue::enter`], and [`Error::Unavailable`] when none can be opened in time.
+    pub(super) async fn take(self: &Arc<Self>, lane: Lane) -> Result<Taken> {
+        let waiting = self.waits.begin();
+        let place = self.queue.enter(lane).await?;
         let connection = match self.pop_living() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        Ok(Taken { pool: Arc::clone(self), connection, permit })
+        waiting.got();
+        Ok(Taken { pool: Arc::clone(self), connection, place })
     }
 
     /// Runs one statement in a transaction of its own, in one flight, without a tenant.
     ///
     /// # Errors
-    /// As the database gives them; [`Error::Unavailable`] when no connection is to be had in time.
-    pub(super) async fn read_alone(self: &Arc<Self>, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
-        self.on_living(|taken| async move {
+    /// As the database gives them, and as [`ReadPool::take`].
+    pub(super) async fn read_alone(self: &Arc<Self>, lane: Lane, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
+        self.on_living(lane, |taken| async move {
             let statement = taken.connection.prepared(sql, binds).await?;
             let begin = taken.connection.client.batch_execute("begin read only");
             let parameters = parameters_of(binds);
@@ -218,13 +231,13 @@ impl ReadPool {
     ///
     /// # Errors
     /// As [`ReadPool::take`] and the work.
-    pub(super) async fn on_living<T, F>(self: &Arc<Self>, work: impl Fn(Taken) -> F) -> Result<T>
+    pub(super) async fn on_living<T, F>(self: &Arc<Self>, lane: Lane, work: impl Fn(Taken) -> F) -> Result<T>
     where
         F: Future<Output = Result<T, tokio_postgres::Error>>,
     {
         let mut dead_connections_left = self.idle();
         loop {
-            match work(self.take().await?).await {
+            match work(self.take(lane).await?).await {
                 Err(error) if dead_connections_left > 0 && died(&error) => dead_connections_left -= 1,
                 result => return Ok(result?),
             }
@@ -263,14 +276,14 @@ impl Taken {
     /// is cancelled, and the connection closed: a cancellation names a connection and not a statement, and may arrive late
     /// (`PostgreSQL` documentation, 55.2.8).
     pub(super) fn give_back(self, everything_answered: bool) {
-        let Self { pool, connection, permit } = self;
+        let Self { pool, connection, place } = self;
         if everything_answered {
             // Polled once, so that it is sent; the driver drops the answer.
             let sent = connection.client.batch_execute("rollback").now_or_never();
             if !matches!(sent, Some(Err(_))) {
                 pool.put(connection);
             }
-            drop(permit);
+            drop(place);
             return;
         }
         if tokio::runtime::Handle::try_current().is_err() {
@@ -282,14 +295,14 @@ impl Taken {
             if !matches!(cancelled, Ok(Ok(()))) {
                 tracing::debug!("the statement of an abandoned request could not be cancelled");
             }
-            drop((connection, permit));
+            drop((connection, place));
         });
     }
 }
 
 impl ReadPool {
     fn put(&self, mut connection: ReadConnection) {
-        if self.permits.is_closed() || connection.is_dead() || connection.born.elapsed() > MAX_LIFETIME {
+        if self.queue.is_closed() || connection.is_dead() || connection.born.elapsed() > MAX_LIFETIME {
             return;
         }
         connection.used = Instant::now();

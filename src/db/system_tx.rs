@@ -3,33 +3,41 @@
 //! Isolation is lifted by policies that name that role, not by a flag on the API's role. A test keeps the list of
 //! modules that may open one.
 
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::PgConnection;
 
-use crate::db::{BEGIN, Db};
-use crate::error::Result;
+use crate::db::writing::Writing;
+use crate::db::{BEGIN, Db, takes_no_writes};
+use crate::error::{Error, Result};
 
 /// A transaction that sees every tenant.
 #[derive(Debug)]
-pub struct SystemTx(Transaction<'static, Postgres>);
+pub struct SystemTx(Writing);
 
 impl SystemTx {
     /// Opens a transaction; dropping it rolls back.
     pub async fn begin(db: &Db) -> Result<Self> {
-        Ok(Self(db.system_statement(|pool| async move { pool.begin_with(BEGIN).await }).await?))
+        match Writing::begin(&db.system, BEGIN, None).await {
+            Ok((writing, _)) => Ok(Self(writing)),
+            Err(error) if takes_no_writes(&error) => {
+                db.leave_standby();
+                Err(Error::Unavailable)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// The connection.
+    /// The connection. It is in this transaction without sqlx's knowing: a part that may fail is a `savepoint`, never sqlx's `begin`.
     pub fn conn(&mut self) -> &mut PgConnection {
-        &mut self.0
+        self.0.conn()
     }
 
     /// Takes everything back, and comes back when it is: dropping leaves that, and the release of the locks, for later.
     pub async fn rollback(self) -> Result<()> {
-        Ok(self.0.rollback().await?)
+        Ok(self.0.end(false).await?)
     }
 
     /// Makes the writes durable.
     pub async fn commit(self) -> Result<()> {
-        Ok(self.0.commit().await?)
+        Ok(self.0.end(true).await?)
     }
 }

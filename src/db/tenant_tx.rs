@@ -11,21 +11,23 @@
 //! A transaction that is dropped, by an error or because the client went away in mid-request, is rolled back before its
 //! connection is used again; a connection that cannot be rolled back is closed.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use chrono::{DateTime, Utc};
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
+use sqlx::{PgConnection, Postgres, Row as _};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use crate::access::{Actions, Actor, Bearer, Credential, KeyBearer, MemberRole, OrganizationRef, Tenant};
 use crate::db::read_pool::{Taken, parameters_of};
-use crate::db::{Bind, Db, Traffic, connection_died, takes_no_writes};
+use crate::db::traffic::{Batch, Called, Sent};
+use crate::db::writing::Writing;
+use crate::db::{Bind, Db, Lane, Traffic, takes_no_writes};
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::id::Id;
@@ -38,10 +40,6 @@ pub struct TenantTx<M = Writing> {
     tenant: Tenant,
     traffic: Arc<Traffic>,
 }
-
-/// What a transaction that writes has.
-#[derive(Debug)]
-pub struct Writing(Option<PoolConnection<Postgres>>);
 
 /// What a transaction that reads has. It is read only, on one snapshot: everything a query shows is from the same moment.
 pub struct Reading {
@@ -159,7 +157,8 @@ impl TenantTx {
     ) -> Result<Self> {
         let credential = credential.into();
         let begin = begin_statement(db.begin(), credential, organization)?;
-        let (mut tx, rows) = Self::begun(db, &begin, traffic).await?;
+        let lane = traffic.lane(credential);
+        let (mut tx, rows) = Self::begun(db, &begin, lane, traffic).await?;
         let Some(row) = rows.first() else { return Err(Error::OrganizationNotFound) };
         tx.tenant = match credential {
             Credential::Token(_) => {
@@ -176,31 +175,22 @@ impl TenantTx {
     }
 
     /// Sends the statements that begin a transaction, of nobody so far, on a connection that lives.
-    async fn begun(db: &Db, begin: &str, traffic: Arc<Traffic>) -> Result<(Self, Vec<PgRow>)> {
-        // An idle connection may have died with the server: try as many as were idle, then one new one.
-        let mut dead_connections_left = db.app().num_idle();
-        loop {
-            let connection = db.app().acquire().await?;
-            traffic.add_statements(1);
-            traffic.add_round_trip();
-            // The guard exists before the statement is sent: a request that is cancelled here is rolled back as well.
-            let mode = Writing(Some(connection));
-            let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
-            match sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(tx.raw()).await {
-                Ok(rows) => return Ok((tx, rows)),
-                Err(error) => {
-                    tx.mode.close_connection();
-                    if takes_no_writes(&error) {
-                        db.leave_standby();
-                        return Err(Error::Unavailable);
-                    }
-                    if dead_connections_left > 0 && connection_died(&error) {
-                        dead_connections_left -= 1;
-                        continue;
-                    }
-                    return Err(error.into());
-                }
+    async fn begun(db: &Db, begin: &str, lane: Lane, traffic: Arc<Traffic>) -> Result<(Self, Vec<PgRow>)> {
+        let waiting = db.write_waits.begin();
+        let place = db.writers().enter(lane).await?;
+        waiting.got();
+        traffic.add_statements(1);
+        traffic.add_round_trip();
+        let sent = Sent::begin(&traffic, Called::Name("BEGIN"), None);
+        let answer = Writing::begin(db.app(), begin, Some(place)).await;
+        drop(sent);
+        match answer {
+            Ok((mode, rows)) => Ok((Self { mode, tenant: NOBODY, traffic }, rows)),
+            Err(error) if takes_no_writes(&error) => {
+                db.leave_standby();
+                Err(Error::Unavailable)
             }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -274,7 +264,8 @@ impl TenantTx {
         let query = sqlx::query(sql).bind(bearer.subject).bind(bearer.session).bind(user).bind(email).bind(name);
         let query = query.bind(avatar_url).bind(workspace.map(|new| new.0)).bind(workspace.map(|new| new.1));
         let query = query.bind(workspace.map(|new| new.2)).bind(workspace.map(|new| new.3)).bind(now);
-        let (mut tx, _) = Self::begun(db, db.begin(), traffic).await?;
+        let lane = traffic.lane(bearer.into());
+        let (mut tx, _) = Self::begun(db, db.begin(), lane, traffic).await?;
         let row = query.fetch_one(tx.conn()).await?;
         if row.try_get::<&str, _>(0)? != "JOINED" {
             tx.commit().await?;
@@ -312,7 +303,8 @@ impl TenantTx {
         if [Some(bearer.subject), bearer.session].into_iter().flatten().any(|text| text.contains('\0')) {
             return Ok(Admission::Refused("NO_ACCOUNT".to_owned()));
         }
-        let (mut tx, _) = Self::begun(db, db.begin(), traffic).await?;
+        let lane = traffic.lane(bearer.into());
+        let (mut tx, _) = Self::begun(db, db.begin(), lane, traffic).await?;
         let row = door.fetch_one(tx.conn()).await?;
         let outcome: String = row.try_get(0)?;
         if outcome == "REQUESTED" {
@@ -328,59 +320,39 @@ impl TenantTx {
         Ok(Admission::Joined { tx, slug, name, invitation: row.try_get(7)?, clerk_org_id: row.try_get(8)? })
     }
 
-    /// The connection, for one statement: calls are counted.
+    /// The connection, for one statement: calls are counted, and named by where they stand.
+    #[track_caller]
     pub fn conn(&mut self) -> &mut PgConnection {
+        self.conn_for(Called::Place(Location::caller()))
+    }
+
+    fn conn_for(&mut self, called: Called<'static>) -> &mut PgConnection {
         self.traffic.add_statements(1);
         self.traffic.add_round_trip();
+        let traffic = &self.traffic;
+        self.mode.begins(|| Sent::begin(traffic, called, None));
         self.raw()
     }
 
-    #[expect(clippy::expect_used, reason = "the connection is taken by commit and drop only, and both consume self")]
     fn raw(&mut self) -> &mut PgConnection {
-        self.mode.0.as_mut().expect("a transaction has its connection until it ends")
+        self.mode.conn()
     }
 
     /// Makes the writes durable and visible. Nothing is, until this returned `Ok`.
-    pub async fn commit(mut self) -> Result<()> {
-        sqlx::raw_sql("commit").execute(self.conn()).await?;
-        self.mode.0 = None;
-        Ok(())
+    pub async fn commit(self) -> Result<()> {
+        self.finish(true).await
     }
 
-    /// Commits when the verb did its work, rolls back when it refused.
+    /// Commits when the verb did its work, rolls back when it refused: then everything is taken back when this returns. (A
+    /// transaction that is dropped is rolled back behind the answer.)
     pub async fn finish(self, done: bool) -> Result<()> {
-        if done { self.commit().await } else { self.roll_back().await }
-    }
-
-    /// Takes everything back, and returns when that is done. (A transaction that is dropped is rolled back behind the answer.)
-    async fn roll_back(mut self) -> Result<()> {
-        sqlx::raw_sql("rollback").execute(self.conn()).await?;
-        self.mode.0 = None;
-        Ok(())
-    }
-}
-
-impl Writing {
-    fn close_connection(&mut self) {
-        if let Some(mut connection) = self.0.take() {
-            connection.close_on_drop();
-        }
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        let Some(mut connection) = self.0.take() else { return };
-        if tokio::runtime::Handle::try_current().is_err() {
-            connection.close_on_drop();
-            return;
-        }
-        // Off the caller's path: what was not committed has nothing to wait for.
-        tokio::spawn(async move {
-            if sqlx::raw_sql("rollback").execute(&mut *connection).await.is_err() {
-                connection.close_on_drop();
-            }
-        });
+        self.traffic.add_statements(1);
+        self.traffic.add_round_trip();
+        let called = Called::Name(if done { "COMMIT" } else { "ROLLBACK" });
+        let sent = Sent::begin(&self.traffic, called, None);
+        let ended = self.mode.end(done).await;
+        drop(sent);
+        Ok(ended?)
     }
 }
 
@@ -448,10 +420,11 @@ impl TenantTx<Reading> {
         if texts.into_iter().flatten().any(|text| text.contains('\0')) {
             return Err(Error::OrganizationNotFound);
         }
+        let lane = traffic.lane(credential);
         match credential {
             Credential::Token(Bearer { subject, session }) => {
                 let opening: Opening<'_> = (ENTER, ENTER_TYPES, &[&subject, &session, &id, &clerk, &slug]);
-                let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
+                let (mut tx, row, rows) = Self::open(db, lane, opening, traffic, first).await?;
                 let member =
                     tenant(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?;
                 tx.tenant = Tenant { is_suspended: row.try_get(5)?, waits_for_seat: row.try_get(6)?, ..member };
@@ -459,7 +432,7 @@ impl TenantTx<Reading> {
             }
             Credential::Key(KeyBearer { hash, ip, now }) => {
                 let opening: Opening<'_> = (ENTER_BY_KEY, ENTER_BY_KEY_TYPES, &[&hash, &ip, &now, &id, &clerk, &slug]);
-                let (mut tx, row, rows) = Self::open(db, opening, traffic, first).await?;
+                let (mut tx, row, rows) = Self::open(db, lane, opening, traffic, first).await?;
                 let program = program(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
                 tx.tenant = Tenant { is_suspended: row.try_get(4)?, ..program };
                 let is_fresh: bool = row.try_get(3)?;
@@ -471,11 +444,12 @@ impl TenantTx<Reading> {
     /// Opens a transaction of nobody so far; the row of the door, and the rows of the first statement.
     async fn open(
         db: &Db,
+        lane: Lane,
         opening: Opening<'_>,
         traffic: Arc<Traffic>,
         first: Option<(&str, &[Bind])>,
     ) -> Result<(Self, Row, Vec<Row>)> {
-        let opened = db.readers().on_living(|taken| {
+        let opened = db.readers().on_living(lane, |taken| {
             let mode =
                 Reading { taken: Some(taken), unanswered: AtomicU32::new(0), one_flight: AtomicBool::new(false) };
             let mut tx = Self { mode, tenant: NOBODY, traffic: Arc::clone(&traffic) };
@@ -499,11 +473,11 @@ impl TenantTx<Reading> {
     async fn enter(
         &self,
         (sql, types, parameters): Opening<'_>,
-        first: Option<(&str, &[Bind])>,
+        asked: Option<(&str, &[Bind])>,
     ) -> Result<(Vec<Row>, Vec<Row>), tokio_postgres::Error> {
         let connection = self.taken().connection();
         let enter = connection.statement(sql, types.iter().cloned()).await?;
-        let first = match first {
+        let first = match asked {
             Some((sql, binds)) => Some((connection.prepared(sql, binds).await?, binds)),
             None => None,
         };
@@ -511,12 +485,18 @@ impl TenantTx<Reading> {
         let unanswered = self.sent();
         // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
         let begin = connection.client().batch_execute("begin isolation level repeatable read read only");
-        let lookup = enter.run(connection.client(), parameters);
+        let lookup = async {
+            let sent = Sent::begin(&self.traffic, Called::Text { sql, binds: &[], table: None }, None);
+            let rows = enter.run(connection.client(), parameters).await;
+            sent.answered(&rows);
+            rows
+        };
         let following = async {
-            match &first {
-                Some((statement, binds)) => statement.run(connection.client(), &parameters_of(binds)).await,
-                None => Ok(Vec::new()),
-            }
+            let (Some((statement, binds)), Some((sql, _))) = (&first, asked) else { return Ok(Vec::new()) };
+            let sent = Sent::begin(&self.traffic, Called::Text { sql, binds, table: None }, None);
+            let rows = statement.run(connection.client(), &parameters_of(binds)).await;
+            sent.answered(&rows);
+            rows
         };
         let (started, membership, found) = tokio::join!(begin, lookup, following);
         unanswered.answered();
@@ -529,14 +509,24 @@ impl TenantTx<Reading> {
     /// # Errors
     /// As the database gives them; [`Error::Unavailable`] when the connection was lost.
     pub async fn fetch(&self, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
+        self.fetch_for(None, sql, binds).await
+    }
+
+    /// The same for a loader's batch, under which it is recorded.
+    ///
+    /// # Errors
+    /// As [`TenantTx::fetch`].
+    pub async fn fetch_for(&self, batch: Option<&Batch>, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
         let connection = self.taken().connection();
         let unanswered = self.sent();
+        let sent = Sent::begin(&self.traffic, Called::Text { sql, binds, table: batch.map(Batch::table) }, batch);
         let result = async {
             let statement = connection.prepared(sql, binds).await?;
             self.traffic.add_statements(1);
             statement.run(connection.client(), &parameters_of(binds)).await
         }
         .await;
+        sent.answered(&result);
         unanswered.answered();
         Ok(result?)
     }
@@ -604,10 +594,11 @@ pub async fn refuse<'a, T>(db: &Db, credential: impl Into<Credential<'a>>) -> Re
 }
 
 /// What is wrong with a key that opened nothing.
-async fn key_refusal(db: &Db, KeyBearer { hash, ip, now }: KeyBearer<'_>) -> Result<Error> {
+async fn key_refusal(db: &Db, key: KeyBearer<'_>) -> Result<Error> {
+    let (lane, KeyBearer { hash, ip, now }) = (Lane::of(Credential::Key(key)), key);
     let binds = [Bind::Text(hex(hash)), Bind::Text(ip.map(|ip| ip.to_string()).unwrap_or_default()), Bind::Time(now)];
     let sql = "select tenantry.key_standing(decode($1, 'hex'), nullif($2, '')::inet, $3)";
-    let rows = db.read_alone(sql, &binds).await?;
+    let rows = db.read_alone(lane, sql, &binds).await?;
     let found: Option<String> = rows.first().map(|row| row.try_get(0)).transpose()?;
     Ok(match found.as_deref() {
         Some("REVOKED") => Error::InvalidApiKey("it was revoked."),
@@ -627,7 +618,8 @@ pub fn binds_of(bearer: Bearer<'_>) -> Option<[Bind; 2]> {
 
 async fn standing(db: &Db, bearer: Bearer<'_>) -> Result<Standing> {
     let Some(binds) = binds_of(bearer) else { return Ok(Standing::Unknown) };
-    let rows = db.read_alone("select tenantry.account_standing($1, $2)", &binds).await?;
+    let lane = Lane::person(bearer.subject);
+    let rows = db.read_alone(lane, "select tenantry.account_standing($1, $2)", &binds).await?;
     let found: Option<String> = rows.first().map(|row| row.try_get(0)).transpose()?;
     Ok(match found.as_deref() {
         Some("UNKNOWN") => Standing::Unknown,

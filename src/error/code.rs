@@ -109,14 +109,11 @@ codes! {
         "The document has no operation of that name."
         "Correct `operationName`.";
     InvalidVariable "INVALID_VARIABLE"
-        "A variable is missing, unknown or of another type."
-        "Correct the variable that the message names.";
-    BadInput "BAD_INPUT"
-        "A value cannot be read as the type of its argument."
-        "Correct the value.";
+        "A variable is missing, or it or a part of it is not of its type."
+        "Correct what `extensions.field` names; the message says what would be right.";
     InvalidArgument "INVALID_ARGUMENT"
-        "An argument has a value that is not allowed."
-        "Correct the argument that `extensions.field` names.";
+        "An argument in the document, or a part of it, has a value that is not of its type or not allowed."
+        "Correct what `extensions.field` names; the message says what would be right.";
     InvalidCursor "INVALID_CURSOR"
         "The cursor was not made by this list in this order."
         "Start again without a cursor, or repeat the `orderBy` it was made with.";
@@ -148,9 +145,18 @@ codes! {
     QueryTooManyDirectives "QUERY_TOO_MANY_DIRECTIVES"
         "The operation has too many directives."
         "Split it.";
+    QueryTooExpensive "QUERY_TOO_EXPENSIVE"
+        "The operation costs more than a credential ever has of the organization's budget."
+        "Ask for smaller pages or fewer fields, or split it; waiting does not help.";
+    RateLimited "RATE_LIMITED"
+        "The credential or the organization has spent its budget for the moment, or has too many requests waiting."
+        "Try again after `extensions.retryAfter` seconds, which is also the header `Retry-After`.";
     TooManySubscriptions "TOO_MANY_SUBSCRIPTIONS"
-        "The socket has too many subscriptions, or the organization too many streams of its log."
+        "The socket, the credential, the organization or the server has too many subscriptions, or the organization too many streams of its log."
         "End some, or open another socket.";
+    EventsMissed "EVENTS_MISSED"
+        "A subscription was behind, or its client away, for longer than events are kept."
+        "Read again what the subscription is about, and subscribe anew without the id of an event.";
     BodyTooLarge "BODY_TOO_LARGE"
         "The body of the request has too many bytes."
         "Send less at once.";
@@ -161,8 +167,20 @@ codes! {
     BatchingNotSupported "BATCHING_NOT_SUPPORTED"
         "The body is a list of operations."
         "Send one operation in each request.";
+    PersistedQueryNotFound "PERSISTED_QUERY_NOT_FOUND"
+        "No document was registered under this hash, or it is not remembered any more."
+        "Send the document in `query` beside its hash once; clients that speak Apollo's protocol do it by themselves.";
+    PersistedQueryMismatch "PERSISTED_QUERY_MISMATCH"
+        "The hash is not that of the document beside it."
+        "Send the SHA-256 of `query`, in small hexadecimal digits.";
+    PersistedQueryNotInList "PERSISTED_QUERY_NOT_IN_LIST"
+        "No trusted document of the client has this id."
+        "Publish the manifest of the client's version (`TRUSTED_DOCUMENTS`), and check the name that the client sends.";
+    PersistedQueryIdRequired "PERSISTED_QUERY_ID_REQUIRED"
+        "Only trusted documents are executed, and the request has a document of its own."
+        "Send the id of a document that is in the client's manifest, in `documentId`.";
     PersistedQueryNotSupported "PERSISTED_QUERY_NOT_SUPPORTED"
-        "The request names a document by its hash."
+        "The request names a document by its hash, and hashes are not taken here."
         "Send the document in `query`.";
     MethodNotAllowed "METHOD_NOT_ALLOWED"
         "The method is not allowed here."
@@ -186,7 +204,7 @@ codes! {
         "The WebSocket offers no subprotocol of ours."
         "Offer `graphql-transport-ws`.";
     BodyTimeout "BODY_TIMEOUT"
-        "The body took too long to arrive."
+        "The head or the body of the request took too long to arrive."
         "Send it again over a better connection.";
     // The server.
     NotFound "NOT_FOUND"
@@ -195,6 +213,12 @@ codes! {
     Unavailable "UNAVAILABLE"
         "The database cannot be reached or is too busy."
         "Try again in a few seconds.";
+    Overloaded "OVERLOADED"
+        "The server works on as many requests as it can; nothing of this one was done."
+        "Try again after the seconds that `Retry-After` names.";
+    TooManyConnections "TOO_MANY_CONNECTIONS"
+        "The server, or the client's address, has as many connections as it may have."
+        "Use connections again, or try later (docs/CONNECTIONS.md).";
     Timeout "TIMEOUT"
         "The request took too long and was stopped."
         "Ask for less at once.";

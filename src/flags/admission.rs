@@ -23,10 +23,12 @@ use crate::access::{Action, Actor, Bearer, Credential, KeyBearer, OrganizationRe
 use crate::auth::api_key::{self, ApiKeySecret};
 use crate::auth::parse_authorization;
 use crate::client_keys::token;
-use crate::db::{Bind, TenantTx, refuse};
+use crate::db::{Bind, Lane, TenantTx, Traffic, refuse};
 use crate::error::{Error, Result};
 use crate::graphql::session::{Credentials, Services, Session};
 use crate::id::{ClientKeyId, OrganizationId, UserId};
+use crate::network::host_of;
+use crate::rates::{Rate, nanoseconds, seconds};
 
 /// How long what the database said holds.
 pub const FRESH: TimeDelta = TimeDelta::seconds(60);
@@ -184,48 +186,38 @@ pub struct Admitted {
 
 impl Admitted {
     fn holds(&self, now: DateTime<Utc>, is_away: bool) -> bool {
-        now < self.expires_at && now < self.confirmed_at + if is_away { STALE } else { FRESH }
+        let fresh = if is_away { STALE } else { FRESH };
+        // Confirmed in the future: the clock was set back since.
+        now < self.expires_at && now < self.confirmed_at + fresh && now + fresh >= self.confirmed_at
     }
 }
 
-/// So many requests a second, and some at once: the generic cell rate algorithm (ITU-T I.371, appendix I), in one number.
+/// What a credential or an address has left of its requests.
 #[derive(Debug, Default)]
 struct Allowance(AtomicI64);
 
-/// A rate of [`Allowance`].
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    per_second: u32,
-    at_once: u32,
+/// So many requests a second, and so many at once.
+fn rate(per_second: u32, at_once: u32) -> Rate {
+    Rate { per_minute: u64::from(per_second) * 60, burst: at_once.into() }
 }
 
 impl Allowance {
-    /// Whether there is room for one; if not, for how many microseconds. Takes it if `takes`.
+    /// Whether there is room for one; if not, for how many nanoseconds. Takes it if `takes`.
     fn check(&self, rate: Rate, now: DateTime<Utc>, takes: bool) -> std::result::Result<(), i64> {
-        let now = now.timestamp_micros();
-        let interval = 1_000_000 / i64::from(rate.per_second.max(1));
-        let room = interval * (i64::from(rate.at_once.max(1)) - 1);
-        let next = |due: i64| {
-            let due = due.max(now);
-            if due - now > room { Err(due - now - room) } else { Ok(due + interval) }
-        };
+        let now = nanoseconds(now);
         if !takes {
-            return next(self.0.load(Ordering::Relaxed)).map(drop);
+            return rate.take(self.0.load(Ordering::Relaxed), 1, now).map(drop);
         }
         let mut refused = 0;
-        let claimed = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |due| match next(due) {
-            Ok(due) => Some(due),
-            Err(wait) => {
-                refused = wait;
-                None
-            }
+        let claimed = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+            rate.take(full_at, 1, now).map_err(|wait| refused = wait).ok()
         });
         claimed.map(drop).map_err(|_| refused)
     }
 }
 
-fn too_many(micros: i64) -> Refusal {
-    Refusal::TooMany(u64::try_from(micros / 1_000_000).unwrap_or_default() + 1)
+fn too_many(wait: i64) -> Refusal {
+    Refusal::TooMany(seconds(wait))
 }
 
 /// A request that wants flags.
@@ -301,7 +293,7 @@ impl Admissions {
                 Who::Program { .. } => self.rate,
                 Who::Person { .. } | Who::Client { .. } => (self.rate / PROGRAM).max(1),
             };
-            let rate = Rate { per_second, at_once: per_second.saturating_mul(BURST_SECONDS) };
+            let rate = rate(per_second, per_second.saturating_mul(BURST_SECONDS));
             admitted.allowance.check(rate, services.clock.now(), true).map_err(too_many)?;
         }
         Ok(admitted)
@@ -324,7 +316,7 @@ impl Admissions {
             self.known.remove_if(&fingerprint, |there| Arc::ptr_eq(there, known));
         }
         self.refused_lately(&fingerprint, now)?;
-        let address = visitor.credentials.ip.map(network_of);
+        let address = visitor.credentials.ip.map(host_of);
         // Of many requests with one credential one asks, and the others wait for it.
         let place = match self.known.get_value_or_guard_async(&fingerprint).await {
             Ok(known) => return Ok(known),
@@ -353,7 +345,7 @@ impl Admissions {
             Err(refusal) => return Err(self.remember(fingerprint, refusal, now)),
         };
         let failures = address.map(|address| self.failures_of(address));
-        let rate = Rate { per_second: FAILURES_PER_SECOND, at_once: FAILURES };
+        let rate = rate(FAILURES_PER_SECOND, FAILURES);
         if let Some(failures) = &failures {
             failures.check(rate, now, false).map_err(too_many)?;
         }
@@ -423,17 +415,6 @@ fn fingerprint(credentials: Credentials<'_>) -> Option<Fingerprint> {
         hash.update(part.as_bytes());
     }
     Some(hash.finalize().into())
-}
-
-/// A host has a whole /64 of IPv6 (RFC 6177, section 2).
-fn network_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-    }
 }
 
 /// The token of a request, if it is a client token.
@@ -510,7 +491,9 @@ pub async fn confirm(flags: &Flags, services: &Services, proof: &Proof, ip: Opti
         Who::Program { hash, .. } => Credential::Key(KeyBearer { hash, ip, now }),
     };
     let organization = OrganizationRef::Id(proof.organization.uuid());
-    let tenant = match TenantTx::read(db, credential, &organization, Arc::default()).await {
+    let traffic = Arc::new(Traffic::default());
+    traffic.stand_in(Lane::Streams(proof.organization.uuid().as_u128()));
+    let tenant = match TenantTx::read(db, credential, &organization, traffic).await {
         Ok(tx) => tx.tenant(),
         Err(Error::OrganizationNotFound) => refuse(db, credential).await?,
         Err(error) => return Err(error),
@@ -529,13 +512,13 @@ mod tests {
 
     #[test]
     fn an_allowance_gives_so_many_at_once_and_then_by_the_clock() {
-        let (allowance, rate) = (Allowance::default(), Rate { per_second: 10, at_once: 3 });
+        let (allowance, rate) = (Allowance::default(), rate(10, 3));
         let taken = |at: DateTime<Utc>| allowance.check(rate, at, true);
         assert_eq!([taken(now()), taken(now()), taken(now())], [Ok(()), Ok(()), Ok(())]);
-        assert_eq!(taken(now()), Err(100_000), "a tenth of a second");
-        assert_eq!(allowance.check(rate, now(), false), Err(100_000), "looking takes nothing");
+        assert_eq!(taken(now()), Err(100_000_000), "a tenth of a second");
+        assert_eq!(allowance.check(rate, now(), false), Err(100_000_000), "looking takes nothing");
         let later = now() + TimeDelta::milliseconds(100);
-        assert_eq!((taken(later), taken(later)), (Ok(()), Err(100_000)));
+        assert_eq!((taken(later), taken(later)), (Ok(()), Err(100_000_000)));
         // However long nobody came, no more than three come at once.
         let much_later = now() + TimeDelta::hours(1);
         assert_eq!((0..5).filter(|_| taken(much_later).is_ok()).count(), 3);
@@ -575,8 +558,8 @@ mod tests {
         );
         assert_ne!(of("Bearer a", Some("b"), ""), of("Bearer ab", None, ""));
         assert_eq!(
-            network_of("2001:db8::1".parse().expect("an address")),
-            network_of("2001:db8::2".parse().expect("an address"))
+            host_of("2001:db8::1".parse().expect("an address")),
+            host_of("2001:db8::2".parse().expect("an address"))
         );
     }
 }

@@ -7,9 +7,11 @@ use futures_util::{Stream, StreamExt as _, stream};
 
 use super::FeatureFlag;
 use super::memory::Flags;
+use super::snapshot::Etag;
 use super::sql::flags_of;
 use crate::access::Action;
 use crate::error::{Error, Result};
+use crate::graphql::follow::{Progress, hear, still_may};
 use crate::graphql::session::Session;
 
 /// The feature flags of the organization after a change.
@@ -36,36 +38,44 @@ impl FlagSubscription {
     ) -> Result<impl Stream<Item = Result<FeatureFlagsChange>> + use<>> {
         let session = Arc::clone(Session::of(ctx)?);
         let flags = Arc::clone(ctx.data::<Arc<Flags>>().map_err(|_| Error::internal("the request has no flags"))?);
-        let tenant = session.require(Action::OrganizationRead).await?;
-        // Nothing is read until something happens: the connection goes back.
-        session.close().await;
+        let progress = Progress::of(ctx);
+        let (tenant, follower) = hear(&session, Action::OrganizationRead, None).await?;
         flags.loaded_snapshot().await?;
-        let access = session.services().events.subscribe(tenant.organization_id).await?;
-        let access = access.filter_map(move |event| {
-            futures_util::future::ready(event.concerns_access_of(tenant.actor).then_some(None))
+        let access = follower.into_stream().filter_map(move |event| {
+            let concerned = event.map(|event| event.concerns_access_of(tenant.actor).then_some(None));
+            futures_util::future::ready(concerned.transpose())
         });
-        let changes = flags.changes(tenant.organization_id)?.map(Some);
-        let told = stream::select(access, changes).filter_map(move |etag| {
+        let changes = flags.changes(tenant.organization_id)?.map(|etag| Ok(Some(etag)));
+        // What is decided now is all there is to know: whoever comes back with something else is told of it.
+        let now = flags.snapshot()?.etag(tenant.organization_id, flags.clock().now());
+        let is_behind = progress.from().is_some_and(|known| known != now.to_string());
+        progress.pass(now);
+        let changes = stream::iter(is_behind.then_some(Ok(Some(now)))).chain(changes);
+        let told = stream::select(access, changes).filter_map(move |told: Result<Option<Etag>>| {
             let session = Arc::clone(&session);
             async move {
                 // What the last event loaded is not what this one is to show.
                 session.close().await;
-                let shown = match etag {
-                    Some(etag) => flags_of(&session, None)
+                let shown = match told {
+                    Ok(Some(etag)) => flags_of(&session, None)
                         .await
                         .map(|feature_flags| Some(FeatureFlagsChange { etag: etag.to_string(), feature_flags })),
-                    None => session.require(Action::OrganizationRead).await.map(|_| None),
+                    Ok(None) => still_may(&session, Action::OrganizationRead).await.map(|()| None),
+                    Err(error) => Err(error),
                 };
                 session.close().await;
                 shown.transpose()
             }
         });
         // Who has no access gets the error and nothing more, at once.
-        Ok(stream::unfold(Some(Box::pin(told)), |told| async move {
-            let mut told = told?;
+        Ok(stream::unfold(Some((Box::pin(told), progress)), |told| async move {
+            let (mut told, progress) = told?;
             let next = told.next().await?;
-            let ends = next.as_ref().is_err_and(Error::ends_access);
-            Some((next, (!ends).then_some(told)))
+            if let Ok(change) = &next {
+                progress.make(&change.etag);
+            }
+            let ends = next.as_ref().is_err_and(Error::ends_stream);
+            Some((next, (!ends).then_some((told, progress))))
         }))
     }
 }

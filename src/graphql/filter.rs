@@ -26,7 +26,7 @@ pub struct Conditions<'a> {
     /// How many parameters come before the first of `binds`.
     offset: usize,
     count: usize,
-    /// The path of the input being read, for messages: `where.status`.
+    /// The path of the input being read, by the names in Rust: `where`, `assignee_id`.
     path: Vec<&'static str>,
     /// What the viewer may do.
     allowed: Actions,
@@ -47,7 +47,24 @@ impl<'a> Conditions<'a> {
     /// An error of the input being read.
     #[must_use]
     pub fn invalid(&self, message: impl Into<String>) -> Error {
-        Error::invalid(self.path.join("."), message)
+        Error::invalid(self.place(), message)
+    }
+
+    /// The path of the input being read, as the caller wrote it: `where.assigneeId`.
+    fn place(&self) -> String {
+        let mut place = String::new();
+        for name in &self.path {
+            if !place.is_empty() {
+                place.push('.');
+            }
+            for (n, word) in name.split('_').enumerate() {
+                let (first, rest) = word.split_at(word.len().min(1));
+                let first = if n == 0 { first.to_owned() } else { first.to_ascii_uppercase() };
+                place.push_str(&first);
+                place.push_str(rest);
+            }
+        }
+        place
     }
 
     /// The SQL.
@@ -340,7 +357,7 @@ pub struct IdFilter {
 
 impl Comparator for IdFilter {
     fn conditions(&self, column: &str, sql: &mut Conditions<'_>) -> Result<()> {
-        let field = sql.path.join(".");
+        let field = sql.place();
         let one = |id: &async_graphql::ID| {
             crate::id::split(id).map(|(_, uuid)| uuid).map_err(|message| Error::invalid(field.clone(), message))
         };

@@ -13,7 +13,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
-use crate::db::{Bind, Reading, Row, SystemTx, TenantTx};
+use crate::db::{Batch, Bind, Reading, Row, SystemTx, TenantTx};
 use crate::error::{Error, Result};
 use crate::graphql::entity::{Entity, by_id, visible};
 use crate::graphql::listing::Listed;
@@ -69,13 +69,14 @@ impl<E: Entity> BatchFn<Uuid, Result<Option<Arc<E>>>> for Fetch<ById<E>> {
 impl<E: Entity> Fetch<ById<E>> {
     async fn rows(&self, keys: &[Uuid]) -> Result<HashMap<Uuid, Arc<E>>> {
         let session = self.session()?;
+        let batch = session.batch(E::NAME, E::TABLE, "rows", keys.len());
         let tx = session.read().await?;
         let mut binds = vec![Bind::Uuids(keys.to_vec())];
         if E::TENANT {
             binds.push(Bind::Uuid(tx.tenant().organization_id.uuid()));
         }
         let sql = by_id::<E>("$2", "any($1)", &visible::<E>(tx.tenant().allowed));
-        let rows = tx.fetch(&sql, &binds).await?;
+        let rows = tx.fetch_for(Some(&batch), &sql, &binds).await?;
         rows.iter().map(|row| E::read(row, 0).map(|row| (row.uuid(), Arc::new(row)))).collect()
     }
 }
@@ -113,9 +114,10 @@ impl<E: Listed> BatchFn<PageKey, Result<Arc<ListPage<E>>>> for Fetch<Pages<E>> {
 impl<E: Listed> Fetch<Pages<E>> {
     async fn pages(&self, plan: &ListPlan, parents: &[Scope]) -> Result<HashMap<Uuid, Vec<Arc<E>>>> {
         let session = self.session()?;
+        let batch = session.batch(E::NAME, E::TABLE, "pages", parents.len());
         let tx = session.read().await?;
         let sql = page_statement::<E>(plan, parents.first().copied(), &visible::<E>(tx.tenant().allowed));
-        let rows = run(&tx, &sql, parents, &plan.binds).await?;
+        let rows = run(&tx, &batch, &sql, parents, &plan.binds).await?;
         let mut pages: HashMap<Uuid, Vec<Arc<E>>> = HashMap::with_capacity(parents.len());
         for row in &rows {
             pages.entry(page_of(row, parents)?).or_default().push(Arc::new(E::read_some(row, 1, plan.columns)?));
@@ -161,6 +163,7 @@ impl<E: Listed> BatchFn<PageKey, Result<i64>> for Fetch<Counts<E>> {
 impl<E: Listed> Fetch<Counts<E>> {
     async fn counts(&self, plan: &ListPlan, parents: &[Scope]) -> Result<HashMap<Uuid, i64>> {
         let session = self.session()?;
+        let batch = session.batch(E::NAME, E::TABLE, "counts", parents.len());
         let tx = session.read().await?;
         let (table, listed, visible, condition) =
             (E::TABLE, E::LISTED_WHEN, visible::<E>(tx.tenant().allowed), &plan.condition);
@@ -189,7 +192,7 @@ impl<E: Listed> Fetch<Counts<E>> {
                    select from {table} t where t.organization_id = $1 and {listed} and {visible} and {condition} {at_most}) t"
             ),
         };
-        let rows = run(&tx, &sql, parents, &binds).await?;
+        let rows = run(&tx, &batch, &sql, parents, &binds).await?;
         rows.iter().map(|row| Ok((page_of(row, parents)?, row.try_get(1)?))).collect()
     }
 }
@@ -256,13 +259,13 @@ fn by_plan(keys: &[PageKey]) -> Vec<(Arc<ListPlan>, Vec<Scope>)> {
 }
 
 /// Runs a list statement: `$1` is the organization, `$2` the parents (declared, and unused where there are none).
-async fn run(tx: &TenantTx<Reading>, sql: &str, parents: &[Scope], binds: &[Bind]) -> Result<Vec<Row>> {
+async fn run(tx: &TenantTx<Reading>, batch: &Batch, sql: &str, parents: &[Scope], binds: &[Bind]) -> Result<Vec<Row>> {
     let parents: Vec<Uuid> = parents.iter().map(|scope| parent_id(*scope)).collect();
     let mut all = Vec::with_capacity(2 + binds.len());
     all.push(Bind::Uuid(tx.tenant().organization_id.uuid()));
     all.push(Bind::Uuids(parents));
     all.extend_from_slice(binds);
-    tx.fetch(sql, &all).await
+    tx.fetch_for(Some(batch), sql, &all).await
 }
 
 /// The arguments, with these values behind them.

@@ -15,6 +15,7 @@ pub mod follow;
 mod idempotency;
 pub mod listing;
 mod loader;
+pub mod loads;
 pub mod money;
 pub mod mutation;
 pub mod node;

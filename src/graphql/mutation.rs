@@ -17,7 +17,7 @@ use crate::access::{Action, IdentitySource, Tenant};
 use crate::clock::Clock;
 use crate::db::TenantTx;
 use crate::error::{Error, Result};
-use crate::events::{self, Event};
+use crate::events::{self, Event, Telling};
 use crate::graphql::entity::{Entity as _, Loadable, by_id, visible};
 use crate::graphql::idempotency::{KeyedRequest, Known};
 use crate::graphql::session::Session;
@@ -34,6 +34,8 @@ pub trait Mutation: InputType {
     const ACTION: Action;
     /// What the audit log calls it: `ticket.update`.
     const AUDIT: &'static str;
+    /// Whether subscribers are told of the row as well, where the event of [`Done`] is of another.
+    const TELLS_OF_ROW: bool = false;
 
     /// The idempotency key of the request.
     fn idempotency_key(&self) -> Option<&str> {
@@ -253,9 +255,14 @@ async fn conclude<M: Mutation>(
     let tenant = tx.tenant();
     let entry = AuditEntry::of(M::AUDIT, done.id, done.audit);
     let mut arguments = trail::arguments(tenant, session.clock(), session.origin(), &entry)?;
-    let told = match &done.event {
-        Some(event) => events::telling(&mut arguments, tenant.organization_id, event)?,
-        None => "null".to_owned(),
+    let (notify, told) = match &done.event {
+        Some(event) => {
+            let Telling { insert, notify } = events::telling(&mut arguments, tenant.organization_id, event)?;
+            // The row is the one of the audit row.
+            let row = if M::TELLS_OF_ROW { ", ($1, $5, $6)" } else { "" };
+            (notify, format!(", told as ({insert}{row})"))
+        }
+        None => ("null".to_owned(), String::new()),
     };
     let memory = match request {
         Some(request) => format!(", memory as ({})", request.remembering(&mut arguments, tenant)?),
@@ -263,7 +270,7 @@ async fn conclude<M: Mutation>(
     };
     let sql = format!(
         // What `with` writes is written whatever is selected.
-        "with trail as ({} returning {told}){memory} {}",
+        "with trail as ({} returning {notify}){told}{memory} {}",
         trail::INSERT,
         by_id::<Row<M>>("$1", "$6", &visible::<Row<M>>(tenant.allowed))
     );

@@ -8,29 +8,35 @@
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use async_graphql::context::ContextBase;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::access::{Action, Bearer, Credential, IdentitySource, Impersonation, KeyBearer, OrganizationRef, Tenant};
 use crate::auth::api_key::{self, ApiKeySecret};
 use crate::auth::{Identity, Verifier, parse_authorization};
 use crate::clock::Clock;
-use crate::db::{Begun, Bind, Db, Reading, Row, TenantTx, Traffic, refuse};
+use crate::db::{Batch, Begun, Bind, Db, Lane, Reading, Row, TenantTx, Traffic, refuse};
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::fingerprint::fingerprint;
 use crate::graphql::calls::Calls;
 use crate::graphql::cells::Columns;
 use crate::graphql::entity::{Entity as _, Loadable};
 use crate::graphql::listing::Listed;
 use crate::graphql::loader::{ById, Counts, Fetch, Loader, PageKey, Pages, by_id_at_first};
+use crate::graphql::loads::Loads;
 use crate::graphql::node::{AnyNode, NodeLoad};
 use crate::graphql::plan::{ListPage, ListPlan, Scope};
 use crate::id::{Id, OrganizationId};
 use crate::plans::Plans;
+use crate::rates::Payer;
 use crate::stripe::StripeClient;
 use crate::trail::Origin;
 
@@ -64,6 +70,8 @@ pub struct Services {
     pub plans: Arc<Plans>,
     /// How many requests each organization made.
     pub calls: Calls,
+    /// What the loaders did.
+    pub loads: Loads,
 }
 
 /// Makes the user of a session's token if there is none, or brings them up to date; the kit knows no users.
@@ -107,6 +115,8 @@ pub struct Session {
     read: tokio::sync::Mutex<Option<Arc<TenantTx<Reading>>>>,
     tenant: Mutex<Option<Tenant>>,
     entered: OnceLock<OrganizationId>,
+    was_refused: AtomicBool,
+    is_stream: AtomicBool,
     loaders: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
     traffic: Arc<Traffic>,
 }
@@ -141,6 +151,8 @@ impl Session {
             read: tokio::sync::Mutex::new(None),
             tenant: Mutex::new(None),
             entered: OnceLock::new(),
+            was_refused: AtomicBool::new(false),
+            is_stream: AtomicBool::new(false),
             loaders: Mutex::new(HashMap::new()),
             traffic: Arc::default(),
         }))
@@ -167,6 +179,19 @@ impl Session {
         }
     }
 
+    /// Whose session this is, as a hash: the same for every token of one session of a person, for one organization. `None`:
+    /// nobody's.
+    #[must_use]
+    pub fn holder(&self) -> Option<[u8; 32]> {
+        let who = match &self.caller {
+            Caller::Anonymous => return None,
+            Caller::User(identity) => json!([identity.subject, identity.session_id, identity.impersonator]),
+            Caller::Program(hash, _) => json!(hash),
+        };
+        let organization = self.organization.as_ref().map(|chosen| format!("{:?}", chosen.reference));
+        Some(Sha256::digest(json!([who, organization]).to_string()).into())
+    }
+
     /// What was asked of the database so far.
     #[must_use]
     pub fn traffic(&self) -> &Traffic {
@@ -177,6 +202,14 @@ impl Session {
     #[must_use]
     pub fn traffic_shared(&self) -> Arc<Traffic> {
         Arc::clone(&self.traffic)
+    }
+
+    /// A loader asks for so many keys of an entity at once; `kind` says whether for rows, pages or counts. It is counted, and
+    /// recorded where the operation is, until the value is dropped.
+    #[must_use]
+    pub fn batch(&self, entity: &'static str, table: &'static str, kind: &'static str, keys: usize) -> Batch {
+        self.services.loads.add(entity, kind, keys);
+        self.traffic.batch(entity, table, kind, keys)
     }
 
     /// What all sessions share.
@@ -291,12 +324,13 @@ impl Session {
         let traffic = Arc::clone(&self.traffic);
         let (db, credential) = (&self.services.db, self.credential().await?);
         let opened = TenantTx::read_first(db, credential, &chosen.reference, traffic, first).await;
-        let Begun { tx, rows, is_stale } = match opened {
+        let opened = match opened {
             Err(Error::OrganizationNotFound) => refuse(db, credential).await,
             opened => opened,
-        }?;
-        chosen.check(tx.tenant())?;
-        self.entered.get_or_init(|| tx.tenant().organization_id);
+        };
+        let Begun { tx, rows, is_stale } = opened.inspect_err(|error| self.note_refusal(error))?;
+        chosen.check(tx.tenant()).inspect_err(|error| self.note_refusal(error))?;
+        self.enter(tx.tenant().organization_id);
         if is_stale {
             self.note_use(credential);
         }
@@ -354,9 +388,72 @@ impl Session {
         let begun = match Box::pin(TenantTx::begin(db, credential, organization, traffic)).await {
             Err(Error::OrganizationNotFound) => Box::pin(refuse(db, credential)).await,
             begun => begun,
-        }?;
-        self.entered.get_or_init(|| begun.tenant().organization_id);
+        };
+        let begun = begun.inspect_err(|error| self.note_refusal(error))?;
+        self.enter(begun.tenant().organization_id);
         Ok(begun)
+    }
+
+    /// From here on it is known that the request belongs to the organization.
+    fn enter(&self, organization: OrganizationId) {
+        let organization = *self.entered.get_or_init(|| organization);
+        self.traffic.stand_in(self.lane_of(organization));
+    }
+
+    fn note_refusal(&self, error: &Error) {
+        if error.ends_stream() || matches!(error, Error::OrganizationMismatch) {
+            self.was_refused.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the request was not let into the organization that it names.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        self.was_refused.load(Ordering::Relaxed)
+    }
+
+    /// Who pays for the request.
+    #[must_use]
+    pub fn payer(&self) -> Payer {
+        let (credential, is_proven) = match &self.caller {
+            Caller::Anonymous => return Payer::default(),
+            Caller::User(identity) => (fingerprint(&[b"person", identity.subject.as_bytes()]), true),
+            Caller::Program(hash, _) => (fingerprint(&[b"key", hash]), false),
+        };
+        let account = self.organization.as_ref().map(|chosen| {
+            let (way, name) = match &chosen.reference {
+                OrganizationRef::Id(id) => ("id", id.as_bytes().as_slice()),
+                OrganizationRef::Clerk(id) => ("clerk", id.as_bytes()),
+                OrganizationRef::Slug(slug) => ("slug", slug.as_bytes()),
+                OrganizationRef::OfKey => ("key", [].as_slice()),
+            };
+            fingerprint(&[&credential.to_be_bytes(), way.as_bytes(), name])
+        });
+        Payer { credential: Some(credential), is_proven, account }
+    }
+
+    /// Has the request wait for connections with those of an organization that is known to be its own, or else with those of its
+    /// credential; `is_stream`: where events of subscriptions wait.
+    pub fn stand(&self, organization: Option<OrganizationId>, is_stream: bool) -> Lane {
+        self.is_stream.store(is_stream, Ordering::Relaxed);
+        let lane = match (organization, &self.caller) {
+            (Some(organization), _) => self.lane_of(organization),
+            (None, Caller::User(identity)) => match Lane::person(&identity.subject) {
+                Lane::Person(person) if is_stream => Lane::Streams(person),
+                lane => lane,
+            },
+            (None, Caller::Program(..) | Caller::Anonymous) => Lane::address(self.ip),
+        };
+        self.traffic.stand_in(lane);
+        lane
+    }
+
+    fn lane_of(&self, organization: OrganizationId) -> Lane {
+        if self.is_stream.load(Ordering::Relaxed) {
+            Lane::Streams(organization.uuid().as_u128())
+        } else {
+            Lane::Organization(organization.uuid())
+        }
     }
 
     /// The organization that the request was let into, if it was.

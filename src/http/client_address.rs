@@ -1,8 +1,11 @@
-//! Whose request it is when proxies stand between: `TRUSTED_PROXIES`.
+//! Whose request it is when proxies stand between: `TRUSTED_PROXIES` and `CLIENT_ADDRESS_HEADER`.
 //!
 //! A header says what its sender wants. The address of the connection is believed; what it says of the one before it, only
 //! when it is one of the operator's proxies, and so on backwards. The first address that is no proxy of theirs is the client's,
-//! whatever stands before it. `Forwarded` (RFC 7239) is read where it is there, else `X-Forwarded-For`.
+//! whatever stands before it.
+//!
+//! One header is read, the one that the proxies write. A proxy that writes `X-Forwarded-For` passes on what its client wrote into
+//! `Forwarded`: whoever read both would believe the client.
 
 use std::net::IpAddr;
 
@@ -10,36 +13,63 @@ use axum::http::HeaderMap;
 
 use crate::network::Network;
 
-/// The address of the client of a connection from `peer`.
-#[must_use]
-pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
-    let is_proxy = |address: IpAddr| trusted.iter().any(|network| network.has(address));
-    let mut client = peer.to_canonical();
-    if !is_proxy(client) {
-        return client;
-    }
-    for hop in hops(headers).iter().rev() {
-        // A proxy of ours that does not say who was before it is the last that is known.
-        let Some(before) = address(hop) else { return client };
-        client = before;
-        if !is_proxy(client) {
-            break;
-        }
-    }
-    client
+/// The header in which the operator's proxies say who their client is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddressHeader {
+    /// `X-Forwarded-For`: each proxy adds whom it got the request from.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239): the same, as `for=`.
+    Forwarded,
+    /// `Fly-Client-IP`: Fly's proxy sets it to its client. The last address of its `X-Forwarded-For` is the application's own.
+    FlyClientIp,
 }
 
-/// What the headers say of the way, the first hop first.
-fn hops(headers: &HeaderMap) -> Vec<String> {
-    let all = |name| {
-        let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        values.collect::<Vec<_>>().join(",")
-    };
-    if headers.contains_key("forwarded") {
-        return all("forwarded").split(',').map(forwarded_for).collect();
+/// The operator's own proxies.
+#[derive(Clone, Debug, Default)]
+pub struct Proxies {
+    /// Where they are.
+    pub networks: Vec<Network>,
+    /// The header that they write.
+    pub header: AddressHeader,
+}
+
+impl Proxies {
+    /// The address of the client of a connection from `peer`.
+    #[must_use]
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let is_proxy = |address: IpAddr| self.networks.iter().any(|network| network.has(address));
+        let mut client = peer.to_canonical();
+        if !is_proxy(client) {
+            return client;
+        }
+        for hop in self.hops(headers).iter().rev() {
+            // A proxy of ours that does not say who was before it is the last that is known.
+            let Some(before) = address(hop) else { return client };
+            client = before;
+            if !is_proxy(client) {
+                break;
+            }
+        }
+        client
     }
-    let way = all("x-forwarded-for");
-    way.split(',').map(str::trim).filter(|hop| !hop.is_empty()).map(str::to_owned).collect()
+
+    /// What the header says of the way, the first hop first.
+    fn hops(&self, headers: &HeaderMap) -> Vec<String> {
+        let all = |name| {
+            let values =
+                headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+            values.collect::<Vec<_>>().join(",")
+        };
+        let plain = |way: &str| {
+            way.split(',').map(str::trim).filter(|hop| !hop.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        match self.header {
+            AddressHeader::XForwardedFor => plain(&all("x-forwarded-for")),
+            AddressHeader::Forwarded => all("forwarded").split(',').map(forwarded_for).collect(),
+            AddressHeader::FlyClientIp => plain(&all("fly-client-ip")),
+        }
+    }
 }
 
 /// The `for` of an element of `Forwarded`.
@@ -63,20 +93,41 @@ mod tests {
 
     use super::*;
 
+    /// The header is the first one's, or the usual.
     fn client(peer: &str, headers: &[(&'static str, &str)]) -> String {
-        let trusted = ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().expect("a network"));
+        let networks = ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().expect("a network")).into();
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_str(value).expect("a value"));
         }
-        of(peer.parse().expect("an address"), &map, &trusted).to_string()
+        let header = match headers.first().map(|(name, _)| *name) {
+            Some("forwarded") => AddressHeader::Forwarded,
+            Some("fly-client-ip") => AddressHeader::FlyClientIp,
+            _ => AddressHeader::default(),
+        };
+        Proxies { networks, header }.client(peer.parse().expect("an address"), &map).to_string()
     }
 
     #[test]
     fn headers_of_strangers_are_not_believed() {
-        let spoofed = [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1")];
-        assert_eq!(client("203.0.113.9", &spoofed), "203.0.113.9");
+        for header in ["x-forwarded-for", "fly-client-ip"] {
+            assert_eq!(client("203.0.113.9", &[(header, "1.1.1.1")]), "203.0.113.9");
+        }
+        assert_eq!(client("203.0.113.9", &[("forwarded", "for=1.1.1.1")]), "203.0.113.9");
         assert_eq!(client("203.0.113.9", &[]), "203.0.113.9");
+    }
+
+    #[test]
+    fn only_the_header_of_the_proxies_is_believed() {
+        let (ours, others) = ("203.0.113.9", "1.1.1.1");
+        let (forwarded, spoofed) = (format!("for={ours}"), format!("for={others}"));
+        for headers in [
+            [("x-forwarded-for", ours), ("forwarded", &spoofed), ("fly-client-ip", others)],
+            [("forwarded", &forwarded), ("x-forwarded-for", others), ("fly-client-ip", others)],
+            [("fly-client-ip", ours), ("x-forwarded-for", others), ("forwarded", &spoofed)],
+        ] {
+            assert_eq!(client("10.1.1.1", &headers), ours, "{headers:?}");
+        }
     }
 
     #[test]
@@ -89,7 +140,7 @@ mod tests {
             (vec![("x-forwarded-for", "203.0.113.9:4711")], "203.0.113.9"),
             (vec![("x-forwarded-for", "::ffff:203.0.113.9")], "203.0.113.9"),
             (vec![("forwarded", "for=1.1.1.1, For=\"[2001:DB9::1]:4711\";proto=https, for=10.2.2.2")], "2001:db9::1"),
-            (vec![("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "1.1.1.1")], "203.0.113.9"),
+            (vec![("fly-client-ip", "2001:db9::7")], "2001:db9::7"),
             // The examples of RFC 7239, section 4.
             (vec![("forwarded", "for=\"_gazonk\"")], "10.1.1.1"),
             (vec![("forwarded", "For=\"[2001:db9:cafe::17]:4711\"")], "2001:db9:cafe::17"),

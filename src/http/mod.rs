@@ -1,37 +1,37 @@
 //! The HTTP edge: routes, request ids, and what stands before execution.
 
 mod audit_stream;
-mod client_address;
+pub mod client_address;
 pub mod dev;
 pub mod graphiql;
 pub mod graphql;
 pub mod health;
+pub mod listener;
 pub mod metrics;
+mod observe;
 mod ofrep;
 pub mod request_id;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::Code;
 use crate::flags::Flags;
 use crate::graphql::Services;
+use crate::http::client_address::Proxies;
 use crate::http::dev::DevLogin;
-use crate::http::graphql::Documents;
-use crate::network::Network;
+use crate::http::graphql::{Documents, Persisted, Planned, SlowLog, Statuses};
+use crate::http::listener::Listening;
+use crate::http::metrics::Tally;
+use crate::rates::Rates;
 use crate::schema::Schemas;
+use crate::telemetry::trace::Tracer;
 use crate::webhooks::Webhooks;
-
-/// How long requests under way may take after a stop was asked for.
-const GRACE: Duration = Duration::from_secs(20);
 
 /// What every route can reach.
 pub struct Edge {
@@ -42,12 +42,24 @@ pub struct Edge {
     pub schemas: Schemas,
     /// Parsed and checked documents.
     pub documents: Documents,
+    /// Finds documents that requests name and do not carry. A process with an API keeps them ([`Persisted::keep`]).
+    pub persisted: Persisted,
+    /// What operations cost, and who may spend how much.
+    pub rates: Arc<Rates>,
     /// The inbox of webhooks, and what is counted of them.
     pub webhooks: Arc<Webhooks>,
     /// Who may be what on a development server; `None` elsewhere.
     pub dev: Option<DevLogin>,
+    /// What is counted of requests and operations.
+    pub tally: Tally,
+    /// Begins traces.
+    pub tracer: Tracer,
+    /// Says how slow statements are planned.
+    pub plans: Planned,
     /// What the environment says.
     pub settings: EdgeSettings,
+    /// What the connections to the routes are bound by.
+    pub listening: Arc<Listening>,
     /// Turns true when the server is to stop.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -60,8 +72,12 @@ pub struct EdgeSettings {
     pub introspection: bool,
     pub graphiql: bool,
     pub cors_origins: Vec<String>,
+    /// Which statuses answers have for clients that do not say.
+    pub statuses: Statuses,
     /// The operator's own proxies.
-    pub trusted_proxies: Vec<Network>,
+    pub proxies: Proxies,
+    /// Which operations are logged as slow.
+    pub slow: Option<SlowLog>,
     /// Which of the process's ports serve `/metrics`.
     pub metrics: MetricsRoute,
 }
@@ -94,7 +110,7 @@ pub fn router(edge: &Arc<Edge>) -> Router {
     if edge.dev.is_some() {
         router = router.merge(dev::router(Arc::clone(edge)));
     }
-    finish(router)
+    finish(router, edge)
 }
 
 /// The routes of a process that serves no API.
@@ -103,20 +119,20 @@ pub fn worker_router(edge: &Arc<Edge>) -> Router {
     if edge.settings.metrics != MetricsRoute::Apart {
         router = router.merge(metrics::router(Arc::clone(edge)));
     }
-    finish(router)
+    finish(router, edge)
 }
 
 /// The routes of `METRICS_PORT`.
 pub fn metrics_router(edge: &Arc<Edge>) -> Router {
-    finish(metrics::router(Arc::clone(edge)))
+    finish(metrics::router(Arc::clone(edge)), edge)
 }
 
 /// What stands around every route.
-fn finish(router: Router) -> Router {
+fn finish(router: Router, edge: &Arc<Edge>) -> Router {
     router
         .fallback(not_found)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(axum::middleware::from_fn(request_id::assign))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(edge), request_id::assign))
 }
 
 async fn not_found() -> Response {
@@ -125,10 +141,13 @@ async fn not_found() -> Response {
 
 /// An error outside of GraphQL, in GraphQL's form, so that a client needs one way to read errors.
 pub(crate) fn error(status: StatusCode, code: Code, message: &str) -> Response {
-    let body =
-        serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code.as_str() } }] }).to_string();
     let json = HeaderValue::from_static("application/json; charset=utf-8");
-    (status, [(header::CONTENT_TYPE, json)], body).into_response()
+    (status, [(header::CONTENT_TYPE, json)], error_text(code, message)).into_response()
+}
+
+/// The body of such an error.
+fn error_text(code: Code, message: &str) -> String {
+    serde_json::json!({ "errors": [{ "message": message, "extensions": { "code": code.as_str() } }] }).to_string()
 }
 
 /// A bug: the cause is in the log, where the panic hook put it.
@@ -139,21 +158,4 @@ fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
         Code::Internal,
         "Something went wrong on our side. Tell us the x-request-id.",
     )
-}
-
-/// Serves until `stop` turns true; then takes no new connections and lets requests under way end, for at most 20 s.
-pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
-    let mut stop_again = stop.clone();
-    let served = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async move { drop(stop.wait_for(|stop| *stop).await) });
-    tokio::select! {
-        result = served => result,
-        () = async {
-            drop(stop_again.wait_for(|stop| *stop).await);
-            tokio::time::sleep(GRACE).await;
-        } => {
-            tracing::warn!("some requests did not end in time and were cut off");
-            Ok(())
-        }
-    }
 }

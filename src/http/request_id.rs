@@ -1,11 +1,15 @@
 //! Request ids: one for every request, in the response header `x-request-id`, in errors, logs and audit rows.
 
-use axum::extract::Request;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument as _;
 
+use super::Edge;
+use super::observe::{Observed, Traced};
 use crate::clock::Clock;
 use crate::id::Id;
 
@@ -16,13 +20,23 @@ pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
-/// Takes the caller's id where it is harmless, else makes one.
-pub async fn assign(mut request: Request, next: Next) -> Response {
+/// Takes the caller's id where it is harmless, else makes one, and records the request under it.
+pub async fn assign(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let id = request.headers().get(HEADER).and_then(|value| value.to_str().ok()).filter(|id| acceptable(id));
     let id = id.map_or_else(|| Id::<()>::new(&Clock::System).uuid().simple().to_string(), str::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let span = tracing::info_span!("request", id = %id);
+    let observed = Observed::begin(&edge, &request, &id);
+    // As severe as can be: whatever level is logged, its lines name their request.
+    let span = if let Some((trace, span)) = observed.ids() {
+        tracing::error_span!("request", id = %id, trace_id = trace, span_id = span)
+    } else {
+        tracing::error_span!("request", id = %id)
+    };
+    if let Some(scope) = observed.scope() {
+        request.extensions_mut().insert(Traced(scope.clone()));
+    }
     let mut response = next.run(request).instrument(span).await;
+    observed.end(response.status());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(HEADER, value);
     }

@@ -18,6 +18,7 @@ use crate::db::{Db, SystemTx};
 use crate::entitlements;
 use crate::error::{Error, Result};
 use crate::escalations;
+use crate::events;
 use crate::flags;
 use crate::job_runs::{self, Outcome, Run};
 use crate::metrics;
@@ -183,6 +184,12 @@ pub const JOBS: &[Job] = &[
         does: "Forgets changes of feature flags that every instance has heard of, after an hour.",
         every: TimeDelta::minutes(10),
         run: |on| Box::pin(flags::forget_changes(&on.db)),
+    },
+    Job {
+        name: "event-log",
+        does: "Forgets what subscribers were told, after an hour.",
+        every: TimeDelta::minutes(5),
+        run: |on| Box::pin(events::forget(&on.db)),
     },
     Job {
         name: "audit-retention",

@@ -10,7 +10,7 @@ use async_graphql::{InputObject, SimpleObject};
 use serde_json::json;
 
 use crate::access::{Action, Actions, IdentitySource, MemberRole};
-use crate::db::{Admission, Bind, Joining, TenantTx, binds_of, refuse};
+use crate::db::{Admission, Bind, Joining, Lane, TenantTx, binds_of, refuse};
 use crate::error::{Error, Result};
 use crate::graphql::mutation::{
     Checks, Done, Mutation, MutationInfo, UserError, UserErrorCode, VerbError, VerbResult, Work,
@@ -376,7 +376,7 @@ pub(super) async fn joinable(session: &Session) -> Result<Vec<JoinableOrganizati
     let Some([subject, sid]) = binds_of(bearer) else { return Ok(Vec::new()) };
     let sql = "select id, name, slug, enrollment::text, is_requested from tenantry.joinable_organizations($1, $2, $3)";
     let clerk_decides = Bind::Bool(services.identity_source == IdentitySource::Clerk);
-    let rows = services.db.read_alone(sql, &[subject, sid, clerk_decides]).await?;
+    let rows = services.db.read_alone(Lane::person(bearer.subject), sql, &[subject, sid, clerk_decides]).await?;
     rows.iter()
         .map(|row| {
             let enrollment: String = row.try_get(3)?;

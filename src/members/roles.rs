@@ -23,12 +23,13 @@ impl UserRoles {
 
     async fn fetch(&self, users: &[UserId]) -> Result<HashMap<UserId, UserRole>> {
         let session = self.0.upgrade().ok_or_else(|| Error::internal("a loader outlived its request"))?;
+        let batch = session.batch("UserRole", "tenantry.organization_members", "rows", users.len());
         let tx = session.read().await?;
         let binds = [
             Bind::Uuid(tx.tenant().organization_id.uuid()),
             Bind::Uuids(users.iter().map(|user| user.uuid()).collect()),
         ];
-        let rows = tx.fetch(ROLES, &binds).await?;
+        let rows = tx.fetch_for(Some(&batch), ROLES, &binds).await?;
         rows.iter()
             .map(|row| {
                 let (id, admin, representative, customer) =

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::access::{Actions, Bearer};
-use crate::db::{Db, Reading, Row, SystemTx, TenantTx, binds_of};
+use crate::db::{Db, Lane, Reading, Row, SystemTx, TenantTx, binds_of};
 use crate::error::{Error, Result};
 use crate::id::{CustomRoleId, InvitationId, OrganizationId, OrganizationMemberId, UserId};
 use crate::members::{MemberRole, OrganizationSummary, User, ViewerMembership};
@@ -36,7 +36,7 @@ const VIEWER: &str = "select user_id, email, name, avatar_url, is_superadmin, or
 pub async fn viewer<'a>(db: &Db, bearer: impl Into<Bearer<'a>>) -> Result<Option<ViewerRow>> {
     let bearer = bearer.into();
     let Some(binds) = binds_of(bearer) else { return Ok(None) };
-    read_viewer(bearer.subject, &db.read_alone(VIEWER, &binds).await?)
+    read_viewer(bearer.subject, &db.read_alone(Lane::person(bearer.subject), VIEWER, &binds).await?)
 }
 
 /// The same in the transaction of a request: whoever holds a connection must not wait for another one.

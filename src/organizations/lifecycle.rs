@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::access::{Action, Bearer, IdentitySource};
 use crate::clock::Clock;
-use crate::db::{Admission, Bind, Db, SystemTx, TenantTx, binds_of, refuse};
+use crate::db::{Admission, Bind, Db, Lane, SystemTx, TenantTx, binds_of, refuse};
 use crate::error::{Error, Result};
 use crate::events::{self, Event};
 use crate::graphql::mutation::{Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work};
@@ -188,7 +188,7 @@ pub(super) async fn restore(session: &Session, id: OrganizationId) -> VerbResult
 pub async fn restorable(db: &Db, bearer: Bearer<'_>, now: DateTime<Utc>) -> Result<Vec<RestorableOrganization>> {
     let Some([subject, session]) = binds_of(bearer) else { return Ok(Vec::new()) };
     let sql = "select id, name, slug, purge_at from tenantry.restorable_organizations($1, $2, $3)";
-    let rows = db.read_alone(sql, &[subject, session, Bind::Time(now)]).await?;
+    let rows = db.read_alone(Lane::person(bearer.subject), sql, &[subject, session, Bind::Time(now)]).await?;
     rows.iter()
         .map(|row| {
             let (id, restorable_until) = (row.try_get(0)?, row.try_get(3)?);

@@ -88,9 +88,12 @@ relations! {
     fn due_at(
         &self,
         #[graphql(desc = "The time to reckon from.")] from: DateTime<Utc>,
-        #[graphql(desc = "1 to 527,040 (366 days).", validator(minimum = 1, maximum = 527_040))] minutes: i32,
+        #[graphql(desc = "1 to 527,040 (366 days).")] minutes: i32,
     ) -> Result<Option<DateTime<Utc>>> {
-        Ok(self.reckoned()?.after(from, TimeDelta::minutes(minutes.min(MAX_MINUTES).into())))
+        if !(1..=MAX_MINUTES).contains(&minutes) {
+            return Err(Error::invalid("minutes", format!("{minutes} is not from 1 to {MAX_MINUTES}.")));
+        }
+        Ok(self.reckoned()?.after(from, TimeDelta::minutes(minutes.into())))
     }
 }
 

@@ -8,10 +8,10 @@ use futures_util::Stream;
 use crate::customers::Customer;
 use crate::error::Result;
 use crate::escalations::Escalation;
-use crate::graphql::follow::follow;
+use crate::graphql::follow::{follow, follow_some};
 use crate::graphql::mutation::{self, UserError};
 use crate::graphql::session::Session;
-use crate::id::{CustomerId, RepresentativeId, TicketId, TicketViewId};
+use crate::id::{CustomerId, RepresentativeId, TicketId, TicketViewId, marker};
 use crate::refunds::Refund;
 use crate::relations;
 use crate::representatives::Representative;
@@ -448,6 +448,13 @@ pub struct TicketChange {
     pub ticket: Arc<Ticket>,
 }
 
+/// A message that was written.
+#[derive(Debug, SimpleObject)]
+pub struct TicketMessageAdded {
+    /// The message.
+    pub message: Arc<TicketMessage>,
+}
+
 /// The subscriptions of the slice.
 #[derive(Debug, Default)]
 pub struct TicketSubscription;
@@ -465,5 +472,17 @@ impl TicketSubscription {
         #[graphql(desc = "Only changes of this ticket.")] id: Option<TicketId>,
     ) -> Result<impl Stream<Item = Result<TicketChange>>> {
         follow(ctx, id, |ticket| TicketChange { ticket }).await
+    }
+
+    /// Emits every message that is added to a ticket of the organization, internal notes to those who may read them.
+    async fn ticket_message_added(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Only messages on this ticket.")] ticket_id: Option<TicketId>,
+    ) -> Result<impl Stream<Item = Result<TicketMessageAdded>>> {
+        follow_some::<marker::TicketMessage, _, _>(ctx, None, move |message: Arc<TicketMessage>| {
+            ticket_id.is_none_or(|id| message.ticket_id == id).then_some(TicketMessageAdded { message })
+        })
+        .await
     }
 }

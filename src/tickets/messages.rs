@@ -154,6 +154,7 @@ impl Mutation for TicketMessageAddInput {
     const FIELD: &'static str = "ticketMessageAdd";
     const ACTION: Action = Action::TicketMessageAdd;
     const AUDIT: &'static str = "ticket.message.add";
+    const TELLS_OF_ROW: bool = true;
 
     fn idempotency_key(&self) -> Option<&str> {
         self.idempotency_key.as_deref()

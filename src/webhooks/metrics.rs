@@ -8,9 +8,10 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
+use crate::telemetry::histogram::Histogram;
 use crate::webhook_events::{EventType, WebhookSource, WebhookStatus};
 
-const BOUNDS: [f64; 15] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
+const BOUNDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
 /// Secrets have their place in the list as a label; more than this many are not told apart.
 const SECRETS: [&str; 5] = ["0", "1", "2", "3", "4+"];
 
@@ -26,13 +27,6 @@ struct Numbers {
 
 /// A counter: its name, its source, the name and the value of its other label.
 type Series = (&'static str, &'static str, &'static str, &'static str);
-
-#[derive(Debug, Default)]
-struct Histogram {
-    /// Values up to each bound, and beyond the last.
-    buckets: [u64; BOUNDS.len() + 1],
-    sum: f64,
-}
 
 fn label(source: WebhookSource) -> &'static str {
     match source {
@@ -53,11 +47,9 @@ impl Metrics {
 
     fn lag(&self, name: &'static str, source: WebhookSource, from: DateTime<Utc>, to: DateTime<Utc>) {
         // Clocks differ: what seems to come before its cause took no time.
-        let seconds = (to - from).to_std().unwrap_or_default().as_secs_f64();
+        let time = (to - from).to_std().unwrap_or_default();
         let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let histogram = numbers.lags.entry((name, label(source))).or_default();
-        histogram.buckets[BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
-        histogram.sum += seconds;
+        numbers.lags.entry((name, label(source))).or_insert_with(|| Histogram::new(BOUNDS)).observe(time);
     }
 
     /// A delivery was verified, by the secret at this place of the list.
@@ -124,13 +116,7 @@ impl Metrics {
                 family = name;
                 text += &format!("# TYPE {family_name} histogram\n");
             }
-            let mut below = 0;
-            for (bound, count) in BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]).zip(histogram.buckets) {
-                below += count;
-                text += &format!("{family_name}_bucket{{source=\"{source}\",le=\"{bound}\"}} {below}\n");
-            }
-            text += &format!("{family_name}_sum{{source=\"{source}\"}} {}\n", histogram.sum);
-            text += &format!("{family_name}_count{{source=\"{source}\"}} {below}\n");
+            histogram.render(&mut text, &family_name, &format!("source=\"{source}\""));
         }
         text
     }

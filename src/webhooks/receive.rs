@@ -28,8 +28,6 @@ use crate::webhooks::{Webhooks, signature};
 
 /// Largest body.
 const MAX_BODY: usize = 1 << 20;
-/// How much of a body that is too large is still read, so that its sender gets the answer.
-const MAX_DRAINED: usize = 16 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most characters of an id or a type.
@@ -161,27 +159,20 @@ fn error(status: StatusCode, code: Code, message: &str) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))], body).into_response()
 }
 
-/// The body, if it is not too large. A larger one is read and dropped up to a limit: a sender that is cut off while it
-/// writes never reads the answer.
+/// The body, if it is not too large.
 async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, RejectedDelivery> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(MAX_BODY));
-    let mut length = 0;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
             return Err(RejectedDelivery::new(StatusCode::BAD_REQUEST, Code::BadRequest, "The body ended early."));
         };
         let Some(data) = frame.data_ref() else { continue };
-        length += data.len();
-        if length <= MAX_BODY {
-            bytes.extend_from_slice(data);
-        } else if length > MAX_DRAINED {
-            break;
+        if bytes.len() + data.len() > MAX_BODY {
+            let message = format!("The body is larger than {MAX_BODY} bytes.");
+            return Err(RejectedDelivery::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BodyTooLarge, message));
         }
-    }
-    if length > MAX_BODY {
-        let message = format!("The body is larger than {MAX_BODY} bytes.");
-        return Err(RejectedDelivery::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BodyTooLarge, message));
+        bytes.extend_from_slice(data);
     }
     Ok(bytes.into())
 }

@@ -507,6 +507,7 @@ async fn decisions_are_tried_on_real_and_made_up_requests_before_they_count() {
             .await;
     // As for real requests: all four are decided as they were; the fifth refund was made in Stripe.
     let same = test(&app, &token, json!({ "lastRequests": 100 })).await;
+    assert_eq!(test(&app, &token, json!({ "requests": { "last": 100 } })).await["summary"], same["summary"]);
     assert_eq!(same["summary"]["cases"], 4, "{same}");
     assert_eq!((&same["summary"]["changed"], &same["summary"]["errors"]), (&json!(0), &json!(0)), "{same}");
     let cases = same["cases"].as_array().expect("cases").clone();
@@ -591,6 +592,8 @@ async fn decisions_of_drafts_are_tried_before_they_are_stored() {
     let refused = [
         (json!({}), "", "INVALID"),
         (json!({ "facts": facts, "lastRequests": 1 }), "", "INVALID"),
+        (json!({ "facts": facts, "requests": { "last": 1 } }), "", "INVALID"),
+        (json!({ "requests": { "last": 0 } }), "lastRequests", "INVALID"),
         (json!({ "lastRequests": 0 }), "lastRequests", "INVALID"),
         (json!({ "lastRequests": 101 }), "lastRequests", "INVALID"),
         (json!({ "facts": [] }), "facts", "INVALID"),

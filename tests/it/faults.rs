@@ -165,13 +165,11 @@ impl Server {
         let answer = request.json(&json!({ "query": query, "variables": variables })).send().await.expect("an answer");
         let status = answer.status();
         let body: Value = answer.json().await.expect("JSON");
-        match body["errors"][0]["extensions"]["code"].as_str() {
-            Some(code) => Err(code.to_owned()),
-            None => {
-                assert_eq!(status, 200, "{body}");
-                Ok(body["data"].clone())
-            }
+        if let Some(code) = body["errors"][0]["extensions"]["code"].as_str() {
+            return Err(code.to_owned());
         }
+        assert_eq!(status, 200, "{body}");
+        Ok(body["data"].clone())
     }
 
     /// What the log says of mistakes of ours.
@@ -256,18 +254,12 @@ impl Load {
         for task in self.tasks {
             task.await.expect("no panic of a client");
         }
-        let seen = self.seen.lock().expect("no panic");
-        println!("opened {}, refused {:?}", seen.opened.len(), seen.refused);
+        let Seen { opened, refused } = std::mem::take(&mut *self.seen.lock().expect("no panic"));
+        println!("opened {}, refused {refused:?}", opened.len());
         let again = ["UNAVAILABLE", "TIMEOUT", "IDEMPOTENCY_CONCURRENT_REQUEST"];
-        assert!(
-            seen.refused.keys().all(|code| again.contains(&code.as_str())),
-            "{:?}: {:#?}",
-            seen.refused,
-            server.mistakes()
-        );
-        assert!(seen.refused.contains_key("UNAVAILABLE"), "nothing was refused: this shows nothing");
-        let opened = seen.opened.clone();
-        drop(seen);
+        let all_coded = refused.keys().all(|code| again.contains(&code.as_str()));
+        assert!(all_coded, "{refused:?}: {:#?}", server.mistakes());
+        assert!(refused.contains_key("UNAVAILABLE"), "nothing was refused: this shows nothing");
         let rows: Vec<(String, i64)> =
             sqlx::query_as("select subject, number::bigint from tenantry.tickets where subject like 'load-%'")
                 .fetch_all(database)
@@ -389,7 +381,8 @@ async fn full_disks_of_the_database_refuse_what_needs_room_and_nothing_else() {
         Server::start(&keys, &door.url(local_postgres::APP_ROLE), &door.url(local_postgres::SUPERADMIN_ROLE)).await;
     let filling = disk.fill();
     // Texts that do not compress.
-    let long: String = (0..1500_u64).map(|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let noise = (0..1500_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let long = noise.fold(String::new(), |text, n| text + &format!("{n:016x}"));
     let mut codes = BTreeSet::new();
     let mut opened = Vec::new();
     for n in 0..400 {

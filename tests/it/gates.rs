@@ -3,11 +3,13 @@
 //! add when it is missing.
 
 mod denial;
+pub mod inputs;
 mod isolation;
 mod listings;
 mod plans;
 mod sdl;
 mod selections;
+pub mod validation;
 
 use serde_json::Value;
 use sqlx::AssertSqlSafe;

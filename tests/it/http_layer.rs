@@ -1,6 +1,8 @@
 //! GraphQL over HTTP, its limits and its errors, against a running server.
 
 mod documents;
+mod editions;
+mod persisted;
 
 use std::time::Duration;
 
@@ -76,7 +78,12 @@ struct Client {
 
 impl Client {
     async fn start() -> Self {
-        let app = TestApp::start().await;
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(environment: &[(&'static str, &str)]) -> Self {
+        let environment = environment.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let app = TestApp::start_with(Setup { environment, ..Setup::default() }).await;
         let token = app.token("alice@example.com", Some("acme-corp")).await;
         Self { app, token }
     }
@@ -174,10 +181,11 @@ async fn http_get_changes_nothing_and_other_methods_are_refused() {
         reply.refused(405, "METHOD_NOT_ALLOWED");
         assert_eq!(reply.header("allow"), "POST");
     }
-    for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+    for method in [Method::PUT, Method::DELETE, Method::PATCH] {
         let reply = Reply::of(client.request(method, "/graphql")).await;
         reply.refused(405, "METHOD_NOT_ALLOWED");
-        assert_eq!(reply.header("allow"), "GET, POST");
+        assert_eq!(reply.header("allow"), "GET, POST, QUERY, OPTIONS");
+        assert_eq!(reply.header("accept-query"), JSON);
     }
     Reply::of(client.get(&[])).await.refused(400, "BAD_REQUEST");
     Reply::of(client.get(&[("query", "{__typename}"), ("variables", "{")])).await.refused(400, "BAD_REQUEST");
@@ -272,8 +280,6 @@ async fn http_bodies_that_are_no_requests_are_refused() {
     ] {
         Reply::of(client.post(fine)).await.data();
     }
-    let apq = r#"{"extensions":{"persistedQuery":{"version":1,"sha256Hash":"00"}}}"#;
-    Reply::of(client.post(apq)).await.refused(400, "PERSISTED_QUERY_NOT_SUPPORTED");
 }
 
 #[tokio::test]

@@ -433,7 +433,7 @@ async fn service_levels_refuse_what_cannot_be() {
     assert_eq!(tried["never"], Value::Null);
     let code =
         app.error_code(&token(&app).await, &query.replace("minutes: 2)", "minutes: 0)"), json!({ "id": little })).await;
-    assert_eq!(code, "BAD_INPUT");
+    assert_eq!(code, "INVALID_ARGUMENT");
     let alice = token(&app).await;
     let many = join_all(
         (0..120).map(|rank| app.mutate(&alice, "slaPolicyCreate", POLICY, json!({ "name": "n", "rank": rank }))),

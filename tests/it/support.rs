@@ -14,6 +14,7 @@ use tenantry::auth::{AuthSettings, KeySource, TokenOrganization, Verifier};
 use tenantry::clock::Clock;
 use tenantry::config::{Config, Needs};
 use tenantry::db::{Db, PoolLimits, Pooler, keeps_statements, migrations};
+use tenantry::http::graphql::Persisted;
 use tenantry::jobs::{JOBS, run_if_due};
 use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
@@ -292,7 +293,7 @@ impl TestApp {
         tenantry::entitlements::publish(&database.db(), &config.plans).await.expect("the terms of plans");
         let (stop, stopping) = watch::channel(false);
         let dev_issuer = config.is_development().then_some(issuer);
-        let app = App::new(AppParts {
+        let mut app = App::new(AppParts {
             config,
             db: match setup.pooler {
                 Some(port) => database.pooled(port).await,
@@ -304,12 +305,17 @@ impl TestApp {
             personas: seed::PERSONAS,
             shutdown: stopping.clone(),
         });
+        if let Some(exporter) = app.exporter.take() {
+            tokio::spawn(exporter.run());
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(app.services.events.clone().listen(database.options(local_postgres::APP_ROLE), stopping.clone()));
         let (flags, listening) = (std::sync::Arc::clone(&app.flags), database.options(local_postgres::APP_ROLE));
         tokio::spawn(flags.keep(app.services.db.clone(), listening, stopping.clone()));
-        tokio::spawn(tenantry::http::serve(listener, tenantry::http::router(&app.edge), stopping));
+        tokio::spawn(Persisted::keep(std::sync::Arc::clone(&app.edge), stopping.clone()));
+        let (router, listening) = (tenantry::http::router(&app.edge), std::sync::Arc::clone(&app.edge.listening));
+        tokio::spawn(tenantry::http::listener::serve(listener, router, listening, stopping));
         Self { app, database, clock: setup.clock, address, client: reqwest::Client::new(), stop }
     }
 

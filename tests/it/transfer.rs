@@ -36,7 +36,7 @@ async fn rows(database: &TestDb, slug: &str, without: &[&str]) -> BTreeMap<Strin
     let tables: Vec<String> = sqlx::query_scalar(
         "select c.relname::text from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
           where c.relnamespace = 'tenantry'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
-            and c.relname not in ('audit_unsealed', 'feature_flag_usage', 'idempotency_keys', 'meter_outbox', 'metric_marks', 'seat_marks', 'webhook_events') and c.relname not like 'adopt%'",
+            and c.relname not in ('audit_unsealed', 'event_log', 'feature_flag_usage', 'idempotency_keys', 'meter_outbox', 'metric_marks', 'seat_marks', 'webhook_events') and c.relname not like 'adopt%'",
     )
     .fetch_all(&mut system)
     .await

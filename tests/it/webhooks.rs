@@ -380,7 +380,9 @@ async fn webhook_metrics_are_kept_apart_and_asked_for_once() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/metrics", listener.local_addr().expect("an address"));
     let (stop, stopping) = watch::channel(false);
-    tokio::spawn(tenantry::http::serve(listener, tenantry::http::metrics_router(&app.app.edge), stopping));
+    let (router, listening) =
+        (tenantry::http::metrics_router(&app.app.edge), std::sync::Arc::clone(&app.app.edge.listening));
+    tokio::spawn(tenantry::http::listener::serve(listener, router, listening, stopping));
     let pending = async || {
         let text = reqwest::get(&url).await.expect("an answer").text().await.expect("text");
         text.lines().find(|line| line.starts_with("tenantry_webhooks_pending{source=\"clerk\"}")).map(str::to_owned)

@@ -3,6 +3,7 @@
 use async_graphql::{Response, ServerError};
 
 use crate::graphql::rows::write_value;
+use crate::json::Json as _;
 
 /// The JSON of an answer of the engine (GraphQL specification, section 7.1). Errors stand first, as it recommends.
 pub(super) fn json(answer: &Response) -> Vec<u8> {
@@ -15,6 +16,18 @@ pub(super) fn json(answer: &Response) -> Vec<u8> {
     }
     out.extend_from_slice(b"\"data\":");
     write_value(&answer.data, &mut out);
+    if !answer.extensions.is_empty() {
+        out.extend_from_slice(b",\"extensions\":{");
+        for (place, (name, value)) in answer.extensions.iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            name.write(&mut out);
+            out.push(b':');
+            write_value(value, &mut out);
+        }
+        out.push(b'}');
+    }
     out.push(b'}');
     out
 }
@@ -59,6 +72,10 @@ mod tests {
         assert_eq!(String::from_utf8(json(&answer)).ok(), serde_json::to_string(&answer).ok());
         answer.errors.push(ServerError::new("no", None));
         assert_eq!(String::from_utf8(json(&answer)).ok(), serde_json::to_string(&answer).ok());
+        answer = answer.extension("eventId", Value::from("1.2~3")).extension("also", Value::from(1));
+        let text = json(&answer);
+        let written: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(Some(written), serde_json::to_value(&answer).ok());
         let only = serde_json::json!({ "errors": &answer.errors });
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&json_of_errors(&answer.errors)).ok(), Some(only));
     }

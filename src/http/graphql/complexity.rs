@@ -93,7 +93,7 @@ impl<'a> Estimate<'a> {
 
     fn field(&mut self, field: &'a Field, parent: Option<&'a Composite>) -> Cost {
         let name = field.name.node.as_str();
-        let known = parent.and_then(|parent| parent.field(name));
+        let known = parent.and_then(|parent| self.catalog.field(parent, name));
         let of = known.and_then(|known| self.catalog.composite(&known.type_name));
         let inner = self.selection_set(&field.selection_set.node, of);
         let rows = if of.is_some_and(|of| of.connection) {
@@ -163,7 +163,7 @@ mod tests {
         schema { query: Query }";
 
     fn of(query: &str, variables: serde_json::Value) -> (u64, bool) {
-        let catalog = Catalog::read(SDL).expect("the SDL parses");
+        let catalog = Catalog::read(SDL, true).expect("the SDL parses");
         let document = parse_query(query).expect("the query parses");
         let (_, operation) = document.operations.iter().next().expect("an operation");
         let found = complexity(&document, &operation.node, &catalog, &Variables::from_json(variables));

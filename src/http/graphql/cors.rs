@@ -15,8 +15,9 @@ use axum::response::{IntoResponse as _, Response};
 
 use crate::http::Edge;
 
-const HEADERS: &str = "accept, apollo-require-preflight, authorization, cache-control, content-type, graphql-require-preflight, if-none-match, last-event-id, traceparent, tracestate, x-api-key, x-organization-id, x-request-id";
-const EXPOSED: &str = "etag, retry-after, server-timing, x-request-id";
+const HEADERS: &str = "accept, apollo-require-preflight, apollographql-client-name, apollographql-client-version, authorization, cache-control, content-type, graphql-client-name, graphql-client-version, graphql-cost, graphql-require-preflight, if-none-match, last-event-id, traceparent, tracestate, x-api-key, x-graphql-client-name, x-graphql-client-version, x-graphql-event-stream-token, x-organization-id, x-request-id";
+const EXPOSED: &str =
+    "accept-query, allow, etag, ratelimit, ratelimit-policy, retry-after, server-timing, x-request-id";
 
 /// Answers preflight requests and marks the answers that other origins may read.
 pub async fn cors(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
@@ -30,7 +31,7 @@ pub async fn cors(State(edge): State<Arc<Edge>>, request: Request, next: Next) -
     if let Some(origin) = origin {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         if preflight {
-            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, QUERY, PUT, DELETE"));
             headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
             headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));
         } else {

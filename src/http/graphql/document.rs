@@ -1,17 +1,18 @@
 //! From the text of a request to something that may be executed: parse, limit, validate, choose, coerce.
 //!
-//! All but the last two depend on the text alone and are remembered by it. Only documents that passed are remembered,
-//! so the memory holds what clients really use, and what is remembered is executed without validating it again.
+//! All but the last two depend on the text alone and are remembered by its SHA-256. Only documents that passed are
+//! remembered, so the memory holds what clients really use, and what is remembered is executed without validating it
+//! again. It is also what automatic persisted queries are found in.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_graphql::parser::types::{
     DocumentOperations, ExecutableDocument, FragmentDefinition, OperationDefinition, OperationType, Selection,
     SelectionSet,
 };
-use async_graphql::parser::{self, parse_query};
-use async_graphql::{Executor, Name, Positioned, Request, Variables};
+use async_graphql::{Name, Positioned, Request, Variables};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use sha2::{Digest as _, Sha256};
@@ -20,10 +21,12 @@ use super::catalog::Catalog;
 use super::complexity::{Complexity, complexity};
 use super::failure::Failure;
 use super::limits::{self, Limits, Shape};
-use super::validate::{validate, wrap_typenames};
-use super::{lexer, variables};
+use super::parse::parse;
+use super::variables::IdUse;
+use super::{lexer, rules, variables};
 use crate::error::Code;
 use crate::graphql::rows::Merging;
+use crate::hex::hex;
 
 /// What remembered documents may take, in bytes, roughly.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -36,20 +39,35 @@ const PARSED_FACTOR: u64 = 16;
 pub struct Documents {
     catalog: Catalog,
     limits: Limits,
-    cache: Cache<Box<str>, Arc<Document>, ByText>,
+    cache: Cache<Key, Arc<Document>, ByLength>,
+}
+
+/// The SHA-256 of a document's text.
+pub(super) type Key = [u8; 32];
+
+/// What a text is remembered by.
+pub(super) fn key(text: &str) -> Key {
+    Sha256::digest(text.as_bytes()).into()
 }
 
 #[derive(Clone)]
-struct ByText;
+struct ByLength;
 
-impl Weighter<Box<str>, Arc<Document>> for ByText {
-    fn weight(&self, text: &Box<str>, _: &Arc<Document>) -> u64 {
-        1024 + text.len() as u64 * PARSED_FACTOR
+impl Weighter<Key, Arc<Document>> for ByLength {
+    fn weight(&self, _: &Key, document: &Arc<Document>) -> u64 {
+        1024 + document.length as u64 * PARSED_FACTOR
     }
 }
 
-struct Document {
+/// A document that may be executed.
+#[derive(Debug)]
+pub(super) struct Document {
     operations: Vec<Arc<Operation>>,
+    /// Bytes of its text.
+    length: usize,
+    /// Whether a client has registered it as an automatic persisted query: only then its hash stands for it. Otherwise a
+    /// hash would tell whether somebody else has sent a certain text.
+    registered: AtomicBool,
 }
 
 /// One operation of a document, with the fragments it uses and nothing else.
@@ -67,6 +85,8 @@ pub(super) struct Operation {
     complexity: Complexity,
     /// Whether the engine has to merge selections of one field.
     merging: bool,
+    /// Variables that stand where ids of one type are expected.
+    ids: Vec<IdUse>,
     executable: ExecutableDocument,
 }
 
@@ -74,7 +94,11 @@ pub(super) struct Operation {
 #[derive(Debug)]
 pub struct Prepared {
     pub(super) operation: Arc<Operation>,
+    /// What it costs at most: `complexity`.
+    pub(super) cost: u64,
     variables: Variables,
+    /// Whether the document came from a manifest.
+    pub(super) is_trusted: bool,
 }
 
 impl Prepared {
@@ -87,15 +111,15 @@ impl Prepared {
 }
 
 impl Documents {
-    /// For the schema with this SDL.
+    /// For the schema with this SDL. `suggestions` puts "Did you mean" into errors, which tells names to those who guess.
     ///
     /// # Panics
     /// When the SDL cannot be parsed: the program cannot start then.
     #[must_use]
-    pub fn new(sdl: &str, limits: Limits) -> Self {
-        let catalog = Catalog::read(sdl).expect("the schema's own SDL parses");
+    pub fn new(sdl: &str, limits: Limits, suggestions: bool) -> Self {
+        let catalog = Catalog::read(sdl, suggestions).expect("the schema's own SDL parses");
         let items = usize::try_from(CACHE_BYTES / (16 * 1024)).unwrap_or(1024);
-        Self { catalog, limits, cache: Cache::with_weighter(items, CACHE_BYTES, ByText) }
+        Self { catalog, limits, cache: Cache::with_weighter(items, CACHE_BYTES, ByLength) }
     }
 
     /// The limits.
@@ -104,21 +128,57 @@ impl Documents {
         &self.limits
     }
 
-    /// Checks a request. `strict` is the schema that validates; it is not executed.
-    pub fn prepare(
+    /// The document with this text, remembered from before or checked now. `key` is that of the text.
+    ///
+    /// # Errors
+    /// What is wrong with the document.
+    pub(super) fn document(&self, text: &str, key: &Key) -> Result<Arc<Document>, Failure> {
+        if let Some(document) = self.cache.get(key) {
+            return Ok(document);
+        }
+        let document = Arc::new(self.check(text, key)?);
+        self.remember(key, &document);
+        Ok(document)
+    }
+
+    fn remember(&self, key: &Key, document: &Arc<Document>) {
+        if document.length <= MAX_CACHED_TEXT {
+            self.cache.insert(*key, Arc::clone(document));
+        }
+    }
+
+    /// Lets a document be asked for by its hash alone, for as long as it is remembered.
+    pub(super) fn register(document: &Document) {
+        document.registered.store(true, Ordering::Relaxed);
+    }
+
+    /// The document that was registered under this hash.
+    pub(super) fn registered(&self, key: &Key) -> Option<Arc<Document>> {
+        self.cache.get(key).filter(|document| document.registered.load(Ordering::Relaxed))
+    }
+
+    /// Checks a whole request as it is checked before it is executed.
+    ///
+    /// # Errors
+    /// What is wrong with its document, its choice of an operation, or its variables.
+    pub fn request(&self, text: &str, operation_name: Option<&str>, variables: Variables) -> Result<Prepared, Failure> {
+        self.prepare(&*self.document(text, &key(text))?, operation_name, variables)
+    }
+
+    /// Chooses the operation of a document and coerces its variables.
+    ///
+    /// # Errors
+    /// What is wrong with the choice or the variables.
+    pub(super) fn prepare(
         &self,
-        strict: &impl Executor,
-        query: &str,
+        document: &Document,
         operation_name: Option<&str>,
         variables: Variables,
     ) -> Result<Prepared, Failure> {
-        let document = match self.cache.get(query) {
-            Some(document) => document,
-            None => self.admit(strict, query)?,
-        };
         let operation = document.choose(operation_name)?;
         let definition = operation.definition();
-        let variables = variables::coerce(&self.catalog, definition, variables, self.limits.variable_depth)?;
+        let variables =
+            variables::coerce(&self.catalog, definition, &operation.ids, variables, self.limits.variable_depth)?;
         let cost = if operation.complexity.depends_on_variables {
             complexity(&operation.executable, definition, &self.catalog, &variables)
         } else {
@@ -131,28 +191,20 @@ impl Documents {
             );
             return Err(Failure::limit(Code::QueryTooComplex, message));
         }
-        Ok(Prepared { operation: Arc::clone(operation), variables })
+        Ok(Prepared { operation: Arc::clone(operation), cost: cost.value, variables, is_trusted: false })
     }
 
-    /// Reads and checks a document that is seen for the first time.
-    fn admit(&self, strict: &impl Executor, query: &str) -> Result<Arc<Document>, Failure> {
-        lexer::check(query, &self.limits)?;
-        let mut parsed = parse_query(query).map_err(|error| syntax_error(&error))?;
+    /// Reads and checks a document, and does not remember it.
+    pub(super) fn check(&self, query: &str, key: &Key) -> Result<Document, Failure> {
+        let text = lexer::check(query, &self.limits)?;
+        let parsed = parse(&text)?;
         let shapes = limits::check(&parsed, &self.catalog, &self.limits)?;
-        for (_, operation) in parsed.operations.iter() {
-            variables::check_definitions(&self.catalog, &operation.node)?;
-        }
-        wrap_typenames(&mut parsed);
-        validate(strict, &parsed)?;
-        let hash: Arc<str> = hash_prefix(query).into();
-        let operations = parsed.operations.iter().zip(shapes);
-        let operations =
-            operations.map(|((name, operation), shape)| self.operation(&parsed, name, operation, shape, &hash));
-        let document = Arc::new(Document { operations: operations.collect() });
-        if query.len() <= MAX_CACHED_TEXT {
-            self.cache.insert(query.into(), Arc::clone(&document));
-        }
-        Ok(document)
+        let ids = rules::check(&parsed, &self.catalog)?;
+        let hash: Arc<str> = hex(&key[..8]).into();
+        let operations = parsed.operations.iter().zip(shapes).zip(ids);
+        let operations = operations
+            .map(|(((name, operation), shape), ids)| self.operation(&parsed, name, operation, (shape, ids), &hash));
+        Ok(Document { operations: operations.collect(), length: query.len(), registered: AtomicBool::new(false) })
     }
 
     fn operation(
@@ -160,7 +212,7 @@ impl Documents {
         document: &ExecutableDocument,
         name: Option<&Name>,
         operation: &Positioned<OperationDefinition>,
-        shape: Shape,
+        (shape, ids): (Shape, Vec<IdUse>),
         hash: &Arc<str>,
     ) -> Arc<Operation> {
         let mut operation = operation.clone();
@@ -181,6 +233,7 @@ impl Documents {
             needs_viewer: shape.needs_viewer,
             complexity,
             merging,
+            ids,
             executable: ExecutableDocument { operations: DocumentOperations::Single(operation), fragments },
         })
     }
@@ -214,28 +267,6 @@ impl Operation {
             DocumentOperations::Multiple(_) => unreachable!("operations are kept as single ones"),
         }
     }
-}
-
-/// The parser's message is a drawing of several lines; its last one says what was expected.
-fn syntax_error(error: &parser::Error) -> Failure {
-    let what = match error {
-        parser::Error::Syntax { message, .. } => {
-            let expected = message.lines().rev().find_map(|line| line.trim_start().strip_prefix("= "));
-            expected.unwrap_or("unexpected text").to_owned()
-        }
-        other => other.to_string().trim_end_matches('.').to_owned(),
-    };
-    Failure::syntax(&what, error.positions().next())
-}
-
-/// The first 16 digits of the SHA-256.
-pub(super) fn hash_prefix(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(8).fold(String::new(), |mut hex, byte| {
-        let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
-        hex.extend([digit(byte >> 4), digit(byte & 15)]);
-        hex
-    })
 }
 
 /// The names of the fragments that are reached from a selection set.
@@ -288,7 +319,8 @@ fn merges(set: &SelectionSet, fragments: &HashMap<Name, Positioned<FragmentDefin
     false
 }
 
-/// Puts the fields of fragments at the root of a subscription into the root: the engine looks for fields only.
+/// Puts the fields of fragments at the root of a subscription into the root: the engine looks for fields only, and would
+/// make a stream of each. They are one field (`rules`), which selects what all of them select.
 fn flatten(set: &mut SelectionSet, fragments: &HashMap<Name, Positioned<FragmentDefinition>>) {
     let mut fields = Vec::new();
     for selection in std::mem::take(&mut set.items) {
@@ -306,6 +338,14 @@ fn flatten(set: &mut SelectionSet, fragments: &HashMap<Name, Positioned<Fragment
         flatten(&mut inner, fragments);
         fields.append(&mut inner.items);
     }
+    fields.dedup_by(|next, first| match (&mut next.node, &mut first.node) {
+        (Selection::Field(next), Selection::Field(first)) => {
+            let more = std::mem::take(&mut next.node.selection_set.node.items);
+            first.node.selection_set.node.items.extend(more);
+            true
+        }
+        _ => false,
+    });
     set.items = fields;
 }
 
@@ -344,24 +384,23 @@ mod tests {
 
     struct Fixture {
         documents: Documents,
-        strict: Toy,
         fast: Toy,
     }
 
     impl Fixture {
         fn new() -> Self {
-            let build = |mode| Schema::build(Root, EmptyMutation, Events).validation_mode(mode).finish();
-            let strict = build(ValidationMode::Strict);
-            Self {
-                documents: Documents::new(&strict.sdl(), Limits::default()),
-                strict,
-                fast: build(ValidationMode::Fast),
-            }
+            let fast = Schema::build(Root, EmptyMutation, Events).validation_mode(ValidationMode::Fast).finish();
+            Self { documents: Documents::new(&fast.sdl(), Limits::default(), true), fast }
         }
 
         fn prepare(&self, query: &str, variables: serde_json::Value) -> Result<Prepared, String> {
-            let prepared = self.documents.prepare(&self.strict, query, None, Variables::from_json(variables));
+            let document = self.document(query)?;
+            let prepared = self.documents.prepare(&document, None, Variables::from_json(variables));
             prepared.map_err(|failure| failure.code())
+        }
+
+        fn document(&self, query: &str) -> Result<Arc<Document>, String> {
+            self.documents.document(query, &key(query)).map_err(|failure| failure.code())
         }
 
         async fn run(&self, query: &str, variables: serde_json::Value) -> serde_json::Value {
@@ -395,13 +434,35 @@ mod tests {
     }
 
     #[test]
+    fn only_registered_documents_are_found_by_their_hash() {
+        let fixture = Fixture::new();
+        let text = "{ number }";
+        assert!(fixture.documents.registered(&key(text)).is_none());
+        let document = fixture.document(text).expect("it is valid");
+        assert!(fixture.documents.registered(&key(text)).is_none(), "whoever sends a text does not register it");
+        Documents::register(&document);
+        assert!(fixture.documents.registered(&key(text)).is_some());
+        assert!(fixture.documents.registered(&key("{ number } ")).is_none());
+    }
+
+    /// Whoever registers a hundred thousand documents, short or long, takes no more memory than is meant for all.
+    #[test]
     fn the_memory_is_bounded() {
-        let cache = &Fixture::new().documents.cache;
-        for number in 0..1_000 {
-            let text = format!("{number} {}", "x".repeat(MAX_CACHED_TEXT - 10));
-            cache.insert(text.into(), Arc::new(Document { operations: Vec::new() }));
+        let documents = Fixture::new().documents;
+        let numbered = |number: usize| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_le_bytes());
+            key
+        };
+        for number in 0..100_000_usize {
+            let length = if number % 2 == 0 { 20 } else { MAX_CACHED_TEXT - 10 };
+            let document = Document { operations: Vec::new(), length, registered: AtomicBool::new(true) };
+            documents.remember(&numbered(number), &Arc::new(document));
         }
-        assert!(!cache.is_empty() && cache.weight() <= CACHE_BYTES);
+        assert!(!documents.cache.is_empty() && documents.cache.weight() <= CACHE_BYTES);
+        assert!(documents.cache.len() <= 32 * 1024, "{}", documents.cache.len());
+        let found = (0..100_000).filter(|number| documents.registered(&numbered(*number)).is_some()).count();
+        assert!(found > 0 && found == documents.cache.len(), "{found}");
     }
 
     #[tokio::test]
@@ -412,6 +473,14 @@ mod tests {
         let prepared = fixture.prepare(query, json!({})).expect("it is valid");
         let events: Vec<_> = fixture.fast.execute_stream(prepared.into_request()).collect().await;
         assert_eq!(events.len(), 2);
+        let twice = fixture.prepare("subscription { events ...f } fragment f on Events { events }", json!({}));
+        let events: Vec<_> = fixture.fast.execute_stream(twice.expect("it is valid").into_request()).collect().await;
+        assert_eq!(events.len(), 2);
+        for two in
+            ["subscription { events e: events }", "subscription { events ...f } fragment f on Events { e: events }"]
+        {
+            assert!(fixture.prepare(two, json!({})).is_err(), "{two}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ const MAX_MESSAGE: usize = 500;
 /// A document can have thousands of mistakes; this many are told.
 const MAX_ERRORS: usize = 20;
 
-/// How async-graphql begins the messages about arguments that it finds wrong during execution.
+/// How async-graphql begins the messages about arguments that it finds wrong during execution. Values are checked before
+/// (`values`), so none is expected; if one comes, its words are for the log.
 const ARGUMENT_ERRORS: [&str; 3] = ["Failed to parse \"", "Expected input type \"", "Invalid value"];
 
 /// Prepares errors for sending. Causes of internal errors are logged here, once.
@@ -24,7 +25,13 @@ pub(super) fn finish(errors: &mut Vec<ServerError>, request_id: &str) {
             Some(_) => {}
             None if has_code(error) => {}
             None if error.source.is_none() && is_about_an_argument(error) => {
-                set(error, "code", Code::BadInput.as_str());
+                tracing::warn!(
+                    request_id,
+                    message = error.message,
+                    "a value passed our checks and the engine refuses it"
+                );
+                "An argument of this field has a value that its type does not take.".clone_into(&mut error.message);
+                set(error, "code", Code::InvalidArgument.as_str());
             }
             None => {
                 log_internal(request_id, &error.path, &error.message);
@@ -127,8 +134,13 @@ mod tests {
 
     #[test]
     fn argument_errors_of_the_engine_are_the_callers() {
-        let text = finished(ServerError::new(format!("Failed to parse \"Int\": {}", "é".repeat(9_000)), None));
-        assert!(text.contains("BAD_INPUT"), "{text}");
+        let text = finished(ServerError::new("Failed to parse \"Int\": hunter2", None));
+        assert!(text.contains("INVALID_ARGUMENT") && !text.contains("parse"), "{text}");
+    }
+
+    #[test]
+    fn long_messages_are_cut() {
+        let text = finished(super::super::failure::coded(Code::InvalidArgument, "é".repeat(9_000), None));
         assert!(text.len() < 800, "{}", text.len());
     }
 

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use async_graphql::Response;
 use async_graphql::parser::types::OperationType;
-use async_graphql::{Response, ServerError};
 use axum::extract::ConnectInfo;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -16,16 +16,23 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{BoxStream, StreamExt as _};
 use tokio::task::coop::unconstrained;
 
+use super::charge::Charge;
 use super::document::{Operation, Prepared};
 use super::errors;
 use super::failure::Failure;
+use super::persisted;
+pub(super) use super::record::Record;
 use super::request::Params;
 use crate::error::{Code, Error};
+use crate::graphql::follow::Progress;
 use crate::graphql::{Credentials, Session};
 use crate::http::Edge;
-use crate::http::client_address;
+use crate::http::observe::Traced;
 use crate::http::request_id::RequestId;
+use crate::telemetry::trace::Scope;
 
+/// The extension of an answer with the id of the event: a client that comes back with it misses nothing.
+pub(super) const EVENT_ID: &str = "eventId";
 /// How long a query or a mutation may take.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,6 +47,14 @@ pub(in crate::http) struct Caller {
     pub(in crate::http) request_id: String,
     /// The client's address.
     pub(in crate::http) ip: Option<IpAddr>,
+    /// Which program it is, as it says itself.
+    pub(in crate::http) client: Option<String>,
+    /// The id of the last event that the client has, when it comes back to a subscription.
+    pub(in crate::http) last_event_id: Option<String>,
+    /// Whether answers are to say what they cost: the header `GraphQL-Cost: 1`.
+    pub(in crate::http) wants_cost: bool,
+    /// Where the request belongs in the traces.
+    pub(in crate::http) traced: Option<Scope>,
 }
 
 impl Caller {
@@ -47,13 +62,17 @@ impl Caller {
     pub(in crate::http) fn of(parts: &Parts, edge: &Edge) -> Self {
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let trusted = &edge.settings.trusted_proxies;
-        let ip = peer.map(|ConnectInfo(peer)| client_address::of(peer.ip(), &parts.headers, trusted));
+        let ip = peer.map(|ConnectInfo(peer)| edge.settings.proxies.client(peer.ip(), &parts.headers));
         Self {
             authorization: text(&parts.headers, AUTHORIZATION.as_str()),
             organization: text(&parts.headers, "x-organization-id"),
             request_id,
             ip,
+            client: persisted::client_name(&parts.headers),
+            // Empty: the client begins (HTML, section 9.2.5).
+            last_event_id: text(&parts.headers, "last-event-id").filter(|id| !id.is_empty()),
+            wants_cost: parts.headers.get("graphql-cost").is_some_and(|value| value == "1"),
+            traced: parts.extensions.get::<Traced>().map(|traced| traced.0.clone()),
         }
     }
 
@@ -79,13 +98,26 @@ pub(super) struct Admitted {
     pub(super) operation: Arc<Operation>,
     /// Whose it is.
     pub(super) session: Arc<Session>,
+    /// How far its stream has come, where it is one.
+    pub(super) progress: Arc<Progress>,
     prepared: Prepared,
+    charge: Charge,
+    wants_cost: bool,
 }
 
-/// Checks the document: what it is, not yet who sent it.
-pub(super) fn prepare(edge: &Edge, params: Params) -> Result<Prepared, Failure> {
-    let Params { query, operation_name, variables } = params;
-    let prepared = edge.documents.prepare(&edge.schemas.strict, &query, operation_name.as_deref(), variables)?;
+impl Admitted {
+    /// Whether it is a query of a document that a manifest has: its answers may be kept by the client.
+    pub(super) fn is_trusted_query(&self) -> bool {
+        self.prepared.is_trusted && self.operation.ty == OperationType::Query
+    }
+}
+
+/// Finds the document and checks it: what it is, not yet whether the caller may execute it.
+pub(super) fn prepare(edge: &Edge, caller: &Caller, params: Params) -> Result<Prepared, Failure> {
+    let Params { document, operation_name, variables } = params;
+    let found = edge.persisted.find(edge, caller.client.as_deref(), document)?;
+    let mut prepared = edge.documents.prepare(&found.document, operation_name.as_deref(), variables)?;
+    prepared.is_trusted = found.is_trusted;
     if prepared.operation.introspects && !edge.settings.introspection {
         let message = "Introspection is switched off here: use the published schema.graphql.";
         return Err(Failure::document(Code::IntrospectionDisabled, message, None));
@@ -93,19 +125,28 @@ pub(super) fn prepare(edge: &Edge, params: Params) -> Result<Prepared, Failure> 
     Ok(prepared)
 }
 
-/// Checks the credentials, and that only introspection goes without.
+/// Checks the credentials, that only introspection goes without, and that there is enough to pay for it.
 pub(super) async fn authorize(edge: &Arc<Edge>, caller: &Caller, prepared: Prepared) -> Result<Admitted, Failure> {
     let session = caller.open(edge).await?;
     if prepared.operation.needs_viewer && session.is_anonymous() {
         return Err(Error::Unauthenticated.into());
     }
-    Ok(Admitted { operation: Arc::clone(&prepared.operation), session, prepared })
+    let charge = Charge::take(edge, &session, &prepared)?;
+    let progress = Arc::new(Progress::new(caller.last_event_id.clone()));
+    Ok(Admitted {
+        operation: Arc::clone(&prepared.operation),
+        session,
+        progress,
+        prepared,
+        charge,
+        wants_cost: caller.wants_cost,
+    })
 }
 
 /// Executes a query or a mutation.
 pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -> Result<Response, Failure> {
-    let Admitted { session, prepared, .. } = admitted;
-    record.session = Some(Arc::clone(&session));
+    let Admitted { session, prepared, mut charge, wants_cost, .. } = admitted;
+    record.executes(&session);
     let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
     // Without tokio's budget of 128 operations per poll: it would interrupt a long list in the middle of handing its
     // keys to a loader, and one batch would become several.
@@ -115,10 +156,16 @@ pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -
     if let Some(organization) = session.entered() {
         edge.services.calls.add(organization, edge.services.clock.now());
     }
+    charge.settle();
     match outcome {
         Ok(Ok(mut response)) => {
+            if wants_cost {
+                let standing = charge.standing();
+                response.extensions.insert("cost".to_owned(), standing.to_value());
+                record.standing = Some(standing);
+            }
             errors::finish(&mut response.errors, &record.request_id);
-            record.errors += response.errors.len();
+            record.note(&response.errors);
             Ok(response)
         }
         Ok(Err(_)) => Err(panicked().into()),
@@ -128,7 +175,8 @@ pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -
 
 /// Executes any operation as a stream of answers: one for queries and mutations, events for subscriptions.
 ///
-/// The stream ends, with an error that says so, when the token expires. Dropping it stops the execution.
+/// The stream ends, with an error that says so, when the token expires. Dropping it stops the execution. Answers of subscriptions
+/// have the [id](EVENT_ID) of their event.
 pub(super) fn stream(edge: &Arc<Edge>, admitted: Admitted, mut record: Record) -> BoxStream<'static, Response> {
     record.status = StatusCode::OK;
     if admitted.operation.ty != OperationType::Subscription {
@@ -139,12 +187,13 @@ pub(super) fn stream(edge: &Arc<Edge>, admitted: Admitted, mut record: Record) -
         };
         return futures_util::stream::once(answer).boxed();
     }
-    let Admitted { session, prepared, .. } = admitted;
-    record.session = Some(Arc::clone(&session));
+    let Admitted { session, progress, prepared, charge, .. } = admitted;
+    record.executes(&session);
     let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
+    let request = request.data(Arc::clone(&progress));
     let events = AssertUnwindSafe(edge.schemas.fast.execute_stream(request)).catch_unwind().boxed();
     let expiry = Box::pin(until_expiry(edge, &session));
-    let subscribed = Subscribed { events, expiry, session, record, ended: false };
+    let subscribed = Subscribed { events, expiry, session, progress, charge, record, ended: false };
     futures_util::stream::unfold(subscribed, Subscribed::next).boxed()
 }
 
@@ -152,6 +201,8 @@ struct Subscribed<E> {
     events: BoxStream<'static, std::thread::Result<Response>>,
     expiry: Pin<Box<E>>,
     session: Arc<Session>,
+    progress: Arc<Progress>,
+    charge: Charge,
     record: Record,
     ended: bool,
 }
@@ -168,11 +219,15 @@ impl<E: Future<Output = ()>> Subscribed<E> {
         };
         // Nothing of the database is held while the next event is waited for.
         self.session.close().await;
+        self.charge.settle();
         let response = match event? {
             Ok(mut response) => {
                 errors::finish(&mut response.errors, &self.record.request_id);
-                self.record.errors += response.errors.len();
-                response
+                self.record.note(&response.errors);
+                match self.progress.made() {
+                    Some(id) => response.extension(EVENT_ID, id.as_ref().into()),
+                    None => response,
+                }
             }
             Err(error) => {
                 self.ended = true;
@@ -207,81 +262,4 @@ pub(super) fn until_shutdown(edge: &Edge) -> impl Future<Output = ()> + Send + u
 
 fn panicked() -> Error {
     Error::internal("the execution panicked")
-}
-
-/// What is logged about an operation: one line when it ends, also when its client goes away before that.
-///
-/// Neither variables nor tokens are in it.
-pub(super) struct Record {
-    /// The request's id.
-    pub(super) request_id: String,
-    /// The status of the answer.
-    pub(super) status: StatusCode,
-    /// The session, for its statements.
-    session: Option<Arc<Session>>,
-    operation: Option<Arc<Operation>>,
-    transport: &'static str,
-    errors: usize,
-    started: Instant,
-}
-
-impl Record {
-    /// From now.
-    pub(super) fn start(request_id: &str, transport: &'static str) -> Self {
-        Self {
-            request_id: request_id.to_owned(),
-            // Nginx's status for a client that went away, which is what happened if no other is put here.
-            status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
-            session: None,
-            operation: None,
-            transport,
-            errors: 0,
-            started: Instant::now(),
-        }
-    }
-
-    /// Which operation it is.
-    pub(super) fn is(&mut self, operation: &Arc<Operation>) {
-        self.operation = Some(Arc::clone(operation));
-    }
-
-    /// The errors of a failure, ready to be sent.
-    pub(super) fn settle(&mut self, failure: Failure) -> Vec<ServerError> {
-        self.status = failure.status();
-        let mut errors = failure.into_errors();
-        errors::finish(&mut errors, &self.request_id);
-        self.errors += errors.len();
-        errors
-    }
-
-    /// Milliseconds so far.
-    pub(super) fn milliseconds(&self) -> f64 {
-        self.started.elapsed().as_secs_f64() * 1000.0
-    }
-
-    /// SQL statements and round trips so far.
-    pub(super) fn traffic(&self) -> (u32, u32) {
-        let traffic = self.session.as_ref().map(|session| session.traffic());
-        traffic.map_or((0, 0), |traffic| (traffic.statements(), traffic.round_trips()))
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let operation = self.operation.as_deref();
-        let (statements, round_trips) = self.traffic();
-        tracing::info!(
-            request_id = self.request_id,
-            transport = self.transport,
-            operation = operation.and_then(|operation| operation.name.as_deref()).unwrap_or_default(),
-            r#type = operation.map(|operation| operation.ty.to_string()).unwrap_or_default(),
-            document = operation.map(|operation| &*operation.hash).unwrap_or_default(),
-            status = self.status.as_u16(),
-            errors = self.errors,
-            ms = (self.milliseconds() * 100.0).round() / 100.0,
-            statements,
-            round_trips,
-            "graphql"
-        );
-    }
 }

@@ -1,4 +1,4 @@
-//! `GET` and `POST /graphql`: GraphQL over HTTP, sections 5 "Request" and 6 "Response".
+//! `GET`, `POST` and `QUERY /graphql`: GraphQL over HTTP, sections 5 "Request" and 6 "Response"; RFC 10008 for `QUERY`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,18 +6,20 @@ use std::time::Duration;
 use async_graphql::parser::types::OperationType;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
-use super::answer;
 use super::execute::{self, Admitted, Caller, Record};
 use super::failure::Failure;
 use super::negotiate::{self, Accept, Media};
 use super::request::Params;
 use super::sse;
+use super::{answer, caching};
 use crate::error::Code;
 use crate::http::Edge;
 use crate::http::request_id;
@@ -25,13 +27,25 @@ use crate::http::request_id;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const ACCEPT_QUERY: HeaderName = HeaderName::from_static("accept-query");
+const ACCEPTED_QUERIES: HeaderValue = HeaderValue::from_static("application/json");
+const METHODS: &str = "GET, POST, QUERY, OPTIONS";
+/// The method of RFC 10008: safe as GET is, with a body as POST has.
+const QUERY: &str = "QUERY";
+/// What the answer to a trusted document depends on beside its URL. `cors` adds `Origin`.
+const VARIES: &str =
+    "Accept, Authorization, X-Organization-Id, GraphQL-Client-Name, X-GraphQL-Client-Name, Apollographql-Client-Name";
 
 /// Answers a request.
 pub(super) async fn handle(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let caller = Caller::of(&parts, &edge);
-    let mut record = Record::start(&caller.request_id, "http");
-    let Some(accept) = Accept::read(&parts.headers) else {
+    let mut record = Record::start(&edge, &caller, "http");
+    if parts.method == Method::OPTIONS {
+        record.status = StatusCode::NO_CONTENT;
+        return offered(StatusCode::NO_CONTENT.into_response(), METHODS);
+    }
+    let Some(accept) = Accept::read(&parts.headers, edge.settings.statuses) else {
         let message = "Accept application/graphql-response+json, application/json or text/event-stream.";
         let failure = Failure::request(StatusCode::NOT_ACCEPTABLE, Code::NotAcceptable, message);
         return failed(Media::Json, failure, &mut record);
@@ -41,10 +55,20 @@ pub(super) async fn handle(State(edge): State<Arc<Edge>>, request: Request) -> R
         Ok((admitted, true)) => return sse::events(&edge, admitted, record),
         Ok((admitted, false)) => admitted,
         // graphql-sse: what is wrong with the document is told in the stream, where clients look for it.
-        Err(failure) if accept.whole.is_none() && failure.is_in_document() => return sse::failed(failure, record),
+        Err(failure) if accept.whole.is_none() && failure.belongs_into_a_stream() => {
+            return sse::failed(failure, record);
+        }
         Err(failure) => return failed(media, failure, &mut record),
     };
-    whole(&edge, media, admitted, record).await
+    let revalidate = (parts.method == Method::GET && admitted.is_trusted_query()).then_some(&parts.headers);
+    whole(&edge, media, admitted, revalidate, record).await
+}
+
+/// Tells which methods there are, and what a QUERY may be.
+fn offered(mut response: Response, methods: &'static str) -> Response {
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    response.headers_mut().insert(ACCEPT_QUERY, ACCEPTED_QUERIES);
+    response
 }
 
 /// All checks in their order. The answer is a stream of events if the second value says so.
@@ -57,16 +81,19 @@ async fn admit(
     record: &mut Record,
 ) -> Result<(Admitted, bool), Failure> {
     let params = read(edge, parts, body).await?;
-    let prepared = execute::prepare(edge, params)?;
-    record.is(&prepared.operation);
+    let prepared = execute::prepare(edge, caller, params)?;
+    record.is(&prepared);
     let streamed = choose_transport(&parts.method, accept, prepared.operation.ty)?;
     Ok((execute::authorize(edge, caller, prepared).await?, streamed))
 }
 
 /// Whether the answer is a stream of events.
 fn choose_transport(method: &Method, accept: Accept, ty: OperationType) -> Result<bool, Failure> {
-    if *method == Method::GET && ty == OperationType::Mutation {
-        return Err(Failure::method("POST", "Mutations change something: send them with POST."));
+    if ty == OperationType::Mutation && *method != Method::POST {
+        let failure = Failure::method("POST", "Mutations change something: send them with POST.");
+        // The draft has another status where the method is right and the document is wrong for it.
+        let is_get = *method == Method::GET;
+        return Err(if is_get { failure } else { failure.in_draft(StatusCode::UNPROCESSABLE_ENTITY) });
     }
     match ty {
         OperationType::Subscription if accept.events => Ok(true),
@@ -81,7 +108,8 @@ fn choose_transport(method: &Method, accept: Accept, ty: OperationType) -> Resul
 
 async fn read(edge: &Edge, parts: &Parts, body: Body) -> Result<Params, Failure> {
     match parts.method {
-        Method::POST => {
+        // Browsers ask before they send either from another site: POST for its content type, QUERY for the method.
+        _ if parts.method == Method::POST || parts.method.as_str() == QUERY => {
             negotiate::check_content_type(&parts.headers)?;
             let bytes = collect(&parts.headers, body, edge.documents.limits().body).await?;
             Params::from_body(&bytes)
@@ -90,11 +118,12 @@ async fn read(edge: &Edge, parts: &Parts, body: Body) -> Result<Params, Failure>
         // credentials (bearer tokens, no cookies) and changes nothing (mutations are refused), so a plain GET is let
         // through as the audits of GraphQL over HTTP expect.
         Method::GET => Params::from_uri(&parts.uri),
-        _ => Err(Failure::method("GET, POST", "Send GraphQL requests with POST, or queries with GET.")),
+        _ => Err(Failure::method(METHODS, "Send GraphQL requests with POST, or queries with GET or QUERY.")),
     }
 }
 
-async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::body::Bytes, Failure> {
+/// The body, within its limits of size and time.
+pub(super) async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::body::Bytes, Failure> {
     let too_large = || {
         let message =
             format!("The body is larger than {limit} bytes. Upload files elsewhere and split large requests.");
@@ -114,14 +143,41 @@ async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::
     }
 }
 
-async fn whole(edge: &Edge, media: Media, admitted: Admitted, mut record: Record) -> Response {
+/// Executes the operation. With the headers of a request that may be asked again, the answer tells how.
+async fn whole(
+    edge: &Edge,
+    media: Media,
+    admitted: Admitted,
+    revalidate: Option<&HeaderMap>,
+    mut record: Record,
+) -> Response {
     let response = match execute::once(edge, admitted, &mut record).await {
         Ok(response) => response,
         Err(failure) => return failed(media, failure, &mut record),
     };
-    // Executed is executed: errors of fields stand in the body, the status is 200.
-    record.status = StatusCode::OK;
-    let mut http = http(StatusCode::OK, media, answer::json(&response), &record);
+    record.status = media.executed(!response.errors.is_empty());
+    let body = answer::json(&response);
+    // What failed may succeed the next time.
+    let revalidate = revalidate.filter(|_| response.errors.is_empty());
+    let etag =
+        revalidate.map(|_| caching::etag(media.content_type(StatusCode::OK).to_str().unwrap_or_default(), &body));
+    let is_known = revalidate.zip(etag.as_ref()).is_some_and(|(headers, etag)| caching::is_known(headers, etag));
+    let mut http = if is_known {
+        record.status = StatusCode::NOT_MODIFIED;
+        http(record.status, media, Vec::new(), &record)
+    } else {
+        http(record.status, media, body, &record)
+    };
+    if let Some(etag) = etag {
+        let headers = http.headers_mut();
+        headers.insert(ETAG, etag);
+        // It holds what one viewer may see, as it is now: nobody else may keep it, and the viewer asks again.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+        headers.insert(VARY, HeaderValue::from_static(VARIES));
+        if is_known {
+            headers.remove(CONTENT_TYPE);
+        }
+    }
     if edge.settings.development {
         let (exec, (statements, round_trips)) = (record.milliseconds(), record.traffic());
         let value = format!("exec;dur={exec:.2}, db;desc=\"{statements} statements in {round_trips} round trips\"");
@@ -134,25 +190,26 @@ async fn whole(edge: &Edge, media: Media, admitted: Admitted, mut record: Record
 
 /// A response without `data`, in one piece.
 pub(super) fn failed(media: Media, failure: Failure, record: &mut Record) -> Response {
-    let allow = failure.allow();
-    let in_document = failure.is_in_document();
+    let (status, allow, is_automatic) = (media.failed(&failure), failure.allow(), failure.is_automatic());
+    let retry_after = failure.retry_after();
     let errors = record.settle(failure);
-    // Clients of `application/json` cannot tell our 400 from a proxy's, so the specification keeps 200 for them.
-    if media == Media::Json && in_document {
-        record.status = StatusCode::OK;
+    record.status = status;
+    let mut http = http(status, media, answer::json_of_errors(&errors), record);
+    if is_automatic {
+        // As Apollo's servers: the same request succeeds as soon as the document is registered.
+        let value = HeaderValue::from_static("private, no-cache, must-revalidate");
+        http.headers_mut().insert(CACHE_CONTROL, value);
     }
-    let mut http = http(record.status, media, answer::json_of_errors(&errors), record);
     if let Some(allow) = allow {
-        http.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        http = offered(http, allow);
+    } else if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        http.headers_mut().insert(ACCEPT_QUERY, ACCEPTED_QUERIES);
     }
-    match record.status {
-        StatusCode::UNAUTHORIZED => {
-            http.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        StatusCode::SERVICE_UNAVAILABLE => {
-            http.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-        }
-        _ => {}
+    if record.status == StatusCode::UNAUTHORIZED {
+        http.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(seconds) = retry_after {
+        http.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     http
 }
@@ -160,13 +217,21 @@ pub(super) fn failed(media: Media, failure: Failure, record: &mut Record) -> Res
 fn http(status: StatusCode, media: Media, body: Vec<u8>, record: &Record) -> Response {
     let mut http = (status, body).into_response();
     let headers = http.headers_mut();
-    headers.insert(CONTENT_TYPE, media.content_type());
+    headers.insert(CONTENT_TYPE, media.content_type(status));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(id) = HeaderValue::from_str(&record.request_id)
         && !id.is_empty()
     {
         headers.insert(request_id::HEADER, id);
+    }
+    if let Some((policy, limit)) = record.standing.and_then(|standing| standing.headers()) {
+        let values = [("ratelimit-policy", policy), ("ratelimit", limit)];
+        for (name, value) in values {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
     }
     http
 }

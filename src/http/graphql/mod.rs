@@ -1,15 +1,18 @@
 //! The GraphQL layer before execution: GraphQL over HTTP, graphql-sse and graphql-transport-ws.
 //!
-//! A request goes through `negotiate` and `request` (is it a request?), `lexer`, `limits`, the engine's validation,
-//! `complexity` and `variables` (all in `document`: may the document be executed?), `execute` (who asks, and may they?)
-//! and leaves through `handler`, `sse` or `ws`. Errors leave through `errors`, which gives each a code and the request's
+//! A request goes through `negotiate` and `request` (is it a request?), `lexer`, `limits`, `rules`, `complexity` and
+//! `variables` (all in `document`: may the document be executed?; `persisted` finds those that are asked for by an id or a
+//! hash), `execute` (who asks, and may they?), `charge` (can they pay for it?)
+//! and leaves through `handler`, `sse`, `reserved` or `ws`. Errors leave through `errors`, which gives each a code and the request's
 //! id and keeps causes in the log.
 //!
 //! Nothing of this is in async-graphql's own integration for axum: that executes mutations over GET and as `text/plain`,
 //! answers 200 to everything, takes batches of any length and has no limits before the parser.
 
 mod answer;
+mod caching;
 mod catalog;
+mod charge;
 mod complexity;
 mod cors;
 mod document;
@@ -20,9 +23,17 @@ mod handler;
 mod lexer;
 mod limits;
 mod negotiate;
+mod parse;
+mod persisted;
+mod record;
 mod request;
+mod reserved;
+mod rewrite;
+mod rules;
+mod slow;
 mod sse;
-mod validate;
+mod told;
+mod values;
 mod variables;
 mod ws;
 
@@ -30,7 +41,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
@@ -41,6 +52,9 @@ pub use document::{Documents, Prepared};
 pub(super) use execute::Caller;
 pub use failure::Failure;
 pub use limits::Limits;
+pub use negotiate::Statuses;
+pub use persisted::{Manifests, Persisted, PersistedConfig, TrustedMode};
+pub use slow::{Planned, SlowLog};
 
 use crate::error::Code;
 use crate::http::Edge;
@@ -50,6 +64,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .route("/graphql", any(handler::handle))
         .route("/graphql/ws", get(ws::upgrade))
+        .merge(reserved::router(Arc::clone(&edge)))
         .route("/graphql/schema.graphql", get(schema))
         .route_layer(from_fn_with_state(Arc::clone(&edge), cors))
         .with_state(edge)
@@ -58,25 +73,20 @@ pub fn router(edge: Arc<Edge>) -> Router {
 /// The SDL, where introspection is allowed.
 async fn schema(State(edge): State<Arc<Edge>>, request: Request) -> Response {
     if !edge.settings.introspection {
-        let mut record =
-            execute::Record::start(&execute::Caller::of(&request.into_parts().0, &edge).request_id, "http");
+        let caller = execute::Caller::of(&request.into_parts().0, &edge);
+        let mut record = execute::Record::start(&edge, &caller, "http");
         let message = "The schema is not published here.";
         let failure = Failure::request(StatusCode::NOT_FOUND, Code::NotFound, message);
         return handler::failed(negotiate::Media::Json, failure, &mut record);
     }
     let sdl = edge.schemas.sdl.clone();
-    let etag = format!("\"{}\"", document::hash_prefix(&sdl));
-    let known = request.headers().get_all(IF_NONE_MATCH).iter().any(|known| {
-        let known = known.to_str().unwrap_or_default();
-        known.split(',').any(|known| known.trim().trim_start_matches("W/") == etag || known.trim() == "*")
-    });
+    let etag = caching::etag("sdl", sdl.as_bytes());
+    let known = caching::is_known(request.headers(), &etag);
     let body = if known { (StatusCode::NOT_MODIFIED, String::new()) } else { (StatusCode::OK, sdl) };
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
-        headers.insert(ETAG, etag);
-    }
+    headers.insert(ETAG, etag);
     response
 }

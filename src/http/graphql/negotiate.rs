@@ -13,16 +13,63 @@ pub(super) enum Media {
     Json,
     /// `application/graphql-response+json`: statuses that tell what happened.
     GraphqlResponse,
+    /// `application/json` where the newest draft decides: what failed is answered as [`Media::DraftResponse`].
+    DraftJson,
+    /// `application/graphql-response+json` with the statuses of the newest draft.
+    DraftResponse,
 }
 
 impl Media {
-    /// The header `Content-Type`.
-    pub(super) fn content_type(self) -> HeaderValue {
+    /// The header `Content-Type` of an answer with this status.
+    pub(super) fn content_type(self, status: StatusCode) -> HeaderValue {
         HeaderValue::from_static(match self {
-            Self::Json => "application/json; charset=utf-8",
-            Self::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
+            Self::Json => JSON,
+            Self::DraftJson if status.is_success() => JSON,
+            Self::GraphqlResponse | Self::DraftJson | Self::DraftResponse => RESPONSE,
         })
     }
+
+    /// The status of an answer without `data`.
+    pub(super) fn failed(self, failure: &Failure) -> StatusCode {
+        match self {
+            // Clients of `application/json` cannot tell our 400 from a proxy's, so 200 is kept for them.
+            Self::Json if failure.is_in_document() => StatusCode::OK,
+            Self::Json | Self::GraphqlResponse => failure.status(),
+            Self::DraftJson | Self::DraftResponse => failure.draft_status(),
+        }
+    }
+
+    /// The status of an answer with `data`: errors of fields stand in the body, and only the draft has a status for them.
+    pub(super) fn executed(self, has_errors: bool) -> StatusCode {
+        match StatusCode::from_u16(PARTIAL_SUCCESS) {
+            Ok(partial) if has_errors && self == Self::DraftResponse => partial,
+            _ => StatusCode::OK,
+        }
+    }
+
+    /// The same under the newest draft.
+    fn draft(self) -> Self {
+        match self {
+            Self::Json | Self::DraftJson => Self::DraftJson,
+            Self::GraphqlResponse | Self::DraftResponse => Self::DraftResponse,
+        }
+    }
+}
+
+const JSON: &str = "application/json; charset=utf-8";
+const RESPONSE: &str = "application/graphql-response+json; charset=utf-8";
+
+/// "Partial Success": a status that the draft of GraphQL over HTTP has defined for itself.
+const PARTIAL_SUCCESS: u16 = 294;
+
+/// Which edition of GraphQL over HTTP the statuses of answers follow, for clients that do not say.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Statuses {
+    /// What the audits of npm `graphql-http` hold servers to: 400 for every wrong document.
+    #[default]
+    Released,
+    /// The draft of August 2026: 422 for wrong documents that can be parsed, 294 for partial success.
+    Draft,
 }
 
 /// What the client accepts.
@@ -38,20 +85,26 @@ impl Accept {
     /// Reads the header. `None` when nothing of what we can send is acceptable.
     ///
     /// Where the client has no preference the media type with meaningful statuses wins, but `*/*` and no header at all
-    /// mean `application/json`, as clients from before that media type expect.
-    pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
-        let ranges: Vec<(String, f32)> =
+    /// mean `application/json`, as clients from before that media type expect. `status=draft` behind that media type asks
+    /// for the statuses of the newest draft.
+    pub(super) fn read(headers: &HeaderMap, statuses: Statuses) -> Option<Self> {
+        let ranges: Vec<Range> =
             headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(ranges).collect();
+        let under = |media: Media| if statuses == Statuses::Draft { media.draft() } else { media };
         if ranges.is_empty() {
-            return Some(Self { whole: Some(Media::Json), events: false });
+            return Some(Self { whole: Some(under(Media::Json)), events: false });
         }
-        let exact = |media: &str| ranges.iter().find(|(range, _)| range == media).map(|(_, quality)| *quality);
+        let exact = |media: &str| ranges.iter().find(|range| range.media == media).map(|range| range.quality);
         let wild = exact("application/*").or_else(|| exact("*/*"));
         let json = exact("application/json").or(wild).unwrap_or(0.0);
-        let response = exact("application/graphql-response+json");
+        let response = ranges.iter().filter(|range| range.media == "application/graphql-response+json");
+        // Of two ranges that are as good as each other the more specific one counts.
+        let response = response.max_by(|a, b| a.quality.total_cmp(&b.quality).then(a.draft.cmp(&b.draft)));
         let whole = match response {
-            Some(quality) if quality > 0.0 && quality >= json => Some(Media::GraphqlResponse),
-            _ if json > 0.0 => Some(Media::Json),
+            Some(range) if range.quality > 0.0 && range.quality >= json => {
+                Some(if range.draft { Media::DraftResponse } else { under(Media::GraphqlResponse) })
+            }
+            _ if json > 0.0 => Some(under(Media::Json)),
             _ => None,
         };
         let events = exact("text/event-stream").is_some_and(|quality| quality > 0.0);
@@ -59,25 +112,33 @@ impl Accept {
     }
 }
 
-/// The media ranges of one `Accept` header with their qualities.
-fn ranges(header: &str) -> Vec<(String, f32)> {
+/// A media range of `Accept`.
+struct Range {
+    media: String,
+    quality: f32,
+    /// Whether the statuses of the newest draft are asked for.
+    draft: bool,
+}
+
+/// The media ranges of one `Accept` header.
+fn ranges(header: &str) -> Vec<Range> {
     let items = header.split(',').map(str::trim).filter(|item| !item.is_empty());
     items
         .map(|item| {
             let mut parts = item.split(';').map(str::trim);
-            let range = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let mut quality = 1.0;
+            let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let mut range = Range { media, quality: 1.0, draft: false };
             for parameter in parts {
-                if let Some(value) = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q=")) {
-                    quality = value.trim().parse().unwrap_or(0.0);
-                } else if let Some(charset) = parameter.to_ascii_lowercase().strip_prefix("charset=")
-                    && charset.trim_matches('"') != "utf-8"
-                {
+                let parameter = parameter.to_ascii_lowercase();
+                match parameter.split_once('=').map(|(name, value)| (name, value.trim().trim_matches('"'))) {
+                    Some(("q", value)) => range.quality = value.parse().unwrap_or(0.0),
                     // There is no answer in another encoding.
-                    quality = 0.0;
+                    Some(("charset", value)) if value != "utf-8" => range.quality = 0.0,
+                    Some(("status", "draft")) => range.draft = true,
+                    _ => {}
                 }
             }
-            (range, quality)
+            range
         })
         .collect()
 }
@@ -118,13 +179,14 @@ mod tests {
     fn accept(value: &str) -> Option<(Option<Media>, bool)> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_str(value).expect("a header value"));
-        Accept::read(&headers).map(|accept| (accept.whole, accept.events))
+        Accept::read(&headers, Statuses::Released).map(|accept| (accept.whole, accept.events))
     }
 
     #[test]
     fn accepted_media_types() {
-        use Media::{GraphqlResponse, Json};
-        assert_eq!(Accept::read(&HeaderMap::new()), Some(Accept { whole: Some(Json), events: false }));
+        use Media::{DraftResponse, GraphqlResponse, Json};
+        let read = |headers| Accept::read(headers, Statuses::Released);
+        assert_eq!(read(&HeaderMap::new()), Some(Accept { whole: Some(Json), events: false }));
         for (value, expected) in [
             ("", Some((Some(Json), false))),
             ("*/*", Some((Some(Json), false))),
@@ -140,6 +202,22 @@ mod tests {
             ("application/graphql-response+json;q=0.5, application/json", Some((Some(Json), false))),
             ("application/graphql-response+json;q=0, */*", Some((Some(Json), false))),
             ("application/json;q=0, */*", None),
+            ("application/graphql-response+json;status=draft", Some((Some(DraftResponse), false))),
+            ("application/graphql-response+json; Status=\"draft\";q=0.9", Some((Some(DraftResponse), false))),
+            ("application/graphql-response+json;status=other", Some((Some(GraphqlResponse), false))),
+            (
+                "application/graphql-response+json, application/graphql-response+json;status=draft",
+                Some((Some(DraftResponse), false)),
+            ),
+            (
+                "application/graphql-response+json;status=draft, application/graphql-response+json",
+                Some((Some(DraftResponse), false)),
+            ),
+            (
+                "application/graphql-response+json, application/graphql-response+json;status=draft;q=0.5",
+                Some((Some(GraphqlResponse), false)),
+            ),
+            ("application/json;status=draft", Some((Some(Json), false))),
             ("text/event-stream", Some((None, true))),
             ("application/json, multipart/mixed, text/event-stream", Some((Some(Json), true))),
             ("text/html", None),
@@ -147,6 +225,19 @@ mod tests {
             ("application/json;q=nonsense", None),
         ] {
             assert_eq!(accept(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_setting_decides_for_clients_that_do_not_say() {
+        for (accept, expected) in [
+            ("*/*", Media::DraftJson),
+            ("application/json", Media::DraftJson),
+            ("application/graphql-response+json", Media::DraftResponse),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+            let read = Accept::read(&headers, Statuses::Draft).expect("acceptable");
+            assert_eq!(read.whole, Some(expected), "{accept}");
         }
     }
 

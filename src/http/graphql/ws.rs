@@ -27,7 +27,9 @@ use super::execute::{self, Caller, Record};
 use super::failure::Failure;
 use super::handler;
 use super::negotiate::Media;
+use super::persisted::is_client_header;
 use super::request::Params;
+use super::reserved;
 use crate::error::{Code, Error};
 use crate::http::Edge;
 use crate::json::Json as _;
@@ -53,7 +55,7 @@ pub(super) async fn upgrade(State(edge): State<Arc<Edge>>, request: Request) -> 
     let (mut parts, _) = request.into_parts();
     let caller = Caller::of(&parts, &edge);
     let refuse = |status, code, message: String| {
-        let mut record = Record::start(&caller.request_id, "ws");
+        let mut record = Record::start(&edge, &caller, "ws");
         handler::failed(Media::Json, Failure::request(status, code, message), &mut record)
     };
     if !may_open_socket(&edge.settings.cors_origins, &parts.headers) {
@@ -240,6 +242,8 @@ impl Connection {
                     let slot = match name.to_ascii_lowercase().as_str() {
                         "authorization" => &mut self.caller.authorization,
                         "organization" | "x-organization-id" => &mut self.caller.organization,
+                        // Not a credential, so what is no string is no name.
+                        name if is_client_header(name) && value.is_string() => &mut self.caller.client,
                         _ => continue,
                     };
                     match value {
@@ -262,6 +266,10 @@ impl Connection {
                 Close::new(4403, "Forbidden")
             }
         })?;
+        if session.is_anonymous() {
+            // Clients try again after 4403, where a new token may help, and not after this.
+            return Err(Close::new(4401, "Unauthorized"));
+        }
         self.expiry = Box::pin(execute::until_expiry(&self.edge, &session));
         self.acknowledged = true;
         Ok(json!({ "type": "connection_ack" }))
@@ -281,21 +289,24 @@ impl Connection {
         let Some(Json::Object(payload)) = message.remove("payload") else {
             return Err(Close::bad_message("`subscribe` has no `payload`"));
         };
-        let params = Params::from_members(payload).map_err(|failure| {
+        let refused = |failure: Failure| {
             Close(4400, failure.errors().first().map(|error| error.message.clone()).unwrap_or_default().into())
-        })?;
+        };
+        let last_event_id = reserved::extension(&payload, "lastEventId").map_err(refused)?;
+        let params = Params::from_members(payload).map_err(refused)?;
         self.started += 1;
         let request_id = format!("{}-{}", self.caller.request_id, self.started);
         if self.operations.len() >= MAX_OPERATIONS {
             let message =
                 format!("The socket has {MAX_OPERATIONS} operations already. Complete some, or open another socket.");
             let failure = Failure::limit(Code::TooManySubscriptions, message);
-            let errors = Record::start(&request_id, "ws").settle(failure);
+            let caller = Caller { request_id, ..self.caller.clone() };
+            let errors = Record::start(&self.edge, &caller, "ws").settle(failure);
             return Ok(Some(json!({ "id": id, "type": "error", "payload": errors })));
         }
         let operation = Running {
             edge: Arc::clone(&self.edge),
-            caller: Caller { request_id, ..self.caller.clone() },
+            caller: Caller { request_id, last_event_id, ..self.caller.clone() },
             id: id.clone(),
             number: self.started,
             out: self.queue.0.clone(),
@@ -317,10 +328,10 @@ struct Running {
 
 impl Running {
     async fn run(self, params: Params) {
-        let mut record = Record::start(&self.caller.request_id, "ws");
-        let admitted = match execute::prepare(&self.edge, params) {
+        let mut record = Record::start(&self.edge, &self.caller, "ws");
+        let admitted = match execute::prepare(&self.edge, &self.caller, params) {
             Ok(prepared) => {
-                record.is(&prepared.operation);
+                record.is(&prepared);
                 execute::authorize(&self.edge, &self.caller, prepared).await
             }
             Err(failure) => Err(failure),

@@ -28,7 +28,6 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
 
@@ -46,8 +45,6 @@ use ticket::Ticket;
 const MAX_BODY: usize = 256 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of a body that is too large is taken in, so that its sender gets to read the answer.
-const MAX_DRAINED: usize = 16 * 1024 * 1024;
 /// The query parameter by which a client says which change it has heard of.
 const CONFIG_ETAG: &str = "flagConfigEtag";
 /// Seconds after which a page that nobody looks at lets go of its stream.
@@ -262,7 +259,6 @@ fn is_known(headers: &HeaderMap, etag: &str) -> bool {
 async fn collect(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|announced| announced > MAX_BODY) {
-        drain(body).await;
         return Err(too_large());
     }
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
@@ -276,21 +272,6 @@ async fn collect(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
 fn too_large() -> Failure {
     let details = format!("The body is larger than {MAX_BODY} bytes: send what identifies the user, not their data.");
     Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "INVALID_CONTEXT", details)
-}
-
-/// Takes in what the client sends before it reads; a connection that is closed with unread bytes is reset, and the answer lost.
-async fn drain(body: Body) {
-    let mut stream = body.into_data_stream();
-    let draining = async {
-        let mut taken = 0;
-        while let Some(Ok(bytes)) = stream.next().await {
-            taken += bytes.len();
-            if taken > MAX_DRAINED {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(BODY_TIMEOUT, draining).await.ok();
 }
 
 fn whole(status: StatusCode, body: Vec<u8>) -> Response {

@@ -5,8 +5,6 @@
 //! address, when the row's id was made up by the adoption (never a provider's id, which may just be unknown so far),
 //! when there is exactly one such row, and never for a superadmin.
 
-use sqlx::Connection as _;
-
 use crate::db::SystemTx;
 use crate::error::{Error, Result};
 use crate::id::{Id, OrganizationId, OrganizationMemberId, UserId};
@@ -115,7 +113,8 @@ async fn link(
 
 /// Deletes the row that an early membership created, and moves its memberships to the other row. A used row stays.
 async fn give_way(effects: &mut Effects<'_>, early: UserId, other: UserId) -> Result<bool> {
-    let mut attempt = effects.tx.conn().begin().await?;
+    let conn = effects.tx.conn();
+    sqlx::raw_sql("savepoint give_way").execute(&mut *conn).await?;
     sqlx::query!(
         "update tenantry.organization_members m set user_id = $2
           where m.user_id = $1
@@ -123,18 +122,18 @@ async fn give_way(effects: &mut Effects<'_>, early: UserId, other: UserId) -> Re
         early as _,
         other as _
     )
-    .execute(&mut *attempt)
+    .execute(&mut *conn)
     .await?;
     sqlx::query!("delete from tenantry.organization_members where user_id = $1", early as _)
-        .execute(&mut *attempt)
+        .execute(&mut *conn)
         .await?;
-    match sqlx::query!("delete from tenantry.users where id = $1", early as _).execute(&mut *attempt).await {
+    match sqlx::query!("delete from tenantry.users where id = $1", early as _).execute(&mut *conn).await {
         Ok(_) => {
-            attempt.commit().await?;
+            sqlx::raw_sql("release savepoint give_way").execute(conn).await?;
             Ok(true)
         }
         Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => {
-            attempt.rollback().await?;
+            sqlx::raw_sql("rollback to savepoint give_way").execute(conn).await?;
             tracing::warn!(user = %early, "not linked to the older row with the same address: this one has been used");
             Ok(false)
         }

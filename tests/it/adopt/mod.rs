@@ -154,7 +154,7 @@ pub async fn fingerprint(database: &TestDb) -> BTreeMap<String, String> {
     let mut connection = database.superuser().await;
     let tables: Vec<String> = sqlx::query_scalar(
         "select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where c.relkind in ('r', 'p') and c.relname not in ('audit_seals', 'audit_unsealed', 'flag_changes') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and n.nspname not like 'pg\\_temp%'",
+          where c.relkind in ('r', 'p') and c.relname not in ('audit_seals', 'audit_unsealed', 'event_log', 'flag_changes') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and n.nspname not like 'pg\\_temp%'",
     )
     .fetch_all(&mut connection)
     .await

@@ -671,6 +671,13 @@ const REQUESTS: &[Request] = &[
         ids: &[("/id", "SubscriptionRoot.ticketChanged(id)")],
     },
     Request {
+        root: "ticketMessageAdded",
+        allowed: Allowed::Roles(Action::OrganizationRead),
+        document: "subscription($id: ID) { ticketMessageAdded(ticketId: $id) { message { id } } }",
+        variables: r#"{ "id": "$Ticket" }"#,
+        ids: &[("/id", "SubscriptionRoot.ticketMessageAdded(ticketId)")],
+    },
+    Request {
         root: "invitationCreate",
         allowed: Allowed::Roles(Action::InvitationWrite),
         document: "mutation($input: InvitationCreateInput!) { invitationCreate(input: $input) { invitation { email } userErrors { code field } } }",
@@ -1016,7 +1023,10 @@ async fn ask(app: &TestApp, token: Option<&str>, header: Option<&str>, request: 
         serde_json::from_str(data).unwrap_or_default()
     };
     let (answer, over_socket) = tokio::join!(over_events, over_socket);
-    if over_socket["closed"] == 4403 {
+    if over_socket["closed"] == 4401 {
+        // Without credentials a socket is not opened at all.
+        assert_eq!(codes(&answer), ["UNAUTHENTICATED"], "{}: {over_socket}", request.root);
+    } else if over_socket["closed"] == 4403 {
         // Credentials that are refused whole: the socket ends before the operation.
         assert_eq!(codes(&answer), ["ORGANIZATION_MISMATCH"], "{}: {over_socket}", request.root);
     } else {

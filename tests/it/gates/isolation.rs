@@ -13,10 +13,12 @@ use crate::support::{TestApp, TestDb};
 
 /// Tables with `organization_id` that are no entity of the API, and why.
 const NO_ENTITIES: &[(&str, &str)] = &[
+    ("api_spending", "what instances tell each other of the budgets of the API"),
     ("api_usage", "shown as the entitlement `api_calls`"),
     ("audit_horizons", "how far back the audit log reaches, for `verify`"),
     ("audit_seals", "the hash chain of the audit log, for exports and `verify`"),
     ("audit_unsealed", "what the job has yet to seal"),
+    ("event_log", "what subscriptions tell"),
     ("entitlement_grants", "shown in `Organization.entitlements`"),
     ("idempotency_keys", "the memory of mutations"),
     ("feature_flag_usage", "shown as `FeatureFlag.lastEvaluatedAt`"),

@@ -58,7 +58,7 @@ fn output(definition: &FieldDefinition) -> Field {
 
 impl Sdl {
     pub fn read() -> Self {
-        let document = async_graphql::parser::parse_schema(Schemas::build(true).sdl).expect("an SDL");
+        let document = async_graphql::parser::parse_schema(Schemas::build().sdl).expect("an SDL");
         let mut sdl = Self { objects: BTreeMap::new(), inputs: BTreeMap::new(), enums: BTreeMap::new() };
         for definition in &document.definitions {
             let TypeSystemDefinition::Type(definition) = definition else { continue };

@@ -84,7 +84,8 @@ async fn webhooks_acknowledged_survive_kill_9_and_are_done_once() {
         })
         .collect();
     let known = || acknowledged.lock().expect("a lock").len();
-    while known() < ENOUGH {
+    // Some are done by then, however slow the machine is.
+    while known() < ENOUGH || effects(&database).await.0 == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     first.kill().await.expect("kill -9");

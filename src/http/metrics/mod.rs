@@ -1,13 +1,21 @@
-//! `GET /metrics`: figures of this process, and of the inbox and the jobs as the database has them, in Prometheus' text format.
+//! `GET /metrics`: figures of this process, and of the inbox and the jobs as the database has them, in Prometheus' text format
+//! or, where the scraper prefers it, in `OpenMetrics`.
 //!
 //! Whoever asks often takes no more of the database than two statements every few seconds.
 
+mod exposition;
+mod families;
+mod operations;
+mod process;
+mod routes;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use chrono::{DateTime, Utc};
@@ -18,6 +26,19 @@ use crate::flags::Flags;
 use crate::http::Edge;
 use crate::job_runs::{self, JobState};
 use crate::webhooks::inbox::{self, Depth};
+
+pub use families::FAMILIES;
+pub use operations::{Ended, Operations, Outcome, code_label};
+pub use routes::{Routes, method_label};
+
+use exposition::Form;
+
+/// What the HTTP edge counts.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub operations: Operations,
+    pub routes: Routes,
+}
 
 /// How long the database may take for its part.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -63,8 +84,9 @@ pub fn router(edge: Arc<Edge>) -> Router {
     Router::new().route("/metrics", get(metrics)).with_state(Figures { edge, known: Arc::default() })
 }
 
-async fn metrics(State(figures): State<Figures>) -> Response {
+async fn metrics(State(figures): State<Figures>, headers: HeaderMap) -> Response {
     let edge = &figures.edge;
+    let form = Form::accepted(&headers);
     let mut text = edge.webhooks.metrics.render();
     // While the database is away its part is missing, which is what a scraper shows as a gap.
     if let Ok(Ok(known)) = tokio::time::timeout(PATIENCE, figures.known()).await {
@@ -89,11 +111,71 @@ async fn metrics(State(figures): State<Figures>) -> Response {
         render_jobs(&mut text, &known.jobs, now);
     }
     render_flags(&mut text, &edge.flags);
-    let (open, idle) = edge.services.db.usage();
+    edge.persisted.render(&mut text);
+    edge.listening.render(&mut text);
+    render_rates(&mut text, edge);
+    edge.tally.operations.render(&mut text);
+    edge.tally.routes.render(&mut text);
+    render_loads(&mut text, edge);
+    render_pools(&mut text, edge);
+    render_traces(&mut text, edge);
+    process::render(&mut text);
+    let headers = [(header::CONTENT_TYPE, form.content_type()), (header::CACHE_CONTROL, "no-store")];
+    (headers, form.write(&text)).into_response()
+}
+
+fn render_loads(text: &mut String, edge: &Edge) {
+    let loaded = edge.services.loads.so_far();
+    for (family, number) in [("batches", 0), ("keys", 1)] {
+        *text += &format!("# TYPE tenantry_loader_{family}_total counter\n");
+        for ((entity, kind), (batches, keys)) in &loaded {
+            let count = if number == 0 { batches } else { keys };
+            *text += &format!("tenantry_loader_{family}_total{{entity=\"{entity}\",kind=\"{kind}\"}} {count}\n");
+        }
+    }
+}
+
+fn render_pools(text: &mut String, edge: &Edge) {
+    let pools = edge.services.db.usage();
     text.push_str("# TYPE tenantry_database_connections gauge\n");
-    text += &format!("tenantry_database_connections{{state=\"open\"}} {open}\n");
-    text += &format!("tenantry_database_connections{{state=\"idle\"}} {idle}\n");
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4"), (header::CACHE_CONTROL, "no-store")], text).into_response()
+    for pool in &pools {
+        for (state, count) in [("in_use", pool.in_use), ("idle", pool.idle)] {
+            let labels = format!("pool=\"{}\",state=\"{state}\"", pool.name);
+            *text += &format!("tenantry_database_connections{{{labels}}} {count}\n");
+        }
+    }
+    text.push_str("# TYPE tenantry_database_connections_limit gauge\n");
+    for pool in &pools {
+        *text += &format!("tenantry_database_connections_limit{{pool=\"{}\"}} {}\n", pool.name, pool.limit);
+    }
+    let watched = || pools.iter().filter_map(|pool| Some((pool.name, pool.waits?)));
+    text.push_str("# TYPE tenantry_database_waiting gauge\n");
+    for (pool, waits) in watched() {
+        *text += &format!("tenantry_database_waiting{{pool=\"{pool}\"}} {}\n", waits.waiting());
+    }
+    text.push_str("# TYPE tenantry_database_acquire_seconds histogram\n");
+    for (pool, waits) in watched() {
+        waits.seconds.render(text, "tenantry_database_acquire_seconds", &format!("pool=\"{pool}\""));
+    }
+    text.push_str("# TYPE tenantry_database_acquire_failures_total counter\n");
+    for (pool, waits) in watched() {
+        *text += &format!("tenantry_database_acquire_failures_total{{pool=\"{pool}\"}} {}\n", waits.in_vain());
+    }
+}
+
+/// What became of spans, where traces are switched on.
+fn render_traces(text: &mut String, edge: &Edge) {
+    let Some(counts) = edge.tracer.counts() else { return };
+    text.push_str("# TYPE tenantry_trace_spans_total counter\n");
+    let outcomes = [
+        ("exported", &counts.exported),
+        ("overflowed", &counts.overflowed),
+        ("failed", &counts.failed),
+        ("too_many", &counts.too_many),
+    ];
+    for (outcome, count) in outcomes {
+        *text += &format!("tenantry_trace_spans_total{{outcome=\"{outcome}\"}} {}\n", count.load(Ordering::Relaxed));
+    }
 }
 
 /// What decides about feature flags in this process; a worker has nothing of it.
@@ -117,6 +199,24 @@ fn render_flags(text: &mut String, flags: &Flags) {
     }
     let evaluations = flags.usage.requests();
     *text += &format!("# TYPE tenantry_flags_requests_total counter\ntenantry_flags_requests_total {evaluations}\n");
+}
+
+/// What operations cost, what was refused, and who waits for a connection.
+fn render_rates(text: &mut String, edge: &Edge) {
+    let (rates, db) = (&edge.rates, &edge.services.db);
+    *text += &format!("# TYPE tenantry_api_cost_total counter\ntenantry_api_cost_total {}\n", rates.charged());
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let refusals = &rates.refusals;
+    *text += "# TYPE tenantry_api_refusals_total counter\n";
+    for (reason, count) in [
+        ("credential", of(&refusals.credential)),
+        ("organization", of(&refusals.organization)),
+        ("too_expensive", of(&refusals.too_expensive)),
+        ("waiting", db.refused()),
+    ] {
+        *text += &format!("tenantry_api_refusals_total{{reason=\"{reason}\"}} {count}\n");
+    }
+    *text += &format!("# TYPE tenantry_api_budgets gauge\ntenantry_api_budgets {}\n", rates.len());
 }
 
 /// A family of series: its name, its type, and its value for a job.

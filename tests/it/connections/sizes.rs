@@ -1,0 +1,83 @@
+//! Heads and bodies that are too large: the client gets to read the answer although it is still sending.
+
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use super::*;
+use crate::support::{Setup, TestApp};
+
+/// Sends all of it, then reads: as simple clients do.
+async fn send_then_read(address: SocketAddr, head: &str, body: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream.write_all(head.as_bytes()).await.expect("a head");
+    for piece in body.chunks(64 * 1024) {
+        stream.write_all(piece).await.expect("the server takes what is sent");
+    }
+    rest(&mut stream).await
+}
+
+#[tokio::test]
+async fn heads_that_are_too_large_are_refused() {
+    let server = Server::plain(short()).await;
+    let many = (0..101).map(|n| format!("x-{n}: y\r\n")).collect::<Vec<_>>().concat();
+    for (what, status) in [
+        (format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(4 << 20)), 431),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n"), 431),
+        (format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "y".repeat(4 << 20)), 431),
+        ("GET / HTTP/1.1\r\nhost x\r\n\r\n".to_owned(), 400),
+        (format!("{}\r\n\r\n", "y".repeat(10_000)), 400),
+    ] {
+        let answer = send_then_read(server.address, "", what.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{}: {answer:?}", &what[..20]);
+    }
+    let fine = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\nconnection: close\r\n\r\n", "y".repeat(60_000));
+    assert!(send_then_read(server.address, "", fine.as_bytes()).await.ends_with("hello"));
+}
+
+/// 413 in our JSON, over HTTP/1.1 and HTTP/2, for every route that takes a body.
+#[tokio::test]
+async fn too_large_is_said_to_clients_that_still_send() {
+    let environment = vec![("CLERK_WEBHOOK_SECRETS", format!("whsec_{}", "A".repeat(32)))];
+    let app = TestApp::start_with(Setup { environment, ..Setup::default() }).await;
+    let token = app.token("alice@example.com", Some("acme-corp")).await;
+    let address = app.base_url().strip_prefix("http://").expect("an address").parse().expect("an address");
+    let length = 6 << 20;
+    let body = vec![b' '; length];
+    for path in ["/graphql", "/ofrep/v1/evaluate/flags", "/webhooks/clerk"] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n"
+        );
+        let announced = send_then_read(address, &format!("{head}content-length: {length}\r\n\r\n"), &body).await;
+        let chunked = send_then_read(
+            address,
+            &format!("{head}transfer-encoding: chunked\r\n\r\n{length:x}\r\n"),
+            &[&body[..], b"\r\n0\r\n\r\n"].concat(),
+        )
+        .await;
+        for answer in [announced, chunked] {
+            assert!(
+                answer.starts_with("HTTP/1.1 413 ") && answer.contains("connection: close\r\n"),
+                "{path}: {answer}"
+            );
+            let (_, json) = answer.split_once("\r\n\r\n").expect("a body");
+            let _: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{path}: {error}: {json}"));
+        }
+
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let pieces =
+            futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b' '; 16384]))));
+        let request = hyper::Request::post(format!("http://x{path}"))
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {token}"))
+            .body(StreamBody::new(pieces))
+            .expect("a request");
+        let answer = timeout(PATIENCE, sender.send_request(request)).await.expect("in time").expect("an answer");
+        assert_eq!(answer.status(), 413, "{path}");
+        let json = answer.into_body().collect().await.expect("a body").to_bytes();
+        let _: Value = serde_json::from_slice(&json).expect("JSON");
+    }
+}

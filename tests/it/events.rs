@@ -261,7 +261,15 @@ async fn events_that_are_gone_are_said_to_be() {
     }
     sqlx::raw_sql("commit").execute(&mut other).await.expect("commit");
     assert_eq!(rows().await, 1, "only the one that was under way");
-    assert!(matches!(back(&cursor).await, Err(Error::EventsMissed)));
+    // A place is whole as long as nothing that is gone may have come after it.
+    for round in 0.. {
+        app.sql("update tenantry.event_marks set at = at - interval '2 hours', oldest = pg_snapshot_xmin(pg_current_snapshot())").await;
+        if matches!(back(&cursor).await, Err(Error::EventsMissed)) {
+            break;
+        }
+        assert!(round < 300, "it is missed in time");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     // Another server that took over lacks what was told last.
     let mut follower = instance.follow(organization, None).await;
     create(&app, &alice).await;

@@ -47,6 +47,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 
+use bytes::Bytes;
 pub use cors::cors;
 pub use document::{Documents, Prepared};
 pub(super) use execute::Caller;
@@ -61,28 +62,33 @@ use crate::http::Edge;
 
 /// The routes of the API.
 pub fn router(edge: Arc<Edge>) -> Router {
+    // Hashed and copied once: it has 300 kB.
+    let sdl = Bytes::from(edge.schemas.sdl.clone());
+    let etag = caching::etag("sdl", &sdl);
+    let published = move |State(edge): State<Arc<Edge>>, request: Request| {
+        let response = schema(&edge, request, sdl.clone(), etag.clone());
+        async move { response }
+    };
     Router::new()
         .route("/graphql", any(handler::handle))
         .route("/graphql/ws", get(ws::upgrade))
         .merge(reserved::router(Arc::clone(&edge)))
-        .route("/graphql/schema.graphql", get(schema))
+        .route("/graphql/schema.graphql", get(published))
         .route_layer(from_fn_with_state(Arc::clone(&edge), cors))
         .with_state(edge)
 }
 
 /// The SDL, where introspection is allowed.
-async fn schema(State(edge): State<Arc<Edge>>, request: Request) -> Response {
+fn schema(edge: &Arc<Edge>, request: Request, sdl: Bytes, etag: HeaderValue) -> Response {
     if !edge.settings.introspection {
-        let caller = execute::Caller::of(&request.into_parts().0, &edge);
-        let mut record = execute::Record::start(&edge, &caller, "http");
+        let caller = execute::Caller::of(&request.into_parts().0, edge);
+        let mut record = execute::Record::start(edge, &caller, "http");
         let message = "The schema is not published here.";
         let failure = Failure::request(StatusCode::NOT_FOUND, Code::NotFound, message);
         return handler::failed(negotiate::Media::Json, failure, &mut record);
     }
-    let sdl = edge.schemas.sdl.clone();
-    let etag = caching::etag("sdl", sdl.as_bytes());
     let known = caching::is_known(request.headers(), &etag);
-    let body = if known { (StatusCode::NOT_MODIFIED, String::new()) } else { (StatusCode::OK, sdl) };
+    let body = if known { (StatusCode::NOT_MODIFIED, Bytes::new()) } else { (StatusCode::OK, sdl) };
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -4,7 +4,7 @@
 //! limit is and what a client sees of it is in `docs/CONNECTIONS.md`.
 //!
 //! `caps` counts, `progress` knows what a connection is doing, `guarded` is its socket, `service` its requests, and `frames` looks
-//! for floods of HTTP/2 frames. The task of a connection ([`connection`]) lets hyper do the work and asks what is due.
+//! for floods of HTTP/2 frames. The task of a connection (`connection`) lets hyper do the work and asks what is due.
 
 mod caps;
 mod counts;

@@ -1,10 +1,10 @@
 //! Documents drawn from the schema, and broken ones made of them: graphql-js and this server must judge them alike, and
 //! nothing may panic.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use async_graphql::Variables;
+use async_graphql::{ServerError, Value, Variables};
 use tenantry::http::graphql::{Documents, Limits};
 use tenantry::schema::Schemas;
 use tokio::process::Command;
@@ -224,29 +224,41 @@ fn verdict(documents: &Documents, text: &str) -> Option<Result<(), String>> {
     (!stricter).then_some(Err(message))
 }
 
-#[tokio::test]
-async fn documents_are_judged_as_graphql_js_judges_them() {
-    let modules = match npm(&["graphql@16.15.0"]).await {
-        Ok(modules) => modules,
-        Err(why) => return skipped("the comparison with graphql-js", &why),
-    };
-    let typed = Typed::read();
-    let schemas = Schemas::build();
-    let documents = Documents::new(&schemas.typed_sdl, Limits::default(), true);
-    let drawn: Vec<String> = (0..cases(DRAWN)).map(|seed| Draw::new(&typed, seed).document()).collect();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judged");
+/// What graphql-js says of documents: of each the rules that it breaks and the first messages.
+async fn judged(name: &str, sdl: &str, documents: &[String]) -> Result<Vec<Verdict>, String> {
+    let modules = npm(&["graphql@16.15.0"]).await?;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).expect("a folder");
     let file = |name: &str| folder.join(name);
-    std::fs::write(file("schema.graphql"), &schemas.sdl).expect("the schema");
-    std::fs::write(file("documents.json"), serde_json::to_string(&drawn).expect("JSON")).expect("the documents");
+    std::fs::write(file("schema.graphql"), sdl).expect("the schema");
+    std::fs::write(file("documents.json"), serde_json::to_string(documents).expect("JSON")).expect("the documents");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/audits/validate.cjs");
     let files = ["schema.graphql", "documents.json", "verdicts.json"].map(file);
     let output = Command::new("node").arg(script).arg(&modules).args(&files).output().await.expect("node runs");
     assert!(output.status.success(), "{}", text(&output));
     let verdicts = std::fs::read_to_string(file("verdicts.json")).expect("the verdicts");
-    let verdicts: Vec<Vec<String>> = serde_json::from_str(&verdicts).expect("JSON");
+    Ok(serde_json::from_str(&verdicts).expect("JSON"))
+}
+
+#[derive(serde::Deserialize)]
+struct Verdict {
+    /// `None`: the parser refuses the document.
+    rules: Option<BTreeSet<String>>,
+    messages: Vec<String>,
+}
+
+#[tokio::test]
+async fn documents_are_judged_as_graphql_js_judges_them() {
+    let typed = Typed::read();
+    let schemas = Schemas::build();
+    let documents = Documents::new(&schemas.typed_sdl, Limits::default(), true);
+    let drawn: Vec<String> = (0..cases(DRAWN)).map(|seed| Draw::new(&typed, seed).document()).collect();
+    let verdicts = match judged("judged", &schemas.sdl, &drawn).await {
+        Ok(verdicts) => verdicts,
+        Err(why) => return skipped("the comparison with graphql-js", &why),
+    };
     let (mut counts, mut wrong) = (HashMap::<&str, u64>::new(), Vec::new());
-    for (text, theirs) in drawn.iter().zip(&verdicts) {
+    for (text, Verdict { messages: theirs, .. }) in drawn.iter().zip(&verdicts) {
         let Some(ours) = verdict(&documents, text) else {
             *counts.entry("stricter").or_default() += 1;
             continue;
@@ -259,4 +271,211 @@ async fn documents_are_judged_as_graphql_js_judges_them() {
     println!("{} documents: {counts:?}", drawn.len());
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong[..wrong.len().min(10)].join("\n"));
     assert!(counts["valid"] * 6 > cases(DRAWN) && counts["invalid"] * 6 > cases(DRAWN), "{counts:?}");
+}
+
+/// A schema in which every rule can be broken.
+const LIBRARY: &str = "
+    type Query { shelf(id: ID, where: ShelfWhere): Shelf items(first: Int! = 10, kinds: [Kind!]): [Item!] item(id: ID!): Item
+                 search(by: By!): [Found] reader: Reader count(of: Kind, over: Float, open: Boolean): Int }
+    type Mutation { lend(input: LendInput!): Loan }
+    type Subscription { lent(shelf: ID): Loan returned: Loan }
+    interface Item { id: ID! title: String shelf: Shelf }
+    interface Printed implements Item { id: ID! title: String shelf: Shelf pages(of: Int): Int }
+    type Book implements Printed & Item { id: ID! title: String shelf: Shelf pages(of: Int): Int author: Reader isbn: String }
+    type Map implements Printed & Item { id: ID! title: String shelf: Shelf pages(of: Int): Int scale: Float isbn: Int }
+    type Film implements Item { id: ID! title: String shelf: Shelf minutes: Int! isbn: String! }
+    union Found = Book | Film | Reader
+    type Reader { id: ID! name(short: Boolean): String title: Boolean loans: [Loan!]! }
+    type Shelf { id: ID! name(upper: Boolean = false): String items: [Item] }
+    type Loan { id: ID! book: Book reader: Reader due: String }
+    enum Kind { BOOK MAP FILM }
+    input ShelfWhere { name: String kind: Kind = BOOK all: [ShelfWhere!] exact: Boolean! = true }
+    input By @oneOf { title: String shelf: ID }
+    input LendInput { book: ID! days: Int! = 14 note: String }
+    directive @marked(n: Int) on FIELD
+    directive @again(n: Int!) on FIELD
+    directive @asked on QUERY | MUTATION | VARIABLE_DEFINITION
+    directive @spread on FRAGMENT_SPREAD | INLINE_FRAGMENT | FRAGMENT_DEFINITION";
+
+/// Documents over it, by what they are about.
+const OVER_LIBRARY: &[&str] = &[
+    // Fields, and what has none.
+    "{ reader { id name loans { due } } }",
+    "{ reader { nick } }",
+    "{ item(id: 1) { pages } }",
+    "{ item(id: 1) { ... on Printed { pages scale } } }",
+    "{ search(by: { title: \"a\" }) { id } }",
+    "{ search(by: { title: \"a\" }) { __typename ... on Reader { id } } }",
+    "{ nothing { nobody { nowhere } } }",
+    "{ reader { id { value } } }",
+    "{ reader }",
+    "{ items { shelf } count { of } }",
+    "{ __schema { types { name } } __type(name: \"Book\") { name nothing } }",
+    // Arguments.
+    "{ item { id } }",
+    "{ item(id: 1 id: 2) { id } }",
+    "{ item(id: 1, isbn: 2) { id } }",
+    "{ items(first: null) { id } }",
+    "{ items { id } }",
+    "{ reader { name(long: true) } }",
+    "{ reader @marked(m: 1) { id } }",
+    "{ reader @again { id } }",
+    "{ reader @skip { id } }",
+    // Values.
+    "{ count(of: BOOKS) }",
+    "{ count(of: \"BOOK\") }",
+    "{ count(of: BOOK, over: 1, open: true) }",
+    "{ count(over: \"1\") }",
+    "{ count(open: 1) }",
+    "{ items(first: 1.5) { id } }",
+    "{ items(first: 4294967296) { id } }",
+    "{ items(kinds: BOOK) { id } }",
+    "{ items(kinds: [BOOK, null]) { id } }",
+    "{ items(kinds: [BOOK, [MAP]]) { id } }",
+    "{ item(id: 1.5) { id } }",
+    "{ item(id: BOOK) { id } }",
+    "{ shelf(where: { name: 1 }) { id } }",
+    "{ shelf(where: { nam: \"a\" }) { id } }",
+    "{ shelf(where: { exact: null }) { id } }",
+    "{ shelf(where: { all: { kind: FILM } }) { id } }",
+    "{ shelf(where: \"all\") { id } }",
+    "{ search(by: {}) { __typename } }",
+    "{ search(by: { title: \"a\", shelf: 1 }) { __typename } }",
+    "{ search(by: { title: null }) { __typename } }",
+    "mutation { lend(input: { days: 3 }) { id } }",
+    "mutation { lend(input: { book: 1, days: null }) { id } }",
+    "mutation { lend(input: { book: 1, book: 2 }) { id } }",
+    // Variables.
+    "query($id: ID!) { item(id: $id) { id } }",
+    "query($id: ID) { item(id: $id) { id } }",
+    "query($id: ID = 4) { item(id: $id) { id } }",
+    "query($id: ID = null) { item(id: $id) { id } }",
+    "query($id: String!) { item(id: $id) { id } }",
+    "query($id: ID! $id: ID!) { item(id: $id) { id } }",
+    "query { item(id: $id) { id } }",
+    "query($id: ID!) { reader { id } }",
+    "query($n: Int) { items(first: $n) { id } }",
+    "query($n: Int!) { items(first: $n) { id } }",
+    "query($k: [Kind]) { items(kinds: $k) { id } }",
+    "query($k: Kind!) { items(kinds: [$k]) { id } }",
+    "query($k: Kind) { items(kinds: [$k]) { id } }",
+    "query($t: String!) { search(by: { title: $t }) { __typename } }",
+    "query($e: Boolean) { shelf(where: { exact: $e }) { id } }",
+    "query($b: Book) { reader { id } }",
+    "query($b: Nothing) { count(of: $b) }",
+    "query($n: Int = \"one\") { items(first: $n) { id } }",
+    "query($w: ShelfWhere = { exact: 1 }) { shelf(where: $w) { id } }",
+    "query A($id: ID!) { ...F } fragment F on Query { item(id: $id) { id } }",
+    "query A { ...F } fragment F on Query { item(id: $id) { id } }",
+    "query A($id: ID!) { ...F } query B { ...F } fragment F on Query { item(id: $id) { id } }",
+    "query A($id: Int!) { ...F } fragment F on Query { ...G } fragment G on Query { item(id: $id) { id } }",
+    // Directives.
+    "query @asked($n: Int @asked) { items(first: 1) @marked(n: $n) { id } }",
+    "{ reader @nowhere { id } }",
+    "{ reader @asked { id } }",
+    "query @marked { reader { id } }",
+    "{ reader @marked @marked { id } }",
+    "{ reader @again(n: 1) @again(n: 2) { id } }",
+    "{ ...F @spread } fragment F on Query @spread { reader { id } }",
+    "{ ...F @marked } fragment F on Query @marked { reader { id } }",
+    "{ ... @spread { reader { id } } ... @skip(if: true) { count } }",
+    "query($s: Boolean) { reader @include(if: $s) { id } }",
+    // Fragments.
+    "{ ...Nowhere }",
+    "{ reader { id } } fragment F on Reader { id }",
+    "{ ...F ...F } fragment F on Query { count } fragment F on Query { reader { id } }",
+    "{ ...F } fragment F on Query { ...G } fragment G on Query { ...F }",
+    "{ ...F } fragment F on Nothing { id }",
+    "{ ...F } fragment F on Kind { id }",
+    "{ ... on ShelfWhere { name } }",
+    "{ items { ... on Reader { id } } }",
+    "{ items { ... on Found { ... on Book { isbn } } } }",
+    "{ search(by: { shelf: 1 }) { ... on Map { scale } ... on Printed { pages } } }",
+    "{ reader { ...F } } fragment F on Item { id }",
+    "{ items { ...F } } fragment F on Film { minutes }",
+    // Fields that meet.
+    "{ a: count a: reader { id } }",
+    "{ count(over: 1) count(over: 2) }",
+    "{ count(over: 1) count(over: 1) }",
+    "{ count count(over: 2) }",
+    "{ items { x: id x: title } }",
+    "{ items { ... on Book { x: title } ... on Film { x: id } } }",
+    "{ items { ... on Book { isbn } ... on Map { isbn } } }",
+    "{ items { ... on Book { isbn } ... on Film { isbn } } }",
+    "{ items { ... on Book { x: author { id } } ... on Map { x: shelf { id } } } }",
+    "{ items { ... on Book { x: author { y: id } } ... on Map { x: shelf { y: name } } } }",
+    "{ search(by: { shelf: 1 }) { ... on Book { title } ... on Reader { title } } }",
+    "{ ...F ...G } fragment F on Query { x: count } fragment G on Query { x: count(over: 1) }",
+    "{ ...F ...G } fragment F on Query { reader { x: id } } fragment G on Query { reader { x: name } }",
+    "{ reader { name(short: true) } reader { loans { id } name } }",
+    // Operations.
+    "query A { count } query A { reader { id } }",
+    "{ count } query B { count }",
+    "query A { count } mutation B { lend(input: { book: 1 }) { id } }",
+    "mutation { lend }",
+    "subscription { lent { id } }",
+    "subscription { lent { id } returned { id } }",
+    "subscription { ...F } fragment F on Subscription { lent { id } returned { id } }",
+    "type Mine { id: ID } query { count }",
+    "{ count ",
+    "query A($a: ) { count }",
+];
+
+/// The rules whose documents are refused before there are rules.
+const EARLIER: [&str; 8] = [
+    "ExecutableDefinitions",
+    "KnownFragmentNames",
+    "LoneAnonymousOperation",
+    "MaxIntrospectionDepth",
+    "NoFragmentCycles",
+    "UniqueFragmentNames",
+    "UniqueInputFieldNames",
+    "UniqueOperationNames",
+];
+
+/// The rules that this server finds broken; `None` when it refuses before it comes to them.
+fn broken(documents: &Documents, text: &str) -> Option<BTreeSet<String>> {
+    let Err(failure) = documents.request(text, None, Variables::default()) else { return Some(BTreeSet::new()) };
+    // The document is good: what is asked of it is not.
+    if ["INVALID_VARIABLE", "OPERATION_NAME_REQUIRED"].contains(&failure.code().as_str()) {
+        return Some(BTreeSet::new());
+    }
+    let name = |error: &ServerError| match error.extensions.as_ref()?.get("rule")? {
+        Value::String(name) => Some(name.clone()),
+        _ => None,
+    };
+    failure.errors().iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn documents_break_the_rules_that_they_break_in_graphql_js() {
+    let texts: Vec<String> = OVER_LIBRARY.iter().map(|&text| text.to_owned()).collect();
+    let verdicts = match judged("judged-rules", LIBRARY, &texts).await {
+        Ok(verdicts) => verdicts,
+        Err(why) => return skipped("the comparison with graphql-js", &why),
+    };
+    let documents = Documents::new(LIBRARY, Limits::default(), true);
+    let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
+    for (text, verdict) in texts.iter().zip(&verdicts) {
+        let ours = broken(&documents, text);
+        let agrees = match (&verdict.rules, &ours) {
+            (None, ours) => ours.is_none(),
+            // Refused by the parser or the limits, which end at the first fault.
+            (Some(theirs), None) => theirs.iter().any(|rule| EARLIER.contains(&rule.as_str())),
+            (Some(theirs), Some(ours)) => {
+                // Conflicts are looked for in what has no other fault.
+                let others = |rules: &BTreeSet<String>| {
+                    let conflict = "OverlappingFieldsCanBeMerged";
+                    rules.iter().filter(|rule| *rule != conflict).cloned().collect::<BTreeSet<_>>()
+                };
+                others(ours) == others(theirs) && (!others(theirs).is_empty() || ours == theirs)
+            }
+        };
+        seen.extend(verdict.rules.iter().flatten().cloned());
+        if !agrees {
+            wrong.push(format!("{:?} there, {ours:?} here: {text}", verdict.rules));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), texts.len(), wrong.join("\n"));
+    assert_eq!(seen.len(), 26, "every rule that there is to break is broken: {seen:?}");
 }

@@ -3,7 +3,7 @@
 //! The engine has rules of its own and they are not used: they miss some of the specification (values of arguments that
 //! contain variables, fields whose selections conflict further down, `@skip` at the root of a subscription), some cost the
 //! square of a document's length, and their messages name neither the place in the schema nor what would be right. These
-//! rules are held against graphql-js: its own cases, and documents drawn from this schema (`tests/it/gates/validation.rs`).
+//! rules are held against graphql-js: documents for every rule, and documents drawn from this schema (`tests/it/gates/validation.rs`).
 //!
 //! A document has passed [`limits`](super::limits) before: fragments exist, form no cycle, and are small when expanded. So
 //! each rule may walk each definition once, and [`overlap`] the expanded selections.

@@ -1,8 +1,4 @@
-use std::collections::BTreeSet;
-
-use async_graphql::Value;
 use async_graphql::parser::parse_query;
-use serde::Deserialize;
 
 use super::super::lexer;
 use super::super::limits::{self, Limits};
@@ -170,66 +166,4 @@ fn many_faults_are_bounded() {
     let fields = (0..1_000).fold(String::new(), |all, n| format!("{all} a {{ nope{n} }}"));
     let text = format!("{{ {fields} }}");
     assert!(found(&catalog(), &text).expect_err("faults").errors().len() <= MOST);
-}
-
-#[derive(Deserialize)]
-struct Foreign {
-    schemas: std::collections::HashMap<String, String>,
-    cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    schema: String,
-    document: String,
-    rules: BTreeSet<String>,
-}
-
-/// The rules whose documents are refused before there are rules.
-const EARLIER: [&str; 8] = [
-    "ExecutableDefinitions",
-    "KnownFragmentNames",
-    "LoneAnonymousOperation",
-    "MaxIntrospectionDepth",
-    "NoFragmentCycles",
-    "UniqueFragmentNames",
-    "UniqueInputFieldNames",
-    "UniqueOperationNames",
-];
-
-/// The documents of graphql-js break here the rules that they break there.
-#[test]
-fn documents_of_graphql_js_are_judged_as_there() {
-    let foreign: Foreign =
-        serde_json::from_str(include_str!("../../../../tests/it/audits/graphql-js.json")).expect("the cases");
-    assert!(foreign.cases.len() > 350);
-    let read = |(name, sdl): (&String, &String)| (name.clone(), Catalog::read(sdl, true).expect("an SDL"));
-    let catalogs: std::collections::HashMap<String, Catalog> = foreign.schemas.iter().map(read).collect();
-    let mut wrong = Vec::new();
-    for Case { schema, document, rules } in &foreign.cases {
-        let name = |error: &ServerError| match error.extensions.as_ref()?.get("rule")? {
-            Value::String(name) => Some(name.clone()),
-            _ => None,
-        };
-        let ours: Option<BTreeSet<String>> = match found(&catalogs[schema], document) {
-            Ok(_) => Some(BTreeSet::new()),
-            Err(failure) => failure.errors().iter().map(name).collect(),
-        };
-        let agrees = match &ours {
-            // Refused by the parser or the limits, which end at the first fault.
-            None => rules.iter().any(|rule| EARLIER.contains(&rule.as_str())),
-            Some(ours) => {
-                // Conflicts are looked for in what has no other fault.
-                let conflict = "OverlappingFieldsCanBeMerged";
-                let others = |rules: &BTreeSet<String>| {
-                    rules.iter().filter(|rule| *rule != conflict).cloned().collect::<BTreeSet<_>>()
-                };
-                others(ours) == others(rules) && (!others(rules).is_empty() || ours == rules)
-            }
-        };
-        if !agrees {
-            wrong.push(format!("{rules:?} there, {ours:?} here: {document}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), foreign.cases.len(), wrong.join("\n"));
 }

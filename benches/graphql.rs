@@ -8,16 +8,18 @@
 //! transaction (of Q1: the statements that `PostgreSQL` logged while the server answered), over as many sessions as the
 //! server has; and with `--peers` over HTTP by `PostGraphile` on the same database (npm installs it under target/). All are
 //! warm and take turns; the figures are medians of the rounds. Machines are noisy: the ratios are the figures. The table
-//! goes to standard output and, as JSON and as a picture, to target/tmp/bench-graphql.json and .svg. `TENANTRY_BENCH_SERVER`
-//! names another binary to measure. Everything stays on this machine, is bounded in time and ends
-//! what it started.
+//! goes to standard output and, as JSON and as a picture, to target/tmp/bench-graphql.json and .svg.
+//!
+//! Two more servers can take turns with the first one, each in a row of its own: `--traced` has every trace recorded and sent to
+//! a collector that throws it away, and `--beside BINARY` is another build. `TENANTRY_BENCH_SERVER` names another binary to
+//! measure in the first place. Everything stays on this machine, is bounded in time and ends what it started.
 
 mod support;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{self, BufReader, Read as _};
-use std::net::TcpStream;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -87,6 +89,8 @@ struct Options {
     organizations: u32,
     tickets: u32,
     peers: bool,
+    traced: bool,
+    beside: Option<String>,
     only: Vec<String>,
 }
 
@@ -119,10 +123,14 @@ fn main() -> Anything<()> {
         let scripts = runtime.block_on(capture(&bench, &operation.ours))?;
         let statements = scripts.first().map_or(0, |script| script.statements);
         let (mut raw, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut others: Vec<Vec<Measured>> = bench.others.iter().map(|_| Vec::new()).collect();
         for _ in 0..options.rounds {
             let limit = if operation.least.is_empty() { &scripts } else { &operation.least };
             raw.push(pgbench(&bench, limit, &options)?);
             ours.push(load(&bench, &bench.server, &operation.ours, options.connections, options.seconds)?);
+            for ((_, server), measured) in bench.others.iter().zip(&mut others) {
+                measured.push(load(&bench, server, &operation.ours, options.connections, options.seconds)?);
+            }
             if let Some(peer) = bench.peer.as_ref().filter(|_| !operation.peer.is_empty()) {
                 theirs.push(load(&bench, peer, &operation.peer, options.connections, options.seconds)?);
             }
@@ -158,6 +166,18 @@ fn main() -> Anything<()> {
             )),
         );
         json.push(row);
+        for ((label, _), measured) in bench.others.iter().zip(&others) {
+            println!(
+                "| {}, {label} | | | {:.0} | {:.0} % of ours | {:.2}, {:.2} | | {:.0} / {:.0} | | | |",
+                operation.name,
+                of(measured, |m| m.per_second),
+                100.0 * of(measured, |m| m.per_second) / per_second,
+                of(measured, |m| m.p50),
+                of(measured, |m| m.p99),
+                of(measured, |m| m.cpu_micros),
+                of(measured, |m| m.postgres_micros),
+            );
+        }
     }
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     std::fs::write(dir.join("bench-graphql.json"), serde_json::to_string_pretty(&json)?)?;
@@ -235,13 +255,22 @@ fn options() -> Anything<Options> {
         organizations: 50,
         tickets: 1000,
         peers: false,
+        traced: false,
+        beside: None,
         only: Vec::new(),
     };
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(name) = arguments.next() {
-        if name == "--peers" {
-            options.peers = true;
-            continue;
+        match name.as_str() {
+            "--peers" => {
+                options.peers = true;
+                continue;
+            }
+            "--traced" => {
+                options.traced = true;
+                continue;
+            }
+            _ => {}
         }
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
         match name.as_str() {
@@ -249,6 +278,7 @@ fn options() -> Anything<Options> {
             "--rounds" => options.rounds = value.parse::<usize>()?.clamp(1, 20),
             "--connections" => options.connections = value.parse::<usize>()?.clamp(1, 256),
             "--organizations" => options.organizations = value.parse::<u32>()?.clamp(1, 10_000),
+            "--beside" => options.beside = Some(value),
             "--tickets" => options.tickets = value.parse()?,
             "--only" => options.only = value.split(',').map(str::to_owned).collect(),
             other => return Err(format!("unknown option {other}").into()),
@@ -262,6 +292,8 @@ struct Bench {
     data_dir: PathBuf,
     server: Server,
     peer: Option<Server>,
+    /// Others of ours, by what is different about them.
+    others: Vec<(&'static str, Server)>,
     operations: Vec<Operation>,
 }
 
@@ -383,7 +415,49 @@ async fn prepare(options: &Options) -> Anything<Bench> {
     db.close().await;
     let server = Server::start(&postgres, &data_dir, &[], &[])?;
     let peer = if options.peers { Some(Server::postgraphile(&postgres)?) } else { None };
-    Ok(Bench { postgres, data_dir, server, peer, operations: operations.into_values().collect() })
+    let mut others = Vec::new();
+    if options.traced {
+        let endpoint = format!("http://{}", collector()?);
+        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_TRACES_SAMPLER", "always_on")];
+        others.push(("traced", Server::start(&postgres, &data_dir, &[], &environment)?));
+    }
+    if let Some(binary) = &options.beside {
+        others.push(("beside", Server::start_binary(Path::new(binary), &postgres, &data_dir, &[], &[])?));
+    }
+    Ok(Bench { postgres, data_dir, server, peer, others, operations: operations.into_values().collect() })
+}
+
+/// Takes in traces and throws them away, as long as the process lives.
+fn collector() -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().filter_map(Result::ok) {
+            std::thread::spawn(move || swallow(stream));
+        }
+    });
+    Ok(address)
+}
+
+/// Says yes to whatever comes over a connection.
+fn swallow(stream: TcpStream) -> io::Result<()> {
+    let mut stream = BufReader::with_capacity(256 * 1024, stream);
+    loop {
+        let (mut line, mut length) = (String::new(), 0);
+        while stream.read_line(&mut line)? > 2 {
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().map_err(io::Error::other)?;
+            }
+            line.clear();
+        }
+        if line.is_empty() {
+            return Ok(());
+        }
+        io::copy(&mut (&mut stream).take(length), &mut io::sink())?;
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+    }
 }
 
 /// One budget of the organization that everybody spends from.
@@ -635,11 +709,13 @@ fn load(bench: &Bench, server: &Server, requests: &[Request], connections: usize
                 stream.set_nodelay(true)?;
                 let mut stream = BufReader::with_capacity(64 * 1024, stream);
                 let mut own = Vec::new();
-                let mut next = worker;
+                // Each at another organization, and from one to the next: a crowd in one of them waits in its lane.
+                let (from, step) = (worker * requests.len() / connections, requests.len() / SAMPLED + 1);
+                let mut next = from;
                 while !stop.load(Ordering::Relaxed) {
                     let start = Instant::now();
                     exchange(&mut stream, &requests[next % requests.len()].fresh())?;
-                    next += 7;
+                    next += step;
                     if counting.load(Ordering::Relaxed) {
                         own.push(start.elapsed().as_secs_f64() * 1000.0);
                         done.fetch_add(1, Ordering::Relaxed);

@@ -28,9 +28,20 @@ impl Server {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Anything<Self> {
-        let port = free_port()?;
         let built = PathBuf::from(env!("CARGO_BIN_EXE_tenantry"));
         let binary = std::env::var_os("TENANTRY_BENCH_SERVER").map_or(built, PathBuf::from);
+        Self::start_binary(&binary, postgres, data_dir, arguments, environment)
+    }
+
+    /// The same of this binary.
+    pub fn start_binary(
+        binary: &Path,
+        postgres: &LocalPostgres,
+        data_dir: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Anything<Self> {
+        let port = free_port()?;
         let child = Command::new(binary)
             .arg("serve")
             .args(arguments)

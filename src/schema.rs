@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use async_graphql::{
-    Context, ID, Interface, MergedObject, MergedSubscription, Object, SDLExportOptions, ValidationMode,
+    Context, ID, Interface, MergedObject, MergedSubscription, Object, Request, Response, SDLExportOptions,
+    ValidationMode,
 };
 use futures_util::future::BoxFuture;
 use sqlx::postgres::PgRow;
@@ -24,6 +25,7 @@ use crate::escalations::{Escalation, EscalationMutation, EscalationNotice, Escal
 use crate::flags::{FeatureFlagOverride, FlagMutation, FlagSubscription};
 use crate::graphql::entity::Entity;
 use crate::graphql::filter::Filter as _;
+use crate::graphql::lean::Lean;
 use crate::graphql::listing::Listed;
 use crate::graphql::mutation::MutationInfo;
 use crate::graphql::node::AnyNode;
@@ -262,11 +264,17 @@ impl NodeQuery {
 /// The schema of this API.
 pub type Schema = async_graphql::Schema<Query, Mutation, SubscriptionRoot>;
 
-/// The schema, and what is known of it before anything is executed.
+/// The same without its types.
+pub type LeanSchema = async_graphql::Schema<Query, Mutation, Lean<SubscriptionRoot>>;
+
+/// The schema, and what is known of it before anything is executed. Nothing of it validates: documents and variables are checked
+/// before (`http/graphql`).
 #[derive(Clone)]
 pub struct Schemas {
-    /// Executes. It does not validate: documents and variables are checked before (`http/graphql`).
-    pub fast: Schema,
+    /// Executes all but introspection.
+    pub fast: LeanSchema,
+    /// Executes introspection, and whatever else stands beside it.
+    pub whole: Schema,
     /// The schema definition language.
     pub sdl: String,
     /// The same for the checks: ids that are inputs have a type of their own ([`id::typed`]).
@@ -277,14 +285,21 @@ impl Schemas {
     /// Builds them.
     #[must_use]
     pub fn build() -> Self {
-        let build = || {
-            let schema = Schema::build(Query::default(), Mutation::default(), SubscriptionRoot::default());
-            schema.validation_mode(ValidationMode::Fast).finish()
-        };
-        let fast = build();
-        let (sdl, typed_sdl) = (sdl_of(&fast), sdl_of(&id::typed(build)));
-        Self { fast, sdl, typed_sdl }
+        let whole = whole();
+        let (sdl, typed_sdl) = (sdl_of(&whole), sdl_of(&id::typed(self::whole)));
+        let fast = LeanSchema::build(Query::default(), Mutation::default(), Lean::default());
+        Self { fast: fast.validation_mode(ValidationMode::Fast).finish(), whole, sdl, typed_sdl }
     }
+
+    /// Executes a query or a mutation.
+    pub async fn execute(&self, request: Request, introspects: bool) -> Response {
+        if introspects { self.whole.execute(request).await } else { self.fast.execute(request).await }
+    }
+}
+
+fn whole() -> Schema {
+    let schema = Schema::build(Query::default(), Mutation::default(), SubscriptionRoot::default());
+    schema.validation_mode(ValidationMode::Fast).finish()
 }
 
 /// The SDL as it stands in `schema.graphql`: fields in the order of their declaration, `id` first.

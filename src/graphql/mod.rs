@@ -13,6 +13,7 @@ pub mod entity;
 pub mod filter;
 pub mod follow;
 mod idempotency;
+pub mod lean;
 pub mod listing;
 mod loader;
 pub mod loads;

@@ -145,12 +145,13 @@ pub(super) async fn authorize(edge: &Arc<Edge>, caller: &Caller, prepared: Prepa
 
 /// Executes a query or a mutation.
 pub(super) async fn once(edge: &Edge, admitted: Admitted, record: &mut Record) -> Result<Response, Failure> {
-    let Admitted { session, prepared, mut charge, wants_cost, .. } = admitted;
+    let Admitted { session, prepared, mut charge, wants_cost, operation, .. } = admitted;
     record.executes(&session);
     let request = prepared.into_request().data(Arc::clone(&session)).data(Arc::clone(&edge.flags));
     // Without tokio's budget of 128 operations per poll: it would interrupt a long list in the middle of handing its
     // keys to a loader, and one batch would become several.
-    let execution = unconstrained(AssertUnwindSafe(edge.schemas.fast.execute(request)).catch_unwind());
+    let execution =
+        unconstrained(AssertUnwindSafe(edge.schemas.execute(request, operation.introspects)).catch_unwind());
     let outcome = tokio::time::timeout(EXECUTION_TIMEOUT, execution).await;
     session.close().await;
     if let Some(organization) = session.entered() {

@@ -52,6 +52,9 @@ const MAX_HEADER_LIST: u32 = 32 * 1024;
 const MAX_STREAMS: u32 = 128;
 /// Bytes that are held of one answer over HTTP/2 before its client has room for them.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
+/// Bytes that the kernel takes of what is written and cannot be sent yet. Without a bound it copies four megabytes for each client
+/// that does not read: of 400 at once, that is most of a second in which nobody is answered. What is on its way is not bound by it.
+const MAX_UNSENT: u32 = 128 * 1024;
 /// How much of what a client still sends after its answer is taken in, in bytes.
 const MOST_LINGERED: usize = 8 << 20;
 /// How many refusals are written at the same time; above that connections are closed without a word.
@@ -285,7 +288,10 @@ fn set_options(stream: &TcpStream) {
     drop(socket.set_tcp_nodelay(true));
     drop(socket.set_tcp_keepalive(&keepalive));
     #[cfg(target_os = "linux")]
-    drop(socket.set_tcp_user_timeout(Some(GONE)));
+    {
+        drop(socket.set_tcp_user_timeout(Some(GONE)));
+        drop(socket.set_tcp_notsent_lowat(MAX_UNSENT));
+    }
 }
 
 /// Says why a connection is not taken.

@@ -1,5 +1,7 @@
 //! Heads and bodies that are too large: the client gets to read the answer although it is still sending.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -80,4 +82,28 @@ async fn too_large_is_said_to_clients_that_still_send() {
         let json = answer.into_body().collect().await.expect("a body").to_bytes();
         let _: Value = serde_json::from_slice(&json).expect("JSON");
     }
+}
+
+/// What is kept for a client that does not read is bounded, in the kernel as well.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn little_is_kept_for_who_does_not_read() {
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+    const PIECE: usize = 16 * 1024;
+    let pieces = || async {
+        Body::from_stream(futures_util::stream::repeat_with(|| {
+            TAKEN.fetch_add(PIECE, Ordering::Relaxed);
+            Ok::<_, Infallible>(Bytes::from_static(&[b'x'; PIECE]))
+        }))
+    };
+    let router = Router::new().route("/", get(pieces));
+    let server = Server::start(router, Caps::default(), Timeouts { stall: Duration::from_secs(2), ..short() }).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let mut stream = socket.connect(server.address).await.expect("a connection");
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a request");
+    server.has_closed("slow_reader", 1).await;
+    let taken = TAKEN.load(Ordering::Relaxed);
+    // 128 KiB are the kernel's, 400 hyper's.
+    assert!((PIECE..1 << 20).contains(&taken), "{taken} bytes were taken for nobody");
 }

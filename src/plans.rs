@@ -132,8 +132,8 @@ const fn default_name(plan: OrganizationPlan) -> &'static str {
 const MOST: u32 = 1_000_000;
 /// Stripe's longest trial: two years (Stripe API reference, `subscription_data.trial_period_days`).
 const LONGEST_TRIAL: u16 = 730;
-/// The most calls in a month: what the column holds, and what a number in JSON holds exactly.
-const MOST_CALLS: u64 = 1_000_000_000_000;
+/// The most calls in a month, and points in a minute: `Int` holds no more than 31 bits (GraphQL, section 3.5.1).
+const MOST_CALLS: u64 = 2_000_000_000;
 
 /// The fewest points of a budget: one page of a list.
 const FEWEST_POINTS: u64 = 1_000;

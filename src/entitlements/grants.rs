@@ -47,7 +47,7 @@ impl EntitlementLimit {
     const fn most(self) -> i64 {
         match self {
             Self::Seats | Self::Budgets => 1_000_000,
-            Self::ApiCalls => 1_000_000_000_000,
+            Self::ApiCalls => 1_000_000_000,
         }
     }
 }

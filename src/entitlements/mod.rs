@@ -139,6 +139,9 @@ async fn counted(session: &Session) -> Result<Option<Counted>> {
     }))
 }
 
+/// The largest `Int`.
+const MOST_SHOWN: i64 = 2_147_483_647;
+
 /// A limit of a plan's terms.
 type LimitOf = fn(&PlanTerms) -> Option<i64>;
 
@@ -147,12 +150,14 @@ impl Counted {
         let mut greater = plans.iter().filter(|(plan, _)| *plan > self.plan);
         let unlocks = |terms: &PlanTerms| limit.is_some_and(|limit| of(terms).is_none_or(|more| more > limit));
         let granted = self.grants.get(key);
+        // What is shown is an `Int`, which has 31 bits (GraphQL, section 3.5.1); a plan and a grant together may be more.
+        let (shown, used) = (limit.map(|limit| limit.min(MOST_SHOWN)), used.min(MOST_SHOWN));
         Entitlement {
             key: key.to_owned(),
             enabled: limit.is_none_or(|limit| limit > 0),
-            limit,
+            limit: shown,
             used: Some(used),
-            remaining: limit.map(|limit| (limit - used).max(0)),
+            remaining: shown.map(|limit| (limit - used).max(0)),
             source: match granted {
                 Some(_) => EntitlementSource::Grant,
                 None if key == SEATS && self.sells_seats => EntitlementSource::Stripe,

@@ -25,6 +25,10 @@ pub struct Plan {
     pub budgets: Option<u32>,
     /// Requests to the API in a calendar month (UTC); null: no limit.
     pub api_calls_per_month: Option<u64>,
+    /// Points that operations may cost in a minute; null: the server's default.
+    pub api_cost_per_minute: Option<u64>,
+    /// Points that may be spent at once; null: those of a minute.
+    pub api_burst: Option<u64>,
     /// How many days can be tried without paying; null: none.
     pub trial_days: Option<u16>,
     /// What it costs.
@@ -73,6 +77,8 @@ pub async fn show(tx: &mut SystemTx, plans: &Plans, now: DateTime<Utc>) -> Resul
             seat_policy: terms.seat_policy,
             budgets: terms.budgets,
             api_calls_per_month: terms.api_calls_per_month,
+            api_cost_per_minute: terms.api_cost_per_minute,
+            api_burst: terms.api_burst,
             trial_days: terms.trial_days,
             prices: terms.prices.iter().map(Price::from).collect(),
             feature_flags: of_plan(plan),

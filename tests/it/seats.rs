@@ -32,6 +32,8 @@ const PLANS: &str = r#"
     api_calls_per_month = 5_000
     [PRO]
     budgets = 5
+    api_cost_per_minute = 60_000_000
+    api_burst = 20_000_000
     [[PRO.prices]]
     id = "price_seat"
     interval = "MONTH"
@@ -562,9 +564,13 @@ async fn entitlements_are_granted_by_operators_and_calls_are_counted() {
     assert_eq!(standing(&app, "org_acme").await, (Some(4), 5, 4, 1));
 
     // What superadmins see of plans.
-    let shown = app.data(&admin, "{ platform { plans { plan name seats budgets apiCallsPerMonth prices { id isPerSeat } featureFlags { key } } } }", json!({})).await;
+    let shown = app.data(&admin, "{ platform { plans { plan name seats budgets apiCallsPerMonth apiCostPerMinute apiBurst prices { id isPerSeat } featureFlags { key } } } }", json!({})).await;
     let shown = shown["platform"]["plans"].as_array().expect("plans");
     assert_eq!(shown[0]["seats"], 2, "as this process has read it");
+    assert_eq!(
+        json!([shown[0]["apiCostPerMinute"], shown[2]["apiCostPerMinute"], shown[2]["apiBurst"]]),
+        json!([null, 60_000_000, 20_000_000])
+    );
     assert_eq!(shown[2]["prices"], json!([{ "id": "price_seat", "isPerSeat": true }]));
     assert_eq!(shown[3]["featureFlags"], json!([{ "key": "single-sign-on" }]));
     assert_eq!(app.error_code(&alice, "{ platform { plans { name } } }", json!({})).await, "FORBIDDEN");

@@ -203,8 +203,9 @@ async fn servers_answer_while_their_database_hangs_and_go_on_by_themselves() {
     };
     timeout(PATIENCE, heard).await.expect("the event comes");
     // And so do those who come now.
-    app.follow(&alice, CHANGED, json!({})).await;
+    let another = app.follow(&alice, CHANGED, json!({})).await;
     app.subscribed(2).await;
+    drop((stream, another));
     stop.send_replace(true);
 }
 

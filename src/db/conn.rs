@@ -41,26 +41,26 @@ impl Default for Patience {
 /// A pool of sqlx, and how patient its users are.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
-    pool: PgPool,
+    inner: PgPool,
     patience: Patience,
     answer: Duration,
 }
 
 impl Pool {
     /// The answer to a statement is waited for as long as `answer`.
-    pub(super) fn new(pool: PgPool, patience: Patience, answer: Duration) -> Self {
-        Self { pool, patience, answer }
+    pub(super) fn new(inner: PgPool, patience: Patience, answer: Duration) -> Self {
+        Self { inner, patience, answer }
     }
 
     /// Takes a connection; an idle one may have died with its server.
     pub(super) async fn take(&self) -> sqlx::Result<Conn> {
-        let pooled = Some(self.pool.acquire().await?);
+        let pooled = Some(self.inner.acquire().await?);
         Ok(Conn { pooled, pool: self.clone(), patience: Some(self.patience.beginning), is_lost: false })
     }
 
     /// How often another connection is tried when one is found dead: as often as there are idle ones.
     pub(super) fn tries(&self) -> Tries {
-        Tries(self.pool.num_idle())
+        Tries(self.inner.num_idle())
     }
 
     /// Does `work`, which must do nothing before it has a connection that lives, again on another connection when the one it got had
@@ -80,22 +80,22 @@ impl Pool {
 
     /// Closes what is idle.
     pub(super) fn forget_idle(&self) {
-        while let Some(idle) = self.pool.try_acquire() {
+        while let Some(idle) = self.inner.try_acquire() {
             drop(idle.detach());
         }
     }
 
     /// Closes the pool when the work under way is done, which is not waited for without end.
     pub(super) async fn close(&self) {
-        if timeout(self.patience.ending, self.pool.close()).await.is_err() {
+        if timeout(self.patience.ending, self.inner.close()).await.is_err() {
             tracing::warn!("the database does not answer: its connections are cut");
         }
     }
 
     /// Connections in use, idle ones, and the most there may be.
     pub(super) fn usage(&self) -> (u32, u32, u32) {
-        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
-        (self.pool.size().saturating_sub(idle), idle, self.pool.options().get_max_connections())
+        let idle = u32::try_from(self.inner.num_idle()).unwrap_or(u32::MAX);
+        (self.inner.size().saturating_sub(idle), idle, self.inner.options().get_max_connections())
     }
 }
 
@@ -177,7 +177,7 @@ impl Drop for Conn {
         let Some(mut pooled) = self.pooled.take() else { return };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if !self.is_lost => {
-                drop(runtime.spawn(timeout(self.pool.patience.ending, pooled.return_to_pool())))
+                drop(runtime.spawn(timeout(self.pool.patience.ending, pooled.return_to_pool())));
             }
             // Closed without a word: nobody would hear it.
             _ => drop(pooled.detach()),

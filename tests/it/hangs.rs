@@ -109,9 +109,8 @@ async fn whoever_waits_for_a_database_that_hangs_stops_waiting() {
         until("the statements run", async || running(&database, LONG).await == 4).await;
         door.freeze();
     };
-    let (results, job, ()) = timeout(PATIENCE, async { tokio::join!(everything.run(LONG), work(), freezing) })
-        .await
-        .expect("nobody waits for ever");
+    let asked = Box::pin(async { tokio::join!(everything.run(LONG), work(), freezing) });
+    let (results, job, ()) = timeout(PATIENCE, asked).await.expect("nobody waits for ever");
     for result in results {
         assert!(matches!(result, Err(Error::Unavailable)), "{result:?}");
     }

@@ -315,9 +315,8 @@ async fn with_merged(
 /// The database could not be read, or `out` not be written.
 pub async fn export(db: &Db, person: &Person, out: &mut (impl Write + Send)) -> Result<u64> {
     let mut tx = SystemTx::begin(db).await?;
-    sqlx::raw_sql("set transaction isolation level repeatable read read only; set local statement_timeout = 0")
-        .execute(tx.conn())
-        .await?;
+    sqlx::raw_sql("set transaction isolation level repeatable read read only").execute(tx.conn()).await?;
+    tx.without_limit().await?;
     let mut rows = 0;
     for (table, of_them) in sources(&mut tx, person).await? {
         let body = if table == "webhook_events" {
@@ -474,7 +473,7 @@ impl Step {
         let mut all = 0;
         loop {
             let mut tx = SystemTx::begin(db).await?;
-            sqlx::raw_sql("set local statement_timeout = 0").execute(tx.conn()).await?;
+            tx.without_limit().await?;
             let done = sqlx::query(AssertSqlSafe(sql.as_str())).execute(tx.conn()).await?.rows_affected();
             tx.commit().await?;
             all += done;
@@ -673,7 +672,7 @@ async fn left(tx: &mut SystemTx, person: &Person) -> Result<Vec<String>> {
 /// [`RightsError::Refused`] while they own an organization alone, or their data would come back.
 pub async fn erase(db: &Db, clock: &Clock, person: &Person, erasure: Erasure) -> Result<Erased> {
     let mut tx = SystemTx::begin(db).await?;
-    sqlx::raw_sql("set local statement_timeout = 0").execute(tx.conn()).await?;
+    tx.without_limit().await?;
     let mut erased = Erased { steps: Vec::new(), left: left(&mut tx, person).await? };
     let (mut steps, customers) = match person {
         Person::User(user) => (steps_of_user(user), linked(&mut tx, user.id).await?),

@@ -8,13 +8,13 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use sqlx::Arguments as _;
 use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, PgConnection};
 use uuid::Uuid;
 
 use crate::access::Tenant;
 use crate::clock::Clock;
-use crate::db::{SystemTx, TenantTx};
+use crate::db::{Conn, SystemTx, TenantTx};
 use crate::error::{Error, Result};
 use crate::id::{AuditLogId, Id, Identified, OrganizationId};
 
@@ -164,7 +164,7 @@ pub async fn record_of_consequence(tx: &mut TenantTx, clock: &Clock, entry: &Aud
 }
 
 async fn record_without_actor(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     clock: &Clock,
     organization: OrganizationId,
     entry: &AuditEntry,

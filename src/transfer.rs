@@ -258,11 +258,10 @@ async fn newest_migration(tx: &mut SystemTx) -> Result<i64> {
 /// A transaction that may take as long as it takes.
 async fn begin(db: &Db, mode: &'static str) -> Result<SystemTx> {
     let mut tx = SystemTx::begin(db).await?;
-    sqlx::raw_sql(AssertSqlSafe(format!(
-        "{mode}; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0"
-    )))
-    .execute(tx.conn())
-    .await?;
+    sqlx::raw_sql(AssertSqlSafe(format!("{mode}; set local idle_in_transaction_session_timeout = 0")))
+        .execute(tx.conn())
+        .await?;
+    tx.without_limit().await?;
     Ok(tx)
 }
 
@@ -270,7 +269,7 @@ async fn begin(db: &Db, mode: &'static str) -> Result<SystemTx> {
 async fn read_rows(tx: &mut SystemTx, sql: &str, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> Result<Total> {
     let mut hash = Sha256::new();
     let mut rows = 0;
-    let mut stream = tx.conn().copy_out_raw(sql).await?;
+    let mut stream = tx.conn().unbounded()?.copy_out_raw(sql).await?;
     while let Some(bytes) = stream.try_next().await? {
         hash.update(&bytes);
         // A line break within a value is written as `\n`, with a backslash.
@@ -476,7 +475,7 @@ async fn import_table<R: BufRead>(
 /// Sends lines to a `COPY` until the one that ends them.
 async fn fill<R: BufRead>(tx: &mut SystemTx, reader: &mut Reader<R>, sql: &str) -> Result<Total> {
     let (mut hash, mut rows) = (Sha256::new(), 0);
-    let mut copy = tx.conn().copy_in_raw(sql).await?;
+    let mut copy = tx.conn().unbounded()?.copy_in_raw(sql).await?;
     let mut chunk = Vec::with_capacity(CHUNK * 2);
     loop {
         if !reader.next()? {

@@ -10,10 +10,9 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::db::{Db, SystemTx};
+use crate::db::{Conn, Db, SystemTx};
 use crate::error::Result;
 use crate::hex::unhex;
 use crate::id::{ApiKeyId, AuditLogId, OrganizationId, UserId};
@@ -264,7 +263,7 @@ pub(super) struct Sealed {
 
 /// The places after a position, and between two times.
 pub(super) async fn page(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     after: i64,
     (since, until): (Option<DateTime<Utc>>, Option<DateTime<Utc>>),

@@ -2,11 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use super::chain::{self, BEGINNING, Hash, PAGE};
 use crate::access::Action;
-use crate::db::{Db, SystemTx};
+use crate::db::{Conn, Db, SystemTx};
 use crate::error::{Error, Result};
 use crate::graphql::session::Session;
 use crate::hex::hex;
@@ -86,7 +85,7 @@ pub async fn read_on(session: &Session, after: i64) -> Result<Read> {
 
 /// The rows of the next places, and whether these were the last.
 async fn next(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     done: &mut Exported,
     times: (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
@@ -113,7 +112,7 @@ async fn next(
     Ok((rows, is_last))
 }
 
-async fn hash_at(conn: &mut PgConnection, organization: OrganizationId, position: i64) -> Result<Hash> {
+async fn hash_at(conn: &mut Conn, organization: OrganizationId, position: i64) -> Result<Hash> {
     let hash = sqlx::query_scalar!(
         "select hash from tenantry.audit_seals where organization_id = $1 and position = $2",
         organization as _,

@@ -7,7 +7,6 @@
 use async_graphql::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 
 use crate::access::Action;
 use crate::billing::graphql::{
@@ -17,6 +16,7 @@ use crate::billing::graphql::{
 use crate::billing::prepare::{self, Draft, Request};
 use crate::billing::remote::{RemoteSubscription, told};
 use crate::billing::{BillingActionKind, BillingActionStatus};
+use crate::db::Conn;
 use crate::error::{Code, Error, Result};
 use crate::events::{self, Event};
 use crate::graphql::mutation::{self, Done, Mutation, UserError, UserErrorCode, VerbError, VerbResult, Work};
@@ -207,7 +207,7 @@ pub(super) struct Pending {
 
 /// The action, if it is not over.
 pub(super) async fn pending(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     id: BillingActionId,
 ) -> Result<Option<Pending>> {
@@ -352,7 +352,7 @@ fn is_so(request: &Request, found: Option<&Value>) -> bool {
 
 /// Writes down what became of a try; gives what the audit log says of it, once it is over.
 pub(super) async fn record(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     now: DateTime<Utc>,
     organization: OrganizationId,
     action: &Pending,

@@ -1,10 +1,9 @@
 //! Where amounts are moved: the same statements in the transaction of a viewer and in one of the system.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 
 use crate::clock::Clock;
-use crate::db::{SystemTx, TenantTx};
+use crate::db::{Conn, SystemTx, TenantTx};
 use crate::error::Result;
 use crate::events::{self, Event};
 use crate::graphql::mutation::Work;
@@ -43,7 +42,7 @@ impl<'a> Books<'a> {
     }
 
     #[track_caller]
-    pub(super) fn conn(&mut self) -> &mut PgConnection {
+    pub(super) fn conn(&mut self) -> &mut Conn {
         match &mut self.tx {
             Tx::Viewer(tx) => tx.conn(),
             Tx::System(tx) => tx.conn(),

@@ -4,13 +4,12 @@
 //! has budgets already and comes upon reservations, and a job that takes many rows, skips what others hold.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::budgets::books::Books;
 use crate::budgets::model::Changed;
 use crate::budgets::{BudgetPeriod, BudgetReservationStatus, BudgetType, BudgetUsageKind};
-use crate::db::{SystemTx, TenantTx};
+use crate::db::{Conn, SystemTx, TenantTx};
 use crate::error::Result;
 use crate::id::{BudgetAlertId, BudgetId, BudgetReservationId, BudgetUsageRecordId, OrganizationId};
 use crate::plans::OrganizationPlan;
@@ -70,7 +69,7 @@ pub(super) struct Named {
 
 /// Takes an amount from all of these budgets or from none: this statement decides, whoever else spends at the same time. One
 /// answer for each id, in their order.
-pub(super) async fn take(conn: &mut PgConnection, organization: OrganizationId, take: &Take<'_>) -> Result<Vec<Named>> {
+pub(super) async fn take(conn: &mut Conn, organization: OrganizationId, take: &Take<'_>) -> Result<Vec<Named>> {
     let (reservation, expires_at) = take.reservation.unzip();
     let (kind, spent, reserved) = match reservation {
         None => (BudgetUsageKind::Spend, take.amount_minor, 0),
@@ -224,11 +223,7 @@ pub(super) struct Ending<'a> {
 
 /// Ends a reservation in all of its budgets, or in none if one of them has no room for what is more than was set aside: then no
 /// [`Held`] has a change.
-pub(super) async fn end(
-    conn: &mut PgConnection,
-    organization: OrganizationId,
-    ending: &Ending<'_>,
-) -> Result<Vec<Held>> {
+pub(super) async fn end(conn: &mut Conn, organization: OrganizationId, ending: &Ending<'_>) -> Result<Vec<Held>> {
     let settled = ending.settled_minor.unwrap_or_default();
     let (kind, status, recorded) = match ending.settled_minor {
         Some(minor) => (BudgetUsageKind::Settle, BudgetReservationStatus::Settled, minor),
@@ -356,7 +351,7 @@ pub(super) type Expired = (BudgetReservationId, BudgetId);
 /// Expired reservations, locked, the oldest first; those that others work on are left out. `within`: only reservations of these
 /// budgets and no others.
 pub(super) async fn lock_expired(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     within: Option<&[BudgetId]>,
     limit: i64,
@@ -385,7 +380,7 @@ pub(super) async fn lock_expired(
 
 /// Gives back what locked reservations hold. `records` has an id for each.
 pub(super) async fn expire(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     expired: &[Expired],
     records: &[BudgetUsageRecordId],
@@ -433,7 +428,7 @@ pub(super) struct Opened {
 /// Closes locked periods that have ended, and opens for each the one that holds `now`, with the id beside it. Whoever comes late
 /// finds nothing to do. Periods that nobody opened in between count as unspent.
 pub(super) async fn open_periods(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     ended: &[(BudgetId, BudgetId)],
     now: DateTime<Utc>,

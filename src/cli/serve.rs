@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, KeysConfig, PortUse, VARIABLES};
 use crate::db::{Db, Pooler, check_roles, keeps_statements, migrations};
 use crate::entitlements;
+use crate::error::Error;
 use crate::http::graphql::Persisted;
 use crate::http::listener::{self, Caps, Listening};
 use crate::jobs;
@@ -167,7 +168,8 @@ impl Serve {
         // A worker ends what it has begun; what it cannot end is rolled back and done by another.
         let ended = futures_util::future::join_all(background);
         tokio::time::timeout(Duration::from_secs(15), ended).await.ok();
-        if let Err(error) = entitlements::write_calls(&app.services).await {
+        let counted = tokio::time::timeout(Duration::from_secs(5), entitlements::write_calls(&app.services)).await;
+        if let Err(error) = counted.unwrap_or(Err(Error::Timeout)) {
             tracing::warn!(%error, "the last calls of the API were not counted");
         }
         db.close().await;
@@ -260,7 +262,7 @@ fn verifier(config: &Config, dev: Option<&DevIssuer>) -> Result<Verifier, Comman
 
 /// A pooler may pass the settings of sessions on to nobody; then they must be the role's. No request goes without them.
 async fn refuse_lost_settings(db: &Db, pooler: Pooler) -> Result<(), CommandError> {
-    let missing = db.missing_settings().await.map_err(crate::error::Error::from)?;
+    let missing = db.missing_settings().await.map_err(Error::from)?;
     if missing.is_empty() {
         return Ok(());
     }

@@ -4,6 +4,8 @@
 //! other, and neither can be made without saying for whom.
 
 mod bind;
+mod conn;
+pub(crate) mod listening;
 pub mod migrations;
 mod plan;
 mod queue;
@@ -20,10 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::PgConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 pub use bind::Bind;
+use conn::Pool;
+pub use conn::{Conn, Patience};
 pub use queue::Lane;
 use queue::Queue;
 use read_pool::ReadPool;
@@ -45,13 +48,13 @@ pub struct Db {
     /// The RLS-bound role: what the API reads.
     readers: Arc<ReadPool>,
     /// The RLS-bound role: what the API writes.
-    app: PgPool,
+    app: Pool,
     /// Who waits for a connection of it.
     writers: Arc<Queue>,
     /// How long they waited.
     write_waits: Arc<Waits>,
     /// The superadmin role: webhooks, workers, commands.
-    system: PgPool,
+    system: Pool,
     pooler: Pooler,
 }
 
@@ -81,11 +84,19 @@ pub struct PoolLimits {
     pub acquire_timeout: Duration,
     /// `DATABASE_POOLER`.
     pub pooler: Pooler,
+    /// How long answers are waited for.
+    pub patience: Patience,
 }
 
 impl Default for PoolLimits {
     fn default() -> Self {
-        Self { max_connections: 10, workers: 0, acquire_timeout: Duration::from_secs(5), pooler: Pooler::None }
+        Self {
+            max_connections: 10,
+            workers: 0,
+            acquire_timeout: Duration::from_secs(5),
+            pooler: Pooler::None,
+            patience: Patience::default(),
+        }
     }
 }
 
@@ -93,12 +104,15 @@ impl Db {
     /// Makes the pools; connections are opened when first needed, so this succeeds while the database is down.
     #[must_use]
     pub fn new(app: PgConnectOptions, system: PgConnectOptions, limits: PoolLimits) -> Self {
-        let pool = |connections| {
-            PgPoolOptions::new()
+        let patience = limits.patience;
+        let pool = |connections, options, answer| {
+            let pool = PgPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(limits.acquire_timeout)
                 // `TenantTx::begin` is the test: it goes to the server anyway and retries on a connection that died.
                 .test_before_acquire(false)
+                .connect_lazy_with(options);
+            Pool::new(pool, patience, answer)
         };
         let app = app.application_name("tenantry-api");
         let app = match limits.pooler {
@@ -108,13 +122,13 @@ impl Db {
         };
         let unprepared = limits.pooler == Pooler::Transaction;
         let reading = (limits.max_connections * 3 / 5).max(1);
-        let readers = Arc::new(ReadPool::new(&app, reading, limits.acquire_timeout, unprepared));
+        let readers = Arc::new(ReadPool::new(&app, reading, &limits, unprepared));
         let writing = limits.max_connections.saturating_sub(reading).max(1);
         let writers = Queue::new(usize::try_from(writing).unwrap_or(1), limits.acquire_timeout);
-        let app = pool(writing).connect_lazy_with(app);
+        let app = pool(writing, app, patience.api);
         let system = system.application_name("tenantry-system").statement_cache_capacity(STATEMENTS);
-        let system = pool((limits.max_connections / 4).max(2) + limits.workers)
-            .connect_lazy_with(system.options(settings(SYSTEM_TIMEOUT)));
+        let system = system.options(settings(SYSTEM_TIMEOUT));
+        let system = pool((limits.max_connections / 4).max(2) + limits.workers, system, patience.system);
         Self { readers, app, writers, write_waits: Arc::default(), system, pooler: limits.pooler }
     }
 
@@ -148,7 +162,7 @@ impl Db {
     }
 
     /// The API's pool, for [`TenantTx`].
-    pub(crate) fn app(&self) -> &PgPool {
+    fn app(&self) -> &Pool {
         &self.app
     }
 
@@ -157,32 +171,28 @@ impl Db {
         if self.pooler == Pooler::Transaction { BEGIN_POOLED } else { BEGIN }
     }
 
-    /// Runs a statement as the app role, outside of every tenant. See [`Db::retrying`].
+    /// Runs a statement as the app role, outside of every tenant. See [`Pool::on_living`].
     pub(crate) async fn app_statement<T>(
         &self,
-        work: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>>,
+        work: impl for<'c> Fn(&'c mut Conn) -> BoxFuture<'c, sqlx::Result<T>>,
     ) -> sqlx::Result<T> {
-        let (pooler, work) = (self.pooler, &work);
+        let work = &work;
         let _place = self.writers.enter(Lane::House).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
-        Self::retrying(&self.app, |pool| async move {
-            if pooler != Pooler::Transaction {
-                let mut connection = pool.acquire().await?;
-                return work(&mut connection).await;
-            }
-            let mut tx = pool.begin_with(BEGIN_POOLED).await?;
-            let result = work(&mut tx).await?;
-            tx.commit().await?;
-            Ok(result)
-        })
-        .await
+        if self.pooler != Pooler::Transaction {
+            return self.app.on_living(|mut connection| async move { work(&mut connection).await }).await;
+        }
+        let (mut tx, _) = Writing::begin(&self.app, BEGIN_POOLED, None).await?;
+        let result = work(tx.conn()).await?;
+        tx.end(true).await?;
+        Ok(result)
     }
 
-    /// Runs a statement outside of a transaction as the superadmin role: the webhook inbox only. See [`Db::retrying`].
+    /// Runs a statement outside of a transaction as the superadmin role: the webhook inbox only. See [`Pool::on_living`].
     pub(crate) async fn system_statement<T, F: Future<Output = sqlx::Result<T>>>(
         &self,
-        work: impl Fn(PgPool) -> F,
+        work: impl Fn(Conn) -> F,
     ) -> sqlx::Result<T> {
-        let result = Self::retrying(&self.system, work).await;
+        let result = self.system.on_living(work).await;
         if let Err(error) = &result
             && takes_no_writes(error)
         {
@@ -196,26 +206,8 @@ impl Db {
     fn leave_standby(&self) {
         tracing::warn!("the database takes no writes: looking for another at the same address");
         self.readers.forget_idle();
-        for pool in [&self.app, &self.system] {
-            while let Some(mut connection) = pool.try_acquire() {
-                connection.close_on_drop();
-            }
-        }
-    }
-
-    /// Repeats `work`, which must do nothing before it has a connection that lives, on another connection when the one
-    /// it got had died with the server: as many times as there were idle ones.
-    async fn retrying<T, F: Future<Output = sqlx::Result<T>>>(
-        pool: &PgPool,
-        work: impl Fn(PgPool) -> F,
-    ) -> sqlx::Result<T> {
-        let mut dead_connections_left = pool.num_idle();
-        loop {
-            match work(pool.clone()).await {
-                Err(error) if dead_connections_left > 0 && connection_died(&error) => dead_connections_left -= 1,
-                result => return result,
-            }
-        }
+        self.app.forget_idle();
+        self.system.forget_idle();
     }
 
     /// The newest migration in the database, as the app role sees it, and whether the database takes writes.
@@ -223,7 +215,12 @@ impl Db {
         const NEWEST: &str =
             "select coalesce(max(version), 0), not pg_is_in_recovery() from tenantry._sqlx_migrations where success";
         let found: (i64, bool) = self
-            .app_statement(|connection| Box::pin(async move { sqlx::query_as(NEWEST).fetch_one(connection).await }))
+            .app_statement(|connection| {
+                Box::pin(async move {
+                    connection.waits(READY_PATIENCE);
+                    sqlx::query_as(NEWEST).fetch_one(connection).await
+                })
+            })
             .await?;
         if !found.1 {
             self.leave_standby();
@@ -252,22 +249,20 @@ impl Db {
             .collect())
     }
 
-    /// Closes all pools after the work under way is done.
+    /// Closes all pools when the work under way is done, or it takes too long.
     pub async fn close(&self) {
         self.readers.close();
         self.writers.close();
-        self.app.close().await;
-        self.system.close().await;
+        tokio::join!(self.app.close(), self.system.close());
     }
 
     /// What the pools are doing.
     #[must_use]
     pub fn usage(&self) -> [PoolUsage<'_>; 3] {
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let of = |name, pool: &PgPool| {
-            let idle = count(pool.num_idle());
-            let limit = pool.options().get_max_connections();
-            PoolUsage { name, in_use: pool.size().saturating_sub(idle), idle, limit, waits: None }
+        let of = |name, pool: &Pool| {
+            let (in_use, idle, limit) = pool.usage();
+            PoolUsage { name, in_use, idle, limit, waits: None }
         };
         let readers = &self.readers;
         let idle = readers.idle();
@@ -297,16 +292,6 @@ pub struct PoolUsage<'a> {
     pub waits: Option<&'a Waits>,
 }
 
-/// Whether the connection was dead before the statement could begin: closed by the other side, or by a server that
-/// stops or stopped (SQLSTATE 57P01 to 57P03).
-fn connection_died(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P0")),
-        _ => false,
-    }
-}
-
 /// Whether the server is a standby, or takes no writes for another reason: SQLSTATE 25006, and 0A000 of `begin read write`.
 fn takes_no_writes(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
@@ -317,6 +302,8 @@ fn takes_no_writes(error: &sqlx::Error) -> bool {
 const API_TIMEOUT: &str = "15s";
 /// How long a statement of webhooks, workers and commands may take.
 const SYSTEM_TIMEOUT: &str = "60s";
+/// How long the answer to whether the database is there is waited for. Whoever asks wants to know soon.
+const READY_PATIENCE: Duration = Duration::from_secs(1);
 /// Prepared statements that a connection of sqlx keeps.
 const STATEMENTS: usize = 512;
 /// Row-level security makes every statement depend on a setting, not on a constant: a generic plan is as good as a custom

@@ -13,13 +13,16 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, Row, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::conn::Patience;
 use super::queue::{Place, Queue};
-use super::{Bind, Lane, Waits, tls};
+use super::{Bind, Lane, PoolLimits, Waits, tls};
 use crate::error::{Error, Result, is_lost};
 
 /// Statements that a connection keeps prepared; each one more takes the place of another. Sizes of pages are part of the
@@ -27,6 +30,8 @@ use crate::error::{Error, Result, is_lost};
 const MAX_STATEMENTS: usize = 512;
 /// How long the cancellation of an abandoned request's statement may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection that nobody uses any more may take to end: what was sent is answered first.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How old a connection may grow, and how long it may wait unused: what its backend remembers goes with it, and after a
 /// failover the next one finds the new server. As sqlx has it.
@@ -41,6 +46,33 @@ pub(super) struct ReadConnection {
     statements: Mutex<HashMap<Box<str>, Statement>>,
     /// Behind a pooler that keeps no statements nothing is prepared: the next transaction may have another session.
     unprepared: bool,
+    patience: Patience,
+    /// Tells whoever runs the connection, by going, that it is not used any more.
+    _in_use: oneshot::Sender<()>,
+}
+
+/// Why nothing came of a statement.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The driver says why.
+    Driver(tokio_postgres::Error),
+    /// There was no answer.
+    Silent,
+}
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Driver(error)
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Driver(error) => error.into(),
+            Failed::Silent => Self::Unavailable,
+        }
+    }
 }
 
 /// A statement that may be run.
@@ -77,6 +109,12 @@ impl ReadConnection {
     /// The client, for statements without parameters.
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Begins a transaction. Nothing is asked that takes time: who does not answer soon is not there.
+    pub(super) async fn begin(&self, sql: &str) -> Result<(), Failed> {
+        let begun = timeout(self.patience.beginning, self.client.batch_execute(sql)).await;
+        Ok(begun.map_err(|_| Failed::Silent)??)
     }
 
     /// The prepared statement of this text with parameters like these.
@@ -124,6 +162,7 @@ pub(super) struct ReadPool {
     idle: Mutex<Vec<ReadConnection>>,
     queue: Arc<Queue>,
     acquire_timeout: Duration,
+    patience: Patience,
     unprepared: bool,
     waits: Waits,
 }
@@ -144,14 +183,15 @@ pub(super) struct Taken {
 
 impl ReadPool {
     /// A pool with the address and the settings of these options.
-    pub(super) fn new(options: &PgConnectOptions, size: u32, acquire_timeout: Duration, unprepared: bool) -> Self {
+    pub(super) fn new(options: &PgConnectOptions, size: u32, limits: &PoolLimits, unprepared: bool) -> Self {
         let size = size as usize;
         Self {
             config: config(options),
             tls: tls::connector(options),
             idle: Mutex::new(Vec::with_capacity(size)),
-            queue: Queue::new(size, acquire_timeout),
-            acquire_timeout,
+            queue: Queue::new(size, limits.acquire_timeout),
+            acquire_timeout: limits.acquire_timeout,
+            patience: limits.patience,
             unprepared,
             waits: Waits::default(),
         }
@@ -215,11 +255,9 @@ impl ReadPool {
     pub(super) async fn read_alone(self: &Arc<Self>, lane: Lane, sql: &str, binds: &[Bind]) -> Result<Vec<Row>> {
         self.on_living(lane, |taken| async move {
             let statement = taken.connection.prepared(sql, binds).await?;
-            let begin = taken.connection.client.batch_execute("begin read only");
             let parameters = parameters_of(binds);
-            let (started, rows) = tokio::join!(begin, statement.run(&taken.connection.client, &parameters));
-            started?;
-            let rows = rows?;
+            let rows = async { Ok(statement.run(&taken.connection.client, &parameters).await?) };
+            let ((), rows) = tokio::try_join!(taken.connection.begin("begin read only"), rows)?;
             taken.give_back(true);
             Ok(rows)
         })
@@ -233,15 +271,28 @@ impl ReadPool {
     /// As [`ReadPool::take`] and the work.
     pub(super) async fn on_living<T, F>(self: &Arc<Self>, lane: Lane, work: impl Fn(Taken) -> F) -> Result<T>
     where
-        F: Future<Output = Result<T, tokio_postgres::Error>>,
+        F: Future<Output = Result<T, Failed>>,
     {
         let mut dead_connections_left = self.idle();
         loop {
-            match work(self.take(lane).await?).await {
-                Err(error) if dead_connections_left > 0 && died(&error) => dead_connections_left -= 1,
+            match self.in_time(work(self.take(lane).await?)).await {
+                Err(Failed::Driver(error)) if dead_connections_left > 0 && died(&error) => dead_connections_left -= 1,
+                // The idle ones were closed: the next is new, and the last.
+                Err(Failed::Silent) if dead_connections_left > 0 => dead_connections_left = 0,
                 result => return Ok(result?),
             }
         }
+    }
+
+    /// Waits for what a statement gives, but not for ever. When nothing comes, what is idle is closed as well: new connections go to
+    /// whoever is at the address by then.
+    pub(super) async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+        let answer = timeout(self.patience.api, answer).await.unwrap_or(Err(Failed::Silent));
+        if matches!(answer, Err(Failed::Silent)) {
+            tracing::warn!("the database does not answer: connections for reading are closed");
+            self.forget_idle();
+        }
+        answer
     }
 
     fn pop_living(&self) -> Option<ReadConnection> {
@@ -251,17 +302,31 @@ impl ReadPool {
 
     async fn connect(&self) -> Result<ReadConnection> {
         let (client, connection) = open(&self.config, self.tls.clone(), self.acquire_timeout).await?;
+        let (in_use, unused) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection for reading ended");
+            // It ends by itself when it is not used any more and what was sent is answered.
+            let too_long = async {
+                drop(unused.await);
+                tokio::time::sleep(END_TIMEOUT).await;
+            };
+            tokio::select! {
+                Err(error) = connection => tracing::debug!(%error, "a connection for reading ended"),
+                () = too_long => {}
             }
         });
         if self.unprepared {
-            learn_types(&client).await?;
+            timeout(self.patience.beginning, learn_types(&client)).await.map_err(|_| Error::Unavailable)??;
         }
         let now = Instant::now();
-        let unprepared = self.unprepared;
-        Ok(ReadConnection { client, born: now, used: now, statements: Mutex::default(), unprepared })
+        Ok(ReadConnection {
+            client,
+            born: now,
+            used: now,
+            statements: Mutex::default(),
+            unprepared: self.unprepared,
+            patience: self.patience,
+            _in_use: in_use,
+        })
     }
 }
 
@@ -269,6 +334,11 @@ impl Taken {
     /// The connection.
     pub(super) fn connection(&self) -> &ReadConnection {
         &self.connection
+    }
+
+    /// The pool that it is of.
+    pub(super) fn pool(&self) -> &ReadPool {
+        &self.pool
     }
 
     /// Ends the transaction and gives the connection back. When everything was answered nobody waits: what the next user
@@ -291,7 +361,7 @@ impl Taken {
         }
         tokio::spawn(async move {
             let cancel = connection.client.cancel_token();
-            let cancelled = tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(pool.tls.clone())).await;
+            let cancelled = timeout(CANCEL_TIMEOUT, cancel.cancel_query(pool.tls.clone())).await;
             if !matches!(cancelled, Ok(Ok(()))) {
                 tracing::debug!("the statement of an abandoned request could not be cancelled");
             }
@@ -367,15 +437,15 @@ pub async fn keeps_statements(options: &PgConnectOptions) -> Result<bool> {
     .await;
     drop(client);
     // It ends when its client is gone and what was sent is out.
-    let _ = tokio::time::timeout(CONNECT_TIMEOUT, connection).await;
+    let _ = timeout(CONNECT_TIMEOUT, connection).await;
     Ok(asked?)
 }
 
 /// What has to be polled for a client to go on.
-type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+pub(super) type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 async fn open(config: &Config, tls: MakeRustlsConnect, limit: Duration) -> Result<(Client, Connection)> {
-    Ok(tokio::time::timeout(limit, config.connect(tls)).await.map_err(|_| Error::Unavailable)??)
+    Ok(timeout(limit, config.connect(tls)).await.map_err(|_| Error::Unavailable)??)
 }
 
 /// The same address, user, database and settings for the other driver.
@@ -441,6 +511,6 @@ mod tests {
         let socket = PgConnectOptions::from_str("postgres://u@localhost/d?host=/run/pg").expect("a URL");
         assert_eq!(super::config(&socket).get_hosts(), [tokio_postgres::config::Host::Unix("/run/pg".into())]);
         assert_eq!(super::config(&socket).get_password(), None);
-        assert!(!format!("{:?}", ReadPool::new(&options, 1, Duration::from_secs(1), false)).contains("p@ss"));
+        assert!(!format!("{:?}", ReadPool::new(&options, 1, &PoolLimits::default(), false)).contains("p@ss"));
     }
 }

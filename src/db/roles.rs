@@ -1,8 +1,6 @@
 //! The start-up check of roles: a server whose API role could see around row-level security does not start.
 
-use sqlx::PgConnection;
-
-use crate::db::Db;
+use crate::db::{Conn, Db};
 use crate::error::Result;
 
 /// Why a role must not be used for the API, or cannot be used for the system.
@@ -23,7 +21,8 @@ struct Facts {
     app: bool,
 }
 
-async fn facts(connection: &mut PgConnection) -> sqlx::Result<Facts> {
+async fn facts(connection: &mut Conn) -> sqlx::Result<Facts> {
+    connection.has_begun();
     let row: (String, bool, bool, bool, bool, bool) = sqlx::query_as(
         "select r.rolname::text, r.rolsuper, r.rolbypassrls,
                 exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -73,7 +72,7 @@ pub async fn check_roles(db: &Db) -> Result<Vec<RoleFinding>> {
     if !app.app {
         find(&app.name, "is not a member of tenantry_app: `grant tenantry_app to …`");
     }
-    let system = facts(&mut *db.system.acquire().await?).await?;
+    let system = facts(&mut db.system.take().await?).await?;
     if !system.superadmin {
         find(&system.name, "is not a member of tenantry_superadmin: let SUPERADMIN_DATABASE_URL log in as one");
     }

@@ -3,10 +3,8 @@
 //! Isolation is lifted by policies that name that role, not by a flag on the API's role. A test keeps the list of
 //! modules that may open one.
 
-use sqlx::PgConnection;
-
 use crate::db::writing::Writing;
-use crate::db::{BEGIN, Db, takes_no_writes};
+use crate::db::{BEGIN, Conn, Db, takes_no_writes};
 use crate::error::{Error, Result};
 
 /// A transaction that sees every tenant.
@@ -27,8 +25,16 @@ impl SystemTx {
     }
 
     /// The connection. It is in this transaction without sqlx's knowing: a part that may fail is a `savepoint`, never sqlx's `begin`.
-    pub fn conn(&mut self) -> &mut PgConnection {
+    pub fn conn(&mut self) -> &mut Conn {
         self.0.conn()
+    }
+
+    /// Lets statements take as long as they take, in the database and here: for commands, whose user watches. What the server does by
+    /// itself would wait for ever for a database that has vanished.
+    pub async fn without_limit(&mut self) -> Result<()> {
+        sqlx::raw_sql("set local statement_timeout = 0").execute(self.conn()).await?;
+        self.conn().waits_for_ever();
+        Ok(())
     }
 
     /// Takes everything back, and comes back when it is: dropping leaves that, and the release of the locks, for later.

@@ -18,16 +18,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, Row as _};
+use sqlx::{Postgres, Row as _};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use crate::access::{Actions, Actor, Bearer, Credential, KeyBearer, MemberRole, OrganizationRef, Tenant};
-use crate::db::read_pool::{Taken, parameters_of};
+use crate::db::read_pool::{Failed, Taken, parameters_of};
 use crate::db::traffic::{Batch, Called, Sent};
 use crate::db::writing::Writing;
-use crate::db::{Bind, Db, Lane, Traffic, takes_no_writes};
+use crate::db::{Bind, Conn, Db, Lane, Traffic, takes_no_writes};
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::id::Id;
@@ -322,11 +322,11 @@ impl TenantTx {
 
     /// The connection, for one statement: calls are counted, and named by where they stand.
     #[track_caller]
-    pub fn conn(&mut self) -> &mut PgConnection {
+    pub fn conn(&mut self) -> &mut Conn {
         self.conn_for(Called::Place(Location::caller()))
     }
 
-    fn conn_for(&mut self, called: Called<'static>) -> &mut PgConnection {
+    fn conn_for(&mut self, called: Called<'static>) -> &mut Conn {
         self.traffic.add_statements(1);
         self.traffic.add_round_trip();
         let traffic = &self.traffic;
@@ -334,7 +334,7 @@ impl TenantTx {
         self.raw()
     }
 
-    fn raw(&mut self) -> &mut PgConnection {
+    fn raw(&mut self) -> &mut Conn {
         self.mode.conn()
     }
 
@@ -474,7 +474,7 @@ impl TenantTx<Reading> {
         &self,
         (sql, types, parameters): Opening<'_>,
         asked: Option<(&str, &[Bind])>,
-    ) -> Result<(Vec<Row>, Vec<Row>), tokio_postgres::Error> {
+    ) -> Result<(Vec<Row>, Vec<Row>), Failed> {
         let connection = self.taken().connection();
         let enter = connection.statement(sql, types.iter().cloned()).await?;
         let first = match asked {
@@ -484,24 +484,23 @@ impl TenantTx<Reading> {
         self.traffic.add_statements(if first.is_some() { 2 } else { 1 });
         let unanswered = self.sent();
         // One snapshot for all statements of a query; such a transaction cannot fail to serialize.
-        let begin = connection.client().batch_execute("begin isolation level repeatable read read only");
+        let begin = connection.begin("begin isolation level repeatable read read only");
         let lookup = async {
             let sent = Sent::begin(&self.traffic, Called::Text { sql, binds: &[], table: None }, None);
             let rows = enter.run(connection.client(), parameters).await;
             sent.answered(&rows);
-            rows
+            Ok(rows?)
         };
         let following = async {
             let (Some((statement, binds)), Some((sql, _))) = (&first, asked) else { return Ok(Vec::new()) };
             let sent = Sent::begin(&self.traffic, Called::Text { sql, binds, table: None }, None);
             let rows = statement.run(connection.client(), &parameters_of(binds)).await;
             sent.answered(&rows);
-            rows
+            Ok(rows?)
         };
-        let (started, membership, found) = tokio::join!(begin, lookup, following);
+        let ((), membership, found) = tokio::try_join!(begin, lookup, following)?;
         unanswered.answered();
-        started?;
-        Ok((membership?, found?))
+        Ok((membership, found))
     }
 
     /// Runs a statement that reads. What is asked for at the same time is sent at once.
@@ -520,15 +519,21 @@ impl TenantTx<Reading> {
         let connection = self.taken().connection();
         let unanswered = self.sent();
         let sent = Sent::begin(&self.traffic, Called::Text { sql, binds, table: batch.map(Batch::table) }, batch);
-        let result = async {
-            let statement = connection.prepared(sql, binds).await?;
-            self.traffic.add_statements(1);
-            statement.run(connection.client(), &parameters_of(binds)).await
+        let answer = async {
+            let result = async {
+                let statement = connection.prepared(sql, binds).await?;
+                self.traffic.add_statements(1);
+                statement.run(connection.client(), &parameters_of(binds)).await
+            }
+            .await;
+            sent.answered(&result);
+            Ok(result?)
+        };
+        let rows = self.taken().pool().in_time(answer).await;
+        if !matches!(rows, Err(Failed::Silent)) {
+            unanswered.answered();
         }
-        .await;
-        sent.answered(&result);
-        unanswered.answered();
-        Ok(result?)
+        Ok(rows?)
     }
 
     #[expect(clippy::expect_used, reason = "the connection is taken when an opening failed and by drop only")]

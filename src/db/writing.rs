@@ -1,18 +1,11 @@
 //! A connection in a transaction that writes, and how it ends: by a commit, by a rollback, or closed.
 
-use std::time::Duration;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgRow;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgPool, PgRow};
-use sqlx::{AssertSqlSafe, PgConnection, Postgres};
-
-use crate::db::connection_died;
+use crate::db::conn::{Conn, Pool};
 use crate::db::queue::Place;
 use crate::db::traffic::Sent;
-
-/// How long the rollback of an abandoned transaction may take. The machine of the database may be gone, and then nothing is ever
-/// answered: the connection is closed, so that another takes its place.
-const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection in a transaction that writes. One that could not be rolled back is not used again. Boxed, because every verb's
 /// future holds it.
@@ -23,7 +16,7 @@ pub struct Writing(Option<Box<Held>>);
 struct Held {
     /// The statement under way. sqlx does not tell when it was answered: it ends where the next begins, or with the transaction.
     under_way: Option<Sent<'static>>,
-    connection: PoolConnection<Postgres>,
+    connection: Conn,
     /// The right to the connection. Below it, so that it is given back after it.
     place: Option<Place>,
 }
@@ -31,30 +24,28 @@ struct Held {
 impl Writing {
     /// Sends the statements that begin a transaction, on a connection that lives; gives the rows of the last of them. An idle
     /// connection may have died with the server: as many are tried as were idle, then one new one.
-    pub(super) async fn begin(
-        pool: &PgPool,
-        begin: &str,
-        mut place: Option<Place>,
-    ) -> sqlx::Result<(Self, Vec<PgRow>)> {
-        let mut dead_connections_left = pool.num_idle();
+    pub(super) async fn begin(pool: &Pool, begin: &str, mut place: Option<Place>) -> sqlx::Result<(Self, Vec<PgRow>)> {
+        let mut tries = pool.tries();
         loop {
-            let connection = pool.acquire().await?;
+            let connection = pool.take().await?;
             // The guard exists before the statement is sent: a request that is cancelled here is rolled back as well.
             let mut this = Self(Some(Box::new(Held { under_way: None, connection, place: place.take() })));
             match sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(this.conn()).await {
-                Ok(rows) => return Ok((this, rows)),
+                Ok(rows) => {
+                    this.conn().has_begun();
+                    return Ok((this, rows));
+                }
                 Err(error) => {
                     place = this.close();
-                    if dead_connections_left == 0 || !connection_died(&error) {
+                    if !tries.again(&error) {
                         return Err(error);
                     }
-                    dead_connections_left -= 1;
                 }
             }
         }
     }
 
-    pub(super) fn conn(&mut self) -> &mut PgConnection {
+    pub(super) fn conn(&mut self) -> &mut Conn {
         &mut self.held().connection
     }
 
@@ -84,7 +75,7 @@ impl Writing {
     /// Closes the connection; the right to one is left.
     fn close(&mut self) -> Option<Place> {
         let mut held = self.0.take()?;
-        held.connection.close_on_drop();
+        held.connection.give_up();
         held.place.take()
     }
 }
@@ -97,11 +88,13 @@ impl Drop for Writing {
         }
         let Some(mut held) = self.0.take() else { return };
         held.under_way = None;
-        // Off the caller's path: what was not committed has nothing to wait for.
+        // Off the caller's path: what was not committed has nothing to wait for. What is not answered in time is closed, so that
+        // another takes its place.
         tokio::spawn(async move {
-            let rollback = sqlx::raw_sql("rollback").execute(&mut *held.connection);
-            if !matches!(tokio::time::timeout(ROLLBACK_TIMEOUT, rollback).await, Ok(Ok(_))) {
-                held.connection.close_on_drop();
+            let ending = held.connection.ending();
+            let rollback = sqlx::raw_sql("rollback").execute(&mut held.connection);
+            if !matches!(tokio::time::timeout(ending, rollback).await, Ok(Ok(_))) {
+                held.connection.give_up();
             }
             drop(held);
         });

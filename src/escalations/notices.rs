@@ -3,11 +3,11 @@
 use async_graphql::InputObject;
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::access::Action;
 use crate::clock::Clock;
+use crate::db::Conn;
 use crate::error::Result;
 use crate::escalations::{Escalation, EscalationPriority, EscalationReason};
 use crate::events::{self, Event};
@@ -71,7 +71,7 @@ pub(super) struct Matter {
 /// Tells whom the rules name and who has it, except for who does it (`by`) and whoever was told before; they watch the ticket.
 /// Answers who was told, and the notices, whose events the caller tells.
 pub(super) async fn tell(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     clock: &Clock,
     (organization, by): (OrganizationId, Option<UserId>),
     now: DateTime<Utc>,

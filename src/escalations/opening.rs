@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 
 use crate::clock::Clock;
+use crate::db::Conn;
 use crate::error::Result;
 use crate::escalations::notices::{self, Matter};
 use crate::escalations::{EscalationPriority, EscalationReason, EscalationStatus};
@@ -69,7 +69,7 @@ impl Opened {
 /// # Errors
 /// When the database cannot be reached.
 pub async fn open(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     clock: &Clock,
     organization: OrganizationId,
     now: DateTime<Utc>,

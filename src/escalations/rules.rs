@@ -3,9 +3,9 @@
 use async_graphql::{InputObject, MaybeUndefined};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 
 use crate::access::Action;
+use crate::db::Conn;
 use crate::error::Result;
 use crate::escalations::{EscalationPriority, EscalationReason};
 use crate::graphql::filter::{DateTimeFilter, StringFilter};
@@ -74,7 +74,7 @@ relations! {
 /// # Errors
 /// When the database cannot be reached.
 pub async fn assignee(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     (reason, priority): (EscalationReason, EscalationPriority),
     now: DateTime<Utc>,

@@ -4,11 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant;
-use tokio_postgres::AsyncMessage;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
@@ -17,6 +15,7 @@ use super::log::{self, Seen};
 use super::position::{Cursor, Position};
 use super::{CHANNEL, LOCK_CLASS, group_of};
 use crate::access::Actor;
+use crate::db::listening::{self, in_time};
 use crate::db::{Db, connect_alone};
 use crate::error::{Code, Error, Result};
 use crate::id::OrganizationId;
@@ -227,23 +226,13 @@ impl Hub {
     /// Hears events until the connection ends.
     async fn hear(&self, options: &PgConnectOptions) -> Result<Never> {
         let (client, mut connection) = connect_alone(options).await?;
-        let arriving = async {
-            loop {
-                match future::poll_fn(|context| connection.poll_message(context)).await {
-                    Some(Ok(AsyncMessage::Notification(told))) => self.arrived(told.payload()),
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(Error::from(error)),
-                    None => return Err(Error::Unavailable),
-                }
-            }
-        };
         for feed in self.state().feeds.values_mut() {
             // What was told while nobody listened, perhaps by another server.
             (feed.is_due, feed.is_doubtful) = (true, true);
         }
         let held = Mutex::default();
         tokio::select! {
-            ended = arriving => ended,
+            ended = listening::hear(&mut connection, |told| self.arrived(told)) => ended,
             failed = self.hold_locks(&client, &held) => failed,
             failed = self.keep_looking(&held) => failed,
         }
@@ -261,19 +250,21 @@ impl Hub {
     /// Listens, and holds the locks of the groups that are followed, and no others.
     async fn hold_locks(&self, client: &tokio_postgres::Client, held: &Mutex<BTreeSet<u8>>) -> Result<Never> {
         let held = || held.lock().unwrap_or_else(PoisonError::into_inner);
-        client.batch_execute(&format!("set lock_timeout = '5s'; listen {CHANNEL}")).await?;
+        in_time(client.batch_execute(&format!("set lock_timeout = '5s'; listen {CHANNEL}"))).await??;
         loop {
             let followed: BTreeSet<u8> = self.state().feeds.keys().map(|id| group_of(*id)).collect();
             let unwanted: Vec<u8> = held().difference(&followed).copied().collect();
             for group in unwanted {
                 // From here on a new subscription of such a group waits until it is locked again.
                 held().remove(&group);
-                client.batch_execute(&format!("select pg_advisory_unlock_shared({LOCK_CLASS}, {group})")).await?;
+                let unlock = format!("select pg_advisory_unlock_shared({LOCK_CLASS}, {group})");
+                in_time(client.batch_execute(&unlock)).await??;
             }
             let mut is_complete = true;
             let wanted: Vec<u8> = followed.difference(&held()).copied().collect();
             for group in wanted {
-                match client.batch_execute(&format!("select pg_advisory_lock_shared({LOCK_CLASS}, {group})")).await {
+                let lock = format!("select pg_advisory_lock_shared({LOCK_CLASS}, {group})");
+                match in_time(client.batch_execute(&lock)).await? {
                     Ok(()) => {
                         held().insert(group);
                         // Until now nobody told us.
@@ -289,10 +280,10 @@ impl Hub {
                     Err(error) => return Err(error.into()),
                 }
             }
-            let retry = async { if is_complete { future::pending().await } else { tokio::time::sleep(RETRY).await } };
             tokio::select! {
                 () = self.followed.notified() => {}
-                () = retry => {}
+                () = tokio::time::sleep(RETRY), if !is_complete => {}
+                looked = listening::look(client) => looked?,
             }
         }
     }

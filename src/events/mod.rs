@@ -21,8 +21,8 @@ mod position;
 
 use std::borrow::Cow;
 
+use sqlx::Arguments as _;
 use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, PgConnection};
 use uuid::Uuid;
 
 pub use follower::{Follower, Step};
@@ -31,7 +31,7 @@ pub use log::{KEPT, forget};
 pub use position::Cursor;
 
 use crate::access::Actor;
-use crate::db::{SystemTx, TenantTx};
+use crate::db::{Conn, SystemTx, TenantTx};
 use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, Id, Identified, OrganizationId, UserId};
 
@@ -94,7 +94,7 @@ pub async fn tell_more(tx: &mut TenantTx, events: Vec<Event>) -> Result<()> {
     notify(tx.conn(), &events).await
 }
 
-async fn notify(conn: &mut PgConnection, events: &[(OrganizationId, Event)]) -> Result<()> {
+async fn notify(conn: &mut Conn, events: &[(OrganizationId, Event)]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }

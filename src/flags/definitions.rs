@@ -9,7 +9,7 @@ use super::evaluate::{FlagKind, FlagRolloutUnit, FlagValueType, Variant};
 use super::model::FeatureFlagDefinition;
 use super::validate::{Draft, Expected, MAX_KEY, check_key};
 use super::{QUIET_DAYS, sql};
-use crate::db::SystemTx;
+use crate::db::{Conn, SystemTx};
 use crate::error::Result;
 use crate::graphql::mutation::{Checks, UserErrorCode, VerbError, VerbResult, after, check_version};
 use crate::graphql::session::Session;
@@ -226,7 +226,7 @@ fn whole(draft: &Draft) -> Value {
 }
 
 /// Keeps definition and overrides of a flag in step until the transaction ends: `shared` for who sets an override.
-pub(super) async fn lock(conn: &mut sqlx::PgConnection, key: &str, shared: bool) -> Result<()> {
+pub(super) async fn lock(conn: &mut Conn, key: &str, shared: bool) -> Result<()> {
     let lock = sqlx::query!(
         "select case when $3 then pg_advisory_xact_lock_shared($1, hashtext($2)) else pg_advisory_xact_lock($1, hashtext($2)) end",
         LOCK_CLASS,

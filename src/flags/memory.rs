@@ -12,10 +12,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
-use futures_util::{Stream, TryStreamExt as _, future};
+use futures_util::{Stream, TryStreamExt as _};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, broadcast, watch};
-use tokio_postgres::AsyncMessage;
 use uuid::Uuid;
 
 use super::FlagKind;
@@ -25,7 +24,7 @@ use super::snapshot::{Definitions, Etag, KnownKey, OrganizationFlags, Snapshot};
 use super::usage::Usage;
 use crate::client_keys::token::PublicKey;
 use crate::clock::Clock;
-use crate::db::{Db, SystemTx, connect_alone};
+use crate::db::{Db, SystemTx, listening};
 use crate::error::{Error, Result};
 use crate::id::{ClientKeyId, OrganizationId};
 use crate::organizations::OrganizationPlan;
@@ -256,34 +255,10 @@ impl Flags {
     /// Has the changes looked at whenever one is told.
     async fn listen(&self, options: &PgConnectOptions) {
         loop {
-            if let Err(error) = self.hear(options).await {
-                tracing::warn!(%error, "listening for changes of flags failed; trying again");
-            }
+            let look = || self.look.notify_one();
+            let Err(error) = listening::listen(options, CHANNEL, look, look).await;
+            tracing::warn!(%error, "listening for changes of flags failed; trying again");
             tokio::time::sleep(RETRY).await;
-        }
-    }
-
-    async fn hear(&self, options: &PgConnectOptions) -> Result<()> {
-        let (client, mut connection) = connect_alone(options).await?;
-        let arriving = async {
-            loop {
-                match future::poll_fn(|context| connection.poll_message(context)).await {
-                    Some(Ok(AsyncMessage::Notification(_))) => self.look.notify_one(),
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(Error::from(error)),
-                    None => return Err(Error::Unavailable),
-                }
-            }
-        };
-        let listening = async {
-            client.batch_execute(&format!("listen {CHANNEL}")).await?;
-            // What was told before is not told again.
-            self.look.notify_one();
-            future::pending::<Result<()>>().await
-        };
-        tokio::select! {
-            ended = arriving => ended,
-            failed = listening => failed,
         }
     }
 

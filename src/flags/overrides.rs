@@ -3,8 +3,8 @@
 use async_graphql::InputObject;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use sqlx::types::Json;
-use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::definitions::lock;
 use super::evaluate::{Definition, FlagKind, FlagOverrideSource, FlagRolloutUnit, FlagValueType, Variant};
@@ -12,6 +12,7 @@ use super::model::{FeatureFlagOverride, override_id};
 use super::unlock::is_of_plan;
 use super::validate::MAX_KEY;
 use crate::access::Action;
+use crate::db::Conn;
 use crate::error::Result;
 use crate::graphql::entity::Entity as _;
 use crate::graphql::mutation::{Checks, Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
@@ -134,7 +135,7 @@ fn state(
 
 /// Keeps the definition as it is until the transaction ends. Before the organization is locked: whoever deletes a flag holds it and
 /// writes into the logs of organizations.
-async fn lock_flag(conn: &mut PgConnection, key: &str) -> VerbResult<()> {
+async fn lock_flag(conn: &mut Conn, key: &str) -> VerbResult<()> {
     if key.len() > MAX_KEY || key.contains('\0') {
         return Err(no_flag());
     }
@@ -146,7 +147,7 @@ fn no_flag() -> VerbError {
 }
 
 /// Reads the flag and the override. The caller has locked both.
-async fn known(conn: &mut PgConnection, organization: OrganizationId, key: &str) -> VerbResult<Known> {
+async fn known(conn: &mut Conn, organization: OrganizationId, key: &str) -> VerbResult<Known> {
     let row = sqlx::query!(
         r#"select d.kind as "kind: FlagKind", d.value_type as "value_type: FlagValueType",
                   d.variants as "variants: Json<Vec<Variant>>", d.off_variant, d.default_enabled,
@@ -256,7 +257,7 @@ impl Wanted<'_> {
     /// Writes it over what there is; gives its id and what the log says.
     async fn write(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn,
         organization: OrganizationId,
         known: &Known,
     ) -> Result<(FeatureFlagOverrideId, Value)> {
@@ -355,7 +356,7 @@ impl Mutation for FeatureFlagOverrideRemoveInput {
     }
 }
 
-async fn remove(conn: &mut PgConnection, organization: OrganizationId, key: &str) -> Result<()> {
+async fn remove(conn: &mut Conn, organization: OrganizationId, key: &str) -> Result<()> {
     sqlx::query!(
         "delete from tenantry.organization_feature_flags where organization_id = $1 and flag_key = $2",
         organization as _,
@@ -367,7 +368,7 @@ async fn remove(conn: &mut PgConnection, organization: OrganizationId, key: &str
 }
 
 /// Locks a living organization.
-async fn lock_living(conn: &mut PgConnection, organization: OrganizationId) -> VerbResult<()> {
+async fn lock_living(conn: &mut Conn, organization: OrganizationId) -> VerbResult<()> {
     let locked = sqlx::query!(
         "select from tenantry.organizations where id = $1 and deleted_at is null for update",
         organization as _

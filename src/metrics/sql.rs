@@ -4,8 +4,9 @@
 use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::AssertSqlSafe;
 
+use crate::db::Conn;
 use crate::error::Result;
 use crate::id::OrganizationId;
 use crate::metrics::MetricPeriod;
@@ -259,7 +260,7 @@ static STATEMENTS: LazyLock<[(String, String); 2]> = LazyLock::new(|| {
 /// Computes the periods of one length that begin at these times, from the rows as they are, and compares them and those that
 /// follow with the periods before.
 pub(super) async fn compute(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     period: MetricPeriod,
     starts: &[DateTime<Utc>],

@@ -6,10 +6,9 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::agents::DecisionAction;
-use crate::db::{SystemTx, TenantTx};
+use crate::db::{Conn, SystemTx, TenantTx};
 use crate::error::Result;
 use crate::id::{
     BudgetId, BudgetReservationId, CustomerId, DecisionRuleId, OrganizationId, RefundId, TicketId, UserId,
@@ -51,11 +50,7 @@ pub(super) struct Locked {
 }
 
 /// Reads a refund and keeps others from changing it until the transaction ends.
-pub(super) async fn lock(
-    conn: &mut PgConnection,
-    organization: OrganizationId,
-    id: RefundId,
-) -> Result<Option<Locked>> {
+pub(super) async fn lock(conn: &mut Conn, organization: OrganizationId, id: RefundId) -> Result<Option<Locked>> {
     Ok(sqlx::query_as!(
         Locked,
         r#"select id as "id: RefundId", ticket_id as "ticket_id: TicketId", customer_id as "customer_id: CustomerId", amount_minor, currency,
@@ -73,7 +68,7 @@ pub(super) async fn lock(
 }
 
 /// Writes what was changed in a locked refund, as its next version.
-pub(super) async fn save(conn: &mut PgConnection, organization: OrganizationId, row: &mut Locked) -> Result<()> {
+pub(super) async fn save(conn: &mut Conn, organization: OrganizationId, row: &mut Locked) -> Result<()> {
     row.version = sqlx::query_scalar!(
         "update tenantry.refunds
             set status = $3, decision = $4, decided_by = $5, decided_at = $6, decision_note = $7, budget_id = $8, reservation_id = $9,
@@ -114,7 +109,7 @@ pub(super) struct Told<'a> {
 
 /// Inserts a refund.
 pub(super) async fn insert(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     row: &Locked,
     told: &Told<'_>,
@@ -158,7 +153,7 @@ pub(super) async fn insert(
 }
 
 /// Keeps others from giving back more of a payment until the transaction ends.
-pub(super) async fn lock_payment(conn: &mut PgConnection, organization: OrganizationId, payment: &str) -> Result<()> {
+pub(super) async fn lock_payment(conn: &mut Conn, organization: OrganizationId, payment: &str) -> Result<()> {
     let text = format!("refunds of {organization} {payment}");
     sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", text).execute(conn).await?;
     Ok(())
@@ -175,11 +170,7 @@ pub(super) struct Given {
 }
 
 /// The refunds of a payment.
-pub(super) async fn of_payment(
-    conn: &mut PgConnection,
-    organization: OrganizationId,
-    payment: &str,
-) -> Result<Vec<Given>> {
+pub(super) async fn of_payment(conn: &mut Conn, organization: OrganizationId, payment: &str) -> Result<Vec<Given>> {
     Ok(sqlx::query_as!(
         Given,
         r#"select id as "id: RefundId", amount_minor, currency, status as "status: RefundStatus", stripe_refund_id, charge_minor
@@ -193,7 +184,7 @@ pub(super) async fn of_payment(
 
 /// The refund with this id at Stripe.
 pub(super) async fn at_stripe(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     stripe_refund_id: &str,
 ) -> Result<Option<RefundId>> {

@@ -1,14 +1,14 @@
 //! Many organizations of realistic size, for measurements: set-based, one transaction for each organization.
 
 use chrono::{DateTime, Utc};
+use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres};
 use uuid::Uuid;
 
 use super::{lock, organization_exists, total_budgets};
 use crate::clock::Clock;
-use crate::db::{Db, SystemTx};
+use crate::db::{Conn, Db, SystemTx};
 use crate::error::Result;
 use crate::id::Id;
 
@@ -77,11 +77,10 @@ async fn organization(db: &Db, clock: &Clock, now: DateTime<Utc>, number: u32, t
     }
     let clamp = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     let tenant = Tenant { id: Id::<()>::new(clock).uuid(), slug, number: clamp(number), tickets: clamp(tickets), now };
-    // A fixed seed gives the same distribution on every database; the timeout leaves time for a million tickets.
-    sqlx::query("select setseed(($1 % 1000) / 1000.0), set_config('statement_timeout', '0', true)")
-        .bind(tenant.number)
-        .execute(tx.conn())
-        .await?;
+    // A million tickets take their time.
+    tx.without_limit().await?;
+    // A fixed seed gives the same distribution on every database.
+    sqlx::query("select setseed(($1 % 1000) / 1000.0)").bind(tenant.number).execute(tx.conn()).await?;
     let conn = tx.conn();
     let mut rows = organization_and_subscription(conn, &tenant).await?;
     rows += people(conn, &tenant).await?;
@@ -94,12 +93,12 @@ async fn organization(db: &Db, clock: &Clock, now: DateTime<Utc>, number: u32, t
     Ok(rows)
 }
 
-async fn execute(conn: &mut PgConnection, query: Query<'_, Postgres, PgArguments>) -> Result<u64> {
+async fn execute(conn: &mut Conn, query: Query<'_, Postgres, PgArguments>) -> Result<u64> {
     Ok(query.execute(conn).await?.rows_affected())
 }
 
 /// Half of the organizations pay nothing, one in twenty for everything.
-async fn organization_and_subscription(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
+async fn organization_and_subscription(conn: &mut Conn, tenant: &Tenant) -> Result<u64> {
     let organization = sqlx::query(
         "insert into tenantry.organizations (id, clerk_org_id, name, slug, status, industry, support_email, created_at, updated_at)
          values ($1, 'org_' || replace($2, '-', '_'), 'Scale ' || $3::int, $2,
@@ -138,7 +137,7 @@ async fn organization_and_subscription(conn: &mut PgConnection, tenant: &Tenant)
 }
 
 /// Twenty users, `user_scale_00001_01` the owner, 02 an administrator, 18 to 20 viewers.
-async fn people(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
+async fn people(conn: &mut Conn, tenant: &Tenant) -> Result<u64> {
     let query = sqlx::query(concat!(
         "with people as (
              insert into tenantry.users (id, clerk_id, email, name, current_organization_id, created_at, updated_at)
@@ -167,7 +166,7 @@ async fn people(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
 }
 
 /// Users 03 to 07 work on tickets; of the fifty customers a few ask most.
-async fn desk(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
+async fn desk(conn: &mut Conn, tenant: &Tenant) -> Result<u64> {
     let representatives = sqlx::query(concat!(
         "insert into tenantry.representatives (organization_id, id, user_id, role, status, skills, capacity, created_at, updated_at)
          select $1, ",
@@ -200,7 +199,7 @@ async fn desk(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
 }
 
 /// A year of tickets, more of them lately than long ago, the old ones mostly closed; numbers follow time.
-async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
+async fn tickets(conn: &mut Conn, tenant: &Tenant) -> Result<u64> {
     let tickets = sqlx::query(concat!(
         "with desk as (
              select (select array_agg(id order by id) from tenantry.customer_profiles where organization_id = $1) as customers,
@@ -266,7 +265,7 @@ async fn tickets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
 }
 
 /// Every fifth ticket: a question of the customer and, where it was answered, the answer.
-async fn messages(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
+async fn messages(conn: &mut Conn, tenant: &Tenant) -> Result<u64> {
     let query = sqlx::query(concat!(
         "insert into tenantry.ticket_messages (organization_id, id, ticket_id, author_user_id, author_customer_id, body, created_at, updated_at)
          select $1, ",
@@ -284,7 +283,7 @@ async fn messages(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
 }
 
 /// Three budgets with forty records each; reservations that are settled, released or still open.
-async fn budgets(conn: &mut PgConnection, tenant: &Tenant) -> Result<u64> {
+async fn budgets(conn: &mut Conn, tenant: &Tenant) -> Result<u64> {
     let budgets = sqlx::query(concat!(
         "insert into tenantry.budgets (organization_id, id, series_id, type, name, period, starts_at, ends_at, limit_minor, currency, is_hard_limit, created_at, updated_at)
          select $1, b.id, b.id, b.type::tenantry.budget_type, b.name, b.period::tenantry.budget_period, b.starts_at, b.starts_at + b.length, 300000, 'USD', b.hard, b.starts_at, $2

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 
+use crate::db::Conn;
 use crate::error::{Error, Result};
 use crate::id::{CustomerId, OrganizationId, SlaPolicyId};
 use crate::sla::clocks::{Clocks, SlaReaction, Terms, Under};
@@ -65,7 +65,7 @@ impl Row {
 /// # Errors
 /// When the database cannot be reached.
 pub async fn matching(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     priority: TicketPriority,
     category: TicketCategory,
@@ -96,7 +96,7 @@ pub async fn matching(
 
 /// The revisions of policies from the given ones on, in order.
 pub(super) async fn revisions(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     from: &[Under],
 ) -> Result<Vec<(SlaPolicyId, Revision)>> {
@@ -141,7 +141,7 @@ pub(super) fn advanced(
 /// # Errors
 /// When the database cannot be reached.
 pub async fn catch_up(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     clocks: Clocks,
     priority: TicketPriority,

@@ -7,10 +7,9 @@
 use async_graphql::InputObject;
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::PgConnection;
 
 use crate::access::Action;
-use crate::db::TenantTx;
+use crate::db::{Conn, TenantTx};
 use crate::error::Result;
 use crate::events::Event;
 use crate::graphql::mutation::{Done, Mutation, UserErrorCode, VerbError, VerbResult, Work, check_version};
@@ -90,7 +89,7 @@ pub(super) async fn is_automatic(tx: &mut TenantTx) -> Result<bool> {
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub async fn lock_desk(conn: &mut PgConnection, organization: OrganizationId) -> Result<()> {
+pub async fn lock_desk(conn: &mut Conn, organization: OrganizationId) -> Result<()> {
     sqlx::query!(
         "insert into tenantry.ticket_counters (organization_id) values ($1) on conflict (organization_id) do update set last_number = ticket_counters.last_number",
         organization as _
@@ -102,7 +101,7 @@ pub async fn lock_desk(conn: &mut PgConnection, organization: OrganizationId) ->
 
 /// The best representative for a ticket; `own` is the ticket, whose place counts as free.
 pub(super) async fn best(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     organization: OrganizationId,
     tags: &[String],
     category: TicketCategory,

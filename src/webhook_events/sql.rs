@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::db::{SystemTx, TenantTx};
+use crate::db::{Conn, SystemTx, TenantTx};
 use crate::error::Result;
 use crate::id::{OrganizationId, WebhookEventId};
 use crate::webhook_events::{WebhookSource, WebhookStatus};
@@ -172,7 +172,7 @@ pub(super) async fn replay_own(
 }
 
 /// Wakes the workers, when the transaction commits.
-pub async fn wake(connection: &mut sqlx::PgConnection) -> Result<()> {
+pub async fn wake(connection: &mut Conn) -> Result<()> {
     sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(connection).await?;
     Ok(())
 }

@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgPool;
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::db::Db;
+use crate::db::{Conn, Db};
 use crate::error::{Error, Result};
 use crate::id::{Id, WebhookEventId};
 use crate::webhook_events::WebhookSource;
@@ -174,7 +173,7 @@ impl Shared {
 
     /// Returns the ids of new events.
     async fn insert(self: &Arc<Self>, batch: &[Waiting]) -> Result<HashSet<Uuid>> {
-        let new = self.db.system_statement(|pool| async move { insert(&pool, batch).await }).await?;
+        let new = self.db.system_statement(|mut conn| async move { insert(&mut conn, batch).await }).await?;
         if !new.is_empty() {
             self.wake.notify_one();
             self.notify_others();
@@ -201,7 +200,7 @@ impl Shared {
                 }
                 queue.notify_again = false;
             }
-            let sent = self.db.system_statement(|pool| async move { notify(&pool).await }).await;
+            let sent = self.db.system_statement(|mut conn| async move { notify(&mut conn).await }).await;
             if let Err(error) = sent {
                 // Workers also poll.
                 tracing::warn!(%error, "the workers of other processes were not woken");
@@ -219,7 +218,7 @@ fn tell(batch: impl IntoIterator<Item = Waiting>, stored: &Result<HashSet<Uuid>>
     }
 }
 
-async fn insert(pool: &PgPool, batch: &[Waiting]) -> sqlx::Result<HashSet<Uuid>> {
+async fn insert(conn: &mut Conn, batch: &[Waiting]) -> sqlx::Result<HashSet<Uuid>> {
     fn column<'a, T>(batch: &'a [Waiting], of: impl Fn(&'a Delivery) -> T) -> Vec<T> {
         batch.iter().map(|waiting| of(&waiting.delivery)).collect()
     }
@@ -247,14 +246,14 @@ async fn insert(pool: &PgPool, batch: &[Waiting]) -> sqlx::Result<HashSet<Uuid>>
         &created as _,
         &received
     )
-    .fetch_all(pool)
+    .fetch_all(conn)
     .await?;
     Ok(new.into_iter().collect())
 }
 
 /// Wakes the workers of all processes.
-pub(crate) async fn notify(pool: &PgPool) -> sqlx::Result<()> {
-    sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(pool).await?;
+pub(crate) async fn notify(conn: &mut Conn) -> sqlx::Result<()> {
+    sqlx::query!("select pg_notify($1, '')", CHANNEL).execute(conn).await?;
     Ok(())
 }
 
@@ -274,7 +273,8 @@ pub struct Depth {
 /// The events that wait for a worker or have a finding, by sender.
 pub async fn depth(db: &Db) -> Result<Vec<Depth>> {
     let rows = db
-        .system_statement(|pool| async move {
+        .system_statement(|mut conn| async move {
+            conn.has_begun();
             sqlx::query_as!(
                 Depth,
                 r#"select s.source as "source!: WebhookSource", count(e.id) as "pending!", min(e.received_at) as oldest,
@@ -283,7 +283,7 @@ pub async fn depth(db: &Db) -> Result<Vec<Depth>> {
                      left join tenantry.webhook_events e on e.source = s.source and e.status in ('RECEIVED', 'FAILED')
                     group by 1 order by 1"#
             )
-            .fetch_all(&pool)
+            .fetch_all(&mut conn)
             .await
         })
         .await?;

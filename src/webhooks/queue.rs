@@ -1,10 +1,9 @@
 //! The worker's queries: claiming events that are due, and writing what became of them.
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use crate::db::SystemTx;
+use crate::db::{Conn, SystemTx};
 use crate::error::Result;
 use crate::id::{Id, OrganizationId, WebhookEventId};
 use crate::sync::apply::InboxEvent;
@@ -74,11 +73,11 @@ pub(super) async fn put_off(tx: &mut SystemTx, id: WebhookEventId, until: DateTi
 }
 
 /// When the next event is due.
-pub(super) async fn next_due(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>>> {
+pub(super) async fn next_due(conn: &mut Conn) -> sqlx::Result<Option<DateTime<Utc>>> {
     sqlx::query_scalar!(
         "select next_attempt_at from tenantry.webhook_events where status in ('RECEIVED', 'FAILED') order by next_attempt_at, id limit 1"
     )
-    .fetch_optional(pool)
+    .fetch_optional(conn)
     .await
 }
 

@@ -15,11 +15,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::db::SystemTx;
+use crate::db::{SystemTx, listening};
 use crate::error::{Error, Result};
 use crate::events::{self, Event};
 use crate::id::{OrganizationId, WebhookEventId};
@@ -130,30 +130,19 @@ impl Worker {
 
     /// Listens for events that other processes store, until `stop` turns true. Reconnects when the database is back.
     pub async fn listen(self, options: PgConnectOptions, mut stop: watch::Receiver<bool>) {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .connect_lazy_with(options.application_name("tenantry-webhooks-listen"));
+        let options = options.application_name("tenantry-webhooks-listen");
+        let begun = || {
+            self.hears.store(true, Ordering::Relaxed);
+            // Events may have come while nobody listened.
+            self.wake.notify_one();
+        };
         let listening = async {
             loop {
-                let result: sqlx::Result<()> = async {
-                    let mut listener = PgListener::connect_with(&pool).await?;
-                    listener.listen(CHANNEL).await?;
-                    self.hears.store(true, Ordering::Relaxed);
-                    // Events may have come while nobody listened.
-                    self.wake.notify_one();
-                    // `None` is a lost connection. Listening begins anew then, with a look at what came meanwhile.
-                    while listener.try_recv().await?.is_some() {
-                        self.wake.notify_one();
-                    }
-                    Ok(())
-                }
-                .await;
+                let Err(error) = listening::listen(&options, CHANNEL, begun, || self.wake.notify_one()).await;
                 self.hears.store(false, Ordering::Relaxed);
                 // A worker that sleeps until something is heard must look more often now.
                 self.wake.notify_waiters();
-                if let Err(error) = result {
-                    tracing::warn!(%error, "listening for webhooks failed; trying again");
-                }
+                tracing::warn!(%error, "listening for webhooks failed; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
         };
@@ -166,7 +155,7 @@ impl Worker {
     /// How long until the next event is due.
     async fn until_due(&self) -> Duration {
         let longest = if self.hears.load(Ordering::Relaxed) { QUIET } else { POLL };
-        let next = self.webhooks.db.system_statement(|pool| async move { queue::next_due(&pool).await }).await;
+        let next = self.webhooks.db.system_statement(|mut conn| async move { queue::next_due(&mut conn).await }).await;
         match next {
             Ok(Some(due)) => {
                 (due - self.webhooks.clock.now()).to_std().unwrap_or(Duration::from_millis(20)).min(longest)

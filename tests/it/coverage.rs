@@ -349,7 +349,7 @@ fn pool_of_the_api_is_used_by_the_database_module_and_the_door_only() {
         "members/sql.rs",
         "organizations/lifecycle.rs",
     ];
-    const WAYS: &[&str] = &["db.app()", ".app_statement(", ".read_alone(", "&db.app", "fn app(&self) -> &PgPool"];
+    const WAYS: &[&str] = &["db.app()", ".app_statement(", ".read_alone(", "&db.app", "fn app(&self) -> &Pool"];
     let mut files = Vec::new();
     sources(&root("src"), &mut files);
     let users: BTreeSet<String> = files

@@ -10,72 +10,20 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tenantry::clock::Clock;
 use tenantry::db::{Db, PoolLimits, migrations};
 use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::seed;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, UnixStream};
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
 
+use crate::door::Door;
 use crate::standby::Standby;
 use crate::support::TestApp;
 
 const DATABASE: &str = "faults";
 /// How long anything may take that must come by itself.
 const PATIENCE: Duration = Duration::from_secs(90);
-
-/// What stands between the server and its database: an address that leads where it is told.
-struct Door {
-    port: u16,
-    target: Arc<Mutex<PathBuf>>,
-    cut: watch::Sender<u32>,
-}
-
-impl Door {
-    async fn open(to: &PgConnectOptions) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let target = Arc::new(Mutex::new(socket_of(to)));
-        let (cut, cuts) = watch::channel(0);
-        let leads = Arc::clone(&target);
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let (target, mut cuts) = (leads.lock().expect("a target").clone(), cuts.clone());
-                cuts.mark_unchanged();
-                tokio::spawn(async move {
-                    let Ok(mut server) = UnixStream::connect(target).await else { return };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut client, &mut server) => {}
-                        _ = cuts.changed() => {}
-                    }
-                });
-            }
-        });
-        Self { port, target, cut }
-    }
-
-    /// New connections lead there. Those that are open stay.
-    fn lead_to(&self, to: &PgConnectOptions) {
-        *self.target.lock().expect("a target") = socket_of(to);
-    }
-
-    /// Cuts what is open.
-    fn cut(&self) {
-        self.cut.send_modify(|cuts| *cuts += 1);
-    }
-
-    fn url(&self, role: &str) -> String {
-        format!("postgres://{role}@127.0.0.1:{}/{DATABASE}", self.port)
-    }
-}
-
-fn socket_of(options: &PgConnectOptions) -> PathBuf {
-    options.get_socket().expect("a socket").join(format!(".s.PGSQL.{}", options.get_port()))
-}
 
 /// A `PostgreSQL` of this test's own, with the sample data. It commits as in production: otherwise a standby is not waited for.
 async fn primary(data_dir: &Path) -> LocalPostgres {
@@ -90,6 +38,11 @@ async fn primary(data_dir: &Path) -> LocalPostgres {
         db.close().await;
     }
     primary
+}
+
+/// The way to the database through the door, as this role.
+fn url(door: &Door, role: &str) -> String {
+    format!("postgres://{role}@127.0.0.1:{}/{DATABASE}", door.port)
 }
 
 /// Kills the server of these files as a power cut would.
@@ -288,8 +241,8 @@ async fn databases_restart_refuse_to_write_and_fail_over() {
     let door = Door::open(&superuser).await;
     let server = Server::start(
         &data_dir.join("keys"),
-        &door.url(local_postgres::APP_ROLE),
-        &door.url(local_postgres::SUPERADMIN_ROLE),
+        &url(&door, local_postgres::APP_ROLE),
+        &url(&door, local_postgres::SUPERADMIN_ROLE),
     )
     .await;
     let server = Arc::new(server);
@@ -378,7 +331,7 @@ async fn full_disks_of_the_database_refuse_what_needs_room_and_nothing_else() {
     );
     let door = Door::open(&database.connect_options(local_postgres::SUPERUSER, DATABASE)).await;
     let server =
-        Server::start(&keys, &door.url(local_postgres::APP_ROLE), &door.url(local_postgres::SUPERADMIN_ROLE)).await;
+        Server::start(&keys, &url(&door, local_postgres::APP_ROLE), &url(&door, local_postgres::SUPERADMIN_ROLE)).await;
     let filling = disk.fill();
     // Texts that do not compress.
     let noise = (0..1500_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));

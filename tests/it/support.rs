@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use tenantry::clock::Clock;
 use tenantry::config::{Config, Needs};
 use tenantry::db::{Db, PoolLimits, Pooler, keeps_statements, migrations};
 use tenantry::http::graphql::Persisted;
+use tenantry::http::listener::{Caps, Listening, Timeouts};
 use tenantry::jobs::{JOBS, run_if_due};
 use tenantry::local_postgres::{self, LocalPostgres};
 use tenantry::{members, seed};
@@ -172,8 +174,12 @@ impl TestDb {
 
     /// The app role's way through a pooler.
     pub fn pooler_options(&self, port: u16) -> PgConnectOptions {
-        let options = PgConnectOptions::new().host("127.0.0.1").port(port).database(&self.name);
-        options.username(local_postgres::APP_ROLE)
+        self.options_by(port, local_postgres::APP_ROLE)
+    }
+
+    /// A role's way through what listens at this port.
+    pub fn options_by(&self, port: u16, role: &str) -> PgConnectOptions {
+        PgConnectOptions::new().host("127.0.0.1").port(port).database(&self.name).username(role)
     }
 
     /// A connection as the role that row-level security binds.
@@ -255,11 +261,15 @@ pub struct Setup {
     pub clock: Clock,
     /// The port of a pooler in transaction mode, on this machine.
     pub pooler: Option<u16>,
+    /// Another way to the database, by a port of this machine.
+    pub way: Option<(u16, PoolLimits)>,
+    /// How often a WebSocket is sent a ping.
+    pub ping: Option<Duration>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { environment: Vec::new(), clock: Clock::System, pooler: None }
+        Self { environment: Vec::new(), clock: Clock::System, pooler: None, way: None, ping: None }
     }
 }
 
@@ -293,11 +303,18 @@ impl TestApp {
         tenantry::entitlements::publish(&database.db(), &config.plans).await.expect("the terms of plans");
         let (stop, stopping) = watch::channel(false);
         let dev_issuer = config.is_development().then_some(issuer);
+        let to = |role: &str| match setup.way {
+            Some((port, _)) => database.options_by(port, role),
+            None => database.options(role),
+        };
         let mut app = App::new(AppParts {
             config,
-            db: match setup.pooler {
-                Some(port) => database.pooled(port).await,
-                None => database.db(),
+            db: match (setup.pooler, setup.way) {
+                (Some(port), _) => database.pooled(port).await,
+                (_, Some((_, limits))) => {
+                    Db::new(to(local_postgres::APP_ROLE), to(local_postgres::SUPERADMIN_ROLE), limits)
+                }
+                _ => database.db(),
             },
             clock: setup.clock.clone(),
             verifier,
@@ -308,15 +325,24 @@ impl TestApp {
         if let Some(exporter) = app.exporter.take() {
             tokio::spawn(exporter.run());
         }
+        if let Some(ping) = setup.ping {
+            let listening = Listening::new(Caps::default(), Vec::new());
+            let edge = std::sync::Arc::get_mut(&mut app.edge).expect("nobody else has it yet");
+            edge.listening = std::sync::Arc::new(listening.with_timeouts(Timeouts { ping, ..Timeouts::default() }));
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(app.services.events.clone().listen(database.options(local_postgres::APP_ROLE), stopping.clone()));
-        let (flags, listening) = (std::sync::Arc::clone(&app.flags), database.options(local_postgres::APP_ROLE));
+        tokio::spawn(app.services.events.clone().listen(to(local_postgres::APP_ROLE), stopping.clone()));
+        let (flags, listening) = (std::sync::Arc::clone(&app.flags), to(local_postgres::APP_ROLE));
         tokio::spawn(flags.keep(app.services.db.clone(), listening, stopping.clone()));
         tokio::spawn(Persisted::keep(std::sync::Arc::clone(&app.edge), stopping.clone()));
         let (router, listening) = (tenantry::http::router(&app.edge), std::sync::Arc::clone(&app.edge.listening));
         tokio::spawn(tenantry::http::listener::serve(listener, router, listening, stopping));
         Self { app, database, clock: setup.clock, address, client: reqwest::Client::new(), stop }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub fn base_url(&self) -> String {

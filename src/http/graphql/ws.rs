@@ -37,8 +37,6 @@ use crate::json::Json as _;
 const PROTOCOL: &str = "graphql-transport-ws";
 /// How long a client may take to introduce itself.
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a ping is sent; a client that sent nothing, not even its pongs, for three times as long is gone.
-const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long a client may take to take a message.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the client's answer to a close is waited for.
@@ -152,7 +150,8 @@ impl Connection {
         let mut stopped = Box::pin(execute::until_shutdown(&self.edge));
         let init = tokio::time::sleep(INIT_TIMEOUT);
         tokio::pin!(init);
-        let mut ping = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+        let every = self.edge.listening.timeouts().ping;
+        let mut ping = tokio::time::interval_at(Instant::now() + every, every);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         loop {
@@ -188,7 +187,7 @@ impl Connection {
                     }
                 }
                 _ = ping.tick() => {
-                    if heard.elapsed() > PING_EVERY * 3 {
+                    if heard.elapsed() > every * 3 {
                         return Err(None);
                     }
                     send(socket, Message::Ping(bytes::Bytes::new())).await?;

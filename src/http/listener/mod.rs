@@ -103,6 +103,11 @@ impl Listening {
         Self { timeouts, ..self }
     }
 
+    /// How long the phases of its connections may take.
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
     /// Writes what is counted, in Prometheus' text format.
     pub fn render(&self, text: &mut String) {
         counts::render(text, self);

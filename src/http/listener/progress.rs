@@ -28,6 +28,8 @@ pub struct Timeouts {
     pub linger: Duration,
     /// How long requests under way may take after a stop was asked for.
     pub grace: Duration,
+    /// How often a WebSocket is sent a ping; a client of which nothing was heard, not even its pongs, for three times as long is gone.
+    pub ping: Duration,
 }
 
 impl Default for Timeouts {
@@ -41,6 +43,7 @@ impl Default for Timeouts {
             slowest: 1024,
             linger: Duration::from_secs(2),
             grace: Duration::from_secs(20),
+            ping: Duration::from_secs(30),
         }
     }
 }

@@ -118,6 +118,17 @@ async fn live_streams_are_taken_up_where_they_were_left() {
     assert_eq!(heard["payload"]["data"]["ticketChanged"]["ticket"]["subject"], "d");
     assert_ne!(heard["payload"]["extensions"]["eventId"], json!(ids[2]));
 
+    // And over a reserved stream.
+    let reserved = reserve(&app, &alice).await;
+    let response = ask(&app, Method::GET, Some(&alice), &reserved, "", None).await;
+    let payload = json!({ "query": CHANGED, "extensions": { "operationId": "1", "lastEventId": ids[2] } });
+    assert_eq!(
+        ask(&app, Method::POST, Some(&alice), &reserved, "", Some(payload)).await.status(),
+        StatusCode::ACCEPTED
+    );
+    let heard = Stream { response, text: String::new() }.next().await.expect("an event");
+    assert_eq!(heard.data["payload"]["data"]["ticketChanged"]["ticket"]["subject"], "d");
+
     let code = async |last: &str| {
         let event = follow(&app, &alice, CHANGED, Some(last)).await.next().await.expect("an event");
         event.data["errors"][0]["extensions"]["code"].clone()
@@ -134,15 +145,28 @@ async fn live_messages_are_told_to_those_who_may_read_them() {
     let query = "subscription { ticketMessageAdded { message { body ticket { subject } } } }";
     app.sql("update tenantry.organization_members set role = 'VIEWER' where user_id = (select id from tenantry.users where clerk_id = 'user_frank')").await;
     let frank = app.token("frank@example.com", Some("acme-corp")).await;
-    let mut streams = [follow(&app, &alice, query, None).await, follow(&app, &frank, query, None).await];
-    app.subscribed(2).await;
-    let ticket =
-        app.done(&alice, "ticketCreate", "ticket { id }", json!({ "subject": "s" })).await["ticket"]["id"].clone();
-    for (body, is_internal) in [("a note", true), ("an answer", false)] {
+    let made = async || app.done(&alice, "ticketCreate", "ticket { id }", json!({ "subject": "s" })).await;
+    let (ticket, other) = (made().await["ticket"]["id"].clone(), made().await["ticket"]["id"].clone());
+    let of_other = format!(
+        "subscription {{ ticketMessageAdded(ticketId: {other}) {{ message {{ body ticket {{ subject }} }} }} }}"
+    );
+    let mut streams = [
+        follow(&app, &alice, query, None).await,
+        follow(&app, &frank, query, None).await,
+        follow(&app, &alice, &of_other, None).await,
+    ];
+    app.subscribed(3).await;
+    for (ticket, body, is_internal) in
+        [(&ticket, "a note", true), (&ticket, "an answer", false), (&other, "elsewhere", false)]
+    {
         let input = json!({ "ticketId": ticket, "body": body, "isInternal": is_internal });
         app.done(&alice, "ticketMessageAdd", "message { id }", input).await;
     }
-    for (stream, expected) in streams.iter_mut().zip([["a note", "an answer"].as_slice(), &["an answer"]]) {
+    for (stream, expected) in streams.iter_mut().zip([
+        ["a note", "an answer", "elsewhere"].as_slice(),
+        &["an answer", "elsewhere"],
+        &["elsewhere"],
+    ]) {
         for body in expected {
             let heard = loop {
                 let event = stream.next().await.expect("more");
@@ -153,6 +177,8 @@ async fn live_messages_are_told_to_those_who_may_read_them() {
             assert_eq!(heard, json!({ "body": body, "ticket": { "subject": "s" } }));
         }
     }
+    // Streams that are open keep no connection of the database.
+    until(|| app.app.services.db.usage()[0].in_use == 0).await;
 }
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
@@ -284,12 +310,12 @@ async fn live_reservations_are_their_holders_alone() {
     );
     // With another token of the same person, as after its renewal.
     assert_eq!(status(Method::DELETE, Some(&renewed), &stream, "?operationId=sub", None).await, 200);
-    until(|| app.app.services.events.subscribers() == 0).await;
+    app.unsubscribed().await;
     // Operations end with the stream, and the token with them.
     assert_eq!(status(Method::POST, Some(&renewed), &stream, "", Some(operation(CHANGED, "sub"))).await, 202);
     app.subscribed(1).await;
     drop(heard);
-    until(|| app.app.services.events.subscribers() == 0).await;
+    app.unsubscribed().await;
     assert_eq!(status(Method::POST, Some(&alice), &stream, "", post).await, 404);
     for _ in 0..20 {
         reserve(&app, &alice).await;
@@ -300,6 +326,31 @@ async fn live_reservations_are_their_holders_alone() {
     let answer =
         distinct.header("Accept", "text/event-stream").json(&json!({ "query": "{ __typename }" })).send().await;
     assert!(answer.expect("a stream").text().await.expect("text").contains("event: complete"));
+}
+
+/// A reserved stream holds a bounded number of operations and answers, and ends with the tokens that were shown.
+#[tokio::test]
+async fn live_reservations_are_bounded() {
+    let app = TestApp::start().await;
+    let bob = app.token("bob@example.com", Some("acme-corp")).await;
+    // One ends with the last token that was shown.
+    let brief = app.token_for("alice@example.com", Some("acme-corp"), chrono::Duration::seconds(3)).await;
+    let brief = reserve(&app, &brief).await;
+    let mut brief = Stream { response: ask(&app, Method::GET, None, &brief, "", None).await, text: String::new() };
+    // What nobody takes waits with its operation, and there are fifty of them beside the sixteen answers that wait.
+    let unread = reserve(&app, &bob).await;
+    let mut accepted = 0;
+    let refused = loop {
+        let asked = Some(operation("{ __typename }", &accepted.to_string()));
+        let answer = ask(&app, Method::POST, Some(&bob), &unread, "", asked).await;
+        if answer.status() != StatusCode::ACCEPTED {
+            break answer.text().await.expect("text");
+        }
+        accepted += 1;
+        assert!(accepted <= 66, "operations are bounded");
+    };
+    assert!(accepted >= 50 && refused.contains("TOO_MANY_SUBSCRIPTIONS"), "{accepted}: {refused}");
+    assert_eq!(brief.next().await, None);
 }
 
 async fn until(is: impl Fn() -> bool) {
@@ -356,6 +407,15 @@ async fn everywhere(app: &TestApp, token: &str, query: &str) -> Vec<(&'static st
     vec![("events", over_events), ("socket", over_socket), ("reserved", over_reserved)]
 }
 
+/// Gives a member a custom role that may see webhooks; says which.
+async fn watcher(app: &TestApp, owner: &str, member: &Value) -> Value {
+    let role = json!({ "name": "Watcher", "actions": ["WEBHOOK_READ"] });
+    let role = app.done(owner, "customRoleCreate", "customRole { id }", role).await["customRole"]["id"].clone();
+    let given = json!({ "id": member, "customRoleId": role });
+    app.done(owner, "organizationMemberUpdate", "member { id }", given).await;
+    role
+}
+
 /// Whoever loses access loses their streams, whatever the cause and the transport.
 #[tokio::test]
 async fn live_streams_end_with_the_access_that_they_stand_on() {
@@ -397,11 +457,13 @@ async fn live_streams_end_with_the_access_that_they_stand_on() {
     let secret = key["secret"].as_str().expect("a key").to_owned();
     seats(50).await;
     role("erin@example.com", "ADMIN").await;
+    let watcher = watcher(&app, &alice, &member("dave@example.com")).await;
     let alerts = "subscription { budgetAlert { alert { id } } }";
     let deliveries = "subscription { webhookDelivery { webhookEvent { id } } }";
     let flags = "subscription { featureFlagsChanged { etag } }";
     for (cause, token, query, code) in [
         ("a seat is lost", bearer("frank"), alerts, "SEAT_REQUIRED"),
+        ("the custom role allows less", bearer("dave"), deliveries, "FORBIDDEN"),
         ("removed", bearer("dave"), CHANGED, "ORGANIZATION_NOT_FOUND"),
         ("demoted", bearer("erin"), deliveries, "FORBIDDEN"),
         ("the session ends", bearer("carol"), CHANGED, "SESSION_ENDED"),
@@ -414,6 +476,10 @@ async fn live_streams_end_with_the_access_that_they_stand_on() {
         let begun = Instant::now();
         match cause {
             "a seat is lost" => seats(1).await,
+            "the custom role allows less" => {
+                let less = json!({ "id": watcher, "actions": ["TICKET_CREATE"] });
+                app.done(&alice, "customRoleUpdate", "customRole { id }", less).await;
+            }
             "removed" => {
                 let dave = json!({ "id": member("dave@example.com") });
                 app.done(&alice, "organizationMemberRemove", "member { id }", dave).await;
@@ -449,7 +515,7 @@ async fn live_streams_end_with_the_access_that_they_stand_on() {
         if cause == "a seat is lost" {
             seats(50).await;
         }
-        until(|| app.app.services.events.subscribers() == 0).await;
+        app.unsubscribed().await;
     }
 }
 

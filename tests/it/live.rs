@@ -91,7 +91,8 @@ async fn live_streams_are_taken_up_where_they_were_left() {
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let mut stream = follow(&app, &alice, CHANGED, None).await;
     // Before anything has happened, too.
-    let begun = stream.next().await.expect("the beginning");
+    let begun = tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("not with the next refresh");
+    let begun = begun.expect("the beginning");
     let begun = (begun.kind.is_empty() && begun.data.is_null()).then_some(begun.id).flatten().expect("an id alone");
     drop(stream);
     for subject in ["a", "b", "c"] {
@@ -136,6 +137,40 @@ async fn live_streams_are_taken_up_where_they_were_left() {
     assert_eq!(code("nonsense").await, "INVALID_ARGUMENT");
     app.sql("delete from tenantry.event_log").await;
     assert_eq!(code(&ids[2]).await, "EVENTS_MISSED");
+}
+
+/// What is told while the row cannot be read waits until it can be.
+#[tokio::test]
+async fn live_events_wait_for_the_database() {
+    let app = TestApp::start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let mut stream = follow(&app, &alice, CHANGED, None).await;
+    app.subscribed(1).await;
+    write(&app, &alice, "once").await;
+    assert_eq!(stream.ticket().await.0, "once");
+    let mut owner = app.database.owner().await;
+    let lock = "begin; lock table tenantry.tickets in access exclusive mode";
+    sqlx::raw_sql(lock).execute(&mut owner).await.expect("a lock");
+    app.sql(
+        "insert into tenantry.event_log (organization_id, topic, row_id) select organization_id, topic, row_id from tenantry.event_log where topic = 'Ticket';
+         select pg_notify('tenantry_events', id::text) from tenantry.organizations",
+    )
+    .await;
+    // Whoever reads is cut off, and so are those who try again at once.
+    let end = "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity
+                where datname = current_database() and application_name = 'tenantry-api' and wait_event_type = 'Lock'";
+    let (mut superuser, mut ended) = (app.database.superuser().await, 0_i64);
+    for _ in 0..1500 {
+        let now: i64 = sqlx::query_scalar(end).fetch_one(&mut superuser).await.expect("a count");
+        ended += now;
+        if ended >= 4 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(ended >= 4, "{ended}: it tries again");
+    sqlx::raw_sql("rollback").execute(&mut owner).await.expect("a rollback");
+    assert_eq!(stream.ticket().await.0, "once");
 }
 
 #[tokio::test]

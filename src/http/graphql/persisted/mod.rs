@@ -354,7 +354,7 @@ mod tests {
         let named = |headers: &[(&'static str, &'static str)]| {
             let headers =
                 headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-            client_name(&HeaderMap::from_iter(headers))
+            client_name(&headers.collect::<HeaderMap>())
         };
         let [apollo, hive, draft] =
             [("apollographql-client-name", "c"), ("x-graphql-client-name", "b"), ("graphql-client-name", "a")];

@@ -38,8 +38,9 @@ struct Stream {
 }
 
 impl Stream {
-    /// The next block of lines that says something.
+    /// The next block of lines that says something. Comments, which keep the connection, are no sign that it comes.
     async fn next(&mut self) -> Option<Event> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             while let Some((block, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| {
@@ -53,22 +54,31 @@ impl Stream {
                     return Some(event);
                 }
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("something is said");
+            let chunk = tokio::time::timeout_at(deadline, self.response.chunk()).await.expect("something is said");
             self.text += &String::from_utf8_lossy(&chunk.ok()??);
         }
     }
 
+    /// The next answer.
+    async fn answer(&mut self) -> Event {
+        let answer = async {
+            loop {
+                let event = self.next().await.expect("more");
+                if event.kind == "next" {
+                    return event;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answer).await.expect("an answer")
+    }
+
     /// The subject of the ticket that is told of next, and the id of that event.
     async fn ticket(&mut self) -> (String, String) {
-        loop {
-            let event = self.next().await.expect("more");
-            if event.kind == "next" {
-                let subject = event.data["data"]["ticketChanged"]["ticket"]["subject"].as_str().expect("a ticket");
-                let id = event.id.expect("an id");
-                assert_eq!(event.data["extensions"]["eventId"], id);
-                return (subject.to_owned(), id);
-            }
-        }
+        let event = self.answer().await;
+        let subject = event.data["data"]["ticketChanged"]["ticket"]["subject"].as_str().expect("a ticket");
+        let id = event.id.expect("an id");
+        assert_eq!(event.data["extensions"]["eventId"], id);
+        (subject.to_owned(), id)
     }
 }
 
@@ -203,12 +213,7 @@ async fn live_messages_are_told_to_those_who_may_read_them() {
         &["elsewhere"],
     ]) {
         for body in expected {
-            let heard = loop {
-                let event = stream.next().await.expect("more");
-                if event.kind == "next" {
-                    break event.data["data"]["ticketMessageAdded"]["message"].clone();
-                }
-            };
+            let heard = stream.answer().await.data["data"]["ticketMessageAdded"]["message"].clone();
             assert_eq!(heard, json!({ "body": body, "ticket": { "subject": "s" } }));
         }
     }
@@ -229,8 +234,9 @@ async fn socket(app: &TestApp, token: &str) -> Socket {
 }
 
 async fn said(socket: &mut Socket) -> Option<Value> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        match tokio::time::timeout(PATIENCE, socket.next()).await.expect("something is said")?.ok()? {
+        match tokio::time::timeout_at(deadline, socket.next()).await.expect("something is said")?.ok()? {
             Message::Text(text) => return serde_json::from_str(&text).ok(),
             Message::Close(_) => return None,
             _ => {}

@@ -412,6 +412,21 @@ mod tests {
         assert_eq!((queue.held(), queue.waiting()), (0, 0));
     }
 
+    #[tokio::test]
+    async fn what_waits_in_all_is_bounded_and_nobody_waits_for_ever() {
+        let full = queue(1);
+        let _held = place(&full, QUIET).await;
+        let waiting: Vec<_> =
+            (10..).take(WAITING_IN_ALL).map(|number| waits(&full, Lane::Person(10 + number % 64))).collect();
+        assert!(matches!(full.enter(OTHER).now_or_never(), Some(Err(Error::Unavailable))));
+        drop(waiting);
+        let hasty = Queue::new(1, Duration::from_millis(1));
+        let _held = place(&hasty, QUIET).await;
+        let refused = tokio::time::timeout(Duration::from_mins(1), hasty.enter(OTHER)).await;
+        assert!(matches!(refused, Ok(Err(Error::Unavailable))));
+        assert_eq!(hasty.waiting(), 0);
+    }
+
     #[test]
     fn keys_stand_in_the_lane_of_their_address_until_they_are_known() {
         use crate::access::KeyBearer;

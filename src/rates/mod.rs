@@ -417,6 +417,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_spent_while_the_database_answers_is_neither_lost_nor_counted_twice() {
+        let rates = rates(0);
+        let payer = person(1, 1);
+        for cost in [0, 100] {
+            assert!(run(&rates, payer, cost, Some(7)).is_ok());
+        }
+        let told = rates.untold();
+        assert!(run(&rates, payer, 200, Some(7)).is_ok());
+        // Another instance has spent 300 meanwhile.
+        let of_all = Rate { per_minute: 6_000, burst: 1_000 }.span(300);
+        let owed: Vec<_> = told.iter().map(|(organization, span)| (*organization, span + of_all)).collect();
+        rates.learn(&owed);
+        assert_eq!(left(&rates, payer).1, 400);
+        rates.forget_full();
+        assert_eq!(left(&rates, payer), (200, 400), "only full budgets are forgotten");
+        // What was spent meanwhile is still to be told, and nothing else.
+        assert_eq!(rates.untold().iter().map(|(_, span)| span / 10_000_000).sum::<i64>(), 200);
+    }
+
+    #[test]
     fn keys_take_no_memory_before_they_are_let_in() {
         let rates = rates(6_000);
         let key = |number: u128| Payer { is_proven: false, ..person(number, 0) };

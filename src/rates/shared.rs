@@ -62,7 +62,7 @@ impl Rates {
     }
 
     /// The budgets are as the database has them, less what was spent here meanwhile.
-    fn learn(&self, owed: &[(OrganizationId, i64)]) {
+    pub(super) fn learn(&self, owed: &[(OrganizationId, i64)]) {
         let now = nanoseconds(self.clock.now());
         let mut buckets = self.buckets();
         for (organization, owed) in owed {

@@ -6,7 +6,7 @@ use tenantry::clock::Clock;
 use tenantry::data_rights::{Erasure, Person, RightsError, erase, export, find_customer, find_user};
 use tenantry::id::OrganizationId;
 
-use crate::support::{TestApp, TestDb};
+use crate::support::{TestApp, TestDb, hear};
 
 /// What stands in every text that is about the person.
 const MARK: &str = "Zÿx-pörsonal";
@@ -110,6 +110,8 @@ async fn a_person_is_exported_whole_and_erased_whole() {
     assert!(text.contains("\\\"first_name\\\": \\\"Zÿx-pörsonal\\\""), "deliveries are told as they came");
 
     let token = app.token(&format!("{MARK}@example.com"), Some("acme-corp")).await;
+    let stream = app.follow(&token, "subscription { ticketChanged { ticket { id } } }", json!({})).await;
+    app.subscribed(1).await;
     let rehearsal = Erasure { is_rehearsal: true, ..Erasure::default() };
     let would = erase(&database.db(), &Clock::System, &carol, rehearsal).await.expect("a rehearsal");
     assert_eq!(tables_with(database, MARK).await, everywhere, "a rehearsal changes nothing");
@@ -117,6 +119,7 @@ async fn a_person_is_exported_whole_and_erased_whole() {
     assert_eq!(done.rows(), would.rows() + 1, "{done:?}");
     assert_eq!(tables_with(database, MARK).await, Vec::<String>::new());
     assert_eq!(app.error_code(&token, "{ organization { name } }", json!({})).await, "ACCOUNT_GONE");
+    hear(stream, &["ACCOUNT_GONE", "event: complete"]).await;
     // Nothing brings it back: not a late event's row, not a second call.
     run(database, &format!("update tenantry.users set name = '{MARK}', email = '{MARK}@example.com', deleted_at = null where clerk_id = 'user_carol'")).await;
     assert_eq!(tables_with(database, MARK).await, Vec::<String>::new());

@@ -12,7 +12,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use tenantry::access::Actor;
 use tenantry::db::{Db, PoolLimits, SystemTx, migrations};
 use tenantry::error::{Code, Error};
-use tenantry::events::{self, CHANNEL, Cursor, Event, Events, Follower, OF_CREDENTIAL, Step};
+use tenantry::events::{
+    self, CHANNEL, Cursor, Event, Events, Follower, OF_CREDENTIAL, OF_ORGANIZATION, OF_PROCESS, Step,
+};
 use tenantry::id::{OrganizationId, TicketId, UserId, marker};
 use tenantry::local_postgres::{self, LocalPostgres};
 use tokio::sync::watch;
@@ -198,6 +200,27 @@ async fn events_are_heard_once_by_the_slow_and_by_those_who_come_back() {
     }
 }
 
+/// Ends the connections on which instances listen; says how many.
+async fn cut_off(app: &TestApp) -> i64 {
+    let end = "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity
+                where datname = current_database() and application_name = 'tenantry-events'";
+    sqlx::query_scalar(end).fetch_one(&mut app.database.superuser().await).await.expect("ended")
+}
+
+/// Waits until a subscription is told that events are missing.
+async fn misses(follower: &mut Follower) {
+    let told = async {
+        loop {
+            if let Err(error) = follower.next().await.expect("it does not end in silence") {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(Duration::from_secs(30), told).await.expect("it is told in time");
+    assert!(matches!(error, Error::EventsMissed), "{error:?}");
+    assert!(follower.next().await.is_none());
+}
+
 #[tokio::test]
 async fn events_arrive_again_after_the_connection_was_lost() {
     let app = TestApp::start().await;
@@ -205,14 +228,7 @@ async fn events_arrive_again_after_the_connection_was_lost() {
     let organization = acme(&app).await;
     let subscribe = || app.app.services.events.subscribe(organization, somebody(1), None);
     let mut follower = subscribe().await.expect("a subscription");
-    let ended: i64 = sqlx::query_scalar(
-        "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity
-          where datname = current_database() and application_name = 'tenantry-events'",
-    )
-    .fetch_one(&mut app.database.superuser().await)
-    .await
-    .expect("ended");
-    assert_eq!(ended, 1);
+    assert_eq!(cut_off(&app).await, 1);
     // Nobody may listen: it is not told of, and found in the log.
     let between = create(&app, &alice).await;
     assert_eq!(next(&mut follower).await, between);
@@ -242,6 +258,8 @@ async fn events_that_are_gone_are_said_to_be() {
         instance.events.subscribe(organization, somebody(1), Some(cursor)).await.map(|_| ())
     };
     // The job keeps an hour.
+    app.run_job("event-log").await;
+    app.sql("update tenantry.event_marks set at = at - interval '59 minutes', oldest = pg_current_xact_id()").await;
     app.run_job("event-log").await;
     assert_eq!(rows().await, 1);
     back(&cursor).await.expect("nothing is missing");
@@ -277,10 +295,26 @@ async fn events_that_are_gone_are_said_to_be() {
     let cursor = follower.cursor().to_string();
     app.sql("delete from tenantry.event_log").await;
     assert!(matches!(back(&cursor).await, Err(Error::EventsMissed)));
+    // Whoever is there hears of it when the instance has a connection again.
+    cut_off(&app).await;
+    misses(&mut follower).await;
     // Nobody else's organization has this place, and nobody learns anything by it.
     let foreign =
         instance.events.subscribe(OrganizationId::from_uuid(Uuid::new_v4()), somebody(1), Cursor::parse(&cursor)).await;
     assert!(matches!(foreign, Err(Error::EventsMissed)));
+    // So many at once are not told one by one: neither to who is there nor to who comes back.
+    let mut follower = instance.follow(organization, None).await;
+    create(&app, &alice).await;
+    next(&mut follower).await;
+    let cursor = follower.cursor().to_string();
+    app.sql(&format!(
+        "insert into tenantry.event_log (organization_id, topic, row_id) select '{0}', 'Ticket', gen_random_uuid() from generate_series(1, 20000);
+         select pg_notify('{CHANNEL}', '{0}')",
+        organization.uuid()
+    ))
+    .await;
+    misses(&mut follower).await;
+    assert!(matches!(back(&cursor).await, Err(Error::EventsMissed)));
 }
 
 #[tokio::test]
@@ -300,6 +334,31 @@ async fn events_have_room_for_so_many_subscriptions() {
     another(1).await.expect("one has ended");
     drop(followers);
     assert_eq!(instance.events.subscribers(), 0);
+    // An organization has room for ten who have as many as they may, and the process for four such organizations.
+    let mut followers = Vec::new();
+    let last = OrganizationId::from_uuid(Uuid::from_u128(4));
+    for organization in 1..=4 {
+        let organization = OrganizationId::from_uuid(Uuid::from_u128(organization));
+        for who in 0..OF_ORGANIZATION {
+            let who = somebody(u128::try_from(who % 10).expect("small"));
+            followers.push(instance.events.subscribe(organization, who, None).await.expect("a subscription"));
+        }
+        if organization != last {
+            let refused = instance.events.subscribe(organization, somebody(11), None).await.map(|_| ());
+            assert!(
+                matches!(&refused, Err(Error::Limit { code: Code::TooManySubscriptions, message }) if message.contains("The organization has 5000")),
+                "{refused:?}"
+            );
+        }
+    }
+    assert_eq!(followers.len(), OF_PROCESS);
+    let refused = another(1).await;
+    assert!(
+        matches!(&refused, Err(Error::Limit { code: Code::TooManySubscriptions, message }) if message.contains("The server has 20000")),
+        "{refused:?}"
+    );
+    drop(followers);
+    another(1).await.expect("there is room again");
 }
 
 /// A server of the test's own, so that it can be restarted.

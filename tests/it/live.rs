@@ -38,8 +38,9 @@ struct Stream {
 }
 
 impl Stream {
-    /// The next block of lines that says something.
+    /// The next block of lines that says something. Comments, which keep the connection, are no sign that it comes.
     async fn next(&mut self) -> Option<Event> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             while let Some((block, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| {
@@ -53,22 +54,31 @@ impl Stream {
                     return Some(event);
                 }
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("something is said");
+            let chunk = tokio::time::timeout_at(deadline, self.response.chunk()).await.expect("something is said");
             self.text += &String::from_utf8_lossy(&chunk.ok()??);
         }
     }
 
+    /// The next answer.
+    async fn answer(&mut self) -> Event {
+        let answer = async {
+            loop {
+                let event = self.next().await.expect("more");
+                if event.kind == "next" {
+                    return event;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answer).await.expect("an answer")
+    }
+
     /// The subject of the ticket that is told of next, and the id of that event.
     async fn ticket(&mut self) -> (String, String) {
-        loop {
-            let event = self.next().await.expect("more");
-            if event.kind == "next" {
-                let subject = event.data["data"]["ticketChanged"]["ticket"]["subject"].as_str().expect("a ticket");
-                let id = event.id.expect("an id");
-                assert_eq!(event.data["extensions"]["eventId"], id);
-                return (subject.to_owned(), id);
-            }
-        }
+        let event = self.answer().await;
+        let subject = event.data["data"]["ticketChanged"]["ticket"]["subject"].as_str().expect("a ticket");
+        let id = event.id.expect("an id");
+        assert_eq!(event.data["extensions"]["eventId"], id);
+        (subject.to_owned(), id)
     }
 }
 
@@ -91,7 +101,8 @@ async fn live_streams_are_taken_up_where_they_were_left() {
     let alice = app.token("alice@example.com", Some("acme-corp")).await;
     let mut stream = follow(&app, &alice, CHANGED, None).await;
     // Before anything has happened, too.
-    let begun = stream.next().await.expect("the beginning");
+    let begun = tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("not with the next refresh");
+    let begun = begun.expect("the beginning");
     let begun = (begun.kind.is_empty() && begun.data.is_null()).then_some(begun.id).flatten().expect("an id alone");
     drop(stream);
     for subject in ["a", "b", "c"] {
@@ -118,6 +129,17 @@ async fn live_streams_are_taken_up_where_they_were_left() {
     assert_eq!(heard["payload"]["data"]["ticketChanged"]["ticket"]["subject"], "d");
     assert_ne!(heard["payload"]["extensions"]["eventId"], json!(ids[2]));
 
+    // And over a reserved stream.
+    let reserved = reserve(&app, &alice).await;
+    let response = ask(&app, Method::GET, Some(&alice), &reserved, "", None).await;
+    let payload = json!({ "query": CHANGED, "extensions": { "operationId": "1", "lastEventId": ids[2] } });
+    assert_eq!(
+        ask(&app, Method::POST, Some(&alice), &reserved, "", Some(payload)).await.status(),
+        StatusCode::ACCEPTED
+    );
+    let heard = Stream { response, text: String::new() }.next().await.expect("an event");
+    assert_eq!(heard.data["payload"]["data"]["ticketChanged"]["ticket"]["subject"], "d");
+
     let code = async |last: &str| {
         let event = follow(&app, &alice, CHANGED, Some(last)).await.next().await.expect("an event");
         event.data["errors"][0]["extensions"]["code"].clone()
@@ -127,6 +149,40 @@ async fn live_streams_are_taken_up_where_they_were_left() {
     assert_eq!(code(&ids[2]).await, "EVENTS_MISSED");
 }
 
+/// What is told while the row cannot be read waits until it can be.
+#[tokio::test]
+async fn live_events_wait_for_the_database() {
+    let app = TestApp::start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let mut stream = follow(&app, &alice, CHANGED, None).await;
+    app.subscribed(1).await;
+    write(&app, &alice, "once").await;
+    assert_eq!(stream.ticket().await.0, "once");
+    let mut owner = app.database.owner().await;
+    let lock = "begin; lock table tenantry.tickets in access exclusive mode";
+    sqlx::raw_sql(lock).execute(&mut owner).await.expect("a lock");
+    app.sql(
+        "insert into tenantry.event_log (organization_id, topic, row_id) select organization_id, topic, row_id from tenantry.event_log where topic = 'Ticket';
+         select pg_notify('tenantry_events', id::text) from tenantry.organizations",
+    )
+    .await;
+    // Whoever reads is cut off, and so are those who try again at once.
+    let end = "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity
+                where datname = current_database() and application_name = 'tenantry-api' and wait_event_type = 'Lock'";
+    let (mut superuser, mut ended) = (app.database.superuser().await, 0_i64);
+    for _ in 0..1500 {
+        let now: i64 = sqlx::query_scalar(end).fetch_one(&mut superuser).await.expect("a count");
+        ended += now;
+        if ended >= 4 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(ended >= 4, "{ended}: it tries again");
+    sqlx::raw_sql("rollback").execute(&mut owner).await.expect("a rollback");
+    assert_eq!(stream.ticket().await.0, "once");
+}
+
 #[tokio::test]
 async fn live_messages_are_told_to_those_who_may_read_them() {
     let app = TestApp::start().await;
@@ -134,25 +190,35 @@ async fn live_messages_are_told_to_those_who_may_read_them() {
     let query = "subscription { ticketMessageAdded { message { body ticket { subject } } } }";
     app.sql("update tenantry.organization_members set role = 'VIEWER' where user_id = (select id from tenantry.users where clerk_id = 'user_frank')").await;
     let frank = app.token("frank@example.com", Some("acme-corp")).await;
-    let mut streams = [follow(&app, &alice, query, None).await, follow(&app, &frank, query, None).await];
-    app.subscribed(2).await;
-    let ticket =
-        app.done(&alice, "ticketCreate", "ticket { id }", json!({ "subject": "s" })).await["ticket"]["id"].clone();
-    for (body, is_internal) in [("a note", true), ("an answer", false)] {
+    let made = async || app.done(&alice, "ticketCreate", "ticket { id }", json!({ "subject": "s" })).await;
+    let (ticket, other) = (made().await["ticket"]["id"].clone(), made().await["ticket"]["id"].clone());
+    let of_other = format!(
+        "subscription {{ ticketMessageAdded(ticketId: {other}) {{ message {{ body ticket {{ subject }} }} }} }}"
+    );
+    let mut streams = [
+        follow(&app, &alice, query, None).await,
+        follow(&app, &frank, query, None).await,
+        follow(&app, &alice, &of_other, None).await,
+    ];
+    app.subscribed(3).await;
+    for (ticket, body, is_internal) in
+        [(&ticket, "a note", true), (&ticket, "an answer", false), (&other, "elsewhere", false)]
+    {
         let input = json!({ "ticketId": ticket, "body": body, "isInternal": is_internal });
         app.done(&alice, "ticketMessageAdd", "message { id }", input).await;
     }
-    for (stream, expected) in streams.iter_mut().zip([["a note", "an answer"].as_slice(), &["an answer"]]) {
+    for (stream, expected) in streams.iter_mut().zip([
+        ["a note", "an answer", "elsewhere"].as_slice(),
+        &["an answer", "elsewhere"],
+        &["elsewhere"],
+    ]) {
         for body in expected {
-            let heard = loop {
-                let event = stream.next().await.expect("more");
-                if event.kind == "next" {
-                    break event.data["data"]["ticketMessageAdded"]["message"].clone();
-                }
-            };
+            let heard = stream.answer().await.data["data"]["ticketMessageAdded"]["message"].clone();
             assert_eq!(heard, json!({ "body": body, "ticket": { "subject": "s" } }));
         }
     }
+    // Streams that are open keep no connection of the database.
+    until(|| app.app.services.db.usage()[0].in_use == 0).await;
 }
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
@@ -168,8 +234,9 @@ async fn socket(app: &TestApp, token: &str) -> Socket {
 }
 
 async fn said(socket: &mut Socket) -> Option<Value> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        match tokio::time::timeout(PATIENCE, socket.next()).await.expect("something is said")?.ok()? {
+        match tokio::time::timeout_at(deadline, socket.next()).await.expect("something is said")?.ok()? {
             Message::Text(text) => return serde_json::from_str(&text).ok(),
             Message::Close(_) => return None,
             _ => {}
@@ -284,12 +351,12 @@ async fn live_reservations_are_their_holders_alone() {
     );
     // With another token of the same person, as after its renewal.
     assert_eq!(status(Method::DELETE, Some(&renewed), &stream, "?operationId=sub", None).await, 200);
-    until(|| app.app.services.events.subscribers() == 0).await;
+    app.unsubscribed().await;
     // Operations end with the stream, and the token with them.
     assert_eq!(status(Method::POST, Some(&renewed), &stream, "", Some(operation(CHANGED, "sub"))).await, 202);
     app.subscribed(1).await;
     drop(heard);
-    until(|| app.app.services.events.subscribers() == 0).await;
+    app.unsubscribed().await;
     assert_eq!(status(Method::POST, Some(&alice), &stream, "", post).await, 404);
     for _ in 0..20 {
         reserve(&app, &alice).await;
@@ -300,6 +367,31 @@ async fn live_reservations_are_their_holders_alone() {
     let answer =
         distinct.header("Accept", "text/event-stream").json(&json!({ "query": "{ __typename }" })).send().await;
     assert!(answer.expect("a stream").text().await.expect("text").contains("event: complete"));
+}
+
+/// A reserved stream holds a bounded number of operations and answers, and ends with the tokens that were shown.
+#[tokio::test]
+async fn live_reservations_are_bounded() {
+    let app = TestApp::start().await;
+    let bob = app.token("bob@example.com", Some("acme-corp")).await;
+    // One ends with the last token that was shown.
+    let brief = app.token_for("alice@example.com", Some("acme-corp"), chrono::Duration::seconds(3)).await;
+    let brief = reserve(&app, &brief).await;
+    let mut brief = Stream { response: ask(&app, Method::GET, None, &brief, "", None).await, text: String::new() };
+    // What nobody takes waits with its operation, and there are fifty of them beside the sixteen answers that wait.
+    let unread = reserve(&app, &bob).await;
+    let mut accepted = 0;
+    let refused = loop {
+        let asked = Some(operation("{ __typename }", &accepted.to_string()));
+        let answer = ask(&app, Method::POST, Some(&bob), &unread, "", asked).await;
+        if answer.status() != StatusCode::ACCEPTED {
+            break answer.text().await.expect("text");
+        }
+        accepted += 1;
+        assert!(accepted <= 66, "operations are bounded");
+    };
+    assert!(accepted >= 50 && refused.contains("TOO_MANY_SUBSCRIPTIONS"), "{accepted}: {refused}");
+    assert_eq!(brief.next().await, None);
 }
 
 async fn until(is: impl Fn() -> bool) {
@@ -356,6 +448,15 @@ async fn everywhere(app: &TestApp, token: &str, query: &str) -> Vec<(&'static st
     vec![("events", over_events), ("socket", over_socket), ("reserved", over_reserved)]
 }
 
+/// Gives a member a custom role that may see webhooks; says which.
+async fn watcher(app: &TestApp, owner: &str, member: &Value) -> Value {
+    let role = json!({ "name": "Watcher", "actions": ["WEBHOOK_READ"] });
+    let role = app.done(owner, "customRoleCreate", "customRole { id }", role).await["customRole"]["id"].clone();
+    let given = json!({ "id": member, "customRoleId": role });
+    app.done(owner, "organizationMemberUpdate", "member { id }", given).await;
+    role
+}
+
 /// Whoever loses access loses their streams, whatever the cause and the transport.
 #[tokio::test]
 async fn live_streams_end_with_the_access_that_they_stand_on() {
@@ -397,11 +498,13 @@ async fn live_streams_end_with_the_access_that_they_stand_on() {
     let secret = key["secret"].as_str().expect("a key").to_owned();
     seats(50).await;
     role("erin@example.com", "ADMIN").await;
+    let watcher = watcher(&app, &alice, &member("dave@example.com")).await;
     let alerts = "subscription { budgetAlert { alert { id } } }";
     let deliveries = "subscription { webhookDelivery { webhookEvent { id } } }";
     let flags = "subscription { featureFlagsChanged { etag } }";
     for (cause, token, query, code) in [
         ("a seat is lost", bearer("frank"), alerts, "SEAT_REQUIRED"),
+        ("the custom role allows less", bearer("dave"), deliveries, "FORBIDDEN"),
         ("removed", bearer("dave"), CHANGED, "ORGANIZATION_NOT_FOUND"),
         ("demoted", bearer("erin"), deliveries, "FORBIDDEN"),
         ("the session ends", bearer("carol"), CHANGED, "SESSION_ENDED"),
@@ -414,6 +517,10 @@ async fn live_streams_end_with_the_access_that_they_stand_on() {
         let begun = Instant::now();
         match cause {
             "a seat is lost" => seats(1).await,
+            "the custom role allows less" => {
+                let less = json!({ "id": watcher, "actions": ["TICKET_CREATE"] });
+                app.done(&alice, "customRoleUpdate", "customRole { id }", less).await;
+            }
             "removed" => {
                 let dave = json!({ "id": member("dave@example.com") });
                 app.done(&alice, "organizationMemberRemove", "member { id }", dave).await;
@@ -449,7 +556,7 @@ async fn live_streams_end_with_the_access_that_they_stand_on() {
         if cause == "a seat is lost" {
             seats(50).await;
         }
-        until(|| app.app.services.events.subscribers() == 0).await;
+        app.unsubscribed().await;
     }
 }
 

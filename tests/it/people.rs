@@ -694,7 +694,8 @@ async fn people_are_told_of_changes_of_customers_representatives_and_escalations
     let escalations = app.follow(&alice, query, json!({})).await;
     let query = "subscription { escalationNoticed { notice { escalation { reason } } } }";
     let notices = app.follow(&dave, query, json!({})).await;
-    app.subscribed(4).await;
+    let of_alice = app.follow(&alice, query, json!({})).await;
+    app.subscribed(5).await;
     done(&app, &alice, "customerUpdate", json!({ "id": other, "tier": "PREMIUM" })).await;
     done(&app, &alice, "customerUpdate", json!({ "id": followed, "tier": "VIP" })).await;
     done(&app, &alice, "representativeUpdate", json!({ "id": own, "capacity": 7 })).await;
@@ -709,4 +710,12 @@ async fn people_are_told_of_changes_of_customers_representatives_and_escalations
         let heard = hear(stream, &[wanted]).await;
         assert!(!heard.contains("PREMIUM"), "another customer's change: {heard}");
     }
+    // A notice is its receiver's: nothing came before what ends the other's stream.
+    app.sql(
+        "update tenantry.organization_members set deleted_at = now() where user_id = (select id from tenantry.users where clerk_id = 'user_alice');
+         select tenantry.tell_access(id, '00000000-0000-0000-0000-000000000000') from tenantry.organizations where slug = 'acme-corp'",
+    )
+    .await;
+    let heard = hear(of_alice, &["ORGANIZATION_NOT_FOUND"]).await;
+    assert!(!heard.contains("TECHNICAL_COMPLEXITY"), "{heard}");
 }

@@ -97,6 +97,18 @@ async fn server_starts_from_nothing_and_survives_kill_9() {
         "{list}"
     );
 
+    // Once a second budgets are shared with other instances, and those that are full are forgotten.
+    let mut rounds = 0..300;
+    loop {
+        let metrics =
+            reqwest::get(format!("{}/metrics", second.url)).await.expect("metrics").text().await.expect("text");
+        if metrics.contains("tenantry_api_budgets 0\n") {
+            break;
+        }
+        rounds.next().unwrap_or_else(|| panic!("budgets stay: {metrics}"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
     // The commands of the README attach to the running server.
     let output = tenantry()
         .args(["token", "--user", "alice@example.com", "--org", "acme-corp"])

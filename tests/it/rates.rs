@@ -10,13 +10,17 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
 use tenantry::auth::api_key::ApiKeySecret;
 use tenantry::clock::Clock;
+use tenantry::db::Lane;
+use tenantry::graphql::{Credentials, Session};
 use tenantry::id::OrganizationId;
 use tenantry::plans::{OrganizationPlan, Plans};
 use tenantry::rates::{Payer, Rates};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::support::{Setup, TestApp, TestDb};
+use crate::support::{Setup, TestApp, TestDb, hear, sign};
 
 /// Acme is on PRO: its credentials have 2,000 points each, 100 of them come back in a second.
 const PLANS: &str = "[FREE]\n[STARTER]\n[PRO]\napi_cost_per_minute = 12_000\napi_burst = 4_000\n[ENTERPRISE]\n";
@@ -168,6 +172,105 @@ async fn over_stream(app: &TestApp, token: &str) -> Value {
     serde_json::from_str::<Value>(data).expect("JSON")["errors"][0].clone()
 }
 
+/// What is left to a credential and to its organization.
+async fn points(app: &TestApp, token: &str) -> [i64; 2] {
+    let left = left(app, token).await;
+    let mut points = left.split("r=").skip(1).map(|text| {
+        let digits = text.split_once(',').map_or(text, |(digits, _)| digits);
+        digits.parse().unwrap_or_else(|_| panic!("a number: {left}"))
+    });
+    std::array::from_fn(|_| points.next().expect("both budgets"))
+}
+
+/// Every kind of operation is charged, to the person or the program and to the organization; events are not.
+#[tokio::test]
+async fn mutations_subscriptions_other_tokens_and_keys_pay_too() {
+    let app = start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let carol = app.token("carol@example.com", Some("acme-corp")).await;
+    let create = "mutation { ticketCreate(input: { subject: \"x\" }) { ticket { id } userErrors { code } } }";
+    assert_eq!(spend(&app, &alice, 2).await.status, StatusCode::OK);
+    let before = points(&app, &alice).await;
+    let created = answer(request(&app, &alice, &json!({ "query": create })).header("graphql-cost", "1")).await;
+    let cost = created.body["extensions"]["cost"]["requestedQueryCost"].as_i64().expect("a cost");
+    assert!(cost > 0, "{}", created.body);
+    let after = points(&app, &alice).await;
+    assert_eq!(after, before.map(|points| points - cost - 2));
+
+    let followed = app.follow(&alice, "subscription { ticketChanged { ticket { id } } }", json!({})).await;
+    app.subscribed(1).await;
+    let begun = points(&app, &alice).await;
+    assert!(begun[0] < after[0] - 2 && begun[1] < after[1] - 2, "{begun:?} after {after:?}");
+    app.data(&carol, create, json!({})).await;
+    hear(followed, &["ticketChanged"]).await;
+    assert_eq!(points(&app, &alice).await[0], begun[0] - 2, "events cost nothing");
+
+    // Another token of the same person brings nothing new.
+    let organization: String =
+        sqlx::query_scalar("select clerk_org_id from tenantry.organizations where slug = 'acme-corp'")
+            .fetch_one(&mut app.database.system().await)
+            .await
+            .expect("Acme");
+    let claims = json!({ "iss": "tenantry-development", "sub": "user_alice", "sid": "another", "v": 2, "o": { "id": organization } });
+    let other = sign(&json!({ "alg": "EdDSA", "typ": "JWT" }), &claims, &app.clock);
+    let [own, all] = points(&app, &alice).await;
+    assert_eq!(points(&app, &other).await, [own - 2, all - 2]);
+
+    // A key has a budget of its own, which is its organization's, too.
+    let input = json!({ "name": "a", "scopes": ["ORGANIZATION_READ"] });
+    let key = app.done(&alice, "apiKeyCreate", "secret", input).await["secret"].as_str().expect("a key").to_owned();
+    let [_, all] = points(&app, &alice).await;
+    assert_eq!(spend(&app, &key, 302).await.status, StatusCode::OK);
+    assert_eq!(points(&app, &key).await, [1696, all - 304]);
+    for _ in 0..5 {
+        assert_eq!(spend(&app, &key, 302).await.status, StatusCode::OK);
+    }
+    let refused = spend(&app, &key, 302).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (StatusCode::TOO_MANY_REQUESTS, Some("2")));
+}
+
+/// Who asks with this token, for this organization.
+async fn session(app: &TestApp, token: &str, organization: Option<&str>) -> Arc<Session> {
+    let authorization = format!("Bearer {token}");
+    let ip = "192.0.2.1".parse().ok();
+    let credentials = Credentials { authorization: Some(&authorization), organization, request_id: "test", ip };
+    Session::open(&app.app.services, credentials).await.expect("a session")
+}
+
+/// Where requests wait, and whose budget they spend, depends on who was let in, never on what they name.
+#[tokio::test]
+async fn lanes_and_accounts_are_those_of_whoever_was_let_in() {
+    let app = start().await;
+    let alice = app.token("alice@example.com", Some("acme-corp")).await;
+    let (grace, bare) = (app.token("grace@example.com", None).await, app.token("alice@example.com", None).await);
+    let named = |token: &str| request(&app, token, &list_of(2)).header("x-organization-id", "acme-corp");
+    assert_eq!(spend(&app, &alice, 2).await.status, StatusCode::OK);
+    assert_eq!(answer(named(&bare)).await.status, StatusCode::OK);
+    let key = ApiKeySecret::default();
+    let known = |session: &Session| app.app.edge.rates.known(&session.payer());
+    let open = async |token: &str| session(&app, token, Some("acme-corp")).await;
+    let (member, stranger, program) = (open(&bare).await, open(&grace).await, open(key.text()).await);
+    let acme = known(&member).expect("alice was let in");
+    assert_eq!((known(&stranger), known(&program)), (None, None));
+    assert_eq!(member.stand(Some(acme), false), Lane::Organization(acme.uuid()));
+    assert_eq!(member.stand(Some(acme), true), Lane::Streams(acme.uuid().as_u128()));
+    assert!(matches!(stranger.stand(None, false), Lane::Person(_)));
+    assert!(matches!(stranger.stand(None, true), Lane::Streams(person) if person != acme.uuid().as_u128()));
+    assert_eq!(program.stand(None, false), Lane::address("192.0.2.1".parse().ok()));
+    // Whoever hangs up was let in all the same, and pays.
+    let carol = app.token("carol@example.com", Some("acme-corp")).await;
+    let carols = session(&app, &carol, None).await;
+    let owner = database_lock(&app).await;
+    let mut patience = Duration::from_millis(300);
+    while known(&carols) != Some(acme) {
+        assert!(patience < Duration::from_mins(1), "it is known that she was let in");
+        assert!(request(&app, &carol, &list_of(2)).timeout(patience).send().await.is_err());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        patience *= 2;
+    }
+    owner.close().await.expect("close");
+}
+
 #[tokio::test]
 async fn strangers_spend_nothing_of_an_organization_that_they_name() {
     let app = start().await;
@@ -204,7 +307,7 @@ async fn instances_tell_each_other_what_was_spent_and_go_on_alone_without_the_da
     // So little comes back that the time of the test does not matter.
     let plans = "[FREE]\n[STARTER]\n[PRO]\napi_cost_per_minute = 1_000\napi_burst = 1_000_000\n[ENTERPRISE]\n";
     let plans = Arc::new(Plans::parse(plans).expect("plans"));
-    let [one, other] = [(); 2].map(|()| Rates::new(0, Arc::clone(&plans), clock.clone()));
+    let [one, other] = [(); 2].map(|()| Arc::new(Rates::new(0, Arc::clone(&plans), clock.clone())));
     let plan = |_| Some(OrganizationPlan::Pro);
     let payer = Payer { credential: Some(1), is_proven: true, account: Some(2) };
     let spend = |rates: &Rates, cost: u64| {
@@ -241,6 +344,17 @@ async fn instances_tell_each_other_what_was_spent_and_go_on_alone_without_the_da
     clock.advance(TimeDelta::days(7));
     assert!(one.share(&db).await.is_err());
     assert_eq!(one.share(&db).await.expect("nothing is left to tell"), 0);
+    // A server does this by itself. The database owes what was told above, and forgives nothing of it here.
+    let (_stop, stopping) = watch::channel(false);
+    for rates in [&one, &other] {
+        tokio::spawn(Arc::clone(rates).keep_sharing(database.db(), stopping.clone()));
+    }
+    spend(&one, 300_000);
+    let mut rounds = 0..300;
+    while spend(&other, 1) > 400_000 {
+        rounds.next().expect("the other instance hears of it");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     // The application's role reads its own row and changes none.
     let refused = database.app().await.execute("update tenantry.api_spending set full_at = now()").await;
     assert!(refused.is_err());
@@ -279,6 +393,43 @@ async fn a_noisy_organization_does_not_keep_others_waiting() {
         // On a slow machine the lock may be there for longer than a statement may wait.
         assert!(body["data"]["organization"]["tickets"].is_object() || body["errors"].is_array(), "{body}");
     }
+}
+
+/// Behind so many that wait another one is sent away, and only of that organization.
+#[tokio::test]
+async fn whoever_has_too_many_waiting_is_told_to_come_back() {
+    let app = TestApp::start().await;
+    let noisy = app.token("alice@example.com", Some("acme-corp")).await;
+    let quiet = app.token("bob@example.com", Some("tech-startup")).await;
+    for token in [&noisy, &quiet] {
+        app.data(token, "{ organization { id } }", json!({})).await;
+    }
+    let open = async || {
+        let session = session(&app, &noisy, None).await;
+        session.stand(app.app.edge.rates.known(&session.payer()), false);
+        session
+    };
+    let [read, ..] = app.app.services.db.usage();
+    let mut held = Vec::new();
+    for _ in 1..read.limit {
+        let session = open().await;
+        session.read().await.expect("all connections but one are a lane's");
+        held.push(session);
+    }
+    let mut waits = JoinSet::new();
+    for _ in 0..512 {
+        let session = open().await;
+        waits.spawn(async move { session.read().await.map(drop) });
+    }
+    let mut rounds = 0..1_000;
+    while waiting(&app) < 512 {
+        rounds.next().expect("all of them wait");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let refused = spend(&app, &noisy, 5).await;
+    assert_eq!((refused.status, refused.code()), (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"), "{}", refused.body);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    app.data(&quiet, "{ organization { id name } }", json!({})).await;
 }
 
 /// Lets no statement read tickets until the connection ends.

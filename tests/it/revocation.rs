@@ -159,6 +159,29 @@ async fn revocation_of_a_right_ends_the_streams_that_need_it() {
     assert!(tickets.ends().await.contains("ORGANIZATION_NOT_FOUND"));
 }
 
+/// Operators who look into an organization are no members of it, and are shut out of it as members are.
+#[tokio::test]
+async fn revocation_ends_the_streams_of_operators() {
+    let app = start().await;
+    app.sql(
+        "insert into tenantry.support_accesses (organization_id, id, user_id, reason, actions, expires_at)
+         select o.id, gen_random_uuid(), u.id, 'a test', '{ORGANIZATION_READ,AUDIT_READ}', now() + interval '1 hour'
+           from tenantry.organizations o, tenantry.users u where o.slug = 'acme-corp' and u.clerk_id = 'user_admin'",
+    )
+    .await;
+    let ended = json!({ "id": "sess_1", "object": "session", "user_id": "user_admin" });
+    let banned = json!({ "id": "user_admin", "object": "user", "banned": true, "email_addresses": [] });
+    for (n, session, kind, data, code) in [
+        (1, "sess_1", "session.revoked", ended, "SESSION_ENDED"),
+        (2, "sess_2", "user.updated", banned, "ACCOUNT_BLOCKED"),
+    ] {
+        let follower = Follower::start(&app, &token(&app, "user_admin", session).await, FOLLOW, 1).await;
+        happens(&app, n, kind, data).await;
+        let heard = follower.ends().await;
+        assert!(heard.contains(code), "{heard}");
+    }
+}
+
 /// "Not here yet" and "gone" are told apart, also where the deletion came before anything else.
 #[tokio::test]
 async fn revocation_is_no_delay_and_a_delay_no_revocation() {

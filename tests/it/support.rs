@@ -473,6 +473,17 @@ impl TestApp {
         panic!("{count} subscriptions do not come about");
     }
 
+    /// Waits until no subscription hears anything any more.
+    pub async fn unsubscribed(&self) {
+        for _ in 0..1500 {
+            if self.app.services.events.subscribers() == 0 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("subscriptions do not end");
+    }
+
     /// Has `PostgreSQL` log the plans of all that this app's database runs from now on.
     pub async fn explain(&self) -> Explained {
         let mut superuser = self.database.superuser().await;

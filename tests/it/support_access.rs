@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::TestApp;
+use crate::support::{TestApp, hear};
 
 const START: &str = "mutation($input: SupportAccessStartInput!) { supportAccessStart(input: $input) { supportAccessId expiresAt userErrors { code field } } }";
 const END: &str = "mutation($input: SupportAccessEndInput!) { supportAccessEnd(input: $input) { supportAccessId userErrors { code field } } }";
@@ -28,6 +28,16 @@ async fn within(app: &TestApp, token: &str, slug: &str, query: &str) -> Value {
         .header("X-Organization-Id", slug)
         .json(&json!({ "query": query }));
     sent.send().await.expect("an answer").json().await.expect("JSON")
+}
+
+/// A stream that an operator has open in an organization.
+async fn followed(app: &TestApp, token: &str, slug: &str) -> reqwest::Response {
+    let request = app.client().post(format!("{}/graphql", app.base_url())).bearer_auth(token);
+    let request = request.header("X-Organization-Id", slug).header("Accept", "text/event-stream");
+    let query = json!({ "query": "subscription { ticketChanged { ticket { id } } }" });
+    let stream = request.json(&query).send().await.expect("a stream");
+    app.subscribed(1).await;
+    stream
 }
 
 fn code(answer: &Value) -> &str {
@@ -80,9 +90,11 @@ async fn operators_look_into_an_organization_for_a_time_and_it_sees_them() {
     let log = told["organization"]["auditLogs"]["nodes"].as_array().expect("rows");
     let row = log.iter().find(|row| row["action"] == "support_access.start").expect("the start is in the log");
     assert_eq!(row["user"]["name"], access["operator"]["name"]);
-    // The end, twice.
+    // The end, twice; it is the end of their streams, too.
     let input = json!({ "input": { "organizationId": acme } });
+    let stream = followed(&app, &admin, "acme-corp").await;
     assert!(app.data(&admin, END, input.clone()).await["supportAccessEnd"]["supportAccessId"].is_string());
+    hear(stream, &["ORGANIZATION_NOT_FOUND", "event: complete"]).await;
     assert_eq!(app.data(&admin, END, input).await["supportAccessEnd"]["userErrors"][0]["code"], "NOT_FOUND");
     assert_eq!(code(&within(&app, &admin, "acme-corp", tickets).await), "ORGANIZATION_NOT_FOUND");
 }
@@ -99,6 +111,7 @@ async fn support_access_is_for_living_superadmins_and_ends_by_itself() {
     assert_eq!(started["supportAccessStart"]["userErrors"], json!([]), "{started}");
     let opened = within(&app, &admin, "acme-corp", OPEN_TICKET).await;
     assert!(opened["data"]["ticketCreate"]["ticket"]["id"].is_string(), "asked for with writing: {opened}");
+    let stream = followed(&app, &admin, "acme-corp").await;
     let invite = r#"mutation { invitationCreate(input: { email: "x@example.com" }) { userErrors { code } } }"#;
     assert_eq!(code(&within(&app, &admin, "acme-corp", invite).await), "FORBIDDEN");
     // Whoever forges a row for somebody who is no superadmin has made nothing.
@@ -132,6 +145,7 @@ async fn support_access_is_for_living_superadmins_and_ends_by_itself() {
     }
     let ended = tenantry::support_access::end_expired(&app.app.services.db, &app.clock).await.expect("a job");
     assert!(ended >= 1, "{ended}");
+    hear(stream, &["ORGANIZATION_NOT_FOUND", "event: complete"]).await;
     let noted: i64 = sqlx::query_scalar("select count(*) from tenantry.audit_logs where action = 'support_access.end' and metadata ->> 'cause' = 'expired'")
         .fetch_one(&mut system)
         .await

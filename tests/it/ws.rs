@@ -288,6 +288,7 @@ async fn socket_subscriptions_end_when_completed_and_are_limited() {
             said => panic!("{said:?}"),
         }
     }
+    app.subscribed(50).await;
     for number in 0..50 {
         socket.send(&json!({ "id": number.to_string(), "type": "complete" })).await;
     }
@@ -301,6 +302,12 @@ async fn socket_subscriptions_end_when_completed_and_are_limited() {
         }
     }
     socket.silent().await;
+    app.unsubscribed().await;
+    // They end with their socket, however that ends.
+    socket.subscribe("again", SUBSCRIPTION).await;
+    app.subscribed(1).await;
+    drop(socket);
+    app.unsubscribed().await;
 }
 
 #[tokio::test]

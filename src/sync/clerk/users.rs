@@ -163,6 +163,22 @@ pub(crate) async fn record(effects: &mut Effects<'_>, user: &RemoteObject<mirror
             effects.recheck_access(organization, Some(row.id)).await?;
         }
     }
+    if shut_out { recheck_visits(effects, Some(&user.id)).await } else { Ok(()) }
+}
+
+/// Tells the streams of an operator, by their id at Clerk, in the organizations that they look into: they are no member there.
+async fn recheck_visits(effects: &mut Effects<'_>, operator: Option<&str>) -> Result<()> {
+    let visits = sqlx::query!(
+        r#"select a.organization_id as "organization: OrganizationId", a.user_id as "user: UserId"
+             from tenantry.support_accesses a join tenantry.users u on u.id = a.user_id
+            where u.clerk_id = $1 and a.ended_at is null order by 1"#,
+        operator
+    )
+    .fetch_all(effects.tx.conn())
+    .await?;
+    for visit in visits {
+        effects.recheck_access(visit.organization, Some(visit.user)).await?;
+    }
     Ok(())
 }
 
@@ -286,5 +302,5 @@ pub(crate) async fn end_session(effects: &mut Effects<'_>, session: &str, user: 
     for row in rows {
         effects.recheck_access(row.organization, Some(row.user)).await?;
     }
-    Ok(())
+    recheck_visits(effects, user).await
 }

@@ -348,6 +348,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_is_bounded() {
+        let folder = Folder::new("large", &[]);
+        let large = folder.0.join("a.json");
+        std::fs::File::create(&large).and_then(|file| file.set_len(MAX_BYTES + 1)).expect("a file");
+        assert!(Manifests::load(&large).expect_err("too large").contains("at most 16777216 are read"));
+        let documents = |number: usize| {
+            let documents: Vec<String> = (0..number).map(|id| format!("\"{id}\": \"{{ a }}\"")).collect();
+            file("many", &format!("{{{}}}", documents.join(",")))
+        };
+        assert_eq!(documents(MAX_DOCUMENTS).expect("so many").documents().len(), MAX_DOCUMENTS);
+        assert!(documents(MAX_DOCUMENTS + 1).expect_err("too many").contains("more than 10000 documents"));
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_place() {
         let apollo = |version: &str, operations: &str| {
             format!(

@@ -342,3 +342,40 @@ fn warn_of_invalid(edge: &Edge, manifests: &Manifests) {
         tracing::warn!(invalid, "more trusted documents cannot be executed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn the_client_is_named_by_the_first_header_that_says_something() {
+        let named = |headers: &[(&'static str, &'static str)]| {
+            let headers =
+                headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            client_name(&headers.collect::<HeaderMap>())
+        };
+        let [apollo, hive, draft] =
+            [("apollographql-client-name", "c"), ("x-graphql-client-name", "b"), ("graphql-client-name", "a")];
+        assert_eq!(named(&[apollo, hive, draft]).as_deref(), Some("a"));
+        assert_eq!(named(&[apollo, hive]).as_deref(), Some("b"));
+        assert_eq!(named(&[apollo, ("graphql-client-name", "")]).as_deref(), Some("c"));
+        assert_eq!(named(&[("x-client-name", "d")]), None);
+        assert_eq!(shortened(&"ä".repeat(65)), "ä".repeat(64));
+    }
+
+    #[test]
+    fn what_is_noted_is_bounded_and_all_is_counted() {
+        let noted = |mode, clients: usize| {
+            let persisted = Persisted::new(PersistedConfig { mode, ..PersistedConfig::default() });
+            for number in 0..clients {
+                persisted.note(Some(&number.to_string()), &key("{ __typename }"), false, false);
+            }
+            let noted = persisted.noted.lock().expect("nobody panicked").len();
+            (noted, persisted.misses.load(Ordering::Relaxed))
+        };
+        assert_eq!(noted(TrustedMode::Log, 2_000), (MAX_NOTED, 2_000));
+        assert_eq!(noted(TrustedMode::Off, 10), (0, 10));
+    }
+}

@@ -984,6 +984,59 @@ mod tests {
     }
 
     #[test]
+    fn bounds_of_connections_are_as_they_are_set() {
+        let config = read(&[]).expect("defaults");
+        assert_eq!((config.caps, config.port_use), (Caps::default(), PortUse::Alone));
+        assert!(config.proxies.networks.is_empty() && config.proxies.header == AddressHeader::XForwardedFor);
+        let config = read(&[
+            ("MAX_CONNECTIONS", "30"),
+            ("MAX_CONNECTIONS_PER_ADDRESS", "20"),
+            ("MAX_REQUESTS_AT_ONCE", "10"),
+            ("REUSE_PORT", "on"),
+            ("TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::1"),
+            ("CLIENT_ADDRESS_HEADER", "Forwarded"),
+        ])
+        .expect("right");
+        assert_eq!(config.caps, Caps { connections: 30, per_address: 20, requests: 10 });
+        assert_eq!(config.port_use, PortUse::Shared);
+        let networks: Vec<_> = config.proxies.networks.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (networks, config.proxies.header),
+            (vec!["10.0.0.0/8".into(), "2001:db8::1/128".into()], AddressHeader::Forwarded)
+        );
+    }
+
+    #[test]
+    fn traces_and_slow_operations_are_as_they_are_set() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        let traces = |more: &[(&str, &str)]| read(&[&[endpoint], more].concat()).expect("right").traces;
+        assert!(read(&[]).expect("defaults").traces.is_none());
+        assert!(traces(&[("OTEL_SDK_DISABLED", "true")]).is_none());
+        assert!(traces(&[("OTEL_TRACES_EXPORTER", "none")]).is_none());
+        let usual = traces(&[]).expect("on");
+        assert!(!usual.believes_callers);
+        assert_eq!((usual.timeout, usual.delay, usual.room), (Duration::from_secs(10), Duration::from_secs(5), 8192));
+        let set = traces(&[
+            ("TRACE_CALLERS", "believed"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "70"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "80"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "90"),
+            ("OTEL_TRACES_SAMPLER", "traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.125"),
+        ])
+        .expect("on");
+        let milliseconds = Duration::from_millis;
+        assert_eq!((set.timeout, set.delay, set.room), (milliseconds(70), milliseconds(80), 90));
+        assert!(set.believes_callers && format!("{set:?}").contains("ratio: 0.125, parent_based: false"), "{set:?}");
+
+        let slow = |more: &[(&str, &str)]| read(more).expect("right").slow.map(|slow| (slow.from, slow.plans));
+        assert_eq!(slow(&[]), Some((Duration::from_secs(1), false)));
+        assert_eq!(slow(&[("SLOW_OPERATION_MS", "0")]), None);
+        let both = [("SLOW_OPERATION_MS", "7"), ("SLOW_OPERATION_PLANS", "on")];
+        assert_eq!(slow(&both), Some((milliseconds(7), true)));
+    }
+
+    #[test]
     fn bad_values_are_named_and_passwords_are_not_repeated() {
         let error = read(&[
             ("PORT", "99999"),

@@ -114,7 +114,7 @@ impl Serve {
         // With an identity provider of its own, a development server makes no tokens: they would not be accepted.
         let dev_issuer = dev_issuer.filter(|_| config.keys == KeysConfig::Development);
         let (stop, stopping) = watch::channel(false);
-        config.caps.connections = within_open_files(config.caps.connections);
+        config.caps.connections = within(listener::open_files(), config.caps.connections);
         let socket = listen(&config.host, config.port, "PORT", config.port_use).await?;
         let address = socket.local_addr()?;
         let metrics = match config.metrics_port {
@@ -203,8 +203,8 @@ fn start_metrics(app: &App, socket: TcpListener, stopping: &watch::Receiver<bool
 
 /// As many connections as are wanted, if the process may open so many files. An eighth of them is for everything else: a
 /// connection to the database that cannot be opened is worse than one that is refused.
-fn within_open_files(wanted: usize) -> usize {
-    let Some(files) = listener::open_files() else { return wanted };
+fn within(files: Option<usize>, wanted: usize) -> usize {
+    let Some(files) = files else { return wanted };
     let most = (files - files / 8).max(1);
     if most < wanted {
         tracing::warn!(
@@ -319,5 +319,26 @@ async fn stop_signal() {
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         () = terminated => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two servers that share a port by accident would share its requests.
+    #[tokio::test]
+    async fn a_port_is_shared_only_by_those_who_want_to() {
+        use PortUse::{Alone, Shared};
+        for (first, second, is_shared) in [(Alone, Alone, false), (Shared, Alone, false), (Shared, Shared, true)] {
+            let held = bind("127.0.0.1", 0, first).await.expect("a port");
+            let port = held.local_addr().expect("an address").port();
+            assert_eq!(bind("127.0.0.1", port, second).await.is_ok(), is_shared, "{first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn connections_leave_files_for_the_rest() {
+        assert_eq!([within(Some(1024), 8192), within(Some(1024), 100), within(None, 8192)], [896, 100, 8192]);
     }
 }

@@ -50,6 +50,12 @@ pub struct StatementText {
 }
 
 impl StatementText {
+    /// Without parameters.
+    #[cfg(test)]
+    pub(crate) fn of(sql: &str) -> Self {
+        Self { sql: sql.to_owned(), types: Vec::new() }
+    }
+
     /// The first 16 digits of its SHA-256: what the same statement is found by.
     #[must_use]
     pub fn hash(&self) -> String {

@@ -67,3 +67,21 @@ impl Drop for Waiting<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_went_away_without_a_connection_is_counted_as_such() {
+        let waits = Waits::default();
+        let (gone, got) = (waits.begin(), waits.begin());
+        assert_eq!((waits.waiting(), waits.in_vain()), (2, 0));
+        drop(gone);
+        got.got();
+        assert_eq!((waits.waiting(), waits.in_vain()), (0, 1));
+        let mut text = String::new();
+        waits.seconds.render(&mut text, "x_seconds", "");
+        assert!(text.contains("x_seconds_count 1\n"), "{text}");
+    }
+}

@@ -99,3 +99,22 @@ fn remote(headers: &HeaderMap) -> Option<Remote> {
     }
     Remote::parse(first.to_str().ok()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_callers_none_is_believed() {
+        let values = [
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4737-00f067aa0ba902b7-01",
+        ];
+        let mut headers = HeaderMap::new();
+        assert_eq!(remote(&headers), None);
+        headers.append("traceparent", values[0].parse().expect("a value"));
+        assert_eq!(remote(&headers), Remote::parse(values[0]));
+        headers.append("traceparent", values[1].parse().expect("a value"));
+        assert_eq!(remote(&headers), None);
+    }
+}

@@ -128,9 +128,7 @@ async fn accept(webhooks: &Webhooks, source: WebhookSource, request: Request) ->
             format!("Set {variable} to the signing secret of this endpoint."),
         ));
     }
-    let body = tokio::time::timeout(BODY_TIMEOUT, collect(&parts.headers, body)).await.map_err(|_| {
-        RejectedDelivery::new(StatusCode::REQUEST_TIMEOUT, Code::BodyTimeout, "The body took too long to arrive.")
-    })??;
+    let body = collect(&parts.headers, body, BODY_TIMEOUT).await?;
     let received_at = webhooks.clock.now();
     let verified = signature::verify(source, &parts.headers, &body, secrets, received_at)
         .map_err(|distrust| RejectedDelivery::new(StatusCode::UNAUTHORIZED, distrust.code(), distrust.message()))?;
@@ -159,8 +157,15 @@ fn error(status: StatusCode, code: Code, message: &str) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))], body).into_response()
 }
 
+/// The body, within its limits of size and time.
+async fn collect(headers: &HeaderMap, body: Body, patience: Duration) -> Result<Bytes, RejectedDelivery> {
+    tokio::time::timeout(patience, small(headers, body)).await.map_err(|_| {
+        RejectedDelivery::new(StatusCode::REQUEST_TIMEOUT, Code::BodyTimeout, "The body took too long to arrive.")
+    })?
+}
+
 /// The body, if it is not too large.
-async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, RejectedDelivery> {
+async fn small(headers: &HeaderMap, mut body: Body) -> Result<Bytes, RejectedDelivery> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(MAX_BODY));
     while let Some(frame) = body.frame().await {
@@ -231,6 +236,13 @@ mod tests {
                 assert_eq!(head(source, &none), None, "{none}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn bodies_that_do_not_come_are_not_waited_for() {
+        let body = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let refused = collect(&HeaderMap::new(), body, Duration::from_millis(20)).await.expect_err("too slow");
+        assert_eq!((refused.status, refused.code), (StatusCode::REQUEST_TIMEOUT, Code::BodyTimeout));
     }
 
     #[test]

@@ -1,18 +1,22 @@
 //! Traces, figures and slow operations, as their readers see them: a collector, a scraper, whoever reads the log.
 
 mod collector;
+mod log;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use sqlx::Executor as _;
 use tenantry::http::metrics::FAMILIES;
 use tenantry::local_postgres;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::packages;
 use crate::process::{free_port, tenantry};
@@ -34,7 +38,8 @@ async fn traced_app(endpoint: &str, more: &[(&'static str, &str)]) -> TestApp {
 
 async fn send(app: &TestApp, token: &str, trace: &str, body: &Value) -> Value {
     let request = app.client().post(format!("{}/graphql", app.base_url())).bearer_auth(token).json(body);
-    let request = request.header("traceparent", format!("00-{trace}-{CALLER}-01"));
+    // Its caller does not record it, which is for others to decide.
+    let request = request.header("traceparent", format!("00-{trace}-{CALLER}-00"));
     request.send().await.expect("a response").json().await.expect("JSON")
 }
 
@@ -53,7 +58,8 @@ async fn traces_show_the_tree_of_a_nested_query_and_no_values() {
     let app = traced_app(&collector.url, &[]).await;
     let token = app.token("alice@example.com", Some("acme-corp")).await;
     let query = "query Nested($s: String!) { organization { name tickets(first: 3, where: { subject: { ne: $s } }) {
-        totalCount nodes { subject customer { name } assignee { user { email } } } } } }";
+        totalCount nodes { subject customer { name } assignee { user { email } } } }
+        others: tickets(first: 1, where: { subject: { ne: \"the-hidden-literal\" } }) { nodes { id } } } }";
     let body = json!({ "query": query, "variables": { "s": "the-hidden-value" } });
     let answer = send(&app, &token, TRACE, &body).await;
     assert!(answer.get("errors").is_none(), "{answer:#}");
@@ -96,17 +102,63 @@ async fn traces_show_the_tree_of_a_nested_query_and_no_values() {
     has(&|span| span.name == "COMMIT" && span.kind == 3);
     has(&|span| span.name.starts_with("tickets/") && span.attributes["code.file.path"].starts_with("src/tickets/"));
 
-    for body in &collector.bodies() {
-        let text = String::from_utf8_lossy(body);
-        for value in ["the-hidden-value", "alice@", &token[..20], "acme-corp", "s3cret"] {
-            assert!(!text.contains(value), "{value} is in a trace");
-        }
-    }
+    // What its client did wrong is no failure of ours.
+    let other = TRACE.replace('4', "6");
+    send(&app, &token, &other, &json!({ "query": "{ nothing(to: \"the-hidden-literal\") }" })).await;
+    let spans = collector.trace(&other).await;
+    let refused = spans.iter().find(|span| span.name == "GraphQL Operation").expect("an operation");
+    assert_eq!(refused.attributes["error.type"], "GRAPHQL_VALIDATION_FAILED");
+    assert!(spans.iter().all(|span| !span.failed), "{spans:#?}");
+
     let heads = collector.head();
     assert_eq!(heads["x-api-key"], "s3cret key");
     assert_eq!(heads["content-type"], "application/x-protobuf");
 
     read_by_others(&app, &collector).await;
+    operations_of_sockets_are_traces_of_their_own(&app, &token, &collector).await;
+
+    // The figures were asked for, too.
+    assert!(collector.spans().iter().all(|span| !span.name.contains("/metrics")));
+    let page = include_str!("../../docs/OBSERVABILITY.md");
+    let (_, page) = page.split_once("## Traces").expect("a part about traces");
+    for name in collector.spans().iter().flat_map(|span| span.attributes.keys()) {
+        assert!(page.contains(&format!("`{name}`")), "docs/OBSERVABILITY.md does not tell of {name}");
+    }
+    for body in &collector.bodies() {
+        let text = String::from_utf8_lossy(body);
+        for value in ["the-hidden-value", "the-hidden-literal", "alice@", &token[..20], "acme-corp", "s3cret"] {
+            assert!(!text.contains(value), "{value} is in a trace");
+        }
+    }
+}
+
+/// A socket lives for hours: each of its operations is a trace, found by the socket's request id.
+async fn operations_of_sockets_are_traces_of_their_own(app: &TestApp, token: &str, collector: &Collector) {
+    let mut request = app.ws_url().into_client_request().expect("a request");
+    for (name, value) in [
+        ("sec-websocket-protocol", "graphql-transport-ws".to_owned()),
+        ("traceparent", format!("00-{}-{CALLER}-01", TRACE.replace('4', "7"))),
+        ("x-request-id", "the-socket".to_owned()),
+    ] {
+        request.headers_mut().insert(name, value.parse().expect("a value"));
+    }
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("a socket");
+    let authorization = format!("Bearer {token}");
+    for message in [
+        json!({ "type": "connection_init", "payload": { "Authorization": authorization } }),
+        json!({ "id": "1", "type": "subscribe", "payload": { "query": "query OverASocket { viewer { role } }" } }),
+    ] {
+        socket.send(Message::text(message.to_string())).await.expect("sent");
+        let said = tokio::time::timeout(Duration::from_secs(30), socket.next()).await.expect("in time");
+        let said = said.expect("a message").expect("well").into_text().expect("text");
+        assert!(!said.contains("error"), "{said}");
+    }
+    let is_it = |span: &Seen| span.attributes.get("graphql.operation.name").is_some_and(|name| name == "OverASocket");
+    let spans = collector.until(is_it).await;
+    let operation = spans.iter().find(|span| is_it(span)).expect("the operation");
+    assert_eq!((operation.parent.as_str(), operation.kind), ("", 2), "{operation:#?}");
+    assert_ne!(operation.trace, TRACE.replace('4', "7"), "{operation:#?}");
+    assert!(operation.attributes["tenantry.request_id"].starts_with("the-socket"), "{operation:#?}");
 }
 
 /// Python's libraries read what we write: `prometheus_client` the figures, `opentelemetry-proto` the spans.
@@ -205,86 +257,6 @@ async fn traces_wait_for_no_collector() {
     }
 }
 
-/// The lines of a request's log have its trace; a slow operation is named with its statements and, on request, their plan, without
-/// values; and what was recorded last is sent before the end.
-#[tokio::test]
-async fn traces_and_logs_are_joined_and_slow_operations_are_explained() {
-    let collector = Collector::start().await;
-    let database = TestDb::seeded().await;
-    let postgres = &cluster().await.server;
-    let url = |role| postgres.url(role, &database.name);
-    let (app_url, system_url) = (url(local_postgres::APP_ROLE), url(local_postgres::SUPERADMIN_ROLE));
-    let data = tempfolder("joined");
-    let port = free_port();
-    let mut server = tenantry()
-        .args(["serve", "--role", "api"])
-        .env("TENANTRY_DATA_DIR", &data)
-        .envs([("PORT", port.to_string()), ("DATABASE_URL", app_url), ("SUPERADMIN_DATABASE_URL", system_url)])
-        .envs([("LOG_FORMAT", "json"), ("SLOW_OPERATION_MS", "20"), ("SLOW_OPERATION_PLANS", "on")])
-        .envs([("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "600000")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary");
-    let mut lines = BufReader::new(server.stderr.take().expect("a pipe")).lines();
-    let base = format!("http://127.0.0.1:{port}");
-    let client = reqwest::Client::new();
-    let token = format!("{base}/dev/token?user=alice@example.com&org=acme-corp");
-    let mut found = None;
-    for _ in 0..600 {
-        if let Ok(answer) = client.get(&token).send().await {
-            found = answer.json::<Value>().await.ok();
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let token = found.expect("a token")["token"].as_str().expect("a token").to_owned();
-
-    // Statements wait while somebody holds the table.
-    let mut holder = database.superuser().await;
-    holder.execute("begin; lock table tenantry.tickets in access exclusive mode").await.expect("a lock");
-    let query = "query Held($s: String!) { organization { tickets(first: 3, where: { subject: { ne: $s } }) { nodes { subject } } } }";
-    let body = json!({ "query": query, "variables": { "s": "the-hidden-value" } });
-    let request = client.post(format!("{base}/graphql")).bearer_auth(&token).json(&body);
-    let asked = tokio::spawn(request.header("traceparent", format!("00-{TRACE}-{CALLER}-00")).send());
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    holder.execute("rollback").await.expect("the end");
-    let answer: Value = asked.await.expect("a task").expect("a response").json().await.expect("JSON");
-    assert!(answer.get("errors").is_none(), "{answer:#}");
-
-    let mut log = BTreeMap::new();
-    while !log.contains_key("plan of a slow statement") {
-        let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await.expect("in time");
-        let line = line.expect("lines").expect("a plan in the log");
-        assert!(!line.contains("the-hidden-value") && !line.contains(&token), "{line}");
-        let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        log.insert(line["message"].as_str().unwrap_or_default().to_owned(), line);
-    }
-    for message in ["graphql", "slow operation"] {
-        assert_eq!(
-            (&log[message]["trace_id"], &log[message]["operation"]),
-            (&json!(TRACE), &json!("Held")),
-            "{log:#?}"
-        );
-    }
-    let slowest = log["slow operation"]["slowest"].as_str().expect("text");
-    assert!(slowest.starts_with("SELECT tenantry.tickets ["), "{slowest}");
-    let plan = &log["plan of a slow statement"];
-    assert!(plan["plan"].as_str().is_some_and(|plan| plan.contains("$1") && plan.contains("Scan")), "{plan:#}");
-    assert!(slowest.contains(plan["statement"].as_str().expect("a hash")), "{slowest} {plan:#}");
-
-    // Nothing was sent so far: the pause is ten minutes. The end sends it.
-    assert!(collector.spans().is_empty());
-    let pid = server.id().expect("a running child").to_string();
-    Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill");
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    tokio::time::timeout(Duration::from_mins(1), server.wait()).await.expect("in time").expect("an end");
-    let spans = collector.trace(TRACE).await;
-    let operation = spans.iter().find(|span| span.name == "query").expect("the operation");
-    assert_eq!(log["graphql"]["span_id"], operation.id.as_str());
-    std::fs::remove_dir_all(data).ok();
-}
-
 /// Names of series in a text: the family without what a histogram adds.
 fn families_in(text: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -323,12 +295,23 @@ async fn figures_are_documented_and_the_dashboard_and_the_alerts_name_no_others(
     let token = app.token("alice@example.com", Some("acme-corp")).await;
     app.data(&token, "query Mine { organization { tickets(first: 1) { nodes { subject } } } }", json!({})).await;
     app.error_code(&token, "query Wrong { nothing }", json!({})).await;
+    // Neither paths nor methods are labels: they are the client's words.
+    let brew = reqwest::Method::from_bytes(b"BREW").expect("a method");
+    app.client().request(brew, format!("{}/hidden/path", app.base_url())).send().await.expect("an answer");
     let (_, text) = metrics(&app, "*/*").await;
     let shown: BTreeSet<String> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect();
     let unknown: Vec<_> = shown.difference(&known).collect();
     assert!(unknown.is_empty(), "src/http/metrics/families.rs does not say what these mean: {unknown:?}");
+    // What is on demand only: trusted documents and traces, flags as soon as they are loaded, and what becomes of webhooks.
+    let on_demand = ["tenantry_trusted_", "tenantry_trace_", "tenantry_flags_", "tenantry_webhooks_"];
+    let absent: Vec<_> =
+        known.difference(&shown).filter(|name| !on_demand.iter().any(|demand| name.starts_with(demand))).collect();
+    assert!(absent.is_empty(), "/metrics has no {absent:?}");
+    assert!(text.contains("\ntenantry_webhooks_pending{source=\"clerk\"} "), "{text}");
+    assert!(!text.contains("hidden") && !text.contains("BREW"), "{text}");
     for line in [
+        "tenantry_http_responses_total{route=\"-\",method=\"_OTHER\",status=\"404\"} 1",
         "tenantry_graphql_operations_total{operation=\"Mine\",type=\"query\",outcome=\"ok\"} 1",
         "tenantry_graphql_operation_seconds_count{operation=\"Mine\",type=\"query\"} 1",
         "tenantry_graphql_operations_total{operation=\"-\",type=\"-\",outcome=\"refused\"} 1",

@@ -25,7 +25,7 @@ use crate::http::Edge;
 use crate::http::request_id;
 
 /// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const ACCEPT_QUERY: HeaderName = HeaderName::from_static("accept-query");
 const ACCEPTED_QUERIES: HeaderValue = HeaderValue::from_static("application/json");
@@ -111,7 +111,7 @@ async fn read(edge: &Edge, parts: &Parts, body: Body) -> Result<Params, Failure>
         // Browsers ask before they send either from another site: POST for its content type, QUERY for the method.
         _ if parts.method == Method::POST || parts.method.as_str() == QUERY => {
             negotiate::check_content_type(&parts.headers)?;
-            let bytes = collect(&parts.headers, body, edge.documents.limits().body).await?;
+            let bytes = collect(&parts.headers, body, edge.documents.limits().body, BODY_TIMEOUT).await?;
             Params::from_body(&bytes)
         }
         // A page of another site can make a browser send a GET. It cannot read the answer (CORS), the request carries no
@@ -123,7 +123,12 @@ async fn read(edge: &Edge, parts: &Parts, body: Body) -> Result<Params, Failure>
 }
 
 /// The body, within its limits of size and time.
-pub(super) async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Result<axum::body::Bytes, Failure> {
+pub(super) async fn collect(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    patience: Duration,
+) -> Result<axum::body::Bytes, Failure> {
     let too_large = || {
         let message =
             format!("The body is larger than {limit} bytes. Upload files elsewhere and split large requests.");
@@ -133,7 +138,7 @@ pub(super) async fn collect(headers: &HeaderMap, body: Body, limit: usize) -> Re
     if announced.is_some_and(|announced| announced > limit) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
+    match tokio::time::timeout(patience, Limited::new(body, limit).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Failure::request(StatusCode::BAD_REQUEST, Code::BadRequest, "The body ended early.")),
@@ -234,4 +239,16 @@ fn http(status: StatusCode, media: Media, body: Vec<u8>, record: &Record) -> Res
         }
     }
     http
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_that_do_not_come_are_not_waited_for() {
+        let body = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let refused = collect(&HeaderMap::new(), body, 1024, Duration::from_millis(20)).await.expect_err("too slow");
+        assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
+    }
 }

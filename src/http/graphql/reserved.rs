@@ -285,7 +285,7 @@ async fn admit(
 ) -> Result<(Arc<Reservation>, String, Admitted), Failure> {
     negotiate::check_content_type(&parts.headers)?;
     let (_, reservation) = reservations.find(token)?;
-    let bytes = handler::collect(&parts.headers, body, edge.documents.limits().body).await?;
+    let bytes = handler::collect(&parts.headers, body, edge.documents.limits().body, handler::BODY_TIMEOUT).await?;
     let request: Map<String, Json> = serde_json::from_slice(&bytes).unwrap_or_default();
     let params = Params::from_body(&bytes)?;
     let id = extension(&request, "operationId")?.filter(|id| !id.is_empty() && id.len() <= MAX_ID);

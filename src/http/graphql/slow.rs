@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::db::{SlowStatement, Traffic};
+use crate::db::{SlowStatement, StatementText, Traffic};
 use crate::http::Edge;
 
 /// The same statement's plan is told again after this time.
@@ -66,17 +66,11 @@ pub(super) fn tell(edge: &Arc<Edge>, log: SlowLog, told: &Told<'_>, traffic: &Tr
         slowest,
         "slow operation"
     );
-    if !log.plans || tokio::runtime::Handle::try_current().is_err() {
+    if tokio::runtime::Handle::try_current().is_err() {
         return;
     }
-    let Some(SlowStatement { summary, text: Some(text), .. }) = slow.into_iter().find(|slow| slow.text.is_some())
-    else {
-        return;
-    };
+    let Some((summary, text)) = to_plan(log, &edge.plans, slow) else { return };
     let hash = text.hash();
-    if !edge.plans.is_new(&hash) {
-        return;
-    }
     let db = edge.services.db.clone();
     tokio::spawn(async move {
         match db.explain(&text).await {
@@ -84,6 +78,12 @@ pub(super) fn tell(edge: &Arc<Edge>, log: SlowLog, told: &Told<'_>, traffic: &Tr
             Err(error) => tracing::warn!(statement = hash, summary, %error, "a slow statement could not be planned"),
         }
     });
+}
+
+/// The statement whose plan is to be told.
+fn to_plan(log: SlowLog, planned: &Planned, slow: Vec<SlowStatement>) -> Option<(String, StatementText)> {
+    let (summary, text) = slow.into_iter().find_map(|slow| Some((slow.summary, slow.text?)))?;
+    (log.plans && planned.is_new(&text.hash())).then_some((summary, text))
 }
 
 fn named(slow: &SlowStatement) -> String {
@@ -99,6 +99,19 @@ fn round(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plans_are_told_on_request_only() {
+        let planned = Planned::default();
+        let slow = |text| SlowStatement { summary: "SELECT".to_owned(), time: Duration::from_secs(1), text };
+        let statements = || vec![slow(None), slow(Some(StatementText::of("select 1")))];
+        let log = |plans| SlowLog { from: Duration::ZERO, plans };
+        assert!(to_plan(log(false), &planned, statements()).is_none());
+        let (_, text) = to_plan(log(true), &planned, statements()).expect("a statement");
+        assert_eq!(text.sql, "select 1");
+        assert!(to_plan(log(true), &planned, statements()).is_none(), "it was told");
+        assert!(to_plan(log(true), &planned, vec![slow(None)]).is_none(), "it cannot be told");
+    }
 
     #[test]
     fn plans_are_told_once_and_not_of_everything() {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Listening;
+use crate::network::host_of;
 
 /// The most there may be at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,7 @@ pub(super) struct Slot {
 impl Slot {
     /// A place for a connection from this address.
     pub(super) fn take(listening: &Arc<Listening>, peer: IpAddr) -> Result<Self, Full> {
-        let address = Some(whose(peer)).filter(|_| !listening.is_proxy(peer));
+        let address = Some(host_of(peer)).filter(|_| !listening.is_proxy(peer));
         if let Some(address) = address {
             let mut addresses = listening.taken.addresses.lock().unwrap_or_else(PoisonError::into_inner);
             let count = addresses.entry(address).or_default();
@@ -88,14 +89,6 @@ impl Drop for Slot {
                 entry.remove();
             }
         }
-    }
-}
-
-/// Who is behind an address: over IPv6 everybody has a network of 64 bits to choose from.
-fn whose(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
-        address @ IpAddr::V4(_) => address,
     }
 }
 

@@ -121,7 +121,8 @@ impl Listening {
 /// Serves until `stop` turns true; then takes no new connections and lets requests under way end, for at most
 /// [`Timeouts::grace`].
 pub async fn serve(listener: TcpListener, router: Router, listening: Arc<Listening>, mut stop: watch::Receiver<bool>) {
-    let server = Server { router: TowerToHyperService::new(router), listening, builder: builder(), stop: stop.clone() };
+    let builder = builder(&listening.timeouts);
+    let server = Server { router: TowerToHyperService::new(router), listening, builder, stop: stop.clone() };
     let server = Arc::new(server);
     let mut tasks = JoinSet::new();
     loop {
@@ -155,7 +156,7 @@ fn is_of_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset)
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(timeouts: &Timeouts) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().max_buf_size(MAX_HEAD).header_read_timeout(None);
     builder
@@ -166,8 +167,8 @@ fn builder() -> Builder<TokioExecutor> {
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_pending_accept_reset_streams(32)
         .max_local_error_reset_streams(256)
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10));
+        .keep_alive_interval(timeouts.ping)
+        .keep_alive_timeout(timeouts.pong);
     builder
 }
 

@@ -24,6 +24,10 @@ pub struct Timeouts {
     pub patience: Duration,
     /// Bytes per second.
     pub slowest: u64,
+    /// Between two pings of a connection that speaks HTTP/2.
+    pub ping: Duration,
+    /// How long an answer to a ping may take.
+    pub pong: Duration,
     /// How long a client that still sends may take to see our answer, after which nothing is read any more.
     pub linger: Duration,
     /// How long requests under way may take after a stop was asked for.
@@ -41,6 +45,8 @@ impl Default for Timeouts {
             stall: Duration::from_secs(20),
             patience: Duration::from_mins(1),
             slowest: 1024,
+            ping: Duration::from_secs(20),
+            pong: Duration::from_secs(10),
             linger: Duration::from_secs(2),
             grace: Duration::from_secs(20),
             ping: Duration::from_secs(30),

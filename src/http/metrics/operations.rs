@@ -221,6 +221,17 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_too_long_are_not_told_apart() {
+        let operations = Operations::default();
+        let long = "L".repeat(101);
+        operations.add(&ended(&long, Some(1)));
+        operations.add(&ended(&long[1..], Some(1)));
+        let shown = text(&operations);
+        let count = |name: &str| shown.matches(&format!("_count{{operation=\"{name}\"")).count();
+        assert_eq!([count(&long), count(&long[1..]), count("other")], [0, 1, 1], "{shown}");
+    }
+
+    #[test]
     fn codes_of_others_are_not_told_apart() {
         assert_eq!([code_label("TIMEOUT"), code_label("x\"}")], ["TIMEOUT", "OTHER"]);
     }

@@ -178,7 +178,7 @@ async fn evaluate_one(
 async fn decide_one(ofrep: &Ofrep, key: &str, request: Request) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     let admitted = ofrep.admit(&caller_of(&parts, &ofrep.edge)).await?;
-    let asked = context::read(&collect(&parts.headers, body).await?)?;
+    let asked = context::read(&collect(&parts.headers, body, BODY_TIMEOUT).await?)?;
     let flags = &ofrep.edge.flags;
     let (snapshot, now) = (flags.loaded_snapshot().await?, flags.clock().now());
     let organization = admitted.proof.organization;
@@ -206,7 +206,7 @@ async fn evaluate_all(State(ofrep): State<Ofrep>, request: Request) -> Response 
 async fn decide_all(ofrep: &Ofrep, request: Request) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     let admitted = ofrep.admit(&caller_of(&parts, &ofrep.edge)).await?;
-    let asked = context::read(&collect(&parts.headers, body).await?)?;
+    let asked = context::read(&collect(&parts.headers, body, BODY_TIMEOUT).await?)?;
     let flags = &ofrep.edge.flags;
     let organization = admitted.proof.organization;
     if let Some(told) = told_of(&parts) {
@@ -256,12 +256,12 @@ fn is_known(headers: &HeaderMap, etag: &str) -> bool {
     })
 }
 
-async fn collect(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
+async fn collect(headers: &HeaderMap, body: Body, patience: Duration) -> Result<Bytes, Failure> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|announced| announced > MAX_BODY) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+    match tokio::time::timeout(patience, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Failure::new(StatusCode::BAD_REQUEST, "PARSE_ERROR", "The body ended early.")),
@@ -280,4 +280,16 @@ fn whole(status: StatusCode, body: Vec<u8>) -> Response {
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
     (status, headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_that_do_not_come_are_not_waited_for() {
+        let body = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let refused = collect(&HeaderMap::new(), body, Duration::from_millis(20)).await.expect_err("too slow");
+        assert_eq!(refused.status, StatusCode::REQUEST_TIMEOUT);
+    }
 }

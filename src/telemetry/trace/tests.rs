@@ -47,6 +47,14 @@ fn samplers_have_the_names_of_the_standard() {
     }
 }
 
+#[test]
+fn a_share_is_drawn() {
+    let sampler = Sampler { ratio: 0.25, parent_based: false };
+    let drawn = (0..2_000).filter(|_| sampler.draws()).count();
+    // Ten times the standard deviation, which is 19.
+    assert!((300..700).contains(&drawn), "{drawn}");
+}
+
 fn tracer(ratio: f64, believes: bool, room: usize) -> (Tracer, mpsc::UnboundedReceiver<Vec<Ended>>) {
     let (tracer, _, queue) = Tracer::new(Sampler { ratio, parent_based: true }, believes, room);
     (tracer, queue)

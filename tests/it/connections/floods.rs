@@ -115,3 +115,23 @@ async fn streams_that_are_not_read_are_cut_off() {
     assert!((65_535..70_000).contains(&all), "{all}");
     server.has_closed("slow_reader", 1).await;
 }
+
+/// Requests over the bound of a connection are refused, and a client that says nothing to a ping is gone.
+#[tokio::test]
+async fn streams_are_bounded_and_pings_are_to_be_answered() {
+    let ping = Duration::from_millis(300);
+    let router = Router::new().route("/", get(std::future::pending::<&str>));
+    let server = Server::start(router, Caps::default(), Timeouts { ping, pong: ping, ..Timeouts::default() }).await;
+    let mut stream = server.connect().await;
+    let requests =
+        (0..129).flat_map(|n| frame(HEADERS, END_STREAM | END_HEADERS, 2 * n + 1, REQUEST)).collect::<Vec<_>>();
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &requests].concat()).await.expect("requests");
+    let mut all = Vec::new();
+    let reading = async { while stream.read_buf(&mut all).await.is_ok_and(|bytes| bytes > 0) {} };
+    timeout(PATIENCE, reading).await.expect("the connection ends");
+    let has = |frame: &[u8]| all.windows(frame.len()).any(|some| some == frame);
+    // REFUSED_STREAM (RFC 9113, section 7).
+    let refused = |n: u32| frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 7]);
+    assert!(has(&refused(128)) && !has(&refused(127)), "{all:?}");
+    server.is_left().await;
+}

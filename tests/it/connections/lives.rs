@@ -65,7 +65,9 @@ async fn web_sockets_live_on_and_keep_their_place() {
 /// Idle connections end at once, requests under way are answered, and what takes too long is cut off.
 #[tokio::test]
 async fn a_stop_lets_requests_end() {
-    let server = Server::plain(Timeouts { grace: Duration::from_secs(4), ..Timeouts::default() }).await;
+    // The endless one is cut off for the stop, not because nobody reads it.
+    let timeouts = Timeouts { grace: Duration::from_secs(4), stall: 10 * PATIENCE, ..Timeouts::default() };
+    let server = Server::plain(timeouts).await;
     let mut idle = server.connect().await;
     idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a request");
     let mut answer = [0; 512];
@@ -88,11 +90,17 @@ async fn a_stop_lets_requests_end() {
     drop(endless);
 }
 
-/// Only the header that the operator's proxies write says who the client is; audit rows show it.
+/// Only the header that the operator's proxies write says who the client is; audit rows show it. And a proxy is not one client:
+/// it may have as many connections as there are.
 #[tokio::test]
 async fn audit_rows_show_the_client_that_the_proxy_names() {
-    let environment =
-        vec![("TRUSTED_PROXIES", "127.0.0.0/8".to_owned()), ("CLIENT_ADDRESS_HEADER", "Fly-Client-IP".to_owned())];
+    let environment = [
+        ("TRUSTED_PROXIES", "127.0.0.0/8"),
+        ("CLIENT_ADDRESS_HEADER", "Fly-Client-IP"),
+        ("MAX_CONNECTIONS_PER_ADDRESS", "1"),
+        ("MAX_CONNECTIONS", "9"),
+    ];
+    let environment = environment.map(|(name, value)| (name, value.to_owned())).into();
     let app = TestApp::start_with(Setup { environment, ..Setup::default() }).await;
     let token = app.token("alice@example.com", Some("acme-corp")).await;
     let query = "mutation { ticketCreate(input: { subject: \"from afar\" }) { ticket { id } } }";
@@ -105,4 +113,18 @@ async fn audit_rows_show_the_client_that_the_proxy_names() {
     let log = "{ organization { auditLogs(first: 1) { nodes { action ipAddress } } } }";
     let log = app.data(&token, log, json!({})).await;
     assert_eq!(log["organization"]["auditLogs"]["nodes"][0]["ipAddress"], "203.0.113.9", "{log}");
+
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(&app.base_url()["http://".len()..]).await.expect("a connection");
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a request");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.expect("an answer");
+        if status != *b"HTTP/1.1 200" {
+            assert_eq!(&status, b"HTTP/1.1 503");
+            break;
+        }
+        held.push(stream);
+    }
+    assert!((2..=9).contains(&held.len()), "{}", held.len());
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::*;
@@ -25,6 +26,7 @@ async fn heads_that_are_too_large_are_refused() {
     let many = (0..101).map(|n| format!("x-{n}: y\r\n")).collect::<Vec<_>>().concat();
     for (what, status) in [
         (format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(4 << 20)), 431),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(70_000)), 431),
         (format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n"), 431),
         (format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "y".repeat(4 << 20)), 431),
         ("GET / HTTP/1.1\r\nhost x\r\n\r\n".to_owned(), 400),
@@ -35,6 +37,52 @@ async fn heads_that_are_too_large_are_refused() {
     }
     let fine = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\nconnection: close\r\n\r\n", "y".repeat(60_000));
     assert!(send_then_read(server.address, "", fine.as_bytes()).await.ends_with("hello"));
+    for (size, expected) in [(30_000, 200), (40_000, 431)] {
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(server.connect().await)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let request =
+            hyper::Request::get(server.url("/")).header("x", "y".repeat(size)).body(String::new()).expect("a request");
+        let answer = timeout(PATIENCE, sender.send_request(request)).await.expect("in time").expect("an answer");
+        assert_eq!(answer.status(), expected, "{size}");
+    }
+}
+
+/// Whoever goes on sending after the answer is listened to for a while, not for ever.
+#[tokio::test]
+async fn what_comes_after_the_answer_is_not_taken_in_for_ever() {
+    let linger = Duration::from_secs(2);
+    let server = Server::plain(Timeouts { linger, idle: 10 * PATIENCE, ..short() }).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n").await.expect("a head");
+    // The answer is there, and the body only begins.
+    assert!(stream.peek(&mut [0; 16]).await.expect("an answer") > 0);
+    for _ in 0..20 {
+        stream.write_all(&[b'x'; 16 * 1024]).await.expect("the server takes what is sent");
+    }
+    let trickling = async {
+        while stream.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, trickling).await.expect("the connection ends");
+    server.is_left().await;
+
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(server.connect().await)).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    // Until the stream is reset, which drops it.
+    let (sending, mut reset) = tokio::sync::oneshot::channel::<()>();
+    let pieces = futures_util::stream::unfold(sending, |sending| async {
+        sleep(Duration::from_millis(20)).await;
+        Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))), sending))
+    });
+    let request = hyper::Request::post(server.url("/")).body(StreamBody::new(Box::pin(pieces))).expect("a request");
+    let answer = timeout(PATIENCE, sender.send_request(request)).await.expect("in time").expect("an answer");
+    assert_eq!(answer.status(), 405);
+    // To some clients a stream that is reset is one without an answer.
+    assert!(timeout(linger / 8, &mut reset).await.is_err(), "the stream is reset at once");
+    timeout(PATIENCE, reset).await.expect("the stream ends").expect_err("nobody sends");
 }
 
 /// 413 in our JSON, over HTTP/1.1 and HTTP/2, for every route that takes a body.
@@ -68,7 +116,7 @@ async fn too_large_is_said_to_clients_that_still_send() {
 
         let stream = TcpStream::connect(address).await.expect("a connection");
         let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
         tokio::spawn(connection);
         let pieces =
             futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b' '; 16384]))));

@@ -136,14 +136,21 @@ impl Collector {
 
     /// Waits for the root of a trace, which comes last.
     pub async fn trace(&self, trace: &str) -> Vec<Seen> {
+        let root = |span: &Seen| span.trace == trace && span.attributes.contains_key("http.request.method");
+        let mut spans = self.until(root).await;
+        spans.retain(|span| span.trace == trace);
+        spans
+    }
+
+    /// Waits for such a span, and gives what came until then.
+    pub async fn until(&self, is_it: impl Fn(&Seen) -> bool) -> Vec<Seen> {
         for _ in 0..1_000 {
-            let mut spans = self.spans();
-            spans.retain(|span| span.trace == trace);
-            if spans.iter().any(|span| span.attributes.contains_key("http.request.method")) {
+            let spans = self.spans();
+            if spans.iter().any(&is_it) {
                 return spans;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("no trace {trace} among {:#?}", self.spans());
+        panic!("it is not among {:#?}", self.spans());
     }
 }

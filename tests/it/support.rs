@@ -328,7 +328,8 @@ impl TestApp {
         if let Some(ping) = setup.ping {
             let listening = Listening::new(Caps::default(), Vec::new());
             let edge = std::sync::Arc::get_mut(&mut app.edge).expect("nobody else has it yet");
-            edge.listening = std::sync::Arc::new(listening.with_timeouts(Timeouts { ping, ..Timeouts::default() }));
+            edge.listening =
+                std::sync::Arc::new(listening.with_timeouts(Timeouts { socket_ping: ping, ..Timeouts::default() }));
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

@@ -150,7 +150,7 @@ impl Connection {
         let mut stopped = Box::pin(execute::until_shutdown(&self.edge));
         let init = tokio::time::sleep(INIT_TIMEOUT);
         tokio::pin!(init);
-        let every = self.edge.listening.timeouts().ping;
+        let every = self.edge.listening.timeouts().socket_ping;
         let mut ping = tokio::time::interval_at(Instant::now() + every, every);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();

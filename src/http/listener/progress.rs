@@ -33,7 +33,7 @@ pub struct Timeouts {
     /// How long requests under way may take after a stop was asked for.
     pub grace: Duration,
     /// How often a WebSocket is sent a ping; a client of which nothing was heard, not even its pongs, for three times as long is gone.
-    pub ping: Duration,
+    pub socket_ping: Duration,
 }
 
 impl Default for Timeouts {
@@ -49,7 +49,7 @@ impl Default for Timeouts {
             pong: Duration::from_secs(10),
             linger: Duration::from_secs(2),
             grace: Duration::from_secs(20),
-            ping: Duration::from_secs(30),
+            socket_ping: Duration::from_secs(30),
         }
     }
 }

@@ -124,15 +124,26 @@ fn main() -> Anything<()> {
         let statements = scripts.first().map_or(0, |script| script.statements);
         let (mut raw, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
         let mut others: Vec<Vec<Measured>> = bench.others.iter().map(|_| Vec::new()).collect();
-        for _ in 0..options.rounds {
-            let limit = if operation.least.is_empty() { &scripts } else { &operation.least };
-            raw.push(pgbench(&bench, limit, &options)?);
-            ours.push(load(&bench, &bench.server, &operation.ours, options.connections, options.seconds)?);
-            for ((_, server), measured) in bench.others.iter().zip(&mut others) {
-                measured.push(load(&bench, server, &operation.ours, options.connections, options.seconds)?);
-            }
-            if let Some(peer) = bench.peer.as_ref().filter(|_| !operation.peer.is_empty()) {
-                theirs.push(load(&bench, peer, &operation.peer, options.connections, options.seconds)?);
+        let turns = bench.others.len() + 3;
+        for (round, turn) in (0..options.rounds).flat_map(|round| (0..turns).map(move |turn| (round, turn))) {
+            // Who comes after another has to do with what that left: every second round goes backwards.
+            let turn = if round % 2 == 0 { turn } else { turns - 1 - turn };
+            match turn {
+                0 => {
+                    let limit = if operation.least.is_empty() { &scripts } else { &operation.least };
+                    raw.push(pgbench(&bench, limit, &options)?);
+                }
+                1 => ours.push(load(&bench, &bench.server, &operation.ours, options.connections, options.seconds)?),
+                2 => {
+                    if let Some(peer) = bench.peer.as_ref().filter(|_| !operation.peer.is_empty()) {
+                        theirs.push(load(&bench, peer, &operation.peer, options.connections, options.seconds)?);
+                    }
+                }
+                turn => {
+                    let (_, server) = &bench.others[turn - 3];
+                    let measured = load(&bench, server, &operation.ours, options.connections, options.seconds)?;
+                    others[turn - 3].push(measured);
+                }
             }
         }
         let round_trips = round_trips(&bench, &operation.ours)?;
@@ -694,6 +705,13 @@ struct Measured {
     postgres_micros: f64,
 }
 
+/// The requests of the organization that this client belongs to; they stand beside each other.
+fn of_one(requests: &[Request], client: usize) -> &[Request] {
+    let each = (requests.len() / SAMPLED).max(1);
+    let organization = client % (requests.len() / each);
+    &requests[organization * each..(organization + 1) * each]
+}
+
 /// Sends requests over keep-alive connections from as few threads as do it, and measures.
 fn load(bench: &Bench, server: &Server, requests: &[Request], connections: usize, seconds: u64) -> Anything<Measured> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -709,13 +727,14 @@ fn load(bench: &Bench, server: &Server, requests: &[Request], connections: usize
                 stream.set_nodelay(true)?;
                 let mut stream = BufReader::with_capacity(64 * 1024, stream);
                 let mut own = Vec::new();
-                // Each at another organization, and from one to the next: a crowd in one of them waits in its lane.
-                let (from, step) = (worker * requests.len() / connections, requests.len() / SAMPLED + 1);
-                let mut next = from;
+                // A client is one of an organization, and stays with it: those who went from one to the next would gather where
+                // most are, because each organization has its lane.
+                let own_requests = of_one(requests, worker);
+                let mut next = worker;
                 while !stop.load(Ordering::Relaxed) {
                     let start = Instant::now();
-                    exchange(&mut stream, &requests[next % requests.len()].fresh())?;
-                    next += step;
+                    exchange(&mut stream, &own_requests[next % own_requests.len()].fresh())?;
+                    next += 7;
                     if counting.load(Ordering::Relaxed) {
                         own.push(start.elapsed().as_secs_f64() * 1000.0);
                         done.fetch_add(1, Ordering::Relaxed);

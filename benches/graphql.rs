@@ -124,6 +124,13 @@ fn main() -> Anything<()> {
         let statements = scripts.first().map_or(0, |script| script.statements);
         let (mut raw, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
         let mut others: Vec<Vec<Measured>> = bench.others.iter().map(|_| Vec::new()).collect();
+        for (server, request) in
+            [(Some(&bench.server), operation.ours.first()), (bench.peer.as_ref(), operation.peer.first())]
+        {
+            if let (Some(server), Some(request)) = (server, request) {
+                is_answered(server, request).map_err(|error| format!("{}: {error}", operation.name))?;
+            }
+        }
         let turns = bench.others.len() + 3;
         for (round, turn) in (0..options.rounds).flat_map(|round| (0..turns).map(move |turn| (round, turn))) {
             // Who comes after another has to do with what that left: every second round goes backwards.
@@ -335,15 +342,7 @@ async fn prepare(options: &Options) -> Anything<Bench> {
     let db = Db::new(app, superadmin, PoolLimits::default());
     seed::sample_data(&db, &Clock::System).await?;
     let mut admin = postgres.connect_options(local_postgres::SUPERUSER, DATABASE).connect().await?;
-    let known: i64 = sqlx::query_scalar("select count(*) from tenantry.organizations where slug like 'scale-%'")
-        .fetch_one(&mut admin)
-        .await?;
-    let missing = i64::from(options.organizations) - known;
-    if let Ok(missing @ 1..) = u32::try_from(missing) {
-        println!("making {missing} organizations …");
-        seed::scale(&db, &Clock::System, seed::Scale { organizations: missing, tickets: options.tickets }, |_| ())
-            .await?;
-    }
+    fill(options, &db, &mut admin).await?;
     sqlx::raw_sql("vacuum analyze").execute(&mut admin).await?;
     for statement in ["alter system set log_line_prefix = '%d|'", "select pg_reload_conf()"] {
         sqlx::raw_sql(statement).execute(&mut admin).await?;
@@ -426,16 +425,36 @@ async fn prepare(options: &Options) -> Anything<Bench> {
     db.close().await;
     let server = Server::start(&postgres, &data_dir, &[], &[])?;
     let peer = if options.peers { Some(Server::postgraphile(&postgres)?) } else { None };
+    let others = others(options, &postgres, &data_dir)?;
+    Ok(Bench { postgres, data_dir, server, peer, others, operations: operations.into_values().collect() })
+}
+
+/// Makes the organizations that are missing.
+async fn fill(options: &Options, db: &Db, admin: &mut PgConnection) -> Anything<()> {
+    let known: i64 = sqlx::query_scalar("select count(*) from tenantry.organizations where slug like 'scale-%'")
+        .fetch_one(admin)
+        .await?;
+    let missing = i64::from(options.organizations) - known;
+    if let Ok(missing @ 1..) = u32::try_from(missing) {
+        println!("making {missing} organizations …");
+        seed::scale(db, &Clock::System, seed::Scale { organizations: missing, tickets: options.tickets }, |_| ())
+            .await?;
+    }
+    Ok(())
+}
+
+/// The servers beside the first one.
+fn others(options: &Options, postgres: &LocalPostgres, data_dir: &Path) -> Anything<Vec<(&'static str, Server)>> {
     let mut others = Vec::new();
     if options.traced {
         let endpoint = format!("http://{}", collector()?);
         let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_TRACES_SAMPLER", "always_on")];
-        others.push(("traced", Server::start(&postgres, &data_dir, &[], &environment)?));
+        others.push(("traced", Server::start(postgres, data_dir, &[], &environment)?));
     }
     if let Some(binary) = &options.beside {
-        others.push(("beside", Server::start_binary(Path::new(binary), &postgres, &data_dir, &[], &[])?));
+        others.push(("beside", Server::start_binary(Path::new(binary), postgres, data_dir, &[], &[])?));
     }
-    Ok(Bench { postgres, data_dir, server, peer, others, operations: operations.into_values().collect() })
+    Ok(others)
 }
 
 /// Takes in traces and throws them away, as long as the process lives.
@@ -703,6 +722,17 @@ struct Measured {
     p99: f64,
     cpu_micros: f64,
     postgres_micros: f64,
+}
+
+/// Refusing is quick: whoever is measured must do what is asked.
+fn is_answered(server: &Server, request: &Request) -> Anything<()> {
+    let body = exchange(&mut BufReader::new(TcpStream::connect(server.address)?), &request.fresh())?;
+    let answer: Value = serde_json::from_slice(&body)?;
+    let data = answer["data"].as_object();
+    if answer.get("errors").is_some() || data.is_none_or(|data| data.values().any(Value::is_null)) {
+        return Err(format!("the answer has no data: {answer}").into());
+    }
+    Ok(())
 }
 
 /// The requests of the organization that this client belongs to; they stand beside each other.

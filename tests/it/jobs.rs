@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use crate::adopt::{ended, parse, tenantry_as};
-use crate::support::{TestApp, TestDb, cluster};
+use crate::support::{TestApp, TestDb, cluster, metrics};
 
 fn job(name: &str) -> &'static Job {
     JOBS.iter().find(|job| job.name == name).expect("a job")
@@ -280,15 +280,7 @@ async fn jobs_are_seen_and_run_by_operators() {
     app.sql("update tenantry.jobs set last_error = 'the disk is full', failures = 1 where name = 'audit-seal'").await;
     let (code, out, _) = run(&["jobs", "list"]).await;
     assert!(code == 1 && out.contains("failed: the disk is full"), "{out}");
-    let metrics = app
-        .client()
-        .get(format!("{}/metrics", app.base_url()))
-        .send()
-        .await
-        .expect("metrics")
-        .text()
-        .await
-        .expect("text");
+    let metrics = metrics(&app.base_url()).await;
     for line in [
         "# TYPE tenantry_job_runs_total counter",
         "tenantry_job_runs_total{job=\"budget-reservations\"} 2",

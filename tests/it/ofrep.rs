@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tenantry::auth::api_key::ApiKeySecret;
 use tenantry::clock::Clock;
 
-use crate::support::{Setup, TestApp, hear};
+use crate::support::{Setup, TestApp, hear, metrics};
 
 const ALL: &str = "/ofrep/v1/evaluate/flags";
 
@@ -509,15 +509,7 @@ async fn uses_of_flags_are_counted_in_memory_and_written_in_batches() {
     ask(&app, &program, "new-inbox", &json!({})).await;
     app.app.flags.flush(&app.app.services.db).await;
     assert_eq!((uses(&app, "new-inbox").await - before, uses(&app, "single-sign-on").await - of_sso), (6, 2));
-    let metrics = app
-        .client()
-        .get(format!("{}/metrics", app.base_url()))
-        .send()
-        .await
-        .expect("metrics")
-        .text()
-        .await
-        .expect("text");
+    let metrics = metrics(&app.base_url()).await;
     assert!(
         metrics.contains("tenantry_flags_requests_total 6\n") && metrics.contains("tenantry_flags_stale 0\n"),
         "{metrics}"

@@ -13,7 +13,7 @@ use tenantry::local_postgres;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
-use crate::support::{TestDb, cluster};
+use crate::support::{TestDb, cluster, metrics};
 
 pub fn tenantry() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
@@ -100,8 +100,7 @@ async fn server_starts_from_nothing_and_survives_kill_9() {
     // Once a second budgets are shared with other instances, and those that are full are forgotten.
     let mut rounds = 0..300;
     loop {
-        let metrics =
-            reqwest::get(format!("{}/metrics", second.url)).await.expect("metrics").text().await.expect("text");
+        let metrics = metrics(&second.url).await;
         if metrics.contains("tenantry_api_budgets 0\n") {
             break;
         }

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::support::{Setup, TestApp, TestDb, hear, sign};
+use crate::support::{Setup, TestApp, TestDb, hear, metrics, sign};
 
 /// Acme is on PRO: its credentials have 2,000 points each, 100 of them come back in a second.
 const PLANS: &str = "[FREE]\n[STARTER]\n[PRO]\napi_cost_per_minute = 12_000\napi_burst = 4_000\n[ENTERPRISE]\n";
@@ -129,8 +129,7 @@ async fn operations_are_paid_for_from_the_budget_of_the_plan() {
     app.clock.advance(TimeDelta::seconds(1));
     assert_eq!(spend(&app, &alice, 302).await.status, StatusCode::OK);
 
-    let text = app.client().get(format!("{}/metrics", app.base_url())).send().await.expect("metrics");
-    let text = text.text().await.expect("text");
+    let text = metrics(&app.base_url()).await;
     for line in [
         "tenantry_api_refusals_total{reason=\"credential\"} 4\n",
         "tenantry_api_refusals_total{reason=\"too_expensive\"} 1\n",

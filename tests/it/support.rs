@@ -633,6 +633,11 @@ impl Drop for TestApp {
     }
 }
 
+/// What the server at this address tells of itself.
+pub async fn metrics(base: &str) -> String {
+    reqwest::get(format!("{base}/metrics")).await.expect("metrics").text().await.expect("text")
+}
+
 /// What a stream of server-sent events says, until it contains all of these.
 pub async fn hear(response: reqwest::Response, all: &[&str]) -> String {
     let mut stream = response.bytes_stream();

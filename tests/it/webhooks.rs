@@ -19,7 +19,7 @@ use tenantry::webhooks::worker::Worker;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
-use crate::support::{Setup, TestApp, TestDb, cluster};
+use crate::support::{Setup, TestApp, TestDb, cluster, metrics};
 
 /// Signing secrets that sign nothing but this.
 pub fn secret_text(name: &str) -> String {
@@ -129,10 +129,6 @@ async fn maintenance() -> PgConnection {
         .expect("the superuser")
 }
 
-async fn metrics(app: &TestApp) -> String {
-    reqwest::get(format!("{}/metrics", app.base_url())).await.expect("metrics").text().await.expect("text")
-}
-
 #[tokio::test]
 async fn webhook_verified_is_stored_once_and_as_it_came() {
     let app = start().await;
@@ -157,7 +153,7 @@ async fn webhook_verified_is_stored_once_and_as_it_came() {
     );
     assert_eq!(row.get::<Vec<u8>, _>(3), body.as_bytes(), "byte for byte");
     assert_eq!((row.get::<&str, _>(4), row.get::<i64, _>(5)), ("RECEIVED", 1_700_000_000_123));
-    let metrics = metrics(&app).await;
+    let metrics = metrics(&app.base_url()).await;
     for line in [
         "tenantry_webhooks_received_total{source=\"clerk\",type=\"user.created\"} 1",
         "tenantry_webhooks_repeated_total{source=\"clerk\",type=\"user.created\"} 2",
@@ -231,7 +227,7 @@ async fn webhooks_that_are_not_verified_are_refused_and_leave_nothing() {
     socket.read_to_string(&mut answered).await.ok();
     assert!(!answered.contains(" 200 "), "{answered}");
     assert_eq!(count(&app.database, "true").await, before, "nothing is stored");
-    let metrics = metrics(&app).await;
+    let metrics = metrics(&app.base_url()).await;
     assert!(
         metrics.contains("tenantry_webhooks_refused_total{source=\"stripe\",reason=\"SIGNATURE_MISMATCH\"} 4"),
         "{metrics}"
@@ -318,7 +314,7 @@ async fn webhook_secret_rolls_without_a_lost_delivery() {
     let mut both = both.expect("a request");
     both.headers_mut().insert("svix-signature", format!("v2,x {unknown} {new}").parse().expect("a header"));
     assert_eq!(client.execute(both).await.expect("an answer").status(), 200);
-    let metrics = metrics(&app).await;
+    let metrics = metrics(&app.base_url()).await;
     assert!(metrics.contains("tenantry_webhooks_verified_total{source=\"clerk\",secret=\"1\"} 2"), "{metrics}");
 }
 
@@ -376,7 +372,7 @@ async fn webhook_metrics_are_kept_apart_and_asked_for_once() {
     environment.push(("METRICS_PORT", "0".to_owned()));
     let app =
         TestApp::start_with(Setup { environment, clock: Clock::manual(Clock::System.now()), ..Setup::default() }).await;
-    assert!(metrics(&app).await.contains("NOT_FOUND"), "not on the port of the API");
+    assert!(metrics(&app.base_url()).await.contains("NOT_FOUND"), "not on the port of the API");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/metrics", listener.local_addr().expect("an address"));
     let (stop, stopping) = watch::channel(false);

@@ -69,8 +69,7 @@ pub(super) fn tell(edge: &Arc<Edge>, log: SlowLog, told: &Told<'_>, traffic: &Tr
     if tokio::runtime::Handle::try_current().is_err() {
         return;
     }
-    let Some((summary, text)) = to_plan(log, &edge.plans, slow) else { return };
-    let hash = text.hash();
+    let Some((summary, text, hash)) = to_plan(log, &edge.plans, slow) else { return };
     let db = edge.services.db.clone();
     tokio::spawn(async move {
         match db.explain(&text).await {
@@ -80,10 +79,14 @@ pub(super) fn tell(edge: &Arc<Edge>, log: SlowLog, told: &Told<'_>, traffic: &Tr
     });
 }
 
-/// The statement whose plan is to be told.
-fn to_plan(log: SlowLog, planned: &Planned, slow: Vec<SlowStatement>) -> Option<(String, StatementText)> {
+/// The statement whose plan is to be told, and its hash.
+fn to_plan(log: SlowLog, planned: &Planned, slow: Vec<SlowStatement>) -> Option<(String, StatementText, String)> {
+    if !log.plans {
+        return None;
+    }
     let (summary, text) = slow.into_iter().find_map(|slow| Some((slow.summary, slow.text?)))?;
-    (log.plans && planned.is_new(&text.hash())).then_some((summary, text))
+    let hash = text.hash();
+    planned.is_new(&hash).then_some((summary, text, hash))
 }
 
 fn named(slow: &SlowStatement) -> String {
@@ -107,7 +110,7 @@ mod tests {
         let statements = || vec![slow(None), slow(Some(StatementText::of("select 1")))];
         let log = |plans| SlowLog { from: Duration::ZERO, plans };
         assert!(to_plan(log(false), &planned, statements()).is_none());
-        let (_, text) = to_plan(log(true), &planned, statements()).expect("a statement");
+        let (_, text, _) = to_plan(log(true), &planned, statements()).expect("a statement");
         assert_eq!(text.sql, "select 1");
         assert!(to_plan(log(true), &planned, statements()).is_none(), "it was told");
         assert!(to_plan(log(true), &planned, vec![slow(None)]).is_none(), "it cannot be told");

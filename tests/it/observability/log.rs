@@ -158,15 +158,7 @@ async fn traces_and_logs_are_joined_and_slow_operations_are_explained() {
     let text = plan["plan"].as_str().expect("text");
     assert!(text.contains("$1") && text.contains("Scan") && !text.contains("actual"), "{text}");
 
-    let text = server
-        .client
-        .get(format!("{}/metrics", server.base))
-        .send()
-        .await
-        .expect("metrics")
-        .text()
-        .await
-        .expect("text");
+    let text = crate::support::metrics(&server.base).await;
     for line in [
         "tenantry_graphql_operations_total{operation=\"other\",type=\"query\",outcome=\"gone\"} 1",
         "tenantry_http_responses_total{route=\"/graphql\",method=\"POST\",status=\"499\"} 1",

@@ -9,7 +9,7 @@ use tenantry::local_postgres;
 use tokio::process::{Child, Command};
 
 use super::{ask, context, key, until};
-use crate::support::{TestApp, TestDb, cluster};
+use crate::support::{TestApp, TestDb, cluster, metrics};
 
 const PLAN: &str = "update tenantry.subscriptions set plan = 'ENTERPRISE'";
 
@@ -105,9 +105,9 @@ async fn notifications_that_are_missed_heal_and_a_database_that_is_away_is_outli
     until("the slow one is seen", || async { reason().await == "DEFAULT" }).await;
 
     let metric = |name: &'static str| {
-        let request = app.client().get(format!("{}/metrics", app.base_url()));
+        let base = app.base_url();
         async move {
-            let text = request.send().await.expect("metrics").text().await.expect("text");
+            let text = metrics(&base).await;
             text.lines().find_map(|line| line.strip_prefix(name)).expect("a figure").trim().to_owned()
         }
     };

@@ -9,7 +9,7 @@ use tenantry::webhooks::inbox::Delivery;
 use tenantry::webhooks::worker::{MAX_ATTEMPTS, Worker};
 
 use super::{PENDING, clerk, count, deliver, environment, none_left, start, start_workers};
-use crate::support::{Setup, TestApp, TestDb};
+use crate::support::{Setup, TestApp, TestDb, metrics};
 
 /// An event of Clerk that has an effect, and an object of its own: an organization is made, and its audit log says by which event.
 pub(super) fn with_effect(id: &str) -> String {
@@ -112,7 +112,7 @@ async fn worker_lets_a_poisoned_event_delay_nobody_and_end_dead() {
             .expect("the event");
     assert_eq!(status, "DEAD");
     assert!(reason.contains("it tastes of almonds"), "{reason}");
-    let metrics = super::metrics(&app).await;
+    let metrics = metrics(&app.base_url()).await;
     let failed = format!("failed_total{{source=\"clerk\",type=\"other\"}} {}", MAX_ATTEMPTS - 1);
     for line in [failed.as_str(), "dead_total{source=\"clerk\",type=\"other\"} 1"] {
         assert!(metrics.contains(line), "{metrics}");
